@@ -1,0 +1,186 @@
+"""The contract between client, graphs and server: the one place that names a tensor.
+
+A *pipeline* is a Triton ensemble and the public API of the server; a *step* is one model
+inside it. Dims are listed as Triton lists them: -1 is variable, and the batch dimension of
+a step that batches (``max_batch_size > 0``) is left out.
+
+Coordinates are continuous frame pixels: pixel ``i`` spans ``[i, i + 1)``, its centre lies at
+``i + 0.5``. Boxes are ``(x0, y0, x1, y1)`` with ``x`` along the width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MASK_SIZE = 56
+"""M: side of a cell's mask patch, in patch pixels; the patch spans the cell's box."""
+
+NETWORK_SIZE = 640
+"""Side of the square, letterboxed image that the YOLO networks see, in pixels."""
+
+CROP_SIZE = 48
+"""Side of the crop that the classifier sees, in pixels."""
+
+MAX_CELLS = 4096
+"""Default cap on the cells of one answer; ``cells_found`` tells when it was reached."""
+
+MAX_SIDE = 16384
+"""Longest side of a frame, in pixels."""
+
+MAX_FRAME_BYTES = 128 * 1024 * 1024
+"""Most bytes of one frame on the wire (UINT16): 8192 x 8192 grey or 4729 x 4729 RGB."""
+
+SCORE_THRESHOLD = 0.25
+"""Default: detections below this score are dropped."""
+
+OVERLAP_THRESHOLD = 0.6
+"""Default: of two boxes with a larger IoU only the better-scored one is kept (NMS)."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One named tensor: ``dtype`` as Triton spells it, ``dims`` with -1 for variable ones."""
+
+    name: str
+    dtype: str
+    dims: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One model inside a pipeline; ``batches`` where it has a batch dimension in front."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    batches: bool = False
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """One ensemble: what it takes, what it answers, and the steps that it chains.
+
+    ``on_request`` are outputs whose step runs only when a request names them. ``card`` is the
+    model that tells class names and model hashes (see :data:`CARD_OUTPUT`).
+    """
+
+    name: str
+    summary: str
+    study: str
+    steps: tuple[str, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    on_request: tuple[Tensor, ...]
+    card: str
+
+
+# -- What a caller sees -----------------------------------------------------------------------
+IMAGE = Tensor("image", "UINT16", (-1, -1, -1))  # H, W, C; C = 1 or 3, as the camera gave it
+SCORE_THRESHOLD_INPUT = Tensor("score_threshold", "FP32", (1,))
+OVERLAP_THRESHOLD_INPUT = Tensor("overlap_threshold", "FP32", (1,))
+MAX_CELLS_INPUT = Tensor("max_cells", "INT32", (1,))
+
+BOXES = Tensor("boxes", "FP32", (-1, 4))  # N, (x0, y0, x1, y1) in frame pixels
+SCORES = Tensor("scores", "FP32", (-1,))  # N, descending
+CLASS_IDS = Tensor("class_ids", "INT32", (-1,))  # N, index into the card's class names
+CLASS_PROBS = Tensor("class_probs", "FP32", (-1, -1))  # N, K
+# N, M, M; the probability 0..255 inside the box
+MASKS = Tensor("masks", "UINT8", (-1, MASK_SIZE, MASK_SIZE))
+CELLS_FOUND = Tensor("cells_found", "INT32", (1,))  # before the cap; > N when it was reached
+LABELS = Tensor("labels", "UINT16", (-1, -1))  # H, W; 0 background, i the i-th cell
+
+INSTANCE_INPUTS = (IMAGE, SCORE_THRESHOLD_INPUT, OVERLAP_THRESHOLD_INPUT, MAX_CELLS_INPUT)
+INSTANCE_OUTPUTS = (BOXES, SCORES, CLASS_IDS, CLASS_PROBS, MASKS, CELLS_FOUND)
+
+# -- The card: what a pipeline says of itself ---------------------------------------------------
+CARD_INPUT = Tensor("page", "INT64", (1,))  # always 0: one page
+CARD_OUTPUT = Tensor("card", "BYTES", (1,))
+"""JSON: ``pipeline``, ``class_names``, ``models`` (name -> version, sha256), ``recipes``."""
+
+# -- What passes between the steps --------------------------------------------------------------
+NETWORK_IMAGE = Tensor("network_image", "UINT8", (3, NETWORK_SIZE, NETWORK_SIZE))
+LETTERBOX = Tensor("letterbox", "FP32", (5,))  # scale, pad_x, pad_y, frame height, frame width
+LEVELS = Tensor("levels", "FP32", (2,))  # camera values that normalisation maps to 0 and 1
+# 4 box values, K class scores, 32 mask coefficients; 8400 anchors of the 640 px network.
+PREDICTIONS = Tensor("predictions", "FP32", (-1, 8400))
+PROTOTYPES = Tensor("prototypes", "FP32", (32, NETWORK_SIZE // 4, NETWORK_SIZE // 4))
+DETECTED_IDS = Tensor("detected_ids", "INT32", (-1,))
+DETECTED_PROBS = Tensor("detected_probs", "FP32", (-1, -1))
+# Copies under names of their own: a step that runs only on request must not read a tensor that
+# is also an output of the ensemble, or Triton answers "unexpected deadlock".
+CELL_BOXES = Tensor("cell_boxes", "FP32", (-1, 4))
+CELL_MASKS = Tensor("cell_masks", "UINT8", MASKS.dims)
+FRAME_SIZE = Tensor("frame_size", "INT32", (2,))  # H, W
+CROPS = Tensor("crops", "UINT8", (3, CROP_SIZE, CROP_SIZE))  # at least one row, see cell_crops
+CROP_PROBS = Tensor("crop_probs", "FP32", (-1,))  # K; one row a crop
+
+STEPS = {
+    step.name: step
+    for step in (
+        Step("yolo_prepare", (IMAGE,), (NETWORK_IMAGE, LETTERBOX, LEVELS)),
+        # One class, "cell": the general network of S1, approach 2.
+        Step("yolo_cells", (NETWORK_IMAGE,), (PREDICTIONS, PROTOTYPES), batches=True),
+        # K classes: the network of S1, approach 1, fine-tuned to the target data.
+        Step("yolo_targets", (NETWORK_IMAGE,), (PREDICTIONS, PROTOTYPES), batches=True),
+        Step(
+            "yolo_decode",
+            (
+                PREDICTIONS,
+                PROTOTYPES,
+                LETTERBOX,
+                SCORE_THRESHOLD_INPUT,
+                OVERLAP_THRESHOLD_INPUT,
+                MAX_CELLS_INPUT,
+            ),
+            (
+                BOXES,
+                SCORES,
+                DETECTED_IDS,
+                DETECTED_PROBS,
+                MASKS,
+                CELLS_FOUND,
+                CELL_BOXES,
+                CELL_MASKS,
+                FRAME_SIZE,
+            ),
+        ),
+        Step("cell_crops", (IMAGE, LEVELS, CELL_BOXES), (CROPS,)),
+        Step("resnet50_cells", (CROPS,), (CROP_PROBS,), batches=True),
+        Step("cell_classes", (CROP_PROBS, CELL_BOXES), (CLASS_IDS, CLASS_PROBS)),
+        Step("cell_labels", (CELL_BOXES, CELL_MASKS, FRAME_SIZE), (LABELS,)),
+    )
+}
+
+PIPELINES = {
+    pipeline.name: pipeline
+    for pipeline in (
+        Pipeline(
+            "yolo",
+            summary="YOLO11n-seg fine-tuned to the target classes",
+            study="S1, approach 1",
+            steps=("yolo_prepare", "yolo_targets", "yolo_decode", "cell_labels"),
+            inputs=INSTANCE_INPUTS,
+            outputs=INSTANCE_OUTPUTS,
+            on_request=(LABELS,),
+            card="yolo_card",
+        ),
+        Pipeline(
+            "yolo_resnet",
+            summary="one-class YOLO11n-seg, then ResNet50 on every cell",
+            study="S1, approach 2",
+            steps=(
+                "yolo_prepare",
+                "yolo_cells",
+                "yolo_decode",
+                "cell_crops",
+                "resnet50_cells",
+                "cell_classes",
+                "cell_labels",
+            ),
+            inputs=INSTANCE_INPUTS,
+            outputs=INSTANCE_OUTPUTS,
+            on_request=(LABELS,),
+            card="yolo_resnet_card",
+        ),
+    )
+}
