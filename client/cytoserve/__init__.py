@@ -1,3 +1,61 @@
-"""Cell segmentation served over gRPC: raw camera frame in, finished cells out."""
+"""Cell segmentation served over gRPC: raw camera frame in, finished cells out.
+
+::
+
+    import cytoserve
+
+    with cytoserve.Client("localhost:8001") as client:
+        cells = client.segment(frame)  # numpy, [H, W] or [H, W, 3]
+    print(cells, cells.label_image().max(), cells.table()["area"])
+"""
+
+from cytoserve.cells import Cells
+from cytoserve.client import AsyncClient, Client
+from cytoserve.codec import Card
+from cytoserve.errors import (
+    AccessDenied,
+    AnswerMalformed,
+    CytoserveError,
+    DeadlineExceeded,
+    FrameTooLarge,
+    InvalidRequest,
+    InvalidSetting,
+    PipelineNotServed,
+    ServerError,
+    ServerUnreachable,
+    UnreadableImage,
+    UnsupportedImage,
+)
+from cytoserve.fake import FakeServer, cells_from_labels
+from cytoserve.images import read_frame
+from cytoserve.patches import Region, paint_labels
+from cytoserve.transport import Request, ServerInfo, Transport
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AccessDenied",
+    "AnswerMalformed",
+    "AsyncClient",
+    "Card",
+    "Cells",
+    "Client",
+    "CytoserveError",
+    "DeadlineExceeded",
+    "FakeServer",
+    "FrameTooLarge",
+    "InvalidRequest",
+    "InvalidSetting",
+    "PipelineNotServed",
+    "Region",
+    "Request",
+    "ServerError",
+    "ServerInfo",
+    "ServerUnreachable",
+    "Transport",
+    "UnreadableImage",
+    "UnsupportedImage",
+    "cells_from_labels",
+    "paint_labels",
+    "read_frame",
+]

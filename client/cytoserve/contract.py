@@ -1,8 +1,7 @@
 """The contract between client, graphs and server: the one place that names a tensor.
 
 A *pipeline* is a Triton ensemble and the public API of the server; a *step* is one model
-inside it. Dims are listed as Triton lists them: -1 is variable, and the batch dimension of
-a step that batches (``max_batch_size > 0``) is left out.
+inside it. Dims are listed as Triton lists them, -1 is variable.
 
 Coordinates are continuous frame pixels: pixel ``i`` spans ``[i, i + 1)``, its centre lies at
 ``i + 0.5``. Boxes are ``(x0, y0, x1, y1)`` with ``x`` along the width.
@@ -39,11 +38,16 @@ OVERLAP_THRESHOLD = 0.6
 
 @dataclass(frozen=True)
 class Tensor:
-    """One named tensor: ``dtype`` as Triton spells it, ``dims`` with -1 for variable ones."""
+    """One named tensor: ``dtype`` as Triton spells it, ``dims`` with -1 for variable ones.
+
+    A tensor of a network step has ``rows`` in front of its dims: to the network they are its
+    batch, to a step that sees one frame an ordinary dim (1 image, or -1 for one row a cell).
+    """
 
     name: str
     dtype: str
     dims: tuple[int, ...]
+    rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,16 @@ class Step:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     batches: bool = False
+
+    def config_dims(self, tensor: Tensor) -> tuple[int, ...]:
+        """``dims`` of one of its tensors in ``config.pbtxt``, where a batch dim is left out."""
+        if tensor.rows is None or self.batches:
+            return tensor.dims
+        return (tensor.rows, *tensor.dims)
+
+    def graph_dims(self, tensor: Tensor) -> tuple[int, ...]:
+        """Dims of one of its tensors in the ONNX graph, a batch dim included as -1."""
+        return (-1, *tensor.dims) if self.batches else self.config_dims(tensor)
 
 
 @dataclass(frozen=True)
@@ -98,12 +112,12 @@ CARD_OUTPUT = Tensor("card", "BYTES", (1,))
 """JSON: ``pipeline``, ``class_names``, ``models`` (name -> version, sha256), ``recipes``."""
 
 # -- What passes between the steps --------------------------------------------------------------
-NETWORK_IMAGE = Tensor("network_image", "UINT8", (3, NETWORK_SIZE, NETWORK_SIZE))
-LETTERBOX = Tensor("letterbox", "FP32", (5,))  # scale, pad_x, pad_y, frame height, frame width
+NETWORK_IMAGE = Tensor("network_image", "UINT8", (3, NETWORK_SIZE, NETWORK_SIZE), rows=1)
+LETTERBOX = Tensor("letterbox", "FP32", (6,))  # scale_x, scale_y, pad_x, pad_y, frame H, frame W
 LEVELS = Tensor("levels", "FP32", (2,))  # camera values that normalisation maps to 0 and 1
 # 4 box values, K class scores, 32 mask coefficients; 8400 anchors of the 640 px network.
-PREDICTIONS = Tensor("predictions", "FP32", (-1, 8400))
-PROTOTYPES = Tensor("prototypes", "FP32", (32, NETWORK_SIZE // 4, NETWORK_SIZE // 4))
+PREDICTIONS = Tensor("predictions", "FP32", (-1, 8400), rows=1)
+PROTOTYPES = Tensor("prototypes", "FP32", (32, NETWORK_SIZE // 4, NETWORK_SIZE // 4), rows=1)
 DETECTED_IDS = Tensor("detected_ids", "INT32", (-1,))
 DETECTED_PROBS = Tensor("detected_probs", "FP32", (-1, -1))
 # Copies under names of their own: a step that runs only on request must not read a tensor that
@@ -111,8 +125,8 @@ DETECTED_PROBS = Tensor("detected_probs", "FP32", (-1, -1))
 CELL_BOXES = Tensor("cell_boxes", "FP32", (-1, 4))
 CELL_MASKS = Tensor("cell_masks", "UINT8", MASKS.dims)
 FRAME_SIZE = Tensor("frame_size", "INT32", (2,))  # H, W
-CROPS = Tensor("crops", "UINT8", (3, CROP_SIZE, CROP_SIZE))  # at least one row, see cell_crops
-CROP_PROBS = Tensor("crop_probs", "FP32", (-1,))  # K; one row a crop
+CROPS = Tensor("crops", "UINT8", (3, CROP_SIZE, CROP_SIZE), rows=-1)  # one row at least
+CROP_PROBS = Tensor("crop_probs", "FP32", (-1,), rows=-1)  # K
 
 STEPS = {
     step.name: step

@@ -1,0 +1,151 @@
+"""The cells that a pipeline found in one frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoserve.measurements import MEASUREMENTS, measure
+from cytoserve.patches import Region, outlines, paint_labels, regions
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """N cells, best score first; every array is read-only.
+
+    Coordinates are continuous frame pixels: pixel ``i`` spans ``[i, i + 1)``.
+
+    Attributes:
+        boxes: float32 ``[N, 4]``, (x0, y0, x1, y1).
+        scores: float32 ``[N]``, 0..1, descending.
+        class_ids: int32 ``[N]``, index into ``class_names``.
+        class_probs: float32 ``[N, K]``, 0..1, one column a class.
+        patches: uint8 ``[N, M, M]``, probability 0..255 inside the box; see
+            :mod:`cytoserve.patches` for how a patch lies on the frame.
+        frame_shape: ``(H, W)`` of the frame in pixels.
+        class_names: the K classes.
+        found: cells found before ``max_cells`` cut the answer.
+        labels: the label image that the server painted, if it was asked to.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    class_ids: NDArray[np.int32]
+    class_probs: NDArray[np.float32]
+    patches: NDArray[np.uint8]
+    frame_shape: tuple[int, int]
+    class_names: tuple[str, ...]
+    found: int
+    labels: NDArray[np.uint16] | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                view = value.view()
+                view.flags.writeable = False
+                object.__setattr__(self, field.name, view)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __iter__(self) -> Iterator[Cells]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int | slice | NDArray[Any]) -> Cells:
+        """Return the chosen cells, such as ``cells[0]``, ``cells[:10]``, ``cells[scores > 0.5]``.
+
+        They are numbered anew from 1, so a label image that the server painted is dropped.
+        """
+        kept = np.atleast_1d(np.arange(len(self))[index])
+        return replace(
+            self,
+            boxes=self.boxes[kept],
+            scores=self.scores[kept],
+            class_ids=self.class_ids[kept],
+            class_probs=self.class_probs[kept],
+            patches=self.patches[kept],
+            found=self.found - len(self) + len(kept),
+            labels=None,
+        )
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name}: {number}" for name, number in self.counts().items())
+        height, width = self.frame_shape
+        capped = f", capped (found {self.found})" if self.capped else ""
+        return f"<Cells {len(self)} in {height} x {width} px ({counts}){capped}>"
+
+    @property
+    def capped(self) -> bool:
+        """Whether ``max_cells`` cut the answer: more cells were found than are here."""
+        return self.found > len(self)
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of cells of every class."""
+        numbers = np.bincount(self.class_ids, minlength=len(self.class_names))
+        return dict(zip(self.class_names, numbers.tolist(), strict=True))
+
+    def of_class(self, name: str) -> Cells:
+        """Return the cells of one class.
+
+        Raises:
+            ValueError: there is no such class.
+        """
+        return self[self.class_ids == self.class_names.index(name)]
+
+    def label_image(self) -> NDArray[np.uint16] | NDArray[np.uint32]:
+        """Return ``[H, W]``: 0 background, ``i`` the i-th cell from 1 on.
+
+        Where cells overlap the better-scored one keeps the pixel. uint16, or uint32 when
+        N > 65535.
+        """
+        if self.labels is not None:
+            return self.labels
+        return paint_labels(self.boxes, self.patches, self.frame_shape)
+
+    def regions(self) -> Iterator[Region]:
+        """Yield the covered part of the frame, with its mask, for every cell; overlaps stay."""
+        return regions(self.boxes, self.patches, self.frame_shape)
+
+    def masks(self) -> Iterator[NDArray[np.bool_]]:
+        """Yield a bool ``[H, W]`` for every cell, one at a time; overlaps stay.
+
+        All at once would be O(N·H·W); :meth:`regions` is the small form of the same.
+        """
+        for region in self.regions():
+            mask = np.zeros(self.frame_shape, np.bool_)
+            mask[region.rows, region.columns] = region.mask
+            yield mask
+
+    def polygons(self) -> list[NDArray[np.float32]]:
+        """Return the outline of every cell: float32 ``[P, 2]``, (x, y), frame pixels.
+
+        The outer outline of the largest part, finer than pixels, without holes, closed from the
+        last point to the first; ``[0, 2]`` for a cell without a pixel.
+        """
+        return list(outlines(self.boxes, self.patches))
+
+    def table(self) -> dict[str, NDArray[Any]]:
+        """Return one column a key, N rows each; ``pandas.DataFrame(cells.table())`` takes it.
+
+        ``label`` is the number in the label image; ``class``, ``score`` and one
+        ``probability-<class>`` a class follow, then
+        :data:`cytoserve.measurements.MEASUREMENTS` of the cell's own mask, overlaps included.
+        """
+        measured = np.array([measure(region) for region in self.regions()], np.float64)
+        columns = measured.reshape(len(self), len(MEASUREMENTS)).T
+        names = np.array(self.class_names, dtype=np.str_)
+        return {
+            "label": np.arange(1, len(self) + 1),
+            "class": names[self.class_ids],
+            "score": self.scores,
+            **{
+                f"probability-{name}": self.class_probs[:, index]
+                for index, name in enumerate(self.class_names)
+            },
+            **dict(zip(MEASUREMENTS, columns, strict=True)),
+        }

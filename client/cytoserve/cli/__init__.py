@@ -1,0 +1,50 @@
+"""The command line: every command parses, calls the library, prints, and ends with a code of
+:mod:`cytoserve.cli.exit_codes`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+import cytoserve
+from cytoserve.cli.doctor import doctor
+from cytoserve.cli.exit_codes import EPILOG, ExitCode
+from cytoserve.cli.pipelines import pipelines
+from cytoserve.cli.segment import segment
+from cytoserve.errors import CytoserveError, InvalidRequest, PipelineNotServed
+
+__all__ = ["main"]
+
+
+class _Commands(click.Group):
+    """Turns errors of the library into messages and exit codes, for every command."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CytoserveError as error:
+            click.echo(f"Error: {error}", err=True)
+            raise SystemExit(_exit_code(error)) from error
+        except OSError as error:  # such as a full disk; what was recorded before is kept
+            click.echo(f"Error: {error}. Make room, or choose another --out.", err=True)
+            raise SystemExit(ExitCode.SOME_FAILED) from error
+
+
+def _exit_code(error: CytoserveError) -> ExitCode:
+    if isinstance(error, InvalidRequest):
+        return ExitCode.USAGE
+    if isinstance(error, PipelineNotServed):
+        return ExitCode.NOTHING_TO_DO
+    return ExitCode.SERVER_FAILED
+
+
+@click.group(cls=_Commands, epilog=EPILOG)
+@click.version_option(cytoserve.__version__, prog_name="cytoserve")
+def main() -> None:
+    """Ask a cytoserve server for the cells of microscope images."""
+
+
+main.add_command(segment)
+main.add_command(pipelines)
+main.add_command(doctor)

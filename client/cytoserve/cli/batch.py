@@ -1,0 +1,188 @@
+"""One run over many images: read, ask, save, record; a bad one does not stop the others."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from cytoserve.cells import Cells
+from cytoserve.cli.inputs import Input
+from cytoserve.cli.run_record import DONE, FAILED, NOT_DONE, SKIPPED, Entry, RunRecord
+from cytoserve.client import Client
+from cytoserve.errors import (
+    AccessDenied,
+    CytoserveError,
+    DeadlineExceeded,
+    ServerError,
+    ServerUnreachable,
+)
+from cytoserve.images import read_frame
+from cytoserve.outputs import OUTPUTS, write_atomically
+from cytoserve.self_test import run_self_test
+from cytoserve.settings import Settings
+
+PAUSE_S = 1.0
+"""Between two looks at a server that stopped answering, in seconds."""
+
+Tell = Callable[[str], None]
+
+
+class ServerStopped(CytoserveError):
+    """The server stopped answering in the middle of a run and did not come back in time."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done to every image of a run.
+
+    Attributes:
+        pipeline, settings: as for :meth:`cytoserve.Client.segment`.
+        save: keys of :data:`cytoserve.outputs.OUTPUTS`.
+        out: folder of the results.
+        timeout: deadline of one image in seconds.
+        patience: how long to wait for a server that stopped answering, in seconds.
+    """
+
+    pipeline: str
+    settings: Settings
+    save: tuple[str, ...]
+    out: Path
+    timeout: float
+    patience: float
+
+
+@dataclass
+class Batch:
+    """A run of one job; call :meth:`process` for every image.
+
+    Attributes:
+        models: sha256 of the models that answer, as the pipeline's card tells.
+        stopped: why the server is no longer asked; empty while it is.
+    """
+
+    job: Job
+    client: Client
+    record: RunRecord
+    models: Mapping[str, str]
+    tell: Tell
+    stopped: str = field(default="", init=False)
+
+    def process(self, given: Input) -> str:
+        """Do one image, record it, and return its state, one of ``run_record.STATES``."""
+        entry: Entry = {"source": str(given.path), "job": self._asked()}
+        try:
+            entry["sha256"] = _sha256(given.path)
+            known = self.record.files.get(given.key, {})
+            if self._is_up_to_date(given, entry, known):
+                entry = {**known, "status": SKIPPED}
+            elif self.stopped:
+                entry |= {"status": NOT_DONE, "error": self.stopped}
+            else:
+                entry |= {"status": DONE, **self._done(given)}
+        except ServerStopped as error:
+            self.stopped = str(error)
+            entry |= {"status": NOT_DONE, "error": self.stopped}
+            self.tell(self.stopped)
+        except (CytoserveError, OSError) as error:
+            entry |= {"status": FAILED, "error": f"{type(error).__name__}: {error}"}
+            self.tell(f"failed: {given.key}: {error}")
+        self.record.put(given.key, entry)
+        return str(entry["status"])
+
+    def _done(self, given: Input) -> Entry:
+        """Read, ask and save one image; return what to record."""
+        clock = [time.perf_counter()]
+        frame = read_frame(given.path)
+        clock.append(time.perf_counter())
+        cells = self._patiently(lambda: self._segment(frame))
+        clock.append(time.perf_counter())
+        outputs = []
+        for kind in self.job.save:
+            content = OUTPUTS[kind].encode(frame, cells, given.path.name)
+            outputs.append(given.output(OUTPUTS[kind].ending))
+            write_atomically(self.job.out / outputs[-1], content)
+        clock.append(time.perf_counter())
+        if cells.capped:
+            self.tell(
+                f"capped: {given.key}: {cells.found} cells found, the best {len(cells)} kept; "
+                "raise --max-cells to get them all."
+            )
+        steps = zip(("read", "segment", "save"), clock, clock[1:], strict=False)
+        return {
+            "models": dict(self.models),
+            "outputs": outputs,
+            "cells": len(cells),
+            "classes": cells.counts(),
+            "found": cells.found,
+            "capped": cells.capped,
+            "seconds": {name: round(end - start, 4) for name, start, end in steps},
+        }
+
+    def _segment(self, frame: NDArray[Any]) -> Cells:
+        job = self.job
+        cells = self.client.segment(
+            frame, job.pipeline, **asdict(job.settings), timeout=job.timeout
+        )
+        self.models = self.client.card(job.pipeline, timeout=job.timeout).hashes()
+        return cells
+
+    def _patiently(self, ask: Callable[[], Cells]) -> Cells:
+        """Ask; where the server fails, wait until it passes its self-test, and ask once more.
+
+        So an image at fault costs two answers, and a server that is restarted costs none.
+        """
+        try:
+            return ask()
+        except AccessDenied:
+            raise
+        except (ServerUnreachable, DeadlineExceeded, ServerError) as error:
+            self._await_server(error)
+        return ask()
+
+    def _await_server(self, reason: CytoserveError) -> None:
+        end = time.monotonic() + self.job.patience
+        told = False
+        while True:
+            left = max(end - time.monotonic(), PAUSE_S)
+            try:
+                run_self_test(self.client, self.job.pipeline, min(left, self.job.timeout))
+            except (ServerUnreachable, DeadlineExceeded, ServerError) as error:
+                if time.monotonic() >= end:
+                    raise ServerStopped(
+                        f"The server stopped answering and did not come back within "
+                        f"{self.job.patience:g} s: {error} Run the same command again when it is "
+                        "back: what is done is kept."
+                    ) from error
+            else:
+                return
+            if not told:
+                self.tell(f"waiting up to {self.job.patience:g} s for the server: {reason}")
+                told = True
+            time.sleep(min(PAUSE_S, max(0.0, end - time.monotonic())))
+
+    def _asked(self) -> Entry:
+        return {"pipeline": self.job.pipeline, **asdict(self.job.settings)}
+
+    def _is_up_to_date(self, given: Input, entry: Entry, known: Entry) -> bool:
+        wanted = [given.output(OUTPUTS[kind].ending) for kind in self.job.save]
+        return (
+            known.get("status") in (DONE, SKIPPED)
+            and all(known.get(name) == entry[name] for name in ("sha256", "job"))
+            and known.get("models") == dict(self.models)
+            and set(wanted) <= set(known.get("outputs", ()))
+            and all((self.job.out / name).is_file() for name in wanted)
+        )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1024 * 1024):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,60 @@
+"""``cytoserve doctor``: is everything between here and the cells in order?"""
+
+from __future__ import annotations
+
+import platform
+import time
+
+import click
+
+import cytoserve
+from cytoserve import contract
+from cytoserve.cli.exit_codes import EPILOG, ExitCode
+from cytoserve.cli.options import timeout_option, url_option
+from cytoserve.client import Client
+from cytoserve.errors import CytoserveError
+from cytoserve.self_test import run_self_test
+
+
+@click.command(epilog=EPILOG)
+@url_option
+@timeout_option
+def doctor(url: str, timeout: float) -> None:
+    """Check the server, the versions, and every pipeline with an image made for it.
+
+    One line a check: ok, FAIL with the remedy, or -- for a pipeline that is not served.
+    """
+    _line("ok", f"client: cytoserve {cytoserve.__version__}, Python {platform.python_version()}")
+    with Client(url, timeout=timeout) as client:
+        try:
+            server = client.server_info()
+            served = client.pipelines()
+        except CytoserveError as error:
+            _line("FAIL", f"server: {error}")
+            raise SystemExit(ExitCode.SERVER_FAILED) from error
+        _line("ok", f"server: {server.name} {server.version} at {url}")
+        passed = [_check(client, name, timeout) for name in served]
+    for name in contract.PIPELINES:
+        if name not in served:
+            _line("--", f"{name}: not served. To serve it: `python -m export {name}`")
+    if not served:
+        _line("FAIL", "pipelines: none is served. Export one and start the server again.")
+        raise SystemExit(ExitCode.NOTHING_TO_DO)
+    if not all(passed):
+        raise SystemExit(ExitCode.SOME_FAILED)
+
+
+def _check(client: Client, pipeline: str, timeout: float) -> bool:
+    start = time.perf_counter()
+    try:
+        cells = run_self_test(client, pipeline, timeout)
+    except CytoserveError as error:
+        _line("FAIL", f"{pipeline}: {error}")
+        return False
+    milliseconds = 1000 * (time.perf_counter() - start)
+    _line("ok", f"{pipeline}: a test image answered in {milliseconds:.0f} ms, {len(cells)} cells")
+    return True
+
+
+def _line(state: str, text: str) -> None:
+    click.echo(f"{state:<5}{text}")

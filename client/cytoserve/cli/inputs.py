@@ -1,0 +1,127 @@
+"""Which images a user means by files, folders and globs, and how their results are called."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import click
+
+from cytoserve.images import SUFFIXES
+
+
+@dataclass(frozen=True)
+class Input:
+    """One image file.
+
+    Attributes:
+        path: absolute.
+        key: its path below the folder that all inputs share, with ``/``: its name in
+            ``run.json``, and in mirrored folders that of its results.
+    """
+
+    path: Path
+    key: str
+
+    def output(self, ending: str) -> str:
+        """Return the path of a result below the output folder, such as ``a/x_png_labels.tif``.
+
+        The suffix stays in the name, so that ``x.png`` and ``x.tif`` have results of their own.
+        """
+        key = PurePosixPath(self.key)
+        return key.with_name(f"{key.stem}_{key.suffix[1:]}_{ending}").as_posix()
+
+
+@dataclass(frozen=True)
+class _Found:
+    root: Path
+    files: tuple[Path, ...]
+
+
+def find_inputs(paths: Iterable[str], out: Path) -> list[Input]:
+    """Return the images below ``paths``, each once, in the order of their keys.
+
+    A file that is named itself is always taken. Folders are searched with all their subfolders,
+    and globs are expanded here too, for shells that do not; both take image suffixes only, and
+    neither hidden files nor anything in ``out``.
+
+    Raises:
+        click.UsageError: a path matches nothing, or searching it would find our own results.
+    """
+    out = _absolute(out)
+    found = [_expanded(path, out) for path in paths]
+    base = _common([each.root for each in found])
+    files = {file for each in found for file in each.files}
+    inputs = (Input(file, file.relative_to(base).as_posix()) for file in files)
+    return sorted(inputs, key=lambda given: given.key)
+
+
+def _expanded(path: str, out: Path) -> _Found:
+    given = _absolute(Path(path))
+    if given.is_dir():
+        return _Found(_searchable(given, out), tuple(_search(given, out)))
+    if given.exists():
+        return _Found(given.parent, (given,))
+    if not glob.has_magic(path):
+        raise click.UsageError(
+            f"A path is a file, a folder or a glob; given: {path!r}, which does not exist. "
+            "Check its spelling."
+        )
+    root = _searchable(_plain_part(given), out)
+    matches = [Path(match) for match in glob.glob(str(given), recursive=True)]  # noqa: PTH207
+    files = [file for match in matches for file in _matched(match, out)]
+    return _Found(root, tuple(files))
+
+
+def _matched(match: Path, out: Path) -> Iterator[Path]:
+    if match.is_dir():
+        yield from _search(match, out)
+    elif _is_image(match.name) and not match.is_relative_to(out):
+        yield match
+
+
+def _search(folder: Path, out: Path) -> Iterator[Path]:
+    for here, folders, names in os.walk(folder):
+        folders[:] = [
+            name for name in folders if not name.startswith(".") and Path(here, name) != out
+        ]
+        yield from (Path(here, name) for name in names if _is_image(name))
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and name.lower().endswith(SUFFIXES)
+
+
+def _plain_part(pattern: Path) -> Path:
+    """The folder before the first wildcard."""
+    for parent in pattern.parents:
+        if not glob.has_magic(str(parent)):
+            return parent
+    return Path(pattern.anchor)
+
+
+def _searchable(folder: Path, out: Path) -> Path:
+    if folder.is_relative_to(out):
+        raise click.UsageError(
+            f"Results are kept apart from the images that are searched; given: --out {out} for "
+            f"images in {folder}. Choose another folder, such as {folder / 'cells'}."
+        )
+    return folder
+
+
+def _common(roots: list[Path]) -> Path:
+    try:
+        return Path(os.path.commonpath(roots))
+    except ValueError as error:  # on Windows
+        raise click.UsageError(
+            f"Images of one run are on one drive; given: {', '.join(map(str, roots))}. "
+            "Run the command once a drive."
+        ) from error
+
+
+def _absolute(path: Path) -> Path:
+    """Absolute and without ``..``, but with links as they are named."""
+    return Path(os.path.abspath(path))  # noqa: PTH100

@@ -1,0 +1,83 @@
+"""``run.json``: what was done to every image, kept so that a killed run loses nothing.
+
+While a run lasts every finished image appends one line to ``run.journal``; when it ends, or the
+next one starts, the lines go into ``run.json``, which is replaced as a whole.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cytoserve.outputs import write_atomically
+
+DONE, SKIPPED, FAILED, NOT_DONE = STATES = ("done", "skipped", "failed", "not done")
+"""State of an image after a run; a skipped one was done before and is up to date."""
+
+Entry = dict[str, Any]
+
+
+@dataclass
+class RunRecord:
+    """The record of one output folder.
+
+    Attributes:
+        folder: where ``run.json`` lies.
+        files: key of an image -> what is known of it.
+    """
+
+    folder: Path
+    files: dict[str, Entry] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: Path) -> RunRecord:
+        """Read what earlier runs left in ``folder``; it need not exist.
+
+        Raises:
+            ValueError: ``run.json`` is there but is none of ours.
+            OSError: it cannot be read.
+        """
+        record = cls(folder)
+        if record.path.exists():
+            try:
+                record.files = dict(json.loads(record.path.read_text("utf-8"))["files"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{record.path} must be a record that cytoserve wrote; given: {error!r}. "
+                    "Move it away, or choose another --out."
+                ) from error
+        if record._journal.exists():
+            for line in record._journal.read_text("utf-8").splitlines():
+                record._replay(line)
+        return record
+
+    @property
+    def path(self) -> Path:
+        """Where the record is written."""
+        return self.folder / "run.json"
+
+    @property
+    def _journal(self) -> Path:
+        return self.folder / "run.journal"
+
+    def put(self, key: str, entry: Entry) -> None:
+        """Keep what was done to one image, at once."""
+        self.files[key] = entry
+        with self._journal.open("a", encoding="utf-8") as journal:
+            journal.write("\n" + json.dumps([key, entry]))  # after a torn line, if any
+
+    def save(self, run: Entry) -> None:
+        """Write ``run.json``: the facts of this run, then the images in order."""
+        files = dict(sorted(self.files.items()))
+        content = json.dumps({**run, "files": files}, indent=1, ensure_ascii=False)
+        write_atomically(self.path, content.encode("utf-8"))
+        self._journal.unlink(missing_ok=True)
+
+    def _replay(self, line: str) -> None:
+        try:
+            key, entry = json.loads(line)
+        except ValueError:
+            return  # the line that was being written when the run was killed
+        self.files[key] = entry

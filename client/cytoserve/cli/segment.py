@@ -1,0 +1,195 @@
+"""``cytoserve segment``: find the cells of many images and write what was found."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import cytoserve
+from cytoserve import contract
+from cytoserve.cli.batch import Batch, Job
+from cytoserve.cli.exit_codes import EPILOG, ExitCode
+from cytoserve.cli.inputs import Input, find_inputs
+from cytoserve.cli.options import timeout_option, url_option
+from cytoserve.cli.run_record import FAILED, STATES, Entry, RunRecord
+from cytoserve.client import Client
+from cytoserve.outputs import OUTPUTS
+from cytoserve.settings import DEFAULT_PIPELINE, Settings
+
+
+def parse_save(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    """Read ``labels,table`` as a tuple; refuse what is no output."""
+    kinds = tuple(dict.fromkeys(kind.strip() for kind in value.split(",")))
+    unknown = [kind for kind in kinds if kind not in OUTPUTS]
+    if unknown:
+        raise click.BadParameter(
+            f"A list of {', '.join(OUTPUTS)}, with commas; given: {', '.join(unknown)!r}."
+        )
+    return kinds
+
+
+@click.command(epilog=EPILOG)
+@click.argument("paths", nargs=-1, required=True)
+@click.option(
+    "--pipeline",
+    type=click.Choice(list(contract.PIPELINES)),
+    default=DEFAULT_PIPELINE,
+    show_default=True,
+    help="Which pipeline to ask.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the results and of run.json.",
+)
+@click.option(
+    "--save",
+    default="labels,table",
+    show_default=True,
+    callback=parse_save,
+    metavar="KINDS",
+    help="What to write, with commas: "
+    + "; ".join(f"{kind} ({output.summary})" for kind, output in OUTPUTS.items())
+    + ".",
+)
+@url_option
+@click.option(
+    "--score-threshold",
+    type=float,
+    default=contract.SCORE_THRESHOLD,
+    show_default=True,
+    help="Drop detections that score below, 0 to 1.",
+)
+@click.option(
+    "--overlap-threshold",
+    type=float,
+    default=contract.OVERLAP_THRESHOLD,
+    show_default=True,
+    help="Of two boxes with a larger IoU keep the better-scored one, 0 to 1.",
+)
+@click.option(
+    "--max-cells",
+    type=int,
+    default=contract.MAX_CELLS,
+    show_default=True,
+    help="Most cells of one image; reaching it is reported.",
+)
+@timeout_option
+@click.option(
+    "--patience",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for a server that stopped answering.",
+)
+def segment(
+    paths: tuple[str, ...],
+    pipeline: str,
+    out: Path,
+    save: tuple[str, ...],
+    url: str,
+    score_threshold: float,
+    overlap_threshold: float,
+    max_cells: int,
+    timeout: float,
+    patience: float,
+) -> None:
+    """Find the cells of the images at PATHS: files, folders and globs.
+
+    Folders are searched with all their subfolders for PNG, JPEG, BMP and TIFF images. Results
+    keep the place of their image below the folder that all PATHS share: a/x.png becomes
+    OUT/a/x_png_labels.tif and so on.
+
+    An image that cannot be done is recorded in OUT/run.json and the others are done. The same
+    command again skips what is done, unless image, models or settings have changed.
+    """
+    inputs = find_inputs(paths, out)
+    if not inputs:
+        _end(ExitCode.NOTHING_TO_DO, f"No image found at {', '.join(paths)}: check the paths.")
+    job = Job(
+        pipeline,
+        Settings(score_threshold, overlap_threshold, max_cells),
+        save,
+        out,
+        timeout,
+        patience,
+    )
+    with Client(url, timeout=timeout) as client:
+        _end(*_run(job, client, url, inputs))
+
+
+def _run(job: Job, client: Client, url: str, inputs: list[Input]) -> tuple[ExitCode, str]:
+    """Do all images; return how it went, in a code and in words."""
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    started = time.time()
+    models = client.card(job.pipeline).hashes()
+    run = _facts(job, client, url) | {"models": models}
+    record = _opened(job.out, run)
+    batch = Batch(job, client, record, models, tell=console.print)
+    states: Counter[str] = Counter()
+    try:
+        with _progress(console) as progress:
+            for given in progress.track(inputs, description="images"):
+                states[batch.process(given)] += 1
+    finally:  # also when interrupted
+        summary = {state: states[state] for state in STATES}
+        seconds = round(time.time() - started, 3)
+        record.save(run | {"models": dict(batch.models), "seconds": seconds, "summary": summary})
+    counts = ", ".join(f"{number} {state}" for state, number in summary.items() if number)
+    words = f"{counts}. Recorded in {record.path}."
+    if batch.stopped:
+        return ExitCode.SERVER_FAILED, words
+    return (ExitCode.SOME_FAILED if states[FAILED] else ExitCode.DONE), words
+
+
+def _facts(job: Job, client: Client, url: str) -> Entry:
+    """What makes a run repeatable."""
+    server = client.server_info()
+    return {
+        "cytoserve": cytoserve.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "server": {"url": url, "name": server.name, "version": server.version},
+        "pipeline": job.pipeline,
+        "settings": asdict(job.settings),
+        "save": list(job.save),
+        "timeout_s": job.timeout,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _opened(out: Path, run: Entry) -> RunRecord:
+    """Open the record, and see that it can be written, before any work is done."""
+    try:
+        record = RunRecord.open(out)
+        record.save(run)
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"Results cannot go to --out {out}: {error}") from error
+    return record
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+def _end(code: ExitCode, words: str) -> None:
+    click.echo(words, err=code is not ExitCode.DONE)
+    raise SystemExit(code)

@@ -1,0 +1,276 @@
+"""The client: ask a server for the cells of a frame.
+
+The logic of a call is written once, as coroutines over a transport. :class:`AsyncClient` awaits
+them. :class:`Client` runs them over a transport that blocks and therefore never suspends them.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoserve import codec, contract
+from cytoserve.cells import Cells
+from cytoserve.codec import Card
+from cytoserve.errors import DeadlineExceeded, PipelineNotServed, ServerUnreachable
+from cytoserve.settings import (
+    DEFAULT_PIPELINE,
+    DEFAULT_TIMEOUT_S,
+    DEFAULT_URL,
+    Settings,
+    check_timeout,
+    find_pipeline,
+)
+from cytoserve.transport import Request, ServerInfo, Tensors, Transport
+
+MAX_TRIES = 3
+"""Tries of one call when nobody answers, all within its deadline."""
+
+FIRST_PAUSE_S = 0.2
+"""Mean pause before the second try, in seconds; it doubles with every further one."""
+
+CARD_LIFETIME_S = 60.0
+"""A card is asked for again after this time, so new class names are seen within it."""
+
+_T = TypeVar("_T")
+
+
+class Client:
+    """A blocking client; threads may share one.
+
+    Args:
+        url: ``host:port`` of the server's gRPC endpoint.
+        timeout: default deadline of a call in seconds, its repetitions included.
+        transport: used in place of a connection to ``url``, such as a
+            :class:`cytoserve.FakeServer`.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        transport: Transport | None = None,
+    ) -> None:
+        if transport is None:
+            from cytoserve.grpc_transport import GrpcTransport  # slow to import
+
+            transport = GrpcTransport(url)
+        self._calls = _Calls(transport, timeout)
+
+    def segment(
+        self,
+        image: NDArray[np.generic],
+        pipeline: str = DEFAULT_PIPELINE,
+        *,
+        score_threshold: float = contract.SCORE_THRESHOLD,
+        overlap_threshold: float = contract.OVERLAP_THRESHOLD,
+        max_cells: int = contract.MAX_CELLS,
+        labels: bool = False,
+        timeout: float | None = None,
+    ) -> Cells:
+        """Find the cells of one frame.
+
+        Args:
+            image: ``[H, W]``, ``[H, W, 1]`` or ``[H, W, 3]`` (RGB) of uint8, uint16, or float
+                within 0..1; see :mod:`cytoserve.frames`.
+            pipeline: one of ``contract.PIPELINES``.
+            score_threshold: detections that score below it are dropped; 0..1.
+            overlap_threshold: of two boxes with a larger IoU the better-scored one stays; 0..1.
+            max_cells: most cells of the answer; ``Cells.capped`` tells when it cut.
+            labels: let the server paint the label image, as ``Cells.labels``.
+            timeout: deadline of this call in seconds; the client's if None.
+
+        Raises:
+            InvalidRequest: the image or a setting is at fault; nothing was sent.
+            ServerUnreachable, DeadlineExceeded, ServerError: see :mod:`cytoserve.errors`.
+        """
+        settings = Settings(score_threshold, overlap_threshold, max_cells)
+        return _finish(self._calls.segment(image, pipeline, settings, labels, timeout))
+
+    def card(self, pipeline: str = DEFAULT_PIPELINE, *, timeout: float | None = None) -> Card:
+        """Return what a pipeline says of itself; at most ``CARD_LIFETIME_S`` old."""
+        return _finish(self._calls.card(pipeline, timeout))
+
+    def pipelines(self, *, timeout: float | None = None) -> tuple[str, ...]:
+        """Return the pipelines of the contract that the server serves now."""
+        return _finish(self._calls.pipelines(timeout))
+
+    def server_info(self, *, timeout: float | None = None) -> ServerInfo:
+        """Return the server's name and version."""
+        return _finish(self._calls.server_info(timeout))
+
+    def close(self) -> None:
+        """Give the connection back."""
+        _finish(self._calls.transport.close())
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncClient:
+    """A client for one asyncio event loop. Arguments and errors as :class:`Client`."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        transport: Transport | None = None,
+    ) -> None:
+        if transport is None:
+            from cytoserve.grpc_transport import AioTransport  # slow to import
+
+            transport = AioTransport(url)
+        self._calls = _Calls(transport, timeout)
+
+    async def segment(
+        self,
+        image: NDArray[np.generic],
+        pipeline: str = DEFAULT_PIPELINE,
+        *,
+        score_threshold: float = contract.SCORE_THRESHOLD,
+        overlap_threshold: float = contract.OVERLAP_THRESHOLD,
+        max_cells: int = contract.MAX_CELLS,
+        labels: bool = False,
+        timeout: float | None = None,
+    ) -> Cells:
+        """Find the cells of one frame; see :meth:`Client.segment`."""
+        settings = Settings(score_threshold, overlap_threshold, max_cells)
+        return await self._calls.segment(image, pipeline, settings, labels, timeout)
+
+    async def card(self, pipeline: str = DEFAULT_PIPELINE, *, timeout: float | None = None) -> Card:
+        """Return what a pipeline says of itself; at most ``CARD_LIFETIME_S`` old."""
+        return await self._calls.card(pipeline, timeout)
+
+    async def pipelines(self, *, timeout: float | None = None) -> tuple[str, ...]:
+        """Return the pipelines of the contract that the server serves now."""
+        return await self._calls.pipelines(timeout)
+
+    async def server_info(self, *, timeout: float | None = None) -> ServerInfo:
+        """Return the server's name and version."""
+        return await self._calls.server_info(timeout)
+
+    async def close(self) -> None:
+        """Give the connection back."""
+        await self._calls.transport.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class _Calls:
+    """The logic that both clients share."""
+
+    def __init__(self, transport: Transport, timeout: float) -> None:
+        self.transport = transport
+        self._timeout = check_timeout(timeout)
+        self._cards: dict[str, tuple[Card, float]] = {}
+
+    async def segment(
+        self,
+        image: NDArray[np.generic],
+        pipeline: str,
+        settings: Settings,
+        labels: bool,
+        timeout: float | None,
+    ) -> Cells:
+        deadline = self._deadline(pipeline, timeout)
+        request = codec.encode_request(image, find_pipeline(pipeline), settings, labels)
+        card = await self._card(pipeline, deadline)
+        answer = await self._infer(pipeline, request, deadline)
+        if codec.class_count(answer) != len(card.class_names):  # exported anew since
+            card = await self._card(pipeline, deadline, anew=True)
+        return codec.decode_answer(answer, request, card.class_names)
+
+    async def card(self, pipeline: str, timeout: float | None) -> Card:
+        return await self._card(pipeline, self._deadline(pipeline, timeout))
+
+    async def pipelines(self, timeout: float | None) -> tuple[str, ...]:
+        return await self._served(self._deadline("the server", timeout))
+
+    async def server_info(self, timeout: float | None) -> ServerInfo:
+        return await self._tried(self.transport.server_info, self._deadline("the server", timeout))
+
+    async def _card(self, name: str, deadline: _Deadline, anew: bool = False) -> Card:
+        pipeline = find_pipeline(name)
+        card, best_before = self._cards.get(name, (None, 0.0))
+        if card is None or anew or time.monotonic() > best_before:
+            answer = await self._infer(name, codec.encode_card_request(pipeline), deadline)
+            card = codec.decode_card(answer, pipeline)
+            self._cards[name] = card, time.monotonic() + CARD_LIFETIME_S
+        return card
+
+    async def _infer(self, pipeline: str, request: Request, deadline: _Deadline) -> Tensors:
+        try:
+            return await self._tried(partial(self.transport.infer, request), deadline)
+        except PipelineNotServed as error:
+            raise PipelineNotServed(pipeline, await self._served(deadline)) from error
+
+    async def _served(self, deadline: _Deadline) -> tuple[str, ...]:
+        served = []
+        for name in contract.PIPELINES:
+            if await self._tried(partial(self.transport.is_ready, name), deadline):
+                served.append(name)
+        return tuple(served)
+
+    async def _tried(self, call: Callable[[float], Awaitable[_T]], deadline: _Deadline) -> _T:
+        """Repeat a call while nobody answers. An inference changes nothing, so that is safe."""
+        for tried in range(1, MAX_TRIES + 1):
+            try:
+                return await call(deadline.left())
+            except ServerUnreachable:
+                pause = FIRST_PAUSE_S * 2 ** (tried - 1) * random.uniform(0.5, 1.5)  # noqa: S311
+                if tried == MAX_TRIES or pause >= deadline.left():
+                    raise
+            await self.transport.sleep(pause)
+        raise AssertionError("the last try returns or raises")
+
+    def _deadline(self, what: str, timeout: float | None) -> _Deadline:
+        return _Deadline(what, self._timeout if timeout is None else check_timeout(timeout))
+
+
+class _Deadline:
+    """The time that is left for one call and its repetitions."""
+
+    def __init__(self, what: str, seconds: float) -> None:
+        self._what = what
+        self._seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Return the seconds that are left, more than 0.
+
+        Raises:
+            DeadlineExceeded: none are.
+        """
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise DeadlineExceeded(
+                f"An answer comes within the deadline; given: {self._seconds:.3g} s for "
+                f"{self._what}. Allow more time (timeout=…, --timeout)."
+            )
+        return left
+
+
+def _finish(call: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine that never suspends, because its transport blocks."""
+    try:
+        call.send(None)
+    except StopIteration as end:
+        result: _T = end.value
+        return result
+    call.close()
+    raise TypeError("Client needs a transport that blocks; use AsyncClient with this one.")

@@ -1,0 +1,244 @@
+"""Transports over gRPC to a Triton server: one that blocks, one for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]
+import numpy as np
+import tritonclient.grpc as triton
+import tritonclient.grpc.aio as triton_aio
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from cytoserve.contract import MASK_SIZE, MAX_FRAME_BYTES
+from cytoserve.errors import (
+    AccessDenied,
+    AnswerMalformed,
+    CytoserveError,
+    DeadlineExceeded,
+    InvalidSetting,
+    PipelineNotServed,
+    ServerError,
+    ServerUnreachable,
+)
+from cytoserve.settings import DEFAULT_URL, MOST_CELLS
+from cytoserve.transport import Request, ServerInfo, Tensors
+
+_HEAD_BYTES = 1024 * 1024  # names, shapes, thresholds
+_CELL_BYTES = MASK_SIZE**2 + 1024  # patch, box, score, and the probabilities of up to 250 classes
+
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_send_message_length", MAX_FRAME_BYTES + _HEAD_BYTES),
+    # The largest answer: a label image as large as the frame, and every cell's patch.
+    ("grpc.max_receive_message_length", MAX_FRAME_BYTES + MOST_CELLS * _CELL_BYTES + _HEAD_BYTES),
+    # A server with default limits drops callers that ping more often than every 5 minutes.
+    ("grpc.keepalive_time_ms", 300_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # Reconnect fast enough for the three tries of one call to be three connections.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+ERRORS: Mapping[grpc.StatusCode, type[CytoserveError]] = {
+    grpc.StatusCode.CANCELLED: ServerError,
+    grpc.StatusCode.UNKNOWN: ServerError,
+    grpc.StatusCode.INVALID_ARGUMENT: ServerError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.NOT_FOUND: PipelineNotServed,
+    grpc.StatusCode.ALREADY_EXISTS: ServerError,
+    grpc.StatusCode.PERMISSION_DENIED: AccessDenied,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ServerError,
+    grpc.StatusCode.FAILED_PRECONDITION: ServerError,
+    grpc.StatusCode.ABORTED: ServerError,
+    grpc.StatusCode.OUT_OF_RANGE: ServerError,
+    grpc.StatusCode.UNIMPLEMENTED: ServerError,
+    grpc.StatusCode.INTERNAL: ServerError,
+    grpc.StatusCode.UNAVAILABLE: ServerUnreachable,
+    grpc.StatusCode.DATA_LOSS: ServerError,
+    grpc.StatusCode.UNAUTHENTICATED: AccessDenied,
+}
+"""What each gRPC status is to a caller; every status but OK stands here."""
+
+
+class GrpcTransport:
+    """Blocks in every verb.
+
+    Args:
+        url: ``host:port`` of the server's gRPC endpoint.
+        headers: sent with every call, such as the key of a restricted protocol.
+        credentials: for TLS; without them the connection is plain.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        headers: Mapping[str, str] | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        self._url = check_url(url)
+        self._headers = dict(headers or {})
+        self._server = triton.InferenceServerClient(
+            url, creds=credentials, channel_args=CHANNEL_OPTIONS
+        )
+
+    async def infer(self, request: Request, timeout: float) -> Tensors:  # noqa: D102
+        with mapped_errors(self._url, request.model, timeout):
+            answer = self._server.infer(**_arguments(request, self._headers, timeout))
+        return _tensors(answer, request)
+
+    async def is_ready(self, model: str, timeout: float) -> bool:  # noqa: D102
+        with mapped_errors(self._url, model, timeout):
+            return bool(
+                self._server.is_model_ready(model, headers=self._headers, client_timeout=timeout)
+            )
+
+    async def server_info(self, timeout: float) -> ServerInfo:  # noqa: D102
+        with mapped_errors(self._url, "the server", timeout):
+            answer = self._server.get_server_metadata(headers=self._headers, client_timeout=timeout)
+        return ServerInfo(answer.name, answer.version)
+
+    async def sleep(self, seconds: float) -> None:  # noqa: D102
+        time.sleep(seconds)
+
+    async def close(self) -> None:  # noqa: D102
+        self._server.close()
+
+
+class AioTransport:
+    """Suspends in every verb; use it from one event loop. Arguments as :class:`GrpcTransport`."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        headers: Mapping[str, str] | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        self._url = check_url(url)
+        self._headers = dict(headers or {})
+        self._server = triton_aio.InferenceServerClient(
+            url, creds=credentials, channel_args=CHANNEL_OPTIONS
+        )
+
+    async def infer(self, request: Request, timeout: float) -> Tensors:  # noqa: D102
+        with mapped_errors(self._url, request.model, timeout):
+            answer = await self._server.infer(**_arguments(request, self._headers, timeout))
+        return _tensors(answer, request)
+
+    async def is_ready(self, model: str, timeout: float) -> bool:  # noqa: D102
+        with mapped_errors(self._url, model, timeout):
+            return bool(
+                await self._server.is_model_ready(
+                    model, headers=self._headers, client_timeout=timeout
+                )
+            )
+
+    async def server_info(self, timeout: float) -> ServerInfo:  # noqa: D102
+        with mapped_errors(self._url, "the server", timeout):
+            answer = await self._server.get_server_metadata(
+                headers=self._headers, client_timeout=timeout
+            )
+        return ServerInfo(answer.name, answer.version)
+
+    async def sleep(self, seconds: float) -> None:  # noqa: D102
+        await asyncio.sleep(seconds)
+
+    async def close(self) -> None:  # noqa: D102
+        await self._server.close()
+
+
+def check_url(url: str) -> str:
+    """Return ``url`` if it reads ``host:port``.
+
+    Raises:
+        InvalidSetting: it has a scheme or a path, or no port.
+    """
+    host, _, port = url.rpartition(":")
+    if not host or "/" in url or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise InvalidSetting(
+            f"A server's address is host:port of its gRPC endpoint; given: {url!r}. "
+            f"Write it without a scheme or path, such as {DEFAULT_URL}."
+        )
+    return url
+
+
+@contextmanager
+def mapped_errors(url: str, model: str, timeout: float) -> Iterator[None]:
+    """Turn tritonclient's error into ours, by its gRPC status and text."""
+    try:
+        yield
+    except InferenceServerException as error:
+        text = error.message() or "no text"
+        raise _mapped(_status(error), text, url, model, timeout) from error
+
+
+def _status(error: InferenceServerException) -> grpc.StatusCode:
+    name = str(error.status()).removeprefix("StatusCode.")
+    return grpc.StatusCode.__members__.get(name, grpc.StatusCode.UNKNOWN)
+
+
+def _mapped(
+    status: grpc.StatusCode, text: str, url: str, model: str, timeout: float
+) -> CytoserveError:
+    kind = _kind(status, text)
+    if kind is PipelineNotServed:
+        return PipelineNotServed(model)
+    if kind is DeadlineExceeded:
+        return DeadlineExceeded(
+            f"An answer comes within the deadline; given: {timeout:.3g} s for {model} at {url}. "
+            "Allow more time (timeout=…, --timeout), or check the server with `cytoserve doctor`."
+        )
+    if kind is ServerUnreachable:
+        return ServerUnreachable(
+            f"A server must answer at {url}; given: {text}. Start one with `python -m server`, or "
+            "check the address (url=…, --url): it is host:port of the gRPC endpoint."
+        )
+    if kind is AccessDenied:
+        return AccessDenied(
+            f"The server at {url} restricts this call to {model}; given: {text}. Pass its key: "
+            "Client(transport=GrpcTransport(url, headers={...}))."
+        )
+    return ServerError(
+        f"{model} at {url} must answer without an error; given: {status.name}: {text}. "
+        "See the server's log, and check the server with `cytoserve doctor`."
+    )
+
+
+def _kind(status: grpc.StatusCode, text: str) -> type[CytoserveError]:
+    """Triton says UNAVAILABLE also of what no further try would change; its text tells."""
+    if status is grpc.StatusCode.UNAVAILABLE:
+        if "restricted" in text:
+            return AccessDenied
+        if "unknown model" in text:
+            return PipelineNotServed
+    return ERRORS[status]
+
+
+def _arguments(request: Request, headers: Mapping[str, str], timeout: float) -> dict[str, Any]:
+    inputs = []
+    for name, tensor in request.inputs.items():
+        given = triton.InferInput(name, list(tensor.shape), np_to_triton_dtype(tensor.dtype))
+        inputs.append(given.set_data_from_numpy(tensor))
+    return {
+        "model_name": request.model,
+        "inputs": inputs,
+        "outputs": [triton.InferRequestedOutput(name) for name in request.outputs],
+        "headers": dict(headers),
+        "client_timeout": timeout,
+    }
+
+
+def _tensors(answer: triton.InferResult, request: Request) -> Tensors:
+    """Read the outputs that were asked for; those missing are left out."""
+    try:
+        tensors = {name: answer.as_numpy(name) for name in request.outputs}
+    except (ValueError, TypeError, InferenceServerException) as error:
+        raise AnswerMalformed(
+            f"Every output of {request.model} must be as large as its shape says; given: {error}. "
+            "Check that client and server are of the same version with `cytoserve doctor`."
+        ) from error
+    return {name: np.asarray(tensor) for name, tensor in tensors.items() if tensor is not None}

@@ -1,0 +1,142 @@
+"""Read a frame from a PNG, JPEG, BMP or TIFF file, bits and values as the camera gave them.
+
+The size is read from the header and checked before anything is decoded. The format is told by
+the file's first bytes, not by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from cytoserve.errors import FrameTooLarge, UnreadableImage, UnsupportedImage
+from cytoserve.frames import check_frame, check_size
+from cytoserve.image_headers import image_size
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+"""Names of image files, in lower case; others are left aside when a folder is searched."""
+
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def read_frame(path: Path) -> NDArray[Any]:
+    """Return the one frame that a file holds: ``[H, W]`` grey or ``[H, W, 3]`` RGB.
+
+    Palettes become RGB and inverted grey TIFFs (white is zero) are turned around; an EXIF
+    orientation is not applied.
+
+    Raises:
+        UnreadableImage: missing, empty, truncated, a stack, or no image; names the file.
+        UnsupportedImage: another shape or dtype, such as four channels; names the file.
+        FrameTooLarge: beyond the limits of one request; names the file.
+    """
+    with _naming(path):
+        if not path.is_file():
+            raise _unreadable("it is no file", "Check the name.")
+        with path.open("rb") as file:
+            start = file.read(4)
+            if not start:
+                raise _unreadable("it is empty", "Copy it again.")
+            if start in _TIFF_MAGIC:
+                return _read_tiff(path)
+            size = image_size(file)
+        if size is None:
+            raise _unreadable("it is no PNG, JPEG, BMP or TIFF", "Convert it to TIFF or PNG first.")
+        check_size((*size, 1))
+        return _decode(path)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the file's name before the message, and turn what libraries raise into ours."""
+    try:
+        yield
+    except (UnreadableImage, UnsupportedImage, FrameTooLarge) as error:
+        raise type(error)(f"{path}: {error}") from error
+    except OSError as error:
+        refused = _unreadable(error.strerror or str(error), "Check that you may read it.")
+        raise UnreadableImage(f"{path}: {refused}") from error
+    except Exception as error:  # on a damaged file tifffile may raise anything
+        broken = _unreadable(f"it is truncated or damaged ({error!r})", "Copy it again.")
+        raise UnreadableImage(f"{path}: {broken}") from error
+
+
+def _unreadable(given: str, remedy: str) -> UnreadableImage:
+    return UnreadableImage(f"A file must hold one whole frame; given: {given}. {remedy}")
+
+
+def _decode(path: Path) -> NDArray[Any]:
+    data = np.fromfile(path, np.uint8)  # unlike imread, takes any name on Windows
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise _unreadable("it is truncated or damaged", "Copy it again.")
+    if image.ndim == 3 and image.shape[2] == 4:
+        raise UnsupportedImage(
+            f"A frame has 1 or 3 channels; given: shape {image.shape}, dtype {image.dtype}. "
+            "Save it without its alpha channel."
+        )
+    check_frame(image.shape, image.dtype)
+    return image if image.ndim == 2 else np.ascontiguousarray(image[..., ::-1])  # cv2 is BGR
+
+
+def _read_tiff(path: Path) -> NDArray[Any]:
+    with tifffile.TiffFile(path) as tiff:
+        page = _only_page(tiff)
+        check_frame(_channels_last(page.shape, page.axes), page.dtype)
+        size = path.stat().st_size
+        spans = zip(page.dataoffsets, page.databytecounts, strict=True)
+        if any(offset + count > size for offset, count in spans):
+            raise _unreadable("its TIFF data are cut off", "Copy it again.")
+        try:
+            return _camera_values(page.asarray(), page)
+        except ValueError as error:
+            if "imagecodecs" not in str(error):
+                raise
+            return _decode_compressed(path, page)
+
+
+def _camera_values(image: NDArray[Any], page: tifffile.TiffPage) -> NDArray[Any]:
+    """Bring channels last, look palettes up, and turn inverted grey around."""
+    if page.axes == "SYX":
+        image = np.moveaxis(image, 0, -1)
+    if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+        image = np.moveaxis(page.colormap[:, image], 0, -1)
+    elif page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and image.dtype.kind == "u":
+        image = np.iinfo(image.dtype).max - image
+    return image
+
+
+def _only_page(tiff: tifffile.TiffFile) -> tifffile.TiffPage:
+    planes = len(tiff.pages)
+    if tiff.is_imagej:  # may keep a whole stack behind one page
+        planes = max(planes, int((tiff.imagej_metadata or {}).get("images", 1)))
+    if planes != 1:
+        raise _unreadable(
+            f"a TIFF of {planes} planes", "Save each plane as a file of its own, or project them."
+        )
+    page = tiff.pages[0]
+    if page.axes not in ("YX", "YXS", "SYX"):
+        raise _unreadable(f"a TIFF page with axes {page.axes}", "Save one plane, Y by X.")
+    return page
+
+
+def _channels_last(shape: tuple[int, ...], axes: str) -> tuple[int, ...]:
+    return (*shape[1:], shape[0]) if axes == "SYX" else shape
+
+
+def _decode_compressed(path: Path, page: tifffile.TiffPage) -> NDArray[Any]:
+    """Decode what tifffile leaves to an optional library, such as LZW, with OpenCV."""
+    plain = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
+    if page.photometric not in plain or page.axes == "SYX":
+        raise _unreadable(
+            f"a TIFF with {page.compression.name} data and {page.photometric.name} colours",
+            "Save it without compression.",
+        )
+    return _decode(path)

@@ -1,0 +1,35 @@
+"""Models of a repository on disk: their ``config.pbtxt`` and version folders.
+
+Server and export read the same repository; a client on a microscope needs none of this.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+MODEL_FILES = {"onnxruntime": "model.onnx", "python": "model.py", "tensorrt": "model.plan"}
+"""Default file of a version folder, by backend."""
+
+
+class ModelConfigError(ValueError):
+    """A ``config.pbtxt`` that is absent or that Triton's schema does not admit."""
+
+
+def read_config(path: Path) -> model_config_pb2.ModelConfig:
+    """Parse a ``config.pbtxt``; raise `ModelConfigError` naming file, line and reason."""
+    if not path.is_file():
+        raise ModelConfigError(f"{path} is absent; restore it, it is part of the source tree.")
+    try:
+        return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise ModelConfigError(f"{path} is not a model configuration: {error}") from error
+
+
+def versions(model: Path) -> list[int]:
+    """The numbered folders of a model, which Triton takes for versions, in ascending order."""
+    if not model.is_dir():
+        return []
+    return sorted(int(p.name) for p in model.iterdir() if p.is_dir() and p.name.isdecimal())

@@ -1,0 +1,196 @@
+"""The whole chain of graphs against the original libraries, on whole frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cytoserve.contract import INSTANCE_OUTPUTS, MAX_CELLS, OVERLAP_THRESHOLD, SCORE_THRESHOLD
+from cytoserve.patches import Region, regions
+from export.chain import Arrays, Chain
+from export.networks import CLASSIFIER_CHUNK
+from export.parity import ParityError
+from export.reference import ReferenceCells, UltralyticsYolo, normalised_rgb
+from training.cell_crops import CellCrops
+from training.classifier import CellClassifier
+from training.normalise import PercentileLevels
+
+BOX_TOLERANCE = 0.5
+"""Pixels of the frame, of a cell that both sides found."""
+
+MASK_IOU = 0.99
+"""Least mean mask IoU over the cells of a frame that both sides found."""
+
+UNMATCHED = 0.02
+"""Share of cells that only one side may have, though always one: OpenCV's letterbox and ours round
+single pixels differently by one grey level, which can carry a score over a threshold."""
+
+PAIRING_DISTANCE = 2.0
+"""Pixels within which two boxes are taken for the same cell."""
+
+THRESHOLDS = (0.5, SCORE_THRESHOLD, 0.05)
+"""From few cells to very many, whatever the network has learned."""
+
+
+@dataclass(frozen=True)
+class ChainParity:
+    """Figures of one frame at one score threshold."""
+
+    frame: str
+    score_threshold: float
+    cells: int
+    unmatched: int
+    """Cells that only one side found."""
+    box_deviation: float
+    """Largest, in frame pixels."""
+    mask_iou: float
+    """Mean over cells."""
+    same_classes: float
+    """Share of cells."""
+
+
+def check_chain(
+    chain: Chain,
+    yolo: UltralyticsYolo,
+    classifier: CellClassifier | None,
+    frames: Mapping[str, npt.NDArray[np.generic]],
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> list[ChainParity]:
+    """Compare the chain with ultralytics, and torchvision's ResNet50 where there is a classifier.
+
+    Args:
+        chain: the graphs of pipeline `yolo` or `yolo_resnet`.
+        yolo: the same network in ultralytics' hands.
+        classifier: the same classifier in torch; None for `yolo`.
+        frames: name -> camera frame ``[H, W]`` or ``[H, W, C]``.
+        thresholds: score thresholds to try.
+
+    Raises:
+        ParityError: a frame's figures are beyond tolerance.
+    """
+    figures = []
+    for name, image in frames.items():
+        camera = np.atleast_3d(image).astype(np.uint16)
+        rgb = normalised_rgb(image)
+        for threshold in thresholds:
+            answer = chain.run(
+                instance_inputs(camera, threshold), [tensor.name for tensor in INSTANCE_OUTPUTS]
+            )
+            expected = yolo.cells(rgb, threshold, OVERLAP_THRESHOLD)
+            class_ids = (
+                expected.class_ids
+                if classifier is None
+                else _classify(classifier, camera, expected.boxes)
+            )
+            figure = _compare(name, threshold, answer, expected, class_ids)
+            _hold(figure)
+            figures.append(figure)
+    return figures
+
+
+def instance_inputs(camera: npt.NDArray[np.uint16], score_threshold: float) -> Arrays:
+    """Inputs of an instance pipeline for a frame ``[H, W, C]``, other settings at their default."""
+    return {
+        "image": camera,
+        "score_threshold": np.array([score_threshold], np.float32),
+        "overlap_threshold": np.array([OVERLAP_THRESHOLD], np.float32),
+        "max_cells": np.array([MAX_CELLS], np.int32),
+    }
+
+
+def _classify(
+    classifier: CellClassifier, camera: npt.NDArray[np.uint16], boxes: npt.NDArray[np.float32]
+) -> npt.NDArray[np.int64]:
+    frame = torch.from_numpy(camera.astype(np.int32))
+    with torch.inference_mode():
+        crops = CellCrops()(frame, PercentileLevels()(frame), torch.from_numpy(boxes))
+        chunks = crops[: len(boxes)].split(CLASSIFIER_CHUNK)
+        ids = [classifier(chunk).argmax(dim=1).numpy() for chunk in chunks if len(chunk)]
+    return np.concatenate([np.zeros(0, np.int64), *ids])
+
+
+def _compare(
+    frame: str,
+    threshold: float,
+    answer: Arrays,
+    expected: ReferenceCells,
+    class_ids: npt.NDArray[np.int64],
+) -> ChainParity:
+    """Pair the cells of both sides and take the differences of every pair."""
+    boxes = answer["boxes"].astype(np.float32)
+    ours, theirs, distance = _pairs(boxes, expected.boxes)
+    unmatched = len(boxes) + len(expected.boxes) - 2 * len(ours)
+    if not len(ours):
+        return ChainParity(frame, threshold, len(boxes), unmatched, 0.0, 1.0, 1.0)
+    shape = (expected.masks.shape[1], expected.masks.shape[2])
+    patches = answer["masks"].astype(np.uint8)
+    overlaps = [
+        _mask_iou(region, box, expected.masks[index])
+        for region, box, index in zip(
+            regions(boxes[ours], patches[ours], shape), boxes[ours], theirs, strict=True
+        )
+    ]
+    return ChainParity(
+        frame,
+        threshold,
+        len(boxes),
+        unmatched,
+        float(distance.max()),
+        float(np.mean(overlaps)),
+        float((answer["class_ids"][ours] == class_ids[theirs]).mean()),
+    )
+
+
+def _pairs(
+    ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.float32]]:
+    """Indices of boxes that are each other's nearest, and the largest coordinate difference."""
+    if not len(ours) or not len(theirs):
+        none = np.zeros(0, np.intp)
+        return none, none, np.zeros(0, np.float32)
+    distance = np.abs(ours[:, None] - theirs[None]).max(axis=2)
+    nearest = distance.argmin(axis=1)
+    rows = np.arange(len(ours))
+    mutual = (distance.argmin(axis=0)[nearest] == rows) & (
+        distance[rows, nearest] <= PAIRING_DISTANCE
+    )
+    return rows[mutual], nearest[mutual], distance[rows, nearest][mutual]
+
+
+def _mask_iou(region: Region, box: npt.NDArray[np.float32], theirs: npt.NDArray[np.bool_]) -> float:
+    """IoU over the pixels that both sides count as inside the box.
+
+    A pixel is inside for us when its centre is, for ultralytics when its index is: half a pixel
+    apart, which is a choice and no error.
+    """
+    x0, y0, x1, y1 = box
+    rows = slice(max(region.rows.start, int(np.ceil(y0))), min(region.rows.stop, int(y1 + 0.5)))
+    columns = slice(
+        max(region.columns.start, int(np.ceil(x0))), min(region.columns.stop, int(x1 + 0.5))
+    )
+    window = region.mask[
+        rows.start - region.rows.start : rows.stop - region.rows.start,
+        columns.start - region.columns.start : columns.stop - region.columns.start,
+    ]
+    other = theirs[rows, columns]
+    union = int((window | other).sum())
+    return int((window & other).sum()) / union if union else 1.0
+
+
+def _hold(figure: ChainParity) -> None:
+    allowed = max(1, round(UNMATCHED * figure.cells))
+    rules = (
+        (figure.unmatched <= allowed, f"{figure.unmatched} of {figure.cells} cells are unmatched"),
+        (figure.box_deviation <= BOX_TOLERANCE, f"boxes differ by {figure.box_deviation:.3f} px"),
+        (figure.mask_iou >= MASK_IOU, f"mean mask IoU {figure.mask_iou:.4f} < {MASK_IOU}"),
+        (figure.same_classes == 1.0, f"classes agree for {figure.same_classes:.1%} of the cells"),
+    )
+    for holds, text in rules:
+        if not holds:
+            raise ParityError(
+                f"frame {figure.frame} at score threshold {figure.score_threshold}: {text}."
+            )

@@ -1,0 +1,54 @@
+"""Frames to prove a chain on: the user's own where they can be found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy.typing as npt
+
+from cytoserve.errors import CytoserveError
+from cytoserve.images import SUFFIXES, read_frame
+from training.checkpoint import load_checkpoint
+from training.rendered import RenderSettings, render_frame
+from training.yolo_network import ARCHITECTURE
+
+COUNT = 4
+
+
+def parity_frames(given: Path | None, checkpoint: Path) -> dict[str, npt.NDArray[Any]]:
+    """Name -> frame, at most ``COUNT``, spread evenly over what there is.
+
+    Args:
+        given: an image file or a folder of them; None looks where the checkpoint's recipe says
+            its training data were, and renders frames where those are gone.
+        checkpoint: a checkpoint folder of a YOLO network.
+
+    Raises:
+        click.UsageError: ``given`` holds no image that can be read.
+    """
+    files = _images(given) if given else _trained_on(checkpoint)
+    if given and not files:
+        raise click.UsageError(f"--frames {given}: no image with a suffix of {SUFFIXES}.")
+    if not files:
+        settings = RenderSettings(height=640, width=640, cells=15)
+        return {f"rendered {seed}": render_frame(settings, seed)[0] for seed in range(COUNT)}
+    step = max(1, len(files) // COUNT)
+    try:
+        return {file.name: read_frame(file) for file in files[::step][:COUNT]}
+    except CytoserveError as error:
+        raise click.UsageError(f"--frames: {error}") from error
+
+
+def _trained_on(checkpoint: Path) -> list[Path]:
+    _, recipe = load_checkpoint(checkpoint, ARCHITECTURE)
+    return [f for data in recipe.data for f in _images(Path(data.partition("@")[0]) / "images")]
+
+
+def _images(place: Path) -> list[Path]:
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        return []
+    return sorted(file for file in place.iterdir() if file.suffix.lower() in SUFFIXES)

@@ -1,0 +1,78 @@
+"""A torch module as an ONNX graph that carries the contract's names, dtypes and dims."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+
+import onnx
+import torch
+
+from cytoserve.contract import Step
+from cytoserve.contract import Tensor as ContractTensor
+
+OPSET = 17
+"""The newest that the tracing exporter of every supported torch writes."""
+
+_ELEMENT_TYPES = {
+    "UINT8": onnx.TensorProto.UINT8,
+    "UINT16": onnx.TensorProto.UINT16,
+    "INT32": onnx.TensorProto.INT32,
+    "INT64": onnx.TensorProto.INT64,
+    "FP32": onnx.TensorProto.FLOAT,
+    "BYTES": onnx.TensorProto.STRING,
+}
+
+
+def trace_graph(
+    module: torch.nn.Module, step: Step, example: Sequence[torch.Tensor]
+) -> onnx.ModelProto:
+    """Export ``module`` as the graph of ``step``, all dims that the contract calls -1 dynamic.
+
+    The tracing exporter is used: `torch.export` cannot yet follow NMS, whose output size depends
+    on data. torch knows little arithmetic on uint16, so such inputs are traced as int32 and
+    declared as uint16 afterwards: the modules read them by gathers and casts only, which take
+    either.
+    """
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # It says that it is superseded, and that sizes became constants where modules mean it.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        torch.onnx.export(
+            module.eval(),
+            tuple(example),
+            buffer,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=[tensor.name for tensor in step.inputs],
+            output_names=[tensor.name for tensor in step.outputs],
+            dynamic_axes={t.name: _dynamic_axes(t, step) for t in (*step.inputs, *step.outputs)},
+        )
+    graph = onnx.load_from_string(buffer.getvalue())
+    declare(graph, step)
+    onnx.checker.check_model(graph, full_check=True)
+    return graph
+
+
+def _dynamic_axes(tensor: ContractTensor, step: Step) -> dict[int, str]:
+    """Axis -> name of every dim that varies.
+
+    Of a network it is the batch alone: the number of classes, which the contract leaves open, is
+    fixed in the network, and a graph must not promise more than it does.
+    """
+    dims = step.graph_dims(tensor)[:1] if step.batches else step.graph_dims(tensor)
+    return {axis: f"{tensor.name}_{axis}" for axis, dim in enumerate(dims) if dim == -1}
+
+
+def declare(graph: onnx.ModelProto, step: Step) -> None:
+    """Write the contract's dtypes and fixed dims over those of the traced inputs and outputs."""
+    values = {value.name: value for value in (*graph.graph.input, *graph.graph.output)}
+    for tensor in (*step.inputs, *step.outputs):
+        declared = values[tensor.name].type.tensor_type
+        declared.elem_type = _ELEMENT_TYPES[tensor.dtype]
+        for dim, size in zip(declared.shape.dim, step.graph_dims(tensor), strict=True):
+            if size != -1:
+                dim.dim_value = size

@@ -1,0 +1,18 @@
+"""ONNX Runtime in this process: for parity checks and as the limit that a server is held to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library is loaded
+
+import onnxruntime
+
+
+def open_session(model: Path | bytes, threads: int = 0) -> onnxruntime.InferenceSession:
+    """A CPU session of a model file or its bytes; ``threads`` 0 takes all cores."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    source = str(model) if isinstance(model, Path) else model
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,97 @@
+"""ONNX Runtime against torch: the same numbers, or no export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+
+from cytoserve.contract import Step
+from export.onnx_session import open_session
+
+FLOAT_TOLERANCE = 1e-4
+"""Largest deviation of a float tensor, as a share of its largest magnitude (at least 1)."""
+
+LEVEL_TOLERANCE = 1.0
+"""Largest deviation of an 8-bit tensor, in levels: a value on the edge may round either way."""
+
+
+class ParityError(RuntimeError):
+    """A graph, or a chain of them, that does not answer as the original does."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs of one check, in the order of the step's inputs, by a name that says what is tried."""
+
+    name: str
+    inputs: tuple[torch.Tensor, ...]
+
+
+def check_parity(
+    module: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]],
+    graph: onnx.ModelProto,
+    step: Step,
+    cases: Sequence[Case],
+) -> dict[str, dict[str, float]]:
+    """Run every case through both and compare all outputs.
+
+    Returns:
+        Case name -> tensor name -> deviation, in the units of `deviation`.
+
+    Raises:
+        ParityError: a shape or dtype differs, or a deviation is beyond tolerance; the message
+            names step, case and tensor.
+    """
+    session = open_session(graph.SerializeToString())
+    declared = {value.name: value.type for value in session.get_inputs()}
+    figures: dict[str, dict[str, float]] = {}
+    for case in cases:
+        with torch.inference_mode():
+            outputs = module(*case.inputs)
+        expected = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+        feeds = {
+            tensor.name: _as_declared(value.numpy(), declared[tensor.name])
+            for tensor, value in zip(step.inputs, case.inputs, strict=True)
+        }
+        answers = session.run([tensor.name for tensor in step.outputs], feeds)
+        figures[case.name] = {}
+        for tensor, theirs, ours in zip(step.outputs, expected, answers, strict=True):
+            figure = deviation(theirs.numpy(), ours)
+            figures[case.name][tensor.name] = figure
+            tolerance = _tolerance(ours.dtype)
+            if figure > tolerance:
+                raise ParityError(
+                    f"{step.name}, case '{case.name}', output '{tensor.name}': ONNX Runtime "
+                    f"deviates from torch by {figure:.3g}; at most {tolerance:g} is allowed."
+                )
+    return figures
+
+
+def deviation(expected: npt.NDArray[np.generic], answer: npt.NDArray[np.generic]) -> float:
+    """Largest difference: relative to the largest magnitude for floats, absolute for integers.
+
+    Infinite where shape or dtype differ or a value is not finite on one side only.
+    """
+    if expected.shape != answer.shape or expected.dtype != answer.dtype:
+        return float("inf")
+    if not expected.size:
+        return 0.0
+    difference = np.abs(expected.astype(np.float64) - answer.astype(np.float64)).max()
+    scale = max(1.0, float(np.abs(expected).max())) if expected.dtype.kind == "f" else 1.0
+    return float(np.nan_to_num(difference, nan=np.inf) / scale)
+
+
+def _tolerance(dtype: npt.DTypeLike) -> float:
+    if dtype == np.uint8:
+        return LEVEL_TOLERANCE
+    return FLOAT_TOLERANCE if np.dtype(dtype).kind == "f" else 0.0
+
+
+def _as_declared(value: npt.NDArray[np.generic], declared: str) -> npt.NDArray[np.generic]:
+    """Camera values are int32 in torch and uint16 in the graph, see `export.graphs`."""
+    return value.astype(np.uint16) if declared == "tensor(uint16)" else value

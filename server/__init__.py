@@ -1,0 +1,1 @@
+"""Triton without a container: the ``tritonserver`` of a wheel, started, watched and restarted."""

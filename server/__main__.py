@@ -1,0 +1,97 @@
+"""``python -m server``: serve the exported pipelines with an embedded Triton."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cytoserve.contract import PIPELINES
+from server.errors import ServerError
+from server.launcher import LaunchSettings, serve
+
+
+def pipeline_names(
+    context: click.Context, parameter: click.Parameter, value: str
+) -> tuple[str, ...]:
+    """Split and check the value of ``--pipelines``."""
+    names = tuple(filter(None, (name.strip() for name in value.split(","))))
+    unknown = [name for name in names if name not in PIPELINES]
+    if unknown or not names:
+        raise click.BadParameter(
+            f"{', '.join(unknown) or 'nothing'} is no pipeline; there are {', '.join(PIPELINES)}"
+        )
+    return tuple(dict.fromkeys(names))
+
+
+@click.command()
+@click.option(
+    "--model-repository",
+    type=click.Path(path_type=Path),
+    default="model_repository",
+    show_default=True,
+    help="Folder with the models' configurations and exported versions.",
+)
+@click.option(
+    "--pipelines",
+    callback=pipeline_names,
+    default=",".join(PIPELINES),
+    show_default=True,
+    help="Pipelines to serve, by name, separated by commas.",
+)
+@click.option(
+    "--grpc-port",
+    type=click.IntRange(0, 65535),
+    default=8001,
+    show_default=True,
+    help="TCP port of the server; 0 takes any free one.",
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65535),
+    help="TCP port for Prometheus metrics.  [default: no metrics]",
+)
+@click.option(
+    "--listen",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to serve at. Triton has no authentication: leave the default unless you must.",
+)
+@click.option(
+    "--exit-timeout",
+    type=click.IntRange(0),
+    default=10,
+    show_default=True,
+    help="Seconds that running requests get to end when the server is told to stop.",
+)
+@click.argument("tritonserver_flags", nargs=-1, type=click.UNPROCESSED)
+def main(
+    model_repository: Path,
+    pipelines: tuple[str, ...],
+    grpc_port: int,
+    metrics_port: int | None,
+    listen: str,
+    exit_timeout: int,
+    tritonserver_flags: tuple[str, ...],
+) -> None:
+    """Serve the exported pipelines of a model repository over gRPC, until Ctrl-C or SIGTERM.
+
+    Flags after -- are passed on to tritonserver.
+    """
+    settings = LaunchSettings(
+        model_repository=model_repository,
+        pipelines=pipelines,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        listen=listen,
+        exit_timeout=exit_timeout,
+        extra_flags=tritonserver_flags,
+    )
+    try:
+        serve(settings, announce=click.echo, tell=lambda line: click.echo(line, err=True))
+    except ServerError as error:
+        raise click.ClickException(str(error)) from error
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m server")

@@ -1,0 +1,387 @@
+"""Triton's ``onnxruntime`` backend in Python, for servers without NVIDIA's native one.
+
+A model whose configuration says ``backend: "onnxruntime"`` behaves here as it does there: what
+is filled in from the ONNX file, what is refused at load and in which words, one run for a whole
+batch, and ``onnx runtime error N: ...`` answers. So a model repository needs no second version.
+
+Triton's worker process (the "stub") imports this file by itself, so it leans on nothing of
+cytoserve. The reference is ``src/onnxruntime.cc`` of triton-inference-server/onnxruntime_backend.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read once, when the library is imported
+import onnxruntime as ort
+
+Config = dict[str, Any]
+"""A model's configuration as Triton passes it: the protobuf message, as JSON."""
+
+Array = np.ndarray[Any, Any]
+
+DEFAULT_MAX_BATCH_SIZE = 4
+"""Triton's own ``--backend-config=default-max-batch-size``."""
+
+CONFIG_TYPES = {
+    "tensor(bool)": "TYPE_BOOL",
+    "tensor(uint8)": "TYPE_UINT8",
+    "tensor(uint16)": "TYPE_UINT16",
+    "tensor(uint32)": "TYPE_UINT32",
+    "tensor(uint64)": "TYPE_UINT64",
+    "tensor(int8)": "TYPE_INT8",
+    "tensor(int16)": "TYPE_INT16",
+    "tensor(int32)": "TYPE_INT32",
+    "tensor(int64)": "TYPE_INT64",
+    "tensor(float16)": "TYPE_FP16",
+    "tensor(float)": "TYPE_FP32",
+    "tensor(double)": "TYPE_FP64",
+    "tensor(string)": "TYPE_STRING",
+}
+
+GRAPH_LEVELS = {
+    -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    1: ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    2: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+"""``optimization.graph.level``; every other value, 0 included, enables all optimisations."""
+
+EXECUTION_MODES = {
+    0: ort.ExecutionMode.ORT_SEQUENTIAL,
+    1: ort.ExecutionMode.ORT_PARALLEL,
+}
+
+
+class TritonPythonModel:
+    """One instance of one model: the class that Triton's worker looks for by this name."""
+
+    @staticmethod
+    def auto_complete_config(auto_complete_model_config: Any) -> Any:
+        """Fill in from the ONNX file what the configuration does not list at all."""
+        config: Config = auto_complete_model_config.as_dict()
+        if config["input"] and config["output"]:
+            return auto_complete_model_config
+        version = Path(pb_utils.get_model_dir())
+        session = open_session(version / model_filename(config), ort.SessionOptions())
+        complete_batching(config, session)
+        for side, nodes in (("input", session.get_inputs()), ("output", session.get_outputs())):
+            if not config[side]:
+                config[side] = [described(node, config["max_batch_size"] > 0) for node in nodes]
+        return auto_complete_model_config
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open the session and refuse a configuration that does not fit the graph."""
+        config: Config = json.loads(args["model_config"])
+        path = Path(args["model_repository"], args["model_version"], model_filename(config))
+        self.session = open_session(path, session_options(config))
+        check_inputs(config, self.session)
+        check_outputs(config, self.session)
+        self.batches = config["max_batch_size"] > 0
+        self.inputs = [tensor["name"] for tensor in config["input"]]
+        self.outputs = [tensor["name"] for tensor in config["output"]]
+        self.scalar_inputs = {node.name for node in graph_inputs(self.session) if not node.shape}
+        self.dims = {tensor["name"]: config_dims(tensor) for tensor in config["output"]}
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer ``requests`` in order, from one run if the model batches."""
+        if self.batches:
+            return self.answer_together(requests)
+        return [self.answer_together([request])[0] for request in requests]
+
+    def answer_together(self, requests: Sequence[Any]) -> list[Any]:
+        """Concatenate along the batch dimension, run once, and split the result."""
+        feeds = [self.feed(request) for request in requests]
+        readable = [feed for feed in feeds if isinstance(feed, dict)]
+        wanted = self.wanted_outputs(requests)
+        try:
+            results = self.run(readable, wanted) if readable else []
+        except Exception as error:  # whatever a graph may throw ends in its requests' answers
+            # An object for each: one shared by two responses makes the server crash.
+            text, internal = error_text(error), pb_utils.TritonError.INTERNAL
+            results = [pb_utils.TritonError(text, internal) for _ in readable]
+        remaining = iter(results)
+        answers = (next(remaining) if isinstance(feed, dict) else feed for feed in feeds)
+        return [
+            response(answer, request.requested_output_names())
+            for answer, request in zip(answers, requests, strict=True)
+        ]
+
+    def feed(self, request: Any) -> Any:
+        """Input arrays by name (views of shared memory), or the error of an unusable request."""
+        arrays = {}
+        for name in self.inputs:
+            tensor = pb_utils.get_input_tensor_by_name(request, name)
+            if tensor is None:  # optional: the graph's own initializer stands
+                continue
+            array = tensor.as_numpy()
+            if array.dtype == np.object_:
+                try:
+                    array = as_text(array)
+                except UnicodeDecodeError:
+                    message = f"input '{name}': BYTES elements must be UTF-8 text"
+                    return pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
+            arrays[name] = array.reshape(()) if name in self.scalar_inputs else array
+        return arrays
+
+    def wanted_outputs(self, requests: Sequence[Any]) -> list[str]:
+        """Return the outputs that any of ``requests`` asks for; the rest is not computed."""
+        asked = set[str]().union(*(request.requested_output_names() for request in requests))
+        return [name for name in self.outputs if name in asked]
+
+    def run(self, feeds: Sequence[dict[str, Array]], wanted: list[str]) -> list[dict[str, Array]]:
+        """Run all ``feeds`` at once; the arrays of each, by output name."""
+        if len(feeds) == 1:
+            return [self.named(wanted, self.session.run(wanted, feeds[0]))]
+        joined = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+        arrays = self.named(wanted, self.session.run(wanted, joined))
+        rows = [len(next(iter(feed.values()))) for feed in feeds]
+        for name, array in arrays.items():
+            if len(array) != sum(rows):
+                raise ValueError(f"output '{name}' has {len(array)} rows for {sum(rows)} inputs")
+        cuts = np.cumsum(rows)[:-1]
+        pieces = {name: np.split(array, cuts) for name, array in arrays.items()}
+        return [{name: pieces[name][i] for name in wanted} for i in range(len(feeds))]
+
+    def named(self, names: list[str], arrays: list[Array]) -> dict[str, Array]:
+        """Pair names with arrays; a scalar takes the shape that the configuration gives it."""
+        return {
+            name: array if np.ndim(array) else np.reshape(array, self.dims[name])
+            for name, array in zip(names, arrays, strict=True)
+        }
+
+
+# -- Answers ------------------------------------------------------------------------------------
+def response(answer: Any, requested: Sequence[str]) -> Any:
+    """Wrap arrays by name, or an error, as Triton's response."""
+    if not isinstance(answer, dict):
+        return pb_utils.InferenceResponse(error=answer)
+    tensors = [pb_utils.Tensor(name, answer[name]) for name in answer if name in requested]
+    return pb_utils.InferenceResponse(output_tensors=tensors)
+
+
+def as_text(array: Array) -> Array:
+    """Decode an object array of ``bytes`` to ``str``: ONNX Runtime would print ``b'...'``."""
+    decoded = [bytes(item).decode() for item in array.flat]
+    return np.array(decoded, dtype=np.object_).reshape(array.shape)
+
+
+def error_text(error: Exception) -> str:
+    """Spell an error as the native backend does: status number, and no path of this machine."""
+    found = re.match(r"\[ONNXRuntimeError\] : (\d+) : \w+ : (.*)", str(error), re.DOTALL)
+    number, text = found.groups() if found else ("1", str(error))
+    # What is cut are folders of the build machine, /onnxruntime_src/..., not the names of nodes.
+    text = re.sub(r"/onnxruntime_src/(?:\S*/)?", "", text)
+    return f"onnx runtime error {number}: {text.strip()}"
+
+
+# -- The session --------------------------------------------------------------------------------
+def model_filename(config: Config) -> str:
+    """Return the name of the ONNX file inside a version folder."""
+    return config.get("default_model_filename") or "model.onnx"
+
+
+def open_session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    """Load ``path``, or the ``model.onnx`` inside it where it is a folder."""
+    path = path / "model.onnx" if path.is_dir() else path
+    if not path.exists():
+        refuse(f"unable to find '{path.parent.name}/{path.name}'")
+    try:
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors share no base of their own
+        refuse(error_text(error).replace(f"{path.parent}/", ""))
+
+
+def session_options(config: Config) -> ort.SessionOptions:
+    """Read the five parameters and the graph level that the native backend knows."""
+    options = ort.SessionOptions()
+    level = config.get("optimization", {}).get("graph", {}).get("level", 0)
+    options.graph_optimization_level = GRAPH_LEVELS.get(
+        level, ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    )
+    mode = parameter(config, "execution_mode", integer, 0)
+    if mode not in EXECUTION_MODES:
+        refuse(
+            "Invalid configuration value provided. Expected values for execution_mode are 0 or 1 "
+            f"but got {mode} ."
+        )
+    options.execution_mode = EXECUTION_MODES[mode]
+    threads = parameter(config, "intra_op_thread_count", integer, 0)
+    # The launcher's bound; 0 is ONNX Runtime's own choice, every core of the machine.
+    options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS", "0"))
+    options.inter_op_num_threads = parameter(config, "inter_op_thread_count", integer, 0)
+    options.enable_cpu_mem_arena = parameter(config, "enable_mem_arena", boolean, True)
+    options.enable_mem_pattern = parameter(config, "enable_mem_pattern", boolean, True)
+    # Idle threads that spin would take the cores from the worker of the next step.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
+
+
+def parameter(config: Config, name: str, parse: Callable[[str], Any], default: Any) -> Any:
+    """Return one of the configuration's ``parameters``, parsed, or ``default``."""
+    entry = config.get("parameters", {}).get(name)
+    return default if entry is None else parse(entry["string_value"])
+
+
+def integer(value: str) -> int:
+    """Read leading digits and ignore the rest, as C++'s ``stoi`` does."""
+    found = re.match(r"\s*[+-]?\d+", value)
+    if not found:
+        refuse(f"failed to convert '{value}' to integral number")
+    return int(found.group())
+
+
+def boolean(value: str) -> bool:
+    """Read the spellings that the native backend takes."""
+    if value.lower() in ("true", "on", "1"):
+        return True
+    if value.lower() not in ("false", "off", "0"):
+        refuse(f"failed to convert '{value}' to boolean")
+    return False
+
+
+# -- Completing a configuration -------------------------------------------------------------------
+def complete_batching(config: Config, session: ort.InferenceSession) -> None:
+    """Set ``max_batch_size`` and dynamic batching where every first dimension is variable."""
+    nodes = [*session.get_inputs(), *session.get_outputs()]
+    if not all(node.shape and fixed(node)[0] == -1 for node in nodes):
+        if config["max_batch_size"]:
+            refuse(
+                f"autofill failed for model '{config['name']}': model does not support batching "
+                "while non-zero max_batch_size is specified"
+            )
+        return
+    config["max_batch_size"] = config["max_batch_size"] or DEFAULT_MAX_BATCH_SIZE
+    if config["max_batch_size"] > 1 and "sequence_batching" not in config:
+        config.setdefault("dynamic_batching", {})
+
+
+def described(node: Any, batches: bool) -> Config:
+    """Describe a graph's input or output as the configuration would."""
+    entry: Config = {"name": node.name, "data_type": config_type(node)}
+    entry["dims"] = fixed(node)[1:] if batches else fixed(node)
+    if not entry["dims"]:  # Triton knows no empty dims
+        entry["dims"] = [1]
+        if batches:
+            entry["reshape"] = {"shape": []}
+    return entry
+
+
+def fixed(node: Any) -> list[int]:
+    """Return the dims of a graph's input or output, -1 for symbolic ones."""
+    return [dim if isinstance(dim, int) else -1 for dim in node.shape]
+
+
+def config_type(node: Any) -> str:
+    """Return the configuration's name of a node's data type."""
+    if not node.type.startswith("tensor("):
+        kind = {"seq": "SEQUENCE", "map": "MAP"}.get(node.type.split("(")[0], "UNKNOWN")
+        refuse(
+            f"Unsupported ONNX Type 'ONNX_TYPE_{kind}' for I/O '{node.name}', "
+            "expected 'ONNX_TYPE_TENSOR'."
+        )
+    return CONFIG_TYPES.get(node.type, "TYPE_INVALID")
+
+
+# -- Refusals at load -----------------------------------------------------------------------------
+def refuse(reason: str) -> NoReturn:
+    """Fail the load of this model."""
+    raise pb_utils.TritonModelException(reason)
+
+
+def graph_inputs(session: ort.InferenceSession) -> list[Any]:
+    """Return what a request may give: inputs, and initializers that it may override."""
+    return [*session.get_inputs(), *session.get_overridable_initializers()]
+
+
+def check_inputs(config: Config, session: ort.InferenceSession) -> None:
+    """Refuse inputs that the graph has not, or has with another type or shape."""
+    expected = sum(not tensor["optional"] for tensor in config["input"])
+    if expected != len(session.get_inputs()):
+        refuse(
+            f"unable to load model '{config['name']}', configuration expects {expected} inputs, "
+            f"model provides {len(session.get_inputs())}"
+        )
+    nodes = {node.name: node for node in graph_inputs(session)}
+    for tensor in config["input"]:
+        if tensor["optional"] and config["max_batch_size"]:
+            refuse(
+                f"unable to load model '{config['name']}', optional input '{tensor['name']}' is "
+                "not supported for models that support batching"
+            )
+        check_tensor(config, tensor, nodes, "input")
+
+
+def check_outputs(config: Config, session: ort.InferenceSession) -> None:
+    """Refuse outputs that the graph has not, or has with another type or shape."""
+    nodes = {node.name: node for node in session.get_outputs()}
+    for tensor in config["output"]:
+        check_tensor(config, tensor, nodes, "output")
+
+
+def check_tensor(config: Config, tensor: Config, nodes: dict[str, Any], side: str) -> None:
+    """Refuse one entry of the configuration that does not fit its node of the graph."""
+    name = tensor["name"]
+    if name not in nodes:
+        allowed = ", ".join(sorted(nodes))
+        refuse(f"unexpected inference {side} '{name}', allowed {side}s are: {allowed}")
+    provided = config_type(nodes[name])
+    if tensor["data_type"] != provided:
+        refuse(
+            f"unable to load model '{config['name']}', configuration expects datatype "
+            f"{tensor['data_type']} for {side} '{name}', model provides {provided}"
+        )
+    if nodes[name].shape:
+        check_dims(config, tensor, fixed(nodes[name]), exact=side == "output")
+    elif any(dim != 1 for dim in config_dims(tensor)):
+        refuse(
+            f"unable to load model '{config['name']}', scalar tensor '{name}', should only provide "
+            "1 in the model configuration when the model doesn't support batching. Model "
+            f"configuration provided: {shape_text(config_dims(tensor))}."
+        )
+
+
+def check_dims(config: Config, tensor: Config, graph: list[int], exact: bool) -> None:
+    """Refuse dims that are not the graph's; where not ``exact``, its variable ones may be fixed."""
+    batches = config["max_batch_size"] > 0
+    subject = f"model '{config['name']}', tensor '{tensor['name']}'"
+    if batches and graph[0] != -1:
+        refuse(
+            f"{subject}: for the model to support batching the shape should have at least 1 "
+            "dimension and the first dimension must be -1; but shape expected by the model is "
+            f"{shape_text(graph)}"
+        )
+    dims = [-1, *config_dims(tensor)] if batches else config_dims(tensor)
+    pairs = zip(graph, dims, strict=False)
+    if len(graph) == len(dims) and all(
+        model == given or (model == -1 and not exact) for model, given in pairs
+    ):
+        return
+    batch_note = (
+        "an initial batch dimension because max_batch_size > 0 followed by the explicit tensor "
+        f"shape, making complete shape {shape_text(dims)}"
+    )
+    refuse(
+        f"{subject}: the model expects {len(graph)} dimensions (shape {shape_text(graph)}) but the "
+        f"model configuration specifies {len(dims)} dimensions "
+        f"({batch_note if batches else f'shape {shape_text(dims)}'})"
+    )
+
+
+def config_dims(tensor: Config) -> list[int]:
+    """Return the dims that reach the graph: after ``reshape``, where the entry has one."""
+    dims = tensor["reshape"].get("shape", []) if "reshape" in tensor else tensor["dims"]
+    return [int(dim) for dim in dims]  # 64-bit numbers are text in protobuf's JSON
+
+
+def shape_text(dims: Sequence[int]) -> str:
+    """Print dims as Triton does: ``[-1,3]``."""
+    return f"[{','.join(map(str, dims))}]"

@@ -1,0 +1,147 @@
+"""A canary: a tiny request through a whole pipeline, sent while nobody else uses it."""
+
+from __future__ import annotations
+
+import queue
+import time
+from typing import Any
+
+import numpy as np
+from tritonclient.grpc import (
+    InferenceServerClient,
+    InferInput,
+    InferRequestedOutput,
+)
+from tritonclient.utils import InferenceServerException
+
+from cytoserve.contract import (
+    IMAGE,
+    MAX_CELLS,
+    MAX_CELLS_INPUT,
+    OVERLAP_THRESHOLD,
+    OVERLAP_THRESHOLD_INPUT,
+    SCORE_THRESHOLD,
+    SCORE_THRESHOLD_INPUT,
+    Pipeline,
+)
+
+VALUES: dict[str, np.ndarray[Any, Any]] = {
+    # A ramp, so that normalisation has a range to work with.
+    IMAGE.name: np.arange(32 * 32, dtype=np.uint16).reshape(32, 32, 1),
+    SCORE_THRESHOLD_INPUT.name: np.array([SCORE_THRESHOLD], np.float32),
+    OVERLAP_THRESHOLD_INPUT.name: np.array([OVERLAP_THRESHOLD], np.float32),
+    MAX_CELLS_INPUT.name: np.array([MAX_CELLS], np.int32),
+}
+
+INTERVAL = 2.0
+"""Seconds between two looks at a pipeline: a canary costs as much as a frame."""
+
+DEADLINE = 60.0
+"""Seconds in which a canary, or any other request of its pipeline, must be answered.
+
+Long, for a canary that waits behind others' requests is no sign of death; a worker's death is
+seen by its process, within a second.
+"""
+
+CALL_TIMEOUT = 1.0
+"""Seconds for a question that the server answers without running a model."""
+
+ERRORS_TO_FAIL = 2
+"""Error answers in a row; the second canary follows the first at once."""
+
+
+class Canary:
+    """Watches one pipeline by canaries, one at a time, without ever waiting for one."""
+
+    def __init__(self, client: InferenceServerClient, pipeline: Pipeline) -> None:
+        self.client = client
+        self.pipeline = pipeline
+        self.answers: queue.SimpleQueue[InferenceServerException | None] = queue.SimpleQueue()
+        self.flying = False
+        self.errors = 0
+        self.due = time.monotonic() + INTERVAL
+        self.count = answered(client, pipeline)
+
+    def failure(self) -> str | None:
+        """Send a canary, or take its answer, as is due; say why the pipeline is dead, if it is."""
+        if not self.flying:
+            if time.monotonic() >= self.due:
+                self.send_unless_used()
+            return None
+        try:
+            error = self.answers.get_nowait()
+        except queue.Empty:
+            return None
+        self.flying = False
+        reason = self.judge(error)
+        self.due = time.monotonic() + (0 if self.errors else INTERVAL)
+        self.count = answered(self.client, self.pipeline)
+        return reason
+
+    def send_unless_used(self) -> None:
+        """Send a canary, unless the pipeline has answered others since the last look."""
+        count = answered(self.client, self.pipeline)
+        if count != self.count:
+            self.count = count
+            self.due = time.monotonic() + INTERVAL
+            return
+        self.flying = True
+        self.client.async_infer(
+            self.pipeline.name,
+            inputs(self.pipeline),
+            lambda result, error: self.answers.put(error),
+            outputs=outputs(self.pipeline),
+            client_timeout=DEADLINE,
+        )
+
+    def judge(self, error: InferenceServerException | None) -> str | None:
+        """Say what an answer means: why the pipeline is dead, or None."""
+        if error is None:
+            self.errors = 0
+            return None
+        status = status_of(error)
+        if status in ("NOT_FOUND", "UNAVAILABLE"):  # unloaded on purpose, or its queue is full
+            return None
+        if status == "DEADLINE_EXCEEDED":
+            used = answered(self.client, self.pipeline) != self.count
+            return None if used else f"no request of {self.pipeline.name} ended in {DEADLINE:.0f} s"
+        self.errors += 1
+        if self.errors < ERRORS_TO_FAIL:
+            return None
+        return f"the canary of {self.pipeline.name} failed: {error.message()}"
+
+
+def send_and_wait(client: InferenceServerClient, pipeline: Pipeline) -> None:
+    """Send one canary and wait for its answer; raise `InferenceServerException` if it fails."""
+    client.infer(
+        pipeline.name, inputs(pipeline), outputs=outputs(pipeline), client_timeout=DEADLINE
+    )
+
+
+def inputs(pipeline: Pipeline) -> list[InferInput]:
+    """Return a canary's inputs: a 32 x 32 px frame and the default thresholds."""
+    tensors = []
+    for tensor in pipeline.inputs:
+        value = VALUES[tensor.name]
+        tensors.append(InferInput(tensor.name, value.shape, tensor.dtype))
+        tensors[-1].set_data_from_numpy(value)
+    return tensors
+
+
+def outputs(pipeline: Pipeline) -> list[InferRequestedOutput]:
+    """Return what a canary asks for: all that an ordinary request gets."""
+    return [InferRequestedOutput(tensor.name) for tensor in pipeline.outputs]
+
+
+def answered(client: InferenceServerClient, pipeline: Pipeline) -> int:
+    """Return how many requests the pipeline has answered well; -1 if the server does not say."""
+    try:
+        statistics = client.get_inference_statistics(pipeline.name, client_timeout=CALL_TIMEOUT)
+    except InferenceServerException:
+        return -1
+    return int(statistics.model_stats[0].inference_stats.success.count)
+
+
+def status_of(error: InferenceServerException) -> str:
+    """Return the gRPC status of an error by its plain name."""
+    return str(error.status()).removeprefix("StatusCode.")

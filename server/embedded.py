@@ -1,0 +1,109 @@
+"""Run ``python -m server`` as a child: for tests, benchmarks and demonstrations."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from cytoserve.contract import PIPELINES
+from server.errors import StartError
+from server.launcher import READY
+from server.worker_environment import folder_of, joined
+
+LAST_LINES = 20
+POLL = 0.05
+"""Seconds between two looks for the ready line."""
+
+STOP_TIMEOUT = 30.0
+"""Seconds in which the launcher must end when told to stop."""
+
+
+class EmbeddedServer:
+    """The real launcher as a child process: ready when the block begins, gone when it ends.
+
+    ::
+
+        with EmbeddedServer(Path("model_repository")) as server:
+            client = Client(server.url)
+
+    Raise `StartError`, with the launcher's last lines, if it does not come up within ``timeout``
+    seconds.
+    """
+
+    def __init__(
+        self,
+        model_repository: Path,
+        pipelines: Sequence[str] | None = None,
+        grpc_port: int = 0,
+        *,
+        options: Sequence[str] = (),
+        timeout: float = 300.0,
+    ) -> None:
+        self.command = [
+            *(sys.executable, "-m", "server"),
+            f"--model-repository={model_repository}",
+            f"--pipelines={','.join(pipelines or PIPELINES)}",
+            f"--grpc-port={grpc_port}",
+            *options,
+        ]
+        self.timeout = timeout
+        self.url = ""
+        """``host:port`` of the gRPC endpoint, once started."""
+
+    @property
+    def pid(self) -> int:
+        """Process id of the launcher."""
+        return self.process.pid
+
+    @property
+    def output(self) -> str:
+        """All that the launcher has printed so far."""
+        return Path(self.log.name).read_text(errors="replace")
+
+    def start(self) -> None:
+        """Start the launcher and wait until it is ready."""
+        imports = joined(str(folder_of("server")), str(folder_of("cytoserve")))
+        self.log = tempfile.NamedTemporaryFile(prefix="cytoserve-", suffix=".log")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            self.command,
+            env={**os.environ, "PYTHONPATH": joined(imports, os.environ.get("PYTHONPATH", ""))},
+            stdin=subprocess.DEVNULL,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+        )
+        deadline = time.monotonic() + self.timeout
+        while (ready := READY.search(self.output)) is None:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                last = "\n".join(self.output.splitlines()[-LAST_LINES:])
+                self.stop()
+                raise StartError(f"`{' '.join(self.command)}` did not become ready:\n{last}")
+            time.sleep(POLL)
+        self.url = ready["url"]
+
+    def stop(self) -> None:
+        """Stop the launcher, which lets running requests end."""
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.process.kill()  # its watcher clears away the rest
+            self.process.wait()
+        self.log.close()
+
+    def __enter__(self) -> EmbeddedServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()

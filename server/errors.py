@@ -1,0 +1,21 @@
+"""What can keep the server from starting, each with the remedy in its text."""
+
+
+class ServerError(Exception):
+    """Any failure of the launcher that its user can act on."""
+
+
+class InstallationError(ServerError):
+    """The wheel, its Python stub or a shared library that it needs is not there."""
+
+
+class RepositoryError(ServerError):
+    """The model repository has nothing that can be served."""
+
+
+class PortError(ServerError):
+    """The port is not free, or the address is none of this machine's."""
+
+
+class StartError(ServerError):
+    """``tritonserver`` ended, or answered wrongly, before it was ready."""

@@ -1,0 +1,194 @@
+"""Serve the exported pipelines of a model repository until told to stop."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import secrets
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cytoserve.contract import Pipeline
+from server.backend_directory import lay_out
+from server.errors import RepositoryError
+from server.installation import Installation, find_installation
+from server.port import reserve
+from server.repository import PipelineExport, survey
+from server.supervisor import Supervisor
+from server.tritonserver import TritonServer
+from server.watcher import (
+    RUN_VARIABLE,
+    clean_up,
+    kill_processes,
+    start_watcher,
+    sweep_shared_memory,
+)
+from server.worker_environment import worker_environment
+
+READY_LINE = "Ready at {url}: {pipelines} ({seconds:.1f} s)"
+READY = re.compile(r"^Ready at (?P<url>\S+): ", re.MULTILINE)
+"""Finds the ready line in a launcher's output."""
+
+
+@dataclass(frozen=True)
+class LaunchSettings:
+    """What the user chose."""
+
+    model_repository: Path
+
+    pipelines: tuple[str, ...]
+    """Names from the contract; those that are not exported are left out, with a word."""
+
+    grpc_port: int = 8001
+    """0: any free one."""
+
+    metrics_port: int | None = None
+    """None: no metrics."""
+
+    listen: str = "127.0.0.1"
+    """Address of this machine to serve at."""
+
+    exit_timeout: int = 10
+    """Seconds that running requests get to end when the server is told to stop."""
+
+    extra_flags: tuple[str, ...] = ()
+    """Passed on to ``tritonserver``, after ours."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the launcher: what is its own in ``/proc``, ``/dev/shm`` and the temp folder."""
+
+    id: str
+    folder: Path
+
+
+def serve(
+    settings: LaunchSettings, announce: Callable[[str], None], tell: Callable[[str], None]
+) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    ``announce`` gets the one line that says that the server is ready, ``tell`` all others. Raise
+    a `ServerError` if it cannot start.
+    """
+    begun = time.monotonic()
+    installation = find_installation()
+    exports = survey(settings.model_repository, settings.pipelines)
+    pipelines = exported(exports, settings.model_repository, tell)
+    warn_if_open(settings.listen, tell)
+    stopping = stop_on_signals()
+    with reserve(settings.listen, settings.grpc_port, "--grpc-port") as port, new_run() as run:
+        if settings.metrics_port is not None:
+            reserve(settings.listen, settings.metrics_port, "--metrics-port").close()
+        host = f"[{settings.listen}]" if ":" in settings.listen else settings.listen
+        url = f"{host}:{port.getsockname()[1]}"
+        lay_out(run.folder / "backends", installation)
+        # Triton starts workers by a shell line without quotes: no path may hold a space.
+        (run.folder / "model_repository").symlink_to(settings.model_repository.resolve())
+        command = server_command(settings, installation, run, url, pipelines)
+        environment = worker_environment(installation, {**os.environ, RUN_VARIABLE: run.id})
+
+        def start() -> TritonServer:
+            kill_processes(run.id)
+            sweep_shared_memory(run.id)
+            return TritonServer(command, environment, run.folder / "tritonserver.log")
+
+        supervisor = Supervisor(start, url, pipelines, tell, stopping)
+        supervisor.start_and_wait()
+        if not stopping.is_set():
+            names = ", ".join(pipeline.name for pipeline in pipelines)
+            seconds = time.monotonic() - begun
+            announce(READY_LINE.format(url=url, pipelines=names, seconds=seconds))
+        supervisor.watch()
+        supervisor.stop(settings.exit_timeout)
+
+
+def exported(
+    exports: Sequence[PipelineExport], repository: Path, tell: Callable[[str], None]
+) -> list[Pipeline]:
+    """Return the pipelines that can be served; tell which cannot, and what makes them."""
+    missing = [
+        f"Pipeline {export.pipeline.name} is not exported: {', '.join(export.missing)} missing in "
+        f"{repository}. Make it with: {export.command}"
+        for export in exports
+        if export.missing
+    ]
+    pipelines = [export.pipeline for export in exports if not export.missing]
+    if not pipelines:
+        raise RepositoryError("\n".join(["There is nothing to serve.", *missing]))
+    for line in missing:
+        tell(line)
+    return pipelines
+
+
+def warn_if_open(address: str, tell: Callable[[str], None]) -> None:
+    """Warn about an address that other machines can reach."""
+    try:
+        loopback = ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        loopback = address == "localhost"
+    if not loopback:
+        tell(
+            f"Warning: serving at {address} opens the server to other machines, and Triton has no "
+            "authentication: whoever reaches the port can use and unload the models."
+        )
+
+
+def stop_on_signals() -> threading.Event:
+    """Return an event that SIGTERM and SIGINT set."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    return stopping
+
+
+@contextmanager
+def new_run() -> Iterator[Run]:
+    """Make a run, and leave nothing of it behind, even if this process is killed."""
+    run_id = f"cytoserve-{os.getpid()}-{secrets.token_hex(4)}"
+    run = Run(run_id, Path(tempfile.mkdtemp(prefix=f"{run_id}-")))
+    watcher = start_watcher(run.id, run.folder)
+    try:
+        yield run
+    finally:
+        clean_up(run.id, run.folder)
+        watcher.communicate()
+
+
+def server_command(
+    settings: LaunchSettings,
+    installation: Installation,
+    run: Run,
+    url: str,
+    pipelines: Sequence[Pipeline],
+) -> list[str]:
+    """Return the command line of ``tritonserver``."""
+    host, port = url.rsplit(":", 1)
+    metrics = settings.metrics_port is not None
+    return [
+        # The server ends with the thread that started it. TERM, not KILL: a server that ends by
+        # itself ends its workers as well.
+        *(str(installation.setpriv), "--pdeathsig", "TERM"),
+        str(installation.tritonserver),
+        f"--model-repository={run.folder / 'model_repository'}",
+        f"--backend-directory={run.folder / 'backends'}",
+        f"--backend-config=python,shm-region-prefix-name={run.id}",
+        "--model-control-mode=explicit",
+        # Triton loads an ensemble's steps by itself.
+        *(f"--load-model={name}" for each in pipelines for name in (each.name, each.card)),
+        f"--exit-timeout-secs={settings.exit_timeout}",
+        "--allow-http=false",
+        f"--grpc-address={host}",
+        f"--grpc-port={port}",
+        "--reuse-grpc-port=true",  # shared with the launcher's reservation, see server.port
+        f"--allow-metrics={str(metrics).lower()}",
+        *([f"--metrics-address={host}", f"--metrics-port={settings.metrics_port}"] * metrics),
+        *settings.extra_flags,
+    ]

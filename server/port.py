@@ -1,0 +1,51 @@
+"""Hold a TCP port for the server, over its restarts too."""
+
+from __future__ import annotations
+
+import socket
+
+import psutil
+
+from server.errors import PortError
+
+
+def reserve(address: str, port: int, option: str) -> socket.socket:
+    """Bind ``address:port`` (0: any free port) without listening, and keep it bound.
+
+    The server shares the port with this socket (``SO_REUSEPORT``), which gets no connections
+    because it never listens: they are refused while the server restarts, and no other program
+    can take the port meanwhile. Raise `PortError` if it is in use; ``option`` is named in it.
+    """
+    probe = bound(address, port, option, shared=False)  # refuses a port that others share, too
+    chosen = probe.getsockname()[1]
+    probe.close()
+    return bound(address, chosen, option, shared=True)
+
+
+def bound(address: str, port: int, option: str, *, shared: bool) -> socket.socket:
+    """Return a socket bound to ``address:port``, or raise `PortError`."""
+    try:
+        family, *_, target = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise PortError(f"{address} is not an address of this machine: {error.strerror}") from error
+    held = socket.socket(family, socket.SOCK_STREAM)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR, 1)
+    try:
+        held.bind(target)
+    except OSError as error:
+        held.close()
+        raise PortError(
+            f"{address}:{port} cannot be used: {error.strerror}{owner(port)}. Stop what holds it, "
+            f"or choose another port with {option}."
+        ) from error
+    return held
+
+
+def owner(port: int) -> str:
+    """Say which program listens on ``port``, as far as this user may see."""
+    for connection in psutil.net_connections(kind="tcp"):
+        if connection.status == psutil.CONN_LISTEN and (*connection.laddr,)[1:] == (port,):
+            if connection.pid is None:
+                return ", held by a program of another user"
+            return f", held by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    return ""

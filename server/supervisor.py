@@ -1,0 +1,198 @@
+"""Keep a server serving: notice its death by processes and canaries, and start it again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from cytoserve.contract import Pipeline
+from server.canary import CALL_TIMEOUT, Canary, send_and_wait
+from server.errors import StartError
+from server.tritonserver import TritonServer
+from server.workers import Worker, can_work, workers_of
+
+POLL = 0.2
+"""Seconds between two looks at the processes."""
+
+RELIST = 10
+"""Looks after which the workers are listed anew: an administrator may load and unload models."""
+
+START_TIMEOUT = 300.0
+"""Seconds in which all models must be loaded."""
+
+LONGEST_PAUSE = 30.0
+"""Most seconds between two starts of a server that keeps dying."""
+
+SHUTDOWN = 5.0
+"""Seconds that Triton itself needs at most to end when no request runs."""
+
+HEALTHY = 60.0
+"""Seconds of serving after which a death counts as the first one again."""
+
+
+class Supervisor:
+    """Runs one server after another, at ``url``, until ``stopping`` is set.
+
+    ``start`` clears away the last server and starts a fresh one; ``tell`` prints a line for the
+    operator. All methods belong to one thread: the server ends together with it.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[], TritonServer],
+        url: str,
+        pipelines: Sequence[Pipeline],
+        tell: Callable[[str], None],
+        stopping: threading.Event,
+    ) -> None:
+        self.start = start
+        self.url = url
+        self.pipelines = pipelines
+        self.tell = tell
+        self.stopping = stopping
+        self.server: TritonServer | None = None
+        self.ready_since: float | None = None
+
+    def start_and_wait(self) -> None:
+        """Start a server and wait until every pipeline answers; raise `StartError` if one fails.
+
+        Returns early if told to stop.
+        """
+        self.ready_since = None
+        self.server = self.start()
+        with closing(InferenceServerClient(self.url)) as client:
+            self.wait_until_ready(self.server, client)
+            for pipeline in self.pipelines:
+                if self.stopping.is_set():
+                    return
+                try:
+                    send_and_wait(client, pipeline)
+                except InferenceServerException as error:
+                    raise StartError(
+                        f"Pipeline {pipeline.name} is loaded, but fails on a frame of 32 x 32 "
+                        f"pixels: {error.message()}"
+                    ) from error
+        self.ready_since = time.monotonic()
+
+    def wait_until_ready(self, server: TritonServer, client: InferenceServerClient) -> None:
+        """Wait until all models are loaded; raise `StartError` if that does not happen."""
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self.stopping.wait(POLL):
+            if end := server.end():
+                raise StartError(self.explain(server, end))
+            if time.monotonic() > deadline:
+                raise StartError(
+                    f"tritonserver is not ready after {START_TIMEOUT:.0f} s. Its last words:\n"
+                    + server.last_lines()
+                )
+            try:
+                if client.is_server_ready(client_timeout=CALL_TIMEOUT):
+                    return
+            except InferenceServerException:  # it listens only when all is loaded
+                continue
+
+    def explain(self, server: TritonServer, end: str) -> str:
+        """Say why a server that ended did not start: per model where its log tells that."""
+        failures = server.load_failures()
+        if not failures:
+            return f"tritonserver {end}. Its last words:\n{server.last_lines()}"
+        lines = [f"Model {model} cannot be loaded: {reason}" for model, reason in failures.items()]
+        commands = ", ".join(f"python -m export {pipeline.name}" for pipeline in self.pipelines)
+        return "\n".join([*lines, f"Export again what is broken: {commands}"])
+
+    def watch(self) -> None:
+        """Watch the running server, and restart it whenever it is dead, until told to stop."""
+        pause = 0.0
+        reason = self.wait_for_death()
+        while reason is not None:
+            if self.ready_since and time.monotonic() - self.ready_since > HEALTHY:
+                pause = 0.0
+            again = f"in {pause:.0f} s, for it keeps dying" if pause else "now"
+            self.tell(f"{reason}. Restarting {again}.")
+            if self.stopping.wait(pause):
+                return
+            pause = min(max(1.0, 2 * pause), LONGEST_PAUSE)
+            reason = self.restart() or self.wait_for_death()
+
+    def restart(self) -> str | None:
+        """Start a server in place of a dead one; say why that failed, if it did."""
+        begun = time.monotonic()
+        try:
+            self.start_and_wait()
+        except StartError as error:
+            return str(error)
+        self.tell(f"Serving again after {time.monotonic() - begun:.1f} s.")
+        return None
+
+    def stop(self, timeout: float) -> None:
+        """End the server; requests that run get ``timeout`` seconds to finish."""
+        if self.server is None or self.server.end():
+            return
+        begun = time.monotonic()
+        with closing(InferenceServerClient(self.url)) as client:
+            drain(client, self.pipelines, timeout)
+        self.server.stop(timeout - (time.monotonic() - begun) + SHUTDOWN)
+
+    def wait_for_death(self) -> str | None:
+        """Say why the server is dead, once it is; None if told to stop before."""
+        assert self.server is not None
+        server, looks = self.server, 0
+        workers = workers_of(server.pid)
+        with closing(InferenceServerClient(self.url)) as client:
+            canaries = [Canary(client, pipeline) for pipeline in self.pipelines]
+            while not self.stopping.wait(POLL):
+                if end := server.end():
+                    return f"tritonserver {end}"
+                if lost := lost_worker(workers, server, client):
+                    return f"The worker of {lost.model} (pid {lost.process.pid}) is dead or stopped"
+                for canary in canaries:
+                    if reason := canary.failure():
+                        return reason
+                looks += 1
+                if looks % RELIST == 0:
+                    workers = workers_of(server.pid)
+        return None
+
+
+def drain(client: InferenceServerClient, pipelines: Sequence[Pipeline], timeout: float) -> None:
+    """Take no more requests and wait, for ``timeout`` seconds at most, until the running end.
+
+    Triton told to exit lets a step finish that runs, but refuses the next one of the same
+    pipeline. Unloading the ensemble alone ends no request: it waits for the last one.
+    """
+    deadline = time.monotonic() + timeout
+    try:
+        for pipeline in pipelines:
+            client.unload_model(pipeline.name, client_timeout=CALL_TIMEOUT)
+        while time.monotonic() < deadline:
+            index = client.get_model_repository_index(client_timeout=CALL_TIMEOUT).models
+            if not any(model.state == "UNLOADING" for model in index):
+                return
+            time.sleep(POLL)
+    except InferenceServerException:  # a server that does not answer has nothing to finish
+        return
+
+
+def lost_worker(
+    workers: Mapping[str, Worker], server: TritonServer, client: InferenceServerClient
+) -> Worker | None:
+    """Return a worker that died though its model is still loaded and has no other in its place."""
+    for worker in workers.values():
+        if can_work(worker.process):
+            continue
+        if worker.instance not in workers_of(server.pid) and is_loaded(worker.model, client):
+            return worker
+    return None
+
+
+def is_loaded(model: str, client: InferenceServerClient) -> bool:
+    """Ask whether ``model`` is loaded; False if the server does not say."""
+    try:
+        return bool(client.is_model_ready(model, client_timeout=CALL_TIMEOUT))
+    except InferenceServerException:
+        return False

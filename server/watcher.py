@@ -1,0 +1,83 @@
+"""Clean up after one run of the server: its processes, shared memory and folder.
+
+The launcher calls `clean_up` when it ends. For the case that it is killed, it starts this file
+as a program of its own, which waits until the launcher is gone, however that came about:
+``python watcher.py RUN_ID FOLDER``, with the read end of the launcher's pipe as stdin.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+RUN_VARIABLE = "CYTOSERVE_RUN"
+"""Environment variable by which every process of a run is known, an orphaned worker too."""
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Triton's workers make their segments
+
+KILL_TIMEOUT = 5.0
+"""Seconds that killed processes may take to vanish."""
+
+
+def start_watcher(run_id: str, folder: Path) -> subprocess.Popen[bytes]:
+    """Start the watcher of this process; it cleans up when the returned pipe closes."""
+    return subprocess.Popen(
+        [sys.executable, __file__, run_id, str(folder)],
+        stdin=subprocess.PIPE,  # closed by the kernel when this process ends
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def clean_up(run_id: str, folder: Path) -> None:
+    """Kill what is left of the run and remove its shared memory and its folder."""
+    kill_processes(run_id)
+    sweep_shared_memory(run_id)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def kill_processes(run_id: str) -> None:
+    """Kill every process of the run and wait until none is left."""
+    deadline = time.monotonic() + KILL_TIMEOUT
+    while (pids := list(processes_of(run_id))) and time.monotonic() < deadline:
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.02)
+
+
+def processes_of(run_id: str) -> Iterator[int]:
+    """Yield the pids of the run; a zombie has no environment and is none."""
+    marker = f"{RUN_VARIABLE}={run_id}".encode()
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdecimal() and marker in (entry / "environ").read_bytes().split(b"\0"):
+                yield int(entry.name)
+        except OSError:  # ended meanwhile, or another user's
+            continue
+
+
+def sweep_shared_memory(run_id: str) -> None:
+    """Remove the segments that killed processes could not remove themselves."""
+    for segment in SHARED_MEMORY.glob(f"{run_id}*"):
+        segment.unlink(missing_ok=True)
+
+
+def main() -> None:
+    """Wait for the launcher's end, then clean up."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # ends after the launcher, never before
+    sys.stdin.buffer.read()
+    clean_up(sys.argv[1], Path(sys.argv[2]))
+
+
+if __name__ == "__main__":
+    main()

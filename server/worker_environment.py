@@ -1,0 +1,63 @@
+"""Environment of ``tritonserver`` and its workers: libraries, imports and the bound on threads."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from server.installation import Installation
+
+CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def available_cores(quota_file: Path = CGROUP_QUOTA) -> int:
+    """Return how many cores this process may use: its affinity, or less by a cgroup's quota."""
+    affinity = len(os.sched_getaffinity(0))
+    if not quota_file.exists():
+        return affinity
+    quota, period = quota_file.read_text().split()
+    if quota == "max":
+        return affinity
+    return max(1, min(affinity, math.floor(int(quota) / int(period))))
+
+
+def worker_environment(installation: Installation, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return ``environ`` with what the server and its workers need."""
+    libraries = [str(path) for path in installation.library_path]
+    imports = str(folder_of("cytoserve"))
+    return {
+        **environ,
+        "LD_LIBRARY_PATH": joined(*libraries, environ.get("LD_LIBRARY_PATH", "")),
+        # The worker's Python finds this environment's packages by the first `python3` of PATH.
+        "PATH": joined(str(Path(sys.executable).parent), environ.get("PATH", os.defpath)),
+        "PYTHONPATH": joined(imports, environ.get("PYTHONPATH", "")),
+        "ORT_DISABLE_TELEMETRY": "1",
+        **thread_bounds(environ),
+    }
+
+
+def thread_bounds(environ: Mapping[str, str]) -> dict[str, str]:
+    """Bound every thread pool of a worker; ``OMP_NUM_THREADS`` of the user's own is kept."""
+    threads = environ.get("OMP_NUM_THREADS") or str(available_cores())
+    return {
+        "OMP_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": "1",
+        "OPENCV_FOR_THREADS_NUM": "1",
+    }
+
+
+def folder_of(package: str) -> Path:
+    """Return the folder from which ``package`` is imported here."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parents[1]
+
+
+def joined(*paths: str) -> str:
+    """Join the paths that are not empty: an empty one would mean the current folder."""
+    return os.pathsep.join(filter(None, paths))

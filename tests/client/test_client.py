@@ -1,0 +1,228 @@
+"""Both clients through the fake server, and their tries through a transport that fails."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import cytoserve.client
+from cytoserve import AsyncClient, Client, FakeServer
+from cytoserve.codec import Card, encode_card
+from cytoserve.contract import MAX_FRAME_BYTES, PIPELINES
+from cytoserve.errors import (
+    AccessDenied,
+    AnswerMalformed,
+    DeadlineExceeded,
+    FrameTooLarge,
+    InvalidSetting,
+    PipelineNotServed,
+    ServerError,
+    ServerUnreachable,
+    UnsupportedImage,
+)
+
+
+class Flaky(FakeServer):
+    """Raises ``errors`` first, one a call, and keeps the pauses in between."""
+
+    def __init__(self, cells, errors):
+        super().__init__(cells)
+        self.errors = list(errors)
+        self.pauses = []
+        self.timeouts = []
+
+    async def infer(self, request, timeout):
+        self.timeouts.append(timeout)
+        if self.errors:
+            raise self.errors.pop(0)
+        return await super().infer(request, timeout)
+
+    async def sleep(self, seconds):
+        self.pauses.append(seconds)
+
+
+async def test_both_clients_answer_alike(fake, frame):
+    blocking = Client(transport=fake).segment(frame, "yolo", labels=True)
+    async with AsyncClient(transport=fake) as client:
+        awaited = await client.segment(frame, "yolo", labels=True)
+        assert await client.pipelines() == Client(transport=fake).pipelines() == tuple(PIPELINES)
+        assert await client.card("yolo") == Client(transport=fake).card("yolo")
+        assert await client.server_info() == Client(transport=fake).server_info()
+    np.testing.assert_array_equal(blocking.boxes, awaited.boxes)
+    np.testing.assert_array_equal(blocking.labels, awaited.labels)
+
+
+def test_cells_carry_the_frame_and_the_classes(fake, frame):
+    cells = Client(transport=fake).segment(frame)
+    assert cells.frame_shape == frame.shape
+    assert cells.class_names == ("RBC", "WBC")
+    assert cells.labels is None
+    assert fake.requests[-1].model == "yolo_resnet"
+
+
+def test_thresholds_and_cap_reach_the_server(fake, frame):
+    client = Client(transport=fake)
+    assert len(client.segment(frame, score_threshold=0.5)) == 2
+    cut = client.segment(frame, max_cells=1)
+    assert (len(cut), cut.found, cut.capped) == (1, 3, True)
+
+
+def test_a_fake_server_may_compute_its_answer(cells, frame):
+    def brightest(image):
+        assert image.shape == (60, 80, 1)
+        return cells[: int(image.max() > 0)]
+
+    client = Client(transport=FakeServer(brightest, class_names=("RBC", "WBC")))
+    assert len(client.segment(frame)) == 1
+    assert len(client.segment(frame * 0)) == 0
+    with pytest.raises(ValueError, match="class_names"):
+        FakeServer(brightest)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        pytest.param({"score_threshold": -0.1}, "score_threshold", id="score-below"),
+        pytest.param({"score_threshold": math.nan}, "given: nan", id="score-nan"),
+        pytest.param({"overlap_threshold": 1.1}, "overlap_threshold", id="overlap-above"),
+        pytest.param({"overlap_threshold": "x"}, "given: 'x'", id="overlap-text"),
+        pytest.param({"max_cells": 0}, "from 1 to 65535", id="no-cells"),
+        pytest.param({"max_cells": 65536}, "from 1 to 65535", id="too-many-cells"),
+        pytest.param({"max_cells": 2.5}, "given: 2.5", id="half-a-cell"),
+        pytest.param({"timeout": 0}, "above 0", id="no-time"),
+        pytest.param({"timeout": math.inf}, "finite", id="endless"),
+        pytest.param({"timeout": math.nan}, "finite", id="time-nan"),
+        pytest.param({"pipeline": "yolo9"}, "one of: yolo, yolo_resnet", id="pipeline"),
+    ],
+)
+def test_bad_settings_are_refused_unsent(fake, frame, arguments, told):
+    with pytest.raises(InvalidSetting, match=r"given: ") as refusal:
+        Client(transport=fake).segment(frame, **arguments)
+    assert told in str(refusal.value)
+    assert not fake.requests
+
+
+def test_numpy_numbers_are_settings_too(fake, frame):
+    Client(transport=fake).segment(
+        frame, score_threshold=np.float32(0.5), max_cells=np.int64(3), timeout=np.float64(5)
+    )
+
+
+@pytest.mark.parametrize(
+    ("image", "error"),
+    [
+        pytest.param(np.zeros((3, 3, 4), np.uint8), UnsupportedImage, id="rgba"),
+        pytest.param(np.broadcast_to(np.uint8(0), (9000, 9000)), FrameTooLarge, id="large"),
+    ],
+)
+def test_bad_images_are_refused_unsent(fake, image, error):
+    with pytest.raises(error):
+        Client(transport=fake).segment(image)
+    assert not fake.requests
+    assert MAX_FRAME_BYTES < 9000 * 9000 * 2
+
+
+def test_a_pipeline_that_is_not_served_names_those_that_are(cells, frame):
+    client = Client(transport=FakeServer(cells, pipelines=("yolo",)))
+    with pytest.raises(PipelineNotServed) as refusal:
+        client.segment(frame, "yolo_resnet")
+    assert refusal.value.served == ("yolo",)
+    message = str(refusal.value)
+    assert "It serves: yolo." in message
+    assert "python -m export yolo_resnet" in message
+
+
+def test_the_card_is_asked_for_once(fake, frame, monkeypatch):
+    client = Client(transport=fake)
+    for _ in range(3):
+        client.segment(frame, "yolo")
+    assert [request.model for request in fake.requests].count("yolo_card") == 1
+    monkeypatch.setattr(cytoserve.client, "CARD_LIFETIME_S", -1.0)
+    client.segment(frame, "yolo_resnet")
+    client.segment(frame, "yolo_resnet")  # too old at once: new names do arrive
+    assert [request.model for request in fake.requests].count("yolo_resnet_card") == 2
+
+
+def test_the_card_is_asked_for_again_when_the_classes_change(cells, frame):
+    server = FakeServer(cells)
+    client = Client(transport=server)
+    client.segment(frame)
+    three = np.pad(cells.class_probs, ((0, 0), (0, 1)))
+    server._find = lambda frame: replace(cells, class_probs=three)
+    server._class_names = ("RBC", "WBC", "platelet")
+    assert client.segment(frame).class_names == ("RBC", "WBC", "platelet")
+
+
+def test_an_answer_that_fits_no_card_is_refused(cells, frame):
+    class Odd(FakeServer):
+        async def infer(self, request, timeout):
+            if request.model.endswith("_card"):
+                return encode_card(Card("yolo", ("cell",)))
+            return await super().infer(request, timeout)
+
+    with pytest.raises(AnswerMalformed, match="class_probs of 1 classes"):
+        Client(transport=Odd(cells)).segment(frame)
+
+
+@pytest.mark.parametrize(
+    ("errors", "tries"),
+    [
+        pytest.param([], 1, id="fine"),
+        pytest.param([ServerUnreachable("gone")], 2, id="gone-once"),
+        pytest.param([ServerUnreachable("gone")] * 2, 3, id="gone-twice"),
+    ],
+)
+def test_tries_again_while_nobody_answers(cells, errors, tries):
+    server = Flaky(cells, errors)
+    assert Client(transport=server, timeout=10).card("yolo").class_names == ("RBC", "WBC")
+    assert len(server.timeouts) == tries
+    assert server.timeouts == sorted(server.timeouts, reverse=True)  # what is left of the deadline
+    for pause, mean in zip(server.pauses, (0.2, 0.4), strict=False):
+        assert 0.5 * mean <= pause <= 1.5 * mean
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [
+        pytest.param(ServerUnreachable("gone"), 3, id="unreachable"),
+        pytest.param(AccessDenied("restricted"), 1, id="denied"),
+        pytest.param(ServerError("INVALID_ARGUMENT"), 1, id="server-error"),
+        pytest.param(DeadlineExceeded("late"), 1, id="deadline"),
+        pytest.param(AnswerMalformed("odd"), 1, id="malformed"),
+    ],
+)
+def test_gives_up_and_never_repeats_what_is_no_outage(cells, error, tries):
+    server = Flaky(cells, [error] * 9)
+    with pytest.raises(type(error), match=str(error)):
+        Client(transport=server).card("yolo")
+    assert len(server.timeouts) == tries
+
+
+def test_does_not_pause_beyond_the_deadline(cells):
+    server = Flaky(cells, [ServerUnreachable("gone")] * 9)
+    with pytest.raises(ServerUnreachable):
+        Client(transport=server, timeout=0.01).card("yolo")
+    assert server.pauses == []
+
+
+def test_a_blocking_client_refuses_a_transport_that_suspends(cells):
+    import asyncio
+
+    class Suspends(FakeServer):
+        async def infer(self, request, timeout):
+            await asyncio.sleep(0)
+            return await super().infer(request, timeout)
+
+    with pytest.raises(TypeError, match="use AsyncClient"):
+        Client(transport=Suspends(cells)).card("yolo")
+
+
+def test_errors_of_a_fake_finder_reach_the_caller(frame):
+    def fails(image):
+        raise DeadlineExceeded("too slow")
+
+    with pytest.raises(DeadlineExceeded, match="too slow"):
+        Client(transport=FakeServer(fails, class_names=("a",))).segment(frame)

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from cytoserve import Cells, codec
+from cytoserve.codec import Card
+from cytoserve.contract import MASK_SIZE, PIPELINES
+from cytoserve.errors import AnswerMalformed
+from cytoserve.settings import Settings
+
+YOLO = PIPELINES["yolo"]
+
+
+def arrays(dtype, shape, **elements):
+    return hnp.arrays(dtype, shape, elements=elements or None)
+
+
+@st.composite
+def any_cells(draw):
+    number, classes = draw(st.integers(0, 4)), draw(st.integers(1, 3))
+    frame_shape = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+    unit = {"min_value": 0, "max_value": 1, "width": 32}
+    scores = draw(hnp.arrays(np.float32, number, elements=st.floats(**unit)))
+    return Cells(
+        boxes=draw(hnp.arrays(np.float32, (number, 4), elements=st.floats(-2, 12, width=32))),
+        scores=np.sort(scores)[::-1],
+        class_ids=draw(hnp.arrays(np.int32, number, elements=st.integers(0, classes - 1))),
+        class_probs=draw(hnp.arrays(np.float32, (number, classes), elements=st.floats(**unit))),
+        patches=draw(hnp.arrays(np.uint8, (number, MASK_SIZE, MASK_SIZE), fill=st.just(9))),
+        frame_shape=frame_shape,
+        class_names=tuple("abc"[:classes]),
+        found=number + draw(st.integers(0, 2)),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_cells(), st.booleans())
+def test_an_answer_comes_back_as_it_went(cells, labels):
+    frame = np.zeros(cells.frame_shape, np.uint8)
+    request = codec.encode_request(frame, YOLO, labels=labels)
+    back = codec.decode_answer(codec.encode_answer(cells, request), request, cells.class_names)
+    for name in ("boxes", "scores", "class_ids", "class_probs", "patches"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(cells, name))
+    assert (back.frame_shape, back.found) == (cells.frame_shape, cells.found)
+    assert (back.labels is not None) == labels
+    np.testing.assert_array_equal(back.label_image(), cells.label_image())
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES.values(), ids=PIPELINES)
+@pytest.mark.parametrize("labels", [False, True])
+def test_a_request_follows_the_contract(pipeline, labels):
+    wanted = Settings(0.4, 0.3, 17)
+    image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    request = codec.encode_request(image, pipeline, wanted, labels)
+    assert request.model == pipeline.name
+    assert list(request.inputs) == [tensor.name for tensor in pipeline.inputs]
+    outputs = (*pipeline.outputs, *(pipeline.on_request if labels else ()))
+    assert request.outputs == tuple(tensor.name for tensor in outputs)  # and no other
+    frame, settings = codec.decode_request(request)
+    np.testing.assert_array_equal(frame, image)
+    assert settings.max_cells == 17
+    assert settings.score_threshold == pytest.approx(0.4)
+
+
+def changed(name, change):
+    def spoil(answer):
+        answer[name] = change(answer[name])
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        pytest.param(lambda answer: answer.pop("masks"), "output masks", id="missing"),
+        pytest.param(changed("boxes", lambda b: b[:, :3]), "boxes FP32 [-1, 4]", id="dims"),
+        pytest.param(changed("boxes", lambda b: b.ravel()), "boxes FP32 [-1, 4]", id="rank"),
+        pytest.param(changed("scores", lambda s: s.astype(float)), "float64 [3]", id="dtype"),
+        pytest.param(changed("class_ids", lambda c: c[:2]), "one row a cell", id="rows"),
+        pytest.param(changed("boxes", lambda b: b * np.nan), "finite", id="nan"),
+        pytest.param(changed("scores", lambda s: s[::-1]), "descending", id="order"),
+        pytest.param(changed("class_ids", lambda c: c + 1), "class_ids from 0 to 1", id="class"),
+        pytest.param(changed("class_ids", lambda c: c - 1), "class_ids from 0 to 1", id="negative"),
+        pytest.param(
+            changed("class_probs", lambda p: p[:, :1]), "class_probs of 2 classes", id="classes"
+        ),
+        pytest.param(changed("cells_found", lambda f: f * 0), "cells_found", id="found"),
+        pytest.param(changed("labels", lambda a: a[1:]), "as large as the frame", id="labels"),
+    ],
+)
+def test_malformed_answers_are_refused(cells, frame, spoil, told):
+    request = codec.encode_request(frame, YOLO, labels=True)
+    answer = dict(codec.encode_answer(cells, request))
+    codec.decode_answer(answer, request, cells.class_names)  # whole, it is accepted
+    spoil(answer)
+    with pytest.raises(AnswerMalformed) as refusal:
+        codec.decode_answer(answer, request, cells.class_names)
+    message = str(refusal.value)
+    assert told in message
+    assert message.startswith("yolo must answer ")
+    assert "; given: " in message
+    assert "cytoserve doctor" in message
+
+
+def test_a_card_comes_back_as_it_went():
+    card = Card("yolo", ("RBC", "ΩBC"), {"yolo_cells": {"version": 3, "sha256": "ab"}}, {"a": 1})
+    assert codec.decode_card(codec.encode_card(card), YOLO) == card
+    assert card.hashes() == {"yolo_cells": "ab"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("{", id="no-json"),
+        pytest.param("[]", id="list"),
+        pytest.param(json.dumps({"models": {}}), id="no-classes"),
+        pytest.param(json.dumps({"class_names": [], "models": {}}), id="zero-classes"),
+        pytest.param(json.dumps({"class_names": [1], "models": {}}), id="class-of-number"),
+        pytest.param(json.dumps({"class_names": ["a"]}), id="no-models"),
+        pytest.param(json.dumps({"class_names": ["a"], "models": {"m": 1}}), id="odd-model"),
+        pytest.param("\udcff".encode("utf-8", "surrogateescape"), id="no-utf8"),
+    ],
+)
+def test_malformed_cards_are_refused(text):
+    tensor = np.array([text if isinstance(text, bytes) else text.encode()], dtype=object)
+    with pytest.raises(AnswerMalformed, match="yolo_card must answer a JSON object"):
+        codec.decode_card({"card": tensor}, YOLO)
+
+
+def test_a_missing_or_empty_card_is_refused():
+    for answer in ({}, {"card": np.empty(0, object)}):
+        with pytest.raises(AnswerMalformed):
+            codec.decode_card(answer, YOLO)

@@ -1,0 +1,272 @@
+"""Both clients through real sockets, against a server whose answers are spoiled."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+
+import grpc
+import numpy as np
+import pytest
+
+from cytoserve import AsyncClient, Client
+from cytoserve.contract import MAX_FRAME_BYTES
+from cytoserve.errors import (
+    AccessDenied,
+    AnswerMalformed,
+    CytoserveError,
+    DeadlineExceeded,
+    InvalidSetting,
+    PipelineNotServed,
+    ServerError,
+    ServerUnreachable,
+)
+from cytoserve.grpc_transport import CHANNEL_OPTIONS, ERRORS, GrpcTransport
+
+RESTRICTED = "This protocol is restricted, expecting header 'triton-grpc-protocol-k'"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def segment(request, triton):
+    """``segment(image, ...)`` of either client."""
+    if request.param == "blocking":
+        with Client(triton.url, timeout=10) as client:
+            yield client.segment
+        return
+
+    def call(*arguments, **named):
+        async def once():
+            async with AsyncClient(triton.url, timeout=10) as client:
+                return await client.segment(*arguments, **named)
+
+        return asyncio.run(once())
+
+    yield call
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param((60, 80), id="grey"),
+        pytest.param((60, 80, 3), id="rgb"),
+        pytest.param((1, 1), id="1x1"),
+    ],
+)
+def test_a_frame_goes_and_its_cells_come(segment, cells, shape):
+    image = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
+    found = segment(image, "yolo", labels=True)
+    np.testing.assert_array_equal(found.patches, cells.patches)
+    assert found.class_names == ("RBC", "WBC")
+    assert found.labels.shape == found.frame_shape == shape[:2]
+
+
+def test_no_cells_are_an_ordinary_answer(segment, triton, cells, frame):
+    triton.fake._find = lambda image: cells[:0]
+    found = segment(frame)
+    assert len(found) == 0
+    assert not found.label_image().any()
+
+
+def test_a_frame_of_many_megabytes_passes(segment):
+    found = segment(np.zeros((4096, 4096), np.uint16), labels=True)  # gRPC's own limit is 4 MiB
+    assert found.labels.shape == (4096, 4096)
+
+
+def test_every_status_is_mapped():
+    assert set(ERRORS) == set(grpc.StatusCode) - {grpc.StatusCode.OK}
+
+
+@pytest.mark.parametrize("code", ERRORS, ids=lambda code: code.name)
+def test_every_status_becomes_its_error(triton, abort, frame, code):
+    triton.every = abort(code, "text of the server")
+    if code is grpc.StatusCode.NOT_FOUND:  # only inference is refused so
+        triton.every = None
+        triton.faults = [abort(code, "Request for unknown model: 'yolo' is not found")]
+    with Client(triton.url, timeout=5) as client, pytest.raises(CytoserveError) as failure:
+        client.segment(frame, "yolo")
+    assert type(failure.value) is ERRORS[code]
+    message = str(failure.value)
+    if code not in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.DEADLINE_EXCEEDED):
+        assert "text of the server" in message
+        assert "; given: " in message
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "asked"),
+    [
+        pytest.param("socket closed", ServerUnreachable, 3, id="outage"),
+        pytest.param(RESTRICTED, AccessDenied, 1, id="restricted"),
+        pytest.param(
+            "Request for unknown model: 'yolo' has no available versions",
+            PipelineNotServed,
+            1,
+            id="unloaded",
+        ),
+    ],
+)
+def test_unavailable_is_repeated_only_for_an_outage(
+    triton, abort, client, frame, text, error, asked
+):
+    client.card("yolo")
+    triton.faults = [abort(grpc.StatusCode.UNAVAILABLE, text)] * 9
+    with pytest.raises(error):
+        client.segment(frame, "yolo")
+    assert triton.asked.count("yolo") == asked
+
+
+def test_an_outage_that_passes_goes_unnoticed(segment, triton, abort, frame):
+    triton.faults = [abort(grpc.StatusCode.UNAVAILABLE, "busy")] * 2
+    assert len(segment(frame, "yolo")) == 3
+    assert triton.asked.count("yolo") == 3
+
+
+def test_the_deadline_holds(segment, triton, frame):
+    triton.faults = [lambda context: time.sleep(1.5)]
+    start = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match=r"given: 0.\d+ s for yolo at .*--timeout"):
+        segment(frame, "yolo", timeout=0.4)
+    assert time.monotonic() - start < 1.2
+
+
+def test_the_deadline_holds_over_all_tries(triton, abort, frame):
+    def slow_outage(context):
+        time.sleep(0.3)
+        context.abort(grpc.StatusCode.UNAVAILABLE, "busy")
+
+    triton.faults = [slow_outage] * 9
+    start = time.monotonic()
+    with (
+        Client(triton.url) as client,
+        pytest.raises((DeadlineExceeded, ServerUnreachable)),
+    ):
+        client.segment(frame, "yolo", timeout=0.5)
+    assert time.monotonic() - start < 0.9
+
+
+def test_a_deadline_of_a_silent_host_holds():
+    with socket.socket() as silent:  # accepts, and never says a word
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"127.0.0.1:{silent.getsockname()[1]}"
+        start = time.monotonic()
+        with (
+            Client(url, timeout=0.5) as client,
+            pytest.raises((DeadlineExceeded, ServerUnreachable), match=url),
+        ):
+            client.pipelines()
+        assert time.monotonic() - start < 1.5
+
+
+def test_a_wrong_url_says_so(frame):
+    url = f"127.0.0.1:{free_port()}"
+    start = time.monotonic()
+    with Client(url) as client, pytest.raises(ServerUnreachable) as failure:
+        client.segment(frame)
+    assert time.monotonic() - start < 5
+    for part in (url, "python -m server", "--url", "given: "):
+        assert part in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost",
+        "http://localhost:8001",
+        "localhost:",
+        ":8001",
+        "localhost:99999",
+        "host:80/x",
+        "",
+    ],
+)
+def test_an_address_that_is_none_is_refused(url):
+    with pytest.raises(InvalidSetting, match="host:port"):
+        Client(url)
+
+
+def test_a_server_that_comes_back_is_found_again(triton, frame):
+    with Client(triton.url, timeout=10) as client:
+        client.segment(frame)
+        triton.stop()
+        with pytest.raises(ServerUnreachable):
+            client.segment(frame)
+        triton.start()
+        time.sleep(0.3)
+        assert len(client.segment(frame)) == 3
+
+
+def cut_bytes(answer):
+    answer.raw_output_contents[0] = answer.raw_output_contents[0][:-3]
+
+
+def cut_rows(answer):
+    answer.outputs[0].shape[0] += 1
+
+
+def odd_dtype(answer):
+    answer.outputs[0].datatype = "FP32X"
+
+
+def no_outputs(answer):
+    del answer.outputs[:]
+    del answer.raw_output_contents[:]
+
+
+@pytest.mark.parametrize("spoil", [cut_bytes, cut_rows, odd_dtype, no_outputs])
+def test_malformed_answers_are_named(segment, triton, frame, spoil):
+    triton.spoil = spoil
+    with pytest.raises(AnswerMalformed, match=r"yolo must|of yolo must"):
+        segment(frame, "yolo")
+
+
+def test_headers_open_a_restricted_server(triton, frame):
+    def guard(context):
+        if ("triton-grpc-protocol-k", "v") not in context.invocation_metadata():
+            context.abort(grpc.StatusCode.UNAVAILABLE, RESTRICTED)
+
+    triton.every = guard
+    with Client(triton.url) as client, pytest.raises(AccessDenied, match="headers="):
+        client.segment(frame)
+    transport = GrpcTransport(triton.url, headers={"triton-grpc-protocol-k": "v"})
+    with Client(transport=transport) as client:
+        assert len(client.segment(frame)) == 3
+
+
+def test_several_requests_share_one_client(triton, cells, frame):
+    async def all_at_once():
+        async with AsyncClient(triton.url) as client:
+            return await asyncio.gather(*(client.segment(frame) for _ in range(8)))
+
+    assert [len(found) for found in asyncio.run(all_at_once())] == [3] * 8
+
+
+def test_cancelling_an_awaited_call_cancels_it(triton, frame):
+    async def cancelled():
+        async with AsyncClient(triton.url) as client:
+            await client.card()
+            triton.faults = [lambda context: time.sleep(0.5)]
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(client.segment(frame), 0.1)
+
+    asyncio.run(cancelled())
+
+
+def test_channel_options_fit_the_contract():
+    options = dict(CHANNEL_OPTIONS)
+    assert options["grpc.keepalive_time_ms"] >= 300_000
+    assert options["grpc.max_send_message_length"] > MAX_FRAME_BYTES
+    assert MAX_FRAME_BYTES < options["grpc.max_receive_message_length"] < 2**31
+
+
+def test_the_servers_text_is_kept(segment, triton, abort, frame):
+    triton.faults = [abort(grpc.StatusCode.INTERNAL, "Stub process 'x_0_0' is not healthy.")]
+    with pytest.raises(ServerError, match="INTERNAL: Stub process 'x_0_0' is not healthy"):
+        segment(frame)
+    assert triton.asked.count("yolo_resnet") == 1

@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+
+from cytoserve.errors import FrameTooLarge, InvalidRequest, UnreadableImage, UnsupportedImage
+from cytoserve.frames import check_frame
+from cytoserve.images import read_frame
+
+RANDOM = np.random.default_rng(0)
+GREY8 = RANDOM.integers(0, 256, (20, 30)).astype(np.uint8)
+GREY16 = RANDOM.integers(0, 65536, (20, 30)).astype(np.uint16)
+RGB8 = RANDOM.integers(0, 256, (20, 30, 3)).astype(np.uint8)
+RGB16 = RANDOM.integers(0, 65536, (20, 30, 3)).astype(np.uint16)
+
+
+def with_cv2(image, *flags):
+    def write(path):
+        stored = image[..., [2, 1, 0, *range(3, image.shape[2])]] if image.ndim == 3 else image
+        assert cv2.imwrite(str(path), stored, list(flags))
+
+    return write
+
+
+def with_tifffile(image, **options):
+    return lambda path: tifffile.imwrite(path, image, **options)
+
+
+def chunk(kind, content):
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def png(width, height, depth, colour, *chunks, data=b""):
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + data + chunk(b"IEND", b"")
+
+
+PALETTE = RANDOM.integers(0, 256, (256, 3)).astype(np.uint8)
+PALETTE_PNG = png(
+    30,
+    20,
+    8,
+    3,
+    chunk(b"PLTE", PALETTE.tobytes()),
+    chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in GREY8))),
+)
+COLOURMAP = RANDOM.integers(0, 65536, (3, 256)).astype(np.uint16)
+LZW = cv2.IMWRITE_TIFF_COMPRESSION, 5
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "expected"),
+    [
+        pytest.param("a.png", with_cv2(GREY8), GREY8, id="png-grey8"),
+        pytest.param("a.png", with_cv2(GREY16), GREY16, id="png-grey16"),
+        pytest.param("a.png", with_cv2(RGB8), RGB8, id="png-rgb8"),
+        pytest.param("a.png", with_cv2(RGB16), RGB16, id="png-rgb16"),
+        pytest.param(
+            "a.png", lambda p: p.write_bytes(PALETTE_PNG), PALETTE[GREY8], id="png-palette"
+        ),
+        pytest.param("a.bmp", with_cv2(RGB8), RGB8, id="bmp"),
+        pytest.param("a.tif", with_tifffile(GREY8), GREY8, id="tiff-grey8"),
+        pytest.param("a.tif", with_tifffile(GREY16), GREY16, id="tiff-grey16"),
+        pytest.param("a.tif", with_tifffile(GREY16, byteorder=">"), GREY16, id="tiff-big-endian"),
+        pytest.param("a.tif", with_tifffile(GREY16, bigtiff=True), GREY16, id="bigtiff"),
+        pytest.param("a.tif", with_tifffile(GREY16, compression="zlib"), GREY16, id="tiff-zlib"),
+        pytest.param("a.tif", with_tifffile(GREY16, tile=(16, 16)), GREY16, id="tiff-tiles"),
+        pytest.param("a.tif", with_tifffile(RGB16, photometric="rgb"), RGB16, id="tiff-rgb16"),
+        pytest.param(
+            "a.tif",
+            with_tifffile(
+                np.moveaxis(RGB8, -1, 0).copy(), photometric="rgb", planarconfig="separate"
+            ),
+            RGB8,
+            id="tiff-planar",
+        ),
+        pytest.param(
+            "a.tif", with_tifffile(255 - GREY8, photometric="miniswhite"), GREY8, id="tiff-inverted"
+        ),
+        pytest.param(
+            "a.tif",
+            with_tifffile(GREY8, photometric="palette", colormap=COLOURMAP),
+            np.moveaxis(COLOURMAP[:, GREY8], 0, -1),
+            id="tiff-palette",
+        ),
+        pytest.param("a.tif", with_tifffile(GREY16, imagej=True), GREY16, id="imagej"),
+        pytest.param("a.ome.tif", with_tifffile(GREY16, ome=True), GREY16, id="ome-tiff"),
+        pytest.param("a.tif", with_cv2(GREY16, *LZW), GREY16, id="tiff-lzw-grey16"),
+        pytest.param("a.tif", with_cv2(RGB8, *LZW), RGB8, id="tiff-lzw-rgb"),
+        pytest.param(
+            "a.tif",
+            with_tifffile(GREY8.astype(np.float32) / 255),
+            GREY8 / np.float32(255),
+            id="float",
+        ),
+        pytest.param("a.txt", with_tifffile(GREY8), GREY8, id="name-does-not-matter"),
+        pytest.param(
+            "Zelle Ω.png", lambda p: p.write_bytes(PALETTE_PNG), PALETTE[GREY8], id="name"
+        ),
+    ],
+)
+def test_read(tmp_path, name, write, expected):
+    write(tmp_path / name)
+    frame = read_frame(tmp_path / name)
+    assert frame.dtype == expected.dtype
+    np.testing.assert_array_equal(frame, expected)
+
+
+def test_read_jpeg(tmp_path):
+    smooth = cv2.GaussianBlur(RGB8, (0, 0), 4)
+    with_cv2(smooth)(tmp_path / "a.jpg")
+    frame = read_frame(tmp_path / "a.jpg")
+    assert np.abs(frame.astype(int) - smooth).mean() < 4  # and not blue for red
+    with_cv2(GREY8)(tmp_path / "b.jpeg")
+    assert read_frame(tmp_path / "b.jpeg").shape == (20, 30)
+
+
+def cut(write, keep):
+    def cut_off(path):
+        write(path)
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * keep) if keep < 1 else -keep])
+
+    return cut_off
+
+
+def content(data):
+    return lambda path: path.write_bytes(data)
+
+
+def flipped(path):
+    with_cv2(GREY16)(path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(bytes(data))
+
+
+def loop(path):
+    """A TIFF whose only directory says that it is followed by itself."""
+    with_tifffile(GREY8)(path)
+    data = bytearray(path.read_bytes())
+    (first,) = struct.unpack_from("<I", data, 4)
+    (entries,) = struct.unpack_from("<H", data, first)
+    struct.pack_into("<I", data, first + 2 + 12 * entries, first)
+    path.write_bytes(bytes(data))
+
+
+BROKEN = "truncated or damaged"
+GREY_STACK = np.stack([GREY8] * 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "told"),
+    [
+        pytest.param("a.png", lambda path: None, "no file", id="missing"),
+        pytest.param("a.png", lambda path: path.mkdir(), "no file", id="folder"),
+        pytest.param("a.png", content(b""), "empty", id="empty-png"),
+        pytest.param("a.tif", content(b""), "empty", id="empty-tiff"),
+        pytest.param("a.png", content(b"x"), "no PNG", id="one-byte"),
+        pytest.param("a.png", content(b"hello, I am text\n" * 9), "no PNG, JPEG", id="text-png"),
+        pytest.param("a.tif", content(b"hello, I am text\n" * 9), "no PNG, JPEG", id="text-tiff"),
+        pytest.param("a.gif", content(b"GIF89a" + bytes(99)), "Convert it", id="gif"),
+        *(
+            pytest.param(name, cut(write, keep), told, id=f"{name}-{kind}-cut-{keep}")
+            for name, kind, write, told in [
+                ("a.png", "grey16", with_cv2(GREY16), BROKEN),
+                ("a.jpg", "rgb", with_cv2(RGB8), BROKEN),
+                ("a.bmp", "rgb", with_cv2(RGB8), BROKEN),
+                ("a.tif", "plain", with_tifffile(GREY16), ""),
+                ("a.tif", "zlib", with_tifffile(GREY16, compression="zlib"), ""),
+            ]
+            for keep in (0.02, 0.1, 0.6, 0.95, 1)
+        ),
+        pytest.param("a.png", flipped, BROKEN, id="flipped-bits"),
+        pytest.param("a.png", content(PALETTE_PNG[:8] + bytes(90)), "no PNG header", id="zeros"),
+        pytest.param("a.tif", content(b"II*\0" + bytes(60)), "", id="tiff-zeros"),
+        pytest.param("a.tif", content(b"II*\0\xff\xff\xff\xff"), "", id="tiff-beyond-the-end"),
+        pytest.param(
+            "a.tif", with_tifffile(GREY_STACK, photometric="minisblack"), "3 planes", id="stack"
+        ),
+        pytest.param(
+            "a.tif", with_tifffile(GREY_STACK, imagej=True), "3 planes", id="imagej-stack"
+        ),
+        pytest.param(
+            "a.tif",
+            with_tifffile(GREY_STACK[:2], ome=True, metadata={"axes": "CYX"}),
+            "2 planes",
+            id="ome-channels",
+        ),
+        pytest.param(
+            "a.tif",
+            with_tifffile(np.zeros((16, 32, 32), np.uint8), volumetric=True, tile=(16, 16, 16)),
+            "axes",
+            id="volume",
+        ),
+    ],
+)
+def test_unreadable_names_file_and_remedy(tmp_path, name, write, told):
+    path = tmp_path / name
+    write(path)
+    with pytest.raises(UnreadableImage) as refusal:
+        read_frame(path)
+    message = str(refusal.value)
+    assert message.startswith(f"{path}: A file must hold one whole frame; given: ")
+    assert told in message
+    assert message.endswith(".")
+
+
+def test_a_tiff_that_loops_ends(tmp_path):
+    loop(tmp_path / "a.tif")
+    np.testing.assert_array_equal(read_frame(tmp_path / "a.tif"), GREY8)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "told"),
+    [
+        pytest.param(
+            "a.png", with_cv2(np.dstack([RGB8, GREY8])), "without its alpha", id="rgba-png"
+        ),
+        pytest.param(
+            "a.png",
+            content(png(2, 1, 8, 4, chunk(b"IDAT", zlib.compress(b"\0\1\2\3\4")))),
+            "without its alpha",
+            id="grey-alpha-png",
+        ),
+        pytest.param(
+            "a.tif",
+            with_tifffile(np.dstack([RGB8, GREY8]), photometric="rgb", extrasamples=[2]),
+            "Drop the alpha",
+            id="rgba-tiff",
+        ),
+        pytest.param("a.tif", with_tifffile(GREY8.astype(np.int32)), "dtype int32", id="int32"),
+        pytest.param("a.tif", with_tifffile(GREY8 > 9), "dtype bool", id="bool"),
+    ],
+)
+def test_unsupported_names_file_and_remedy(tmp_path, name, write, told):
+    write(tmp_path / name)
+    with pytest.raises(UnsupportedImage) as refusal:
+        read_frame(tmp_path / name)
+    assert str(refusal.value).startswith(f"{tmp_path / name}: A ")
+    assert told in str(refusal.value)
+
+
+def tiff_claiming(width, height):
+    """The header of a large TIFF with hardly any data."""
+
+    def write(path):
+        with_tifffile(GREY8)(path)
+        with tifffile.TiffFile(path, mode="r+") as tiff:
+            for tag, value in (("ImageWidth", width), ("ImageLength", height)):
+                entry = tiff.pages[0].tags[tag]
+                entry.overwrite(value, dtype="I")
+
+    return write
+
+
+def jpeg_claiming(width, height):
+    def write(path):
+        with_cv2(GREY8)(path)
+        data = path.read_bytes()
+        at = data.index(b"\xff\xc0") + 5
+        path.write_bytes(data[:at] + struct.pack(">HH", height, width) + data[at + 4 :])
+
+    return write
+
+
+def bmp_claiming(width, height):
+    def write(path):
+        with_cv2(GREY8)(path)
+        data = path.read_bytes()
+        path.write_bytes(data[:18] + struct.pack("<ii", width, -height) + data[26:])
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        pytest.param("a.png", content(png(100_000, 100_000, 8, 2)), id="png"),
+        pytest.param("a.png", content(png(1, 2**31 - 1, 16, 0)), id="png-tall"),
+        pytest.param("a.jpg", jpeg_claiming(65_000, 65_000), id="jpeg"),
+        pytest.param("a.bmp", bmp_claiming(60_000, 60_000), id="bmp"),
+        pytest.param("a.tif", tiff_claiming(2**31, 2**31), id="tiff"),
+    ],
+)
+def test_bombs_are_refused_from_the_header(tmp_path, monkeypatch, name, write):
+    path = tmp_path / name
+    write(path)
+
+    def decodes(*_):
+        raise AssertionError("decoded before the size was checked")
+
+    monkeypatch.setattr(cv2, "imdecode", decodes)
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", decodes)
+    with pytest.raises(FrameTooLarge, match=r"a\.\w+: A frame has sides of at most .* Cut it"):
+        read_frame(path)
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(PALETTE_PNG)
+
+    def refuse(*_, **__):
+        raise PermissionError(
+            13, "Permission denied"
+        )  # root may read anything, so chmod is no test
+
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    with pytest.raises(UnreadableImage, match="Permission denied"):
+        read_frame(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "bmp", "tif", "zlib", "ome", "tiles"])
+def test_damage_of_any_kind_ends_in_our_error(tmp_path, kind):
+    write = {
+        "png": with_cv2(GREY16),
+        "jpg": with_cv2(RGB8),
+        "bmp": with_cv2(RGB8),
+        "tif": with_tifffile(GREY16),
+        "zlib": with_tifffile(GREY16, compression="zlib"),
+        "ome": with_tifffile(GREY16, ome=True),
+        "tiles": with_tifffile(RGB8, photometric="rgb", tile=(16, 16)),
+    }[kind]
+    path = tmp_path / f"a.{kind if len(kind) == 3 and kind != 'ome' else 'tif'}"
+    write(path)
+    whole = path.read_bytes()
+    random = np.random.default_rng(7)
+    refused = 0
+    for _ in range(120):
+        data = np.frombuffer(whole, np.uint8).copy()
+        places = random.integers(0, min(len(data), 400), 4)
+        data[places] = random.integers(0, 256, 4)
+        path.write_bytes(data.tobytes())
+        try:
+            check_frame(read_frame(path).shape, np.dtype(np.uint8))
+        except InvalidRequest:
+            refused += 1
+    assert refused

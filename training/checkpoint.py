@@ -1,0 +1,128 @@
+"""Checkpoints: ``model.safetensors`` and the ``recipe.json`` that tells how it was made.
+
+Nothing here is read by pickle, so a checkpoint from a stranger can be opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+WEIGHTS_FILE = "model.safetensors"
+RECIPE_FILE = "recipe.json"
+RECORDED_PACKAGES = ("torch", "torchvision", "ultralytics", "lightning", "numpy")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is absent, damaged or made for another network."""
+
+
+class Recipe(BaseModel):
+    """How a checkpoint was made; enough to make it again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: str
+    """The network, as its library names it: ``yolo11n-seg``, ``resnet50``."""
+    class_names: tuple[str, ...]
+    command: tuple[str, ...] = ()
+    """The command line that trained it."""
+    settings: dict[str, Any]
+    data: dict[str, str]
+    """Annotated data set -> sha256 over its frames and annotations."""
+    initialised_from: str
+    seed: int
+    metrics: dict[str, float]
+    """On the frames kept for validation."""
+    versions: dict[str, str]
+    created: str
+
+
+def new_recipe(**facts: Any) -> Recipe:
+    """A recipe of the run at hand: adds command line, package versions and the time (UTC)."""
+    versions = {name: importlib.metadata.version(name) for name in RECORDED_PACKAGES}
+    return Recipe(
+        command=("python", "-m", *_module_and_arguments()),
+        versions={"python": platform.python_version(), **versions},
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **facts,
+    )
+
+
+def _module_and_arguments() -> list[str]:
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    return [spec.name if spec else Path(sys.argv[0]).name, *sys.argv[1:]]
+
+
+def save_checkpoint(directory: Path, weights: Mapping[str, torch.Tensor], recipe: Recipe) -> None:
+    """Write weights, then the recipe; a folder without a recipe is an unfinished checkpoint."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / RECIPE_FILE).unlink(missing_ok=True)
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
+        directory / WEIGHTS_FILE,
+    )
+    (directory / RECIPE_FILE).write_text(recipe.model_dump_json(indent=2) + "\n")
+
+
+def load_checkpoint(directory: Path, architecture: str) -> tuple[dict[str, torch.Tensor], Recipe]:
+    """Read a checkpoint made for ``architecture``.
+
+    Raises:
+        CheckpointError: a file is absent or damaged, or the checkpoint is of another network.
+    """
+    for name in (RECIPE_FILE, WEIGHTS_FILE):
+        if not (directory / name).is_file():
+            raise CheckpointError(
+                f"{directory}: a checkpoint holds {RECIPE_FILE} and {WEIGHTS_FILE}; {name} is "
+                "absent. Give the folder that a finished `python -m training.…` run wrote."
+            )
+    try:
+        recipe = Recipe.model_validate_json((directory / RECIPE_FILE).read_text())
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{directory / RECIPE_FILE} is damaged: {error}") from error
+    if recipe.architecture != architecture:
+        raise CheckpointError(
+            f"{directory} is a checkpoint of {recipe.architecture}; here {architecture} is needed."
+        )
+    try:
+        return load_file(directory / WEIGHTS_FILE), recipe
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{directory / WEIGHTS_FILE} is damaged: {error}. Train again, or copy it again."
+        ) from error
+
+
+def fill_network(
+    network: torch.nn.Module, weights: Mapping[str, torch.Tensor], origin: str
+) -> None:
+    """Load ``weights`` into ``network``; every tensor must find its place.
+
+    Raises:
+        CheckpointError: names are absent or left over, or shapes differ; ``origin`` is named.
+    """
+    try:
+        network.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        raise CheckpointError(f"{origin} does not fit the network: {error}") from error
+
+
+def hash_files(paths: Iterable[Path]) -> str:
+    """One sha256 over names and contents of files, in the order of their names."""
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        total.update(path.name.encode())
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()

@@ -1,0 +1,123 @@
+"""Cut the rectangle around every annotated cell: the classifier's training images (study S1).
+
+    python -m training.crops --data runs/data/target --out runs/crops
+
+The rectangle is x_min, x_max, y_min, y_max of the cell's polygon. Cells are split by frame, never
+by crop, so that no neighbour of a training cell is validated on. OUT holds one PNG a cell and
+`crops.json`, which `training.resnet` reads.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import cv2
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.progress import track
+
+from training.annotated import AnnotatedDataset, AnnotatedFrame
+from training.cell_crops import CellCrops
+from training.command_line import DATA_HELP, read_data
+from training.normalise import PercentileLevels
+from training.splits import split_by_frame
+
+INDEX_FILE = "crops.json"
+
+
+class Crop(BaseModel):
+    """One crop: its file, below the folder of the index, and its class."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    class_id: int
+
+
+class CropIndex(BaseModel):
+    """Contents of ``crops.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    class_names: tuple[str, ...]
+    data: dict[str, str]
+    """Annotated data set -> sha256, see `training.checkpoint.Recipe`."""
+    train: tuple[Crop, ...]
+    validation: tuple[Crop, ...]
+
+
+def cut_crops(
+    dataset: AnnotatedDataset, data: dict[str, str], out: Path, validation_share: float, seed: int
+) -> CropIndex:
+    """Write every cell's crop below ``out`` and the index beside them.
+
+    Raises:
+        ValueError: fewer than two frames, or no cell at all among the training frames.
+    """
+    splits: dict[str, tuple[Crop, ...]] = {}
+    names = ("train", "validation")
+    for name, part in zip(names, split_by_frame(dataset, validation_share, seed), strict=True):
+        (out / name).mkdir(parents=True, exist_ok=True)
+        frames = track(part.frames, f"cutting {name} crops", transient=True)
+        splits[name] = tuple(crop for frame in frames for crop in _cut_frame(frame, out, name))
+    if not splits["train"]:
+        raise ValueError(
+            f"none of the {len(dataset.frames)} frames has a cell to train on; annotate some."
+        )
+    index = CropIndex(class_names=dataset.class_names, data=data, **splits)
+    (out / INDEX_FILE).write_text(index.model_dump_json(indent=1) + "\n")
+    return index
+
+
+def _cut_frame(frame: AnnotatedFrame, out: Path, split: str) -> list[Crop]:
+    if not frame.cells:
+        return []
+    image = frame.read()
+    image = image[:, :, None] if image.ndim == 2 else image
+    camera = torch.from_numpy(image.astype(np.int32))
+    polygons = [cell.polygon() for cell in frame.cells]
+    boxes = np.array([[*p.min(axis=0), *p.max(axis=0)] for p in polygons], np.float32)
+    pixels = CellCrops()(camera, PercentileLevels()(camera), torch.from_numpy(boxes))
+    crops = []
+    for i, (cell, crop) in enumerate(zip(frame.cells, pixels, strict=True)):
+        file = f"{split}/{frame.path.stem}_{i:04d}.png"
+        if not cv2.imwrite(str(out / file), crop.permute(1, 2, 0).numpy()[:, :, ::-1]):
+            raise OSError(f"{out / file} could not be written; is the disk full?")
+        crops.append(Crop(file=file, class_id=cell.class_id))
+    return crops
+
+
+def read_index(folder: Path) -> CropIndex:
+    """Read ``crops.json`` of a folder.
+
+    Raises:
+        ValueError: it is absent or damaged.
+    """
+    file = folder / INDEX_FILE
+    if not file.is_file():
+        raise ValueError(f"{file} is absent; make it with `python -m training.crops`.")
+    try:
+        return CropIndex.model_validate_json(file.read_text())
+    except ValidationError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+
+
+@click.command(help=__doc__, context_settings={"show_default": True})
+@click.option("--data", multiple=True, required=True, help=DATA_HELP)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the crops.")
+@click.option("--validation-share", default=0.2, help="Share of the frames kept for validation.")
+@click.option("--seed", default=0, help="Of the split.")
+def main(data: tuple[str, ...], out: Path, validation_share: float, seed: int) -> None:
+    """Cut crops; the module's docstring is the help."""
+    dataset, hashes = read_data(data, one_class=False)
+    try:
+        index = cut_crops(dataset, hashes, out, validation_share, seed)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{out}: {len(index.train)} crops to train on, {len(index.validation)} to validate")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Readers of annotated data sets: COCO, label images and YOLO-seg, one module a format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from training.annotated import AnnotatedDataset, AnnotationError
+from training.readers.coco import read_coco
+from training.readers.label_images import label_files, read_label_images
+from training.readers.yolo_seg import read_yolo_seg
+
+__all__ = ["AnnotatedDataset", "AnnotationError", "read_annotated"]
+
+LAYOUTS = (
+    "COCO: images/ and instances.json (or one other *.json); "
+    "label images: images/, labels/*.png or *.tif and, for several classes, classes.json; "
+    "YOLO-seg: images/, labels/*.txt and data.yaml"
+)
+
+
+def read_annotated(path: Path) -> AnnotatedDataset:
+    """Read the data set in the folder ``path``, or that a COCO ``*.json`` or ``data.yaml`` names.
+
+    The layout is recognised by its files, in this order: ``instances.json``, ``data.yaml``,
+    images in ``labels/``, one ``*.json``. Masks are read now, images on
+    :meth:`~training.annotated.AnnotatedFrame.read`.
+
+    Raises AnnotationError, which names file, entry, reason and remedy.
+    """
+    path = Path(path)
+    if path.suffix == ".json":
+        return read_coco(path)
+    if path.name == "data.yaml":
+        return read_yolo_seg(path.parent)
+    if (path / "instances.json").exists():
+        return read_coco(path / "instances.json")
+    if (path / "data.yaml").exists():
+        return read_yolo_seg(path)
+    if label_files(path):
+        return read_label_images(path)
+    tables = sorted(path.glob("*.json"))
+    if len(tables) == 1:
+        return read_coco(tables[0])
+    found = ", ".join(sorted(entry.name for entry in path.glob("*"))[:10]) or "nothing"
+    raise AnnotationError(
+        path, "", f"holds no data set that is known ({found}); lay it out as one of {LAYOUTS}"
+    )

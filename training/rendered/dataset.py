@@ -1,0 +1,76 @@
+"""Rendered frames as a COCO data set on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from training.annotated import AnnotatedCell
+from training.readers.rle import rle_from_cell
+from training.rendered.frame import render_frame
+from training.rendered.settings import CLASS_NAMES, RenderSettings
+
+
+def render_dataset(
+    directory: Path,
+    *,
+    frames: int,
+    settings: RenderSettings,
+    seed: int,
+    on_frame: Callable[[], None] = lambda: None,
+) -> None:
+    """Write ``images/frame_0000.png`` ... and ``instances.json`` into ``directory``.
+
+    Masks are RLE, exact and with their overlap. Frame i is ``render_frame(settings, (seed, i))``,
+    however many frames there are. ``instances.json`` is replaced last; it keeps settings and
+    seed. ``on_frame`` is called after each frame.
+
+    Raises CrowdedFrameError where the cells do not fit, OSError where a file cannot be written.
+    """
+    (directory / "images").mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index in range(frames):
+        frame, cells = render_frame(settings, (seed, index))
+        image = {
+            "id": index + 1,
+            "file_name": f"frame_{index:04d}.png",
+            "height": settings.height,
+            "width": settings.width,
+        }
+        file = directory / "images" / str(image["file_name"])
+        if not cv2.imwrite(str(file), frame):
+            raise OSError(f"{file}: cannot be written; check the folder and the free space")
+        images.append(image)
+        for cell in cells:
+            annotations.append({"id": len(annotations) + 1, **_annotation(cell, image)})
+        on_frame()
+    instances = {
+        "info": {
+            "description": "Rendered phase-contrast frames (python -m training.rendered)",
+            "settings": settings.model_dump(),
+            "seed": seed,
+        },
+        "images": images,
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASS_NAMES)],
+        "annotations": annotations,
+    }
+    unfinished = directory / "instances.json.part"
+    unfinished.write_text(json.dumps(instances), encoding="utf-8")
+    unfinished.replace(directory / "instances.json")
+
+
+def _annotation(cell: AnnotatedCell, image: dict[str, Any]) -> dict[str, Any]:
+    height, width = cell.mask.shape
+    return {
+        "image_id": image["id"],
+        "category_id": cell.class_id + 1,
+        "bbox": [cell.x, cell.y, width, height],
+        "area": cell.area,
+        "iscrowd": 0,
+        "segmentation": rle_from_cell(cell, image["height"], image["width"]),
+    }

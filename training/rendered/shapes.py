@@ -1,0 +1,191 @@
+"""The two kinds of cell: outline, and the delay that its thickness gives to light."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from training.rendered.settings import CELL_DIAMETER_UM, ROUND, SPREAD
+
+Floats = npt.NDArray[np.float32]
+Points = npt.NDArray[np.float64]
+
+OUTLINE_POINTS = 192
+SPREAD_SIZE, ROUND_SIZE = 1.17, 0.62
+"""Diameter by class, in mean diameters; a third of round cells gives a mean of 1."""
+ROUND_DELAY = (2.3, 5.0)
+"""Delay in the middle of a round cell of mean size, in radians."""
+BORDER = 2
+"""Empty pixels around a shape's mask."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A cell before it has a place: mask and phase patch of one size."""
+
+    mask: npt.NDArray[np.bool_]
+    """``[h, w]``"""
+    phase: Floats
+    """``[h, w]``, radians; 0 outside the mask."""
+    class_id: int
+
+
+def draw_shape(class_id: int, pixel_um: float, rng: np.random.Generator) -> Shape:
+    """A cell of the class, at a random size and orientation."""
+    if class_id == ROUND:
+        return _draw_round(pixel_um, rng)
+    return _draw_spread(pixel_um, rng)
+
+
+def _draw_spread(pixel_um: float, rng: np.random.Generator) -> Shape:
+    """A thin cell drawn out into two to five tips, thickest around its nucleus."""
+    mask = _filled(_spread_outline(rng), SPREAD_SIZE * _diameter(rng) / pixel_um)
+    depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3) * pixel_um  # to the outline, um
+    middle = _blurred(np.minimum(depth / 6.5, 1), 2.0, pixel_um)
+    phase = rng.uniform(0.12, 0.35) * (1 - np.exp(-depth / 0.8))  # the lamella
+    phase += rng.uniform(0.05, 0.3) * np.exp(-(((depth - 0.8) / 0.7) ** 2))  # its ruffled edge
+    phase += rng.uniform(0.15, 0.75) * middle**2  # the body
+    phase += _nucleus(mask, depth, pixel_um, rng)
+    granular = rng.uniform(0, 1)
+    for where, size, count, delays in (
+        (middle > 0.45, 0.4, 25, (0.2, 0.8)),
+        (middle > 0.3, 0.7, 1.5, (0.4, 1.6)),
+        (depth > 0.5, 0.35, 15, (0.1, 0.6)),
+    ):
+        phase += _granules(where, size, rng.poisson(granular * count), delays, pixel_um, rng)
+    phase += _texture(mask.shape, 0.03, 0.5, pixel_um, rng)
+    phase += _texture(mask.shape, 0.07, 2.0, pixel_um, rng)
+    return Shape(mask.astype(bool), _within(phase, depth), SPREAD)
+
+
+def _draw_round(pixel_um: float, rng: np.random.Generator) -> Shape:
+    """A rounded cell: nearly a ball, several times thicker than a spread one."""
+    diameter = ROUND_SIZE * _diameter(rng)
+    mask = _filled(_round_outline(rng), diameter / pixel_um)
+    depth = cv2.distanceTransform(mask, cv2.DIST_L2, 5) * pixel_um
+    inner = np.clip(depth / depth.max(), 0, 1)
+    ball = np.sqrt(inner * (2 - inner))
+    phase = rng.uniform(*ROUND_DELAY) * diameter / (ROUND_SIZE * CELL_DIAMETER_UM) * ball
+    phase += _granules(inner > 0.25, 0.5, rng.poisson(8), (-0.4, 0.6), pixel_um, rng)
+    phase += _texture(mask.shape, 0.12, 0.7, pixel_um, rng)
+    return Shape(mask.astype(bool), _within(phase, depth), ROUND)
+
+
+def _diameter(rng: np.random.Generator) -> float:
+    """Diameter of a cell in micrometres, before its class makes it larger or smaller."""
+    return CELL_DIAMETER_UM * float(np.clip(rng.lognormal(0, 0.16), 0.65, 1.5))
+
+
+def _spread_outline(rng: np.random.Generator) -> Points:
+    angles = np.linspace(0, 2 * np.pi, OUTLINE_POINTS, endpoint=False)
+    tips = int(rng.choice([2, 3, 4, 5], p=[0.45, 0.3, 0.17, 0.08]))
+    directions = 2 * np.pi * (np.arange(tips) + rng.uniform(-0.2, 0.2, tips)) / tips
+    radii = np.ones(OUTLINE_POINTS) + 0.15 * (tips == 2) * np.cos(2 * angles)
+    for direction in directions:
+        away = np.abs((angles - direction + np.pi) % (2 * np.pi) - np.pi)
+        length = rng.gamma(4, 0.4 if tips == 2 else 0.3)
+        blunt = rng.uniform(0.03, 0.12)
+        tip = np.exp((blunt - np.hypot(away, blunt)) / rng.uniform(0.12, 0.35))
+        radii += length * tip
+    radii *= 1 + _waves(angles, range(3, 11), 0.05, rng)
+    points = np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
+    bend, twist = rng.normal(0, (0.07, 0.015))
+    points[:, 1] += bend * points[:, 0] ** 2 + twist * points[:, 0] ** 3
+    return _turned(points, rng)
+
+
+def _round_outline(rng: np.random.Generator) -> Points:
+    angles = np.linspace(0, 2 * np.pi, OUTLINE_POINTS, endpoint=False)
+    radii = 1 + _waves(angles, range(2, 7), 0.02, rng)
+    points = np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
+    points[:, 1] *= rng.uniform(0.82, 1)
+    return _turned(points, rng)
+
+
+def _waves(angles: Points, orders: range, amplitude: float, rng: np.random.Generator) -> Points:
+    """A random ripple around the outline, weaker at higher orders."""
+    ripple = np.zeros_like(angles)
+    for order in orders:
+        phase = rng.uniform(0, 2 * np.pi)
+        ripple += rng.normal(0, amplitude / np.sqrt(order)) * np.cos(order * angles + phase)
+    return ripple
+
+
+def _turned(points: Points, rng: np.random.Generator) -> Points:
+    angle = rng.uniform(0, 2 * np.pi)
+    cosine, sine = np.cos(angle), np.sin(angle)
+    return np.asarray(points @ np.array([[cosine, sine], [-sine, cosine]]))
+
+
+def _filled(outline: Points, diameter: float) -> npt.NDArray[np.uint8]:
+    """Mask of ``outline``, scaled to the area of a disc of ``diameter`` pixels."""
+    area = cv2.contourArea(outline.astype(np.float32))
+    points = outline * (diameter * np.sqrt(np.pi / 4 / area))
+    points += BORDER - points.min(axis=0)
+    width, height = np.ceil(points.max(axis=0)).astype(int) + BORDER
+    mask = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(mask, [np.rint(points * 16).astype(np.int32)], (1,), shift=4)
+    return mask
+
+
+def _nucleus(
+    mask: npt.NDArray[np.uint8], depth: Floats, pixel_um: float, rng: np.random.Generator
+) -> Floats:
+    """A pale oval with a dark rim and dark nucleoli, at the cell's deepest place."""
+    row, column = np.unravel_index(int(depth.argmax()), depth.shape)
+    rows, columns = np.indices(mask.shape, dtype=np.float32)
+    x, y = (columns - column) * pixel_um, (rows - row) * pixel_um
+    angle = rng.uniform(0, np.pi)
+    along, across = rng.uniform(3.6, 5.2), rng.uniform(2.6, 3.6)
+    u = (x * np.cos(angle) + y * np.sin(angle)) / along
+    v = (y * np.cos(angle) - x * np.sin(angle)) / across
+    radius = np.sqrt(u * u + v * v)
+    phase = rng.uniform(0.05, 0.25) * np.exp(-(((radius - 1) / 0.18) ** 2))
+    phase -= rng.uniform(0.05, 0.2) / (1 + np.exp(np.minimum((radius - 1) / 0.1, 50)))
+    count = int(rng.integers(1, 5))
+    phase += _granules(radius < 0.7, 0.75, count, (0.4, 1.0), pixel_um, rng)
+    return np.asarray(phase, np.float32)
+
+
+def _granules(
+    where: npt.NDArray[np.bool_],
+    size_um: float,
+    count: int,
+    delays: tuple[float, float],
+    pixel_um: float,
+    rng: np.random.Generator,
+) -> Floats:
+    """``count`` droplets of radius ``size_um`` at random places in ``where``."""
+    phase = np.zeros(where.shape, np.float32)
+    places = np.flatnonzero(where)
+    if not places.size or not count:
+        return phase
+    peaks = rng.uniform(*delays, count) * 2 * np.pi * (size_um / pixel_um) ** 2
+    sigma = max(size_um / pixel_um, 0.5)
+    np.add.at(phase.reshape(-1), rng.choice(places, count), peaks.astype(np.float32))
+    return np.asarray(cv2.GaussianBlur(phase, (0, 0), sigma))
+
+
+def _texture(
+    shape: tuple[int, ...],
+    amplitude: float,
+    size_um: float,
+    pixel_um: float,
+    rng: np.random.Generator,
+) -> Floats:
+    """Smooth noise of standard deviation ``amplitude`` with grains of ``size_um``."""
+    sigma = max(size_um / pixel_um, 0.5)
+    noise = cv2.GaussianBlur(rng.standard_normal(shape, dtype=np.float32), (0, 0), sigma)
+    return np.asarray(noise * np.float32(amplitude * 2 * np.sqrt(np.pi) * sigma))
+
+
+def _blurred(values: Floats, size_um: float, pixel_um: float) -> Floats:
+    return np.asarray(cv2.GaussianBlur(values, (0, 0), max(size_um / pixel_um, 0.3)))
+
+
+def _within(phase: Floats, depth: Floats) -> Floats:
+    """``phase`` brought to 0 over the outermost half micrometre."""
+    return (phase * np.clip(depth / 0.8, 0, 1)).astype(np.float32)

@@ -1,0 +1,210 @@
+"""Train YOLO11n-seg by the protocol of study S1.
+
+General cells, one class, 200 epochs; then 20 epochs on the target data with its K classes:
+
+    python -m training.yolo general --data runs/data/general --out runs/general
+    python -m training.yolo fine-tune --data runs/data/target --init runs/general --out runs/targets
+
+`--init coco` starts from ultralytics' published COCO weights where they can be fetched.
+`--preset demo` is the same on a smaller network input and few epochs: minutes on two CPU cores.
+A run that was cut off goes on with `--resume`. Losses and validation metrics of every epoch are in
+OUT/log for TensorBoard; OUT itself is the checkpoint.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from cytoserve.contract import NETWORK_SIZE
+from training.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    new_recipe,
+    save_checkpoint,
+)
+from training.command_line import DATA_HELP, choose_settings, read_data
+from training.splits import split_by_frame
+from training.yolo_dataset import write_yolo_dataset
+from training.yolo_network import ARCHITECTURE
+from training.yolo_trainer import YoloTrainer
+from training.yolo_weights import fetch_coco_weights
+
+
+class YoloSettings(BaseModel):
+    """Settings of one training run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(gt=0)
+    """Passes over the training windows."""
+    window: int = Field(NETWORK_SIZE, ge=64, le=NETWORK_SIZE, multiple_of=32)
+    """Side of a training window in network pixels; 640 shows the network whole frames."""
+    windows_per_frame: int | None = Field(None, gt=0)
+    """Windows drawn per frame; None takes all that cover it."""
+    min_visible: float = Field(0.25, gt=0, le=1)
+    """A cell cut by a window's edge is labelled if this share of it is inside."""
+    batch: int = Field(16, gt=0)
+    """Windows per step."""
+    learning_rate: float = Field(0.01, gt=0)
+    """At the start; it falls linearly to a hundredth."""
+    optimizer: str = "SGD"
+    """As torch.optim names it: SGD, AdamW."""
+    validation_share: float = Field(0.1, gt=0, lt=1)
+    """Share of the frames kept for validation."""
+    mosaic: float = Field(1.0, ge=0, le=1)
+    """Probability that a sample is four windows in one; off in the last tenth of the epochs."""
+    scale: float = Field(0.5, ge=0, lt=1)
+    """Random zoom, 1 - scale to 1 + scale."""
+    flip: float = Field(0.5, ge=0, le=1)
+    """Probability of a flip, for each axis."""
+    bf16: bool = False
+    """Mixed precision in bfloat16: faster on CPUs with AVX512-BF16 or AMX."""
+
+
+PRESETS = {
+    "general": YoloSettings(epochs=200),
+    "fine-tune": YoloSettings(epochs=20),
+    "general-demo": YoloSettings(
+        epochs=30, window=320, optimizer="AdamW", learning_rate=0.002, batch=8
+    ),
+    "fine-tune-demo": YoloSettings(
+        epochs=15, window=320, optimizer="AdamW", learning_rate=0.001, batch=8
+    ),
+}
+
+
+def train(
+    data: tuple[str, ...],
+    out: Path,
+    settings: YoloSettings,
+    *,
+    one_class: bool,
+    init: str | None,
+    seed: int,
+    resume: bool,
+) -> None:
+    """Train one network and write its checkpoint to ``out``; see the module's docstring."""
+    initial = _initial_weights(init)
+    dataset, hashes = read_data(data, one_class)
+    training, validation = split_by_frame(dataset, settings.validation_share, seed)
+    yolo_data = write_yolo_dataset(
+        training,
+        validation,
+        out / "windows",
+        window=settings.window,
+        windows_per_frame=settings.windows_per_frame,
+        min_visible=settings.min_visible,
+        seed=seed,
+    )
+    trainer = YoloTrainer(
+        overrides=_ultralytics_settings(settings, yolo_data, out, seed),
+        initial=initial,
+        continue_from=out / "resume" if resume else None,
+        bf16=settings.bf16,
+    )
+    trainer.train()
+    recipe = new_recipe(
+        architecture=ARCHITECTURE,
+        class_names=dataset.class_names,
+        settings=settings.model_dump(),
+        data=hashes,
+        initialised_from=init or "random",
+        seed=seed,
+        metrics=trainer.best_metrics,
+    )
+    save_checkpoint(out, trainer.best_weights, recipe)
+    click.echo(f"checkpoint {out}: {len(dataset.class_names)} classes, {trainer.best_metrics}")
+
+
+def _initial_weights(init: str | None) -> dict[str, torch.Tensor] | None:
+    if init is None:
+        return None
+    return fetch_coco_weights() if init == "coco" else load_checkpoint(Path(init), ARCHITECTURE)[0]
+
+
+def _ultralytics_settings(
+    settings: YoloSettings, data: Path, out: Path, seed: int
+) -> dict[str, Any]:
+    """The same settings under ultralytics' names."""
+    return {
+        "model": f"{ARCHITECTURE}.yaml",
+        "data": str(data),
+        "project": str(out.parent.resolve()),
+        "name": out.name,
+        "exist_ok": True,
+        "epochs": settings.epochs,
+        "imgsz": settings.window,
+        "batch": settings.batch,
+        "optimizer": settings.optimizer,
+        "lr0": settings.learning_rate,
+        "mosaic": settings.mosaic,
+        "close_mosaic": max(1, settings.epochs // 10),
+        "scale": settings.scale,
+        "fliplr": settings.flip,
+        "flipud": settings.flip,
+        "amp": False,  # bf16 is the network's own matter, see Bf16Network
+        "patience": settings.epochs,
+        "seed": seed,
+        "pretrained": False,
+        "overlap_mask": False,  # overlapping cells keep their overlap
+        "single_cls": False,
+        "plots": False,
+        "verbose": False,
+        "max_det": 1000,
+    }
+
+
+@click.command(help=__doc__, context_settings={"show_default": True})
+@click.argument("protocol", type=click.Choice(["general", "fine-tune"]))
+@click.option("--data", multiple=True, required=True, help=DATA_HELP)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint folder.")
+@click.option("--init", help="Checkpoint folder to start from, or `coco`. Default: random weights.")
+@click.option("--preset", type=click.Choice(["study", "demo"]), default="study")
+@click.option(
+    "--settings",
+    "file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="YAML file of settings that change the preset's.",
+)
+@click.option("--epochs", type=int, help="Passes over the data.")
+@click.option("--window", type=int, help="Side of a training window in network pixels.")
+@click.option("--bf16/--no-bf16", default=None, help="Mixed precision in bfloat16.")
+@click.option("--seed", default=0, help="Of weights, split, windows and augmentation.")
+@click.option("--resume", is_flag=True, help="Go on with the run that was cut off in OUT.")
+def main(
+    protocol: str,
+    data: tuple[str, ...],
+    out: Path,
+    init: str | None,
+    preset: str,
+    file: Path | None,
+    epochs: int | None,
+    window: int | None,
+    bf16: bool | None,
+    seed: int,
+    resume: bool,
+) -> None:
+    """Train YOLO11n-seg; the module's docstring is the help."""
+    name = protocol if preset == "study" else f"{protocol}-demo"
+    settings = choose_settings(PRESETS, name, file, epochs=epochs, window=window, bf16=bf16)
+    try:
+        train(
+            data,
+            out,
+            settings,
+            one_class=protocol == "general",
+            init=init,
+            seed=seed,
+            resume=resume,
+        )
+    except (CheckpointError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Annotated frames as a YOLO-seg data set: 8-bit windows as the served network will see them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+import yaml
+from rich.progress import track
+
+from cytoserve.contract import NETWORK_SIZE
+from training.annotated import AnnotatedCell, AnnotatedDataset, AnnotatedFrame
+from training.letterbox import PrepareFrame
+
+SUBPIXEL_BITS = 4
+"""cv2.fillPoly takes fixed-point corners: sixteenths of a pixel."""
+
+
+def write_yolo_dataset(
+    train: AnnotatedDataset,
+    validation: AnnotatedDataset,
+    directory: Path,
+    *,
+    window: int,
+    windows_per_frame: int | None,
+    min_visible: float,
+    seed: int,
+) -> Path:
+    """Write ``images/``, ``labels/`` and ``data.yaml`` under ``directory``; returns the latter.
+
+    Frames pass the very module that is served as `yolo_prepare`, then windows of ``window``
+    pixels are cut from the result: a network trained on small windows sees cells at the scale at
+    which the full 640 px network meets them.
+
+    Args:
+        train: frames to train on.
+        validation: frames to validate on, of the same classes.
+        directory: made if absent.
+        window: side of a window in network pixels, at most ``NETWORK_SIZE``.
+        windows_per_frame: this many are drawn at random; None takes all that cover the frame.
+        min_visible: a cell cut by a window's edge is labelled if this share of it is inside.
+        seed: of the draw.
+    """
+    random = np.random.default_rng(seed)
+    for split, dataset in (("train", train), ("val", validation)):
+        images, labels = directory / "images" / split, directory / "labels" / split
+        images.mkdir(parents=True, exist_ok=True)
+        labels.mkdir(parents=True, exist_ok=True)
+        for frame in track(dataset.frames, f"preparing {split} windows", transient=True):
+            windows = list(_windows(frame, window, min_visible))
+            if windows_per_frame is not None and windows_per_frame < len(windows):
+                chosen = random.choice(len(windows), windows_per_frame, replace=False)
+                windows = [windows[i] for i in sorted(chosen)]
+            for index, (pixels, lines) in enumerate(windows):
+                name = f"{frame.path.stem}_{index:02d}"
+                if not cv2.imwrite(str(images / f"{name}.png"), pixels[:, :, ::-1]):
+                    raise OSError(f"{images / name}.png could not be written; is the disk full?")
+                (labels / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+    data = directory / "data.yaml"
+    data.write_text(
+        yaml.safe_dump(
+            {
+                "path": str(directory.resolve()),
+                "train": "images/train",
+                "val": "images/val",
+                "names": dict(enumerate(train.class_names)),
+            }
+        )
+    )
+    return data
+
+
+def _windows(
+    frame: AnnotatedFrame, window: int, min_visible: float
+) -> Iterator[tuple[npt.NDArray[np.uint8], list[str]]]:
+    """The windows that cover one frame: RGB uint8 ``[window, window, 3]`` and label lines."""
+    image = frame.read()
+    image = image[:, :, None] if image.ndim == 2 else image
+    prepared, letterbox, _ = PrepareFrame()(torch.from_numpy(image.astype(np.int32)))
+    pixels = prepared[0].permute(1, 2, 0).numpy()
+    scale_x, scale_y, pad_x, pad_y = (float(value) for value in letterbox[:4])
+    polygons = [
+        (cell, cell.polygon() * (scale_x, scale_y) + (pad_x, pad_y)) for cell in frame.cells
+    ]
+    for top in _starts(frame.height * scale_y, pad_y, window):
+        for left in _starts(frame.width * scale_x, pad_x, window):
+            lines = [
+                line
+                for cell, polygon in polygons
+                if (line := _label_line(cell.class_id, polygon - (left, top), window, min_visible))
+            ]
+            yield np.ascontiguousarray(pixels[top : top + window, left : left + window]), lines
+
+
+def _starts(content: float, padding: float, window: int) -> list[int]:
+    """Where windows begin along one side so that they cover the content evenly."""
+    count = max(1, math.ceil(content / window))
+    last = max(padding, padding + content - window) if content > window else padding
+    starts = np.linspace(padding, last, count) if count > 1 else [padding + (content - window) / 2]
+    return [int(np.clip(round(start), 0, NETWORK_SIZE - window)) for start in starts]
+
+
+def _label_line(
+    class_id: int, polygon: npt.NDArray[np.floating], window: int, min_visible: float
+) -> str | None:
+    """One YOLO-seg line, ``class x y x y …`` in shares of the window; None for a cell outside."""
+    if (polygon.max(axis=0) <= 0).any() or (polygon.min(axis=0) >= window).any():
+        return None
+    canvas = np.zeros((window, window), np.uint8)
+    # cv2 counts pixel centres: half a pixel less than continuous coordinates.
+    corners = np.round((polygon - 0.5) * 2**SUBPIXEL_BITS).astype(np.int32)
+    cv2.fillPoly(canvas, [corners], 1, shift=SUBPIXEL_BITS)
+    visible = int(canvas.sum())
+    if visible < max(1.0, min_visible * cv2.contourArea(polygon.astype(np.float32))):
+        return None
+    inside = AnnotatedCell.cut(canvas.astype(bool), class_id).polygon() / window
+    coordinates = " ".join(f"{value:.5f}" for value in np.clip(inside, 0, 1).ravel())
+    return f"{class_id} {coordinates}"
