@@ -104,11 +104,11 @@ class Canary:
             return None
         if status == "DEADLINE_EXCEEDED":
             used = answered(self.client, self.pipeline) != self.count
-            return None if used else f"no request of {self.pipeline.name} ended in {DEADLINE:.0f} s"
+            return None if used else f"No request of {self.pipeline.name} ended in {DEADLINE:.0f} s"
         self.errors += 1
         if self.errors < ERRORS_TO_FAIL:
             return None
-        return f"the canary of {self.pipeline.name} failed: {error.message()}"
+        return f"The canary of {self.pipeline.name} failed: {error.message()}"
 
 
 def send_and_wait(client: InferenceServerClient, pipeline: Pipeline) -> None:

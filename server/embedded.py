@@ -52,6 +52,7 @@ class EmbeddedServer:
             f"--grpc-port={grpc_port}",
             *options,
         ]
+        self.repository = model_repository
         self.timeout = timeout
         self.url = ""
         """``host:port`` of the gRPC endpoint, once started."""

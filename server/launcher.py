@@ -32,6 +32,8 @@ from server.watcher import (
 )
 from server.worker_environment import worker_environment
 
+MODEL_LOAD_THREADS = 16
+
 READY_LINE = "Ready at {url}: {pipelines} ({seconds:.1f} s)"
 READY = re.compile(r"^Ready at (?P<url>\S+): ", re.MULTILINE)
 """Finds the ready line in a launcher's output."""
@@ -183,6 +185,8 @@ def server_command(
         "--model-control-mode=explicit",
         # Triton loads an ensemble's steps by itself.
         *(f"--load-model={name}" for each in pipelines for name in (each.name, each.card)),
+        # A load is mostly waiting for the worker that completes the configuration.
+        f"--model-load-thread-count={MODEL_LOAD_THREADS}",
         f"--exit-timeout-secs={settings.exit_timeout}",
         "--allow-http=false",
         f"--grpc-address={host}",

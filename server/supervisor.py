@@ -31,8 +31,11 @@ LONGEST_PAUSE = 30.0
 SHUTDOWN = 5.0
 """Seconds that Triton itself needs at most to end when no request runs."""
 
-HEALTHY = 60.0
-"""Seconds of serving after which a death counts as the first one again."""
+HEALTHY = 5.0
+"""Seconds of serving after which a death counts as the first one again.
+
+Few, for a start takes as long: a server that dies that often is no burden for the machine.
+"""
 
 
 class Supervisor:

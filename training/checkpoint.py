@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
+
+from training.validation_errors import explain
 
 WEIGHTS_FILE = "model.safetensors"
 RECIPE_FILE = "recipe.json"
@@ -40,7 +42,7 @@ class Recipe(BaseModel):
     """The command line that trained it."""
     settings: dict[str, Any]
     data: dict[str, str]
-    """Annotated data set -> sha256 over its frames and annotations."""
+    """What it was trained on -> sha256 over the frames, annotations and crops in it."""
     initialised_from: str
     seed: int
     metrics: dict[str, float]
@@ -69,11 +71,10 @@ def _module_and_arguments() -> list[str]:
 def save_checkpoint(directory: Path, weights: Mapping[str, torch.Tensor], recipe: Recipe) -> None:
     """Write weights, then the recipe; a folder without a recipe is an unfinished checkpoint."""
     directory.mkdir(parents=True, exist_ok=True)
+    part = directory / f"{WEIGHTS_FILE}.part"
+    part.write_bytes(save({name: t.detach().cpu().contiguous() for name, t in weights.items()}))
     (directory / RECIPE_FILE).unlink(missing_ok=True)
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
-        directory / WEIGHTS_FILE,
-    )
+    part.replace(directory / WEIGHTS_FILE)
     (directory / RECIPE_FILE).write_text(recipe.model_dump_json(indent=2) + "\n")
 
 
@@ -91,7 +92,9 @@ def load_checkpoint(directory: Path, architecture: str) -> tuple[dict[str, torch
             )
     try:
         recipe = Recipe.model_validate_json((directory / RECIPE_FILE).read_text())
-    except (ValidationError, UnicodeDecodeError) as error:
+    except ValidationError as error:
+        raise CheckpointError(f"{directory / RECIPE_FILE} is damaged:{explain(error)}") from error
+    except UnicodeDecodeError as error:
         raise CheckpointError(f"{directory / RECIPE_FILE} is damaged: {error}") from error
     if recipe.architecture != architecture:
         raise CheckpointError(

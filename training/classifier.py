@@ -20,6 +20,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class CellClassifier(nn.Module):
     """torchvision's ResNet50 with K classes behind ImageNet's pixel statistics."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, class_count: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)

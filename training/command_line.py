@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from training.annotated import AnnotatedDataset, AnnotationError
 from training.checkpoint import hash_files
 from training.readers import read_annotated
+from training.validation_errors import explain
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -20,6 +21,7 @@ DATA_HELP = (
     "Annotated data set: a folder in COCO, label image or YOLO-seg layout. DIR@FILE takes only "
     "the frames that FILE names, one a line without suffix. May be given several times."
 )
+SETTINGS_HELP = "YAML file of settings that change the preset's."
 
 
 def read_data(arguments: Sequence[str], one_class: bool) -> tuple[AnnotatedDataset, dict[str, str]]:
@@ -33,24 +35,38 @@ def read_data(arguments: Sequence[str], one_class: bool) -> tuple[AnnotatedDatas
         The joined data set, and for the recipe a sha256 of every folder's files.
 
     Raises:
-        click.UsageError: a folder cannot be read, or the classes differ.
+        click.UsageError: a folder cannot be read, frames share a name, or the classes differ.
     """
     datasets, hashes = [], {}
     for argument in arguments:
-        directory, _, listing = argument.partition("@")
-        try:
-            dataset = read_annotated(Path(directory))
-            if listing:
-                dataset = dataset.subset(Path(listing).read_text().split())
-        except (AnnotationError, OSError) as error:
-            raise click.UsageError(f"--data {argument}: {error}") from error
+        dataset, hashes[argument] = _read_one(argument)
         datasets.append(dataset.as_one_class() if one_class else dataset)
-        hashes[argument] = hash_files(p for p in Path(directory).rglob("*") if p.is_file())
-    names = {dataset.class_names for dataset in datasets}
-    if len(names) != 1:
-        raise click.UsageError(f"data sets trained on together must list the same classes: {names}")
+    names = datasets[0].class_names
+    for argument, dataset in zip(arguments, datasets, strict=True):
+        if dataset.class_names != names:
+            raise click.UsageError(
+                "data sets trained on together must list the same classes in the same order: "
+                f"{arguments[0]} has {', '.join(names)}; "
+                f"{argument} has {', '.join(dataset.class_names)}."
+            )
     frames = tuple(frame for dataset in datasets for frame in dataset.frames)
-    return AnnotatedDataset(names.pop(), frames), hashes
+    try:
+        return AnnotatedDataset(names, frames), hashes
+    except AnnotationError as error:
+        raise click.UsageError(f"--data {' '.join(arguments)}: {error}") from error
+
+
+def _read_one(argument: str) -> tuple[AnnotatedDataset, str]:
+    directory, _, listing = argument.partition("@")
+    files = [path for path in Path(directory).rglob("*") if path.is_file()]
+    try:
+        dataset = read_annotated(Path(directory))
+        if listing:
+            dataset = dataset.subset(Path(listing).read_text().split())
+            files.append(Path(listing))
+        return dataset, hash_files(files)
+    except (ValueError, OSError) as error:  # AnnotationError and UnicodeDecodeError among them
+        raise click.UsageError(f"--data {argument}: {error}") from error
 
 
 def choose_settings(
@@ -59,12 +75,25 @@ def choose_settings(
     """A preset, changed by a YAML file, changed by options that were given (not None).
 
     Raises:
-        click.UsageError: the file holds something else than valid settings.
+        click.UsageError: the file cannot be read, or something else than valid settings is given.
     """
     base = presets[preset]
+    given = {name: value for name, value in overrides.items() if value is not None}
+    from_file = _read_yaml(file) if file else {}
     try:
-        from_file = yaml.safe_load(file.read_text()) or {} if file else {}
-        given = {name: value for name, value in overrides.items() if value is not None}
         return type(base).model_validate({**base.model_dump(), **from_file, **given})
-    except (ValidationError, yaml.YAMLError, TypeError) as error:
-        raise click.UsageError(f"settings {file or ''}: {error}") from error
+    except ValidationError as error:
+        origin = f"{file} and options" if file else "options"
+        raise click.UsageError(f"settings of {origin} are not valid:{explain(error)}") from error
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{file} cannot be read as YAML: {error}") from error
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+        raise click.UsageError(f"{file}: settings are lines `name: value`; found {settings!r}.")
+    return settings

@@ -9,13 +9,14 @@ by crop, so that no neighbour of a training cell is validated on. OUT holds one 
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import click
 import cv2
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from rich.progress import track
 
 from training.annotated import AnnotatedDataset, AnnotatedFrame
@@ -23,8 +24,10 @@ from training.cell_crops import CellCrops
 from training.command_line import DATA_HELP, read_data
 from training.normalise import PercentileLevels
 from training.splits import split_by_frame
+from training.validation_errors import explain
 
 INDEX_FILE = "crops.json"
+SPLITS = ("train", "validation")
 
 
 class Crop(BaseModel):
@@ -33,7 +36,7 @@ class Crop(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: str
-    class_id: int
+    class_id: int = Field(ge=0)
 
 
 class CropIndex(BaseModel):
@@ -47,25 +50,34 @@ class CropIndex(BaseModel):
     train: tuple[Crop, ...]
     validation: tuple[Crop, ...]
 
+    @model_validator(mode="after")
+    def _know_every_class(self) -> CropIndex:
+        for crop in self.train + self.validation:
+            if crop.class_id >= len(self.class_names):
+                raise ValueError(f"{crop.file} is of class {crop.class_id}, which has no name")
+        return self
+
 
 def cut_crops(
     dataset: AnnotatedDataset, data: dict[str, str], out: Path, validation_share: float, seed: int
 ) -> CropIndex:
     """Write every cell's crop below ``out`` and the index beside them.
 
+    Crops of an earlier run go away with their index.
+
     Raises:
-        ValueError: fewer than two frames, or no cell at all among the training frames.
+        ValueError: fewer than two frames, or no cell on one side of the split.
     """
+    parts = split_by_frame(dataset, validation_share, seed)
+    if (out / INDEX_FILE).is_file():
+        (out / INDEX_FILE).unlink()
+        for name in SPLITS:
+            shutil.rmtree(out / name, ignore_errors=True)
     splits: dict[str, tuple[Crop, ...]] = {}
-    names = ("train", "validation")
-    for name, part in zip(names, split_by_frame(dataset, validation_share, seed), strict=True):
+    for name, part in zip(SPLITS, parts, strict=True):
         (out / name).mkdir(parents=True, exist_ok=True)
         frames = track(part.frames, f"cutting {name} crops", transient=True)
         splits[name] = tuple(crop for frame in frames for crop in _cut_frame(frame, out, name))
-    if not splits["train"]:
-        raise ValueError(
-            f"none of the {len(dataset.frames)} frames has a cell to train on; annotate some."
-        )
     index = CropIndex(class_names=dataset.class_names, data=data, **splits)
     (out / INDEX_FILE).write_text(index.model_dump_json(indent=1) + "\n")
     return index
@@ -99,22 +111,27 @@ def read_index(folder: Path) -> CropIndex:
     if not file.is_file():
         raise ValueError(f"{file} is absent; make it with `python -m training.crops`.")
     try:
-        return CropIndex.model_validate_json(file.read_text())
+        return CropIndex.model_validate_json(file.read_bytes())
     except ValidationError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
+        raise ValueError(f"{file} is damaged; cut the crops again:{explain(error)}") from error
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
 @click.option("--data", multiple=True, required=True, help=DATA_HELP)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the crops.")
-@click.option("--validation-share", default=0.2, help="Share of the frames kept for validation.")
-@click.option("--seed", default=0, help="Of the split.")
+@click.option(
+    "--validation-share",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.2,
+    help="Share of the frames kept for validation.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the split.")
 def main(data: tuple[str, ...], out: Path, validation_share: float, seed: int) -> None:
     """Cut crops; the module's docstring is the help."""
     dataset, hashes = read_data(data, one_class=False)
     try:
         index = cut_crops(dataset, hashes, out, validation_share, seed)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{out}: {len(index.train)} crops to train on, {len(index.validation)} to validate")
 

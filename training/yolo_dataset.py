@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def write_yolo_dataset(
     min_visible: float,
     seed: int,
 ) -> Path:
-    """Write ``images/``, ``labels/`` and ``data.yaml`` under ``directory``; returns the latter.
+    """Write ``images/``, ``labels/`` and, last, ``data.yaml`` under ``directory``; returns it.
 
     Frames pass the very module that is served as `yolo_prepare`, then windows of ``window``
     pixels are cut from the result: a network trained on small windows sees cells at the scale at
@@ -40,12 +41,13 @@ def write_yolo_dataset(
     Args:
         train: frames to train on.
         validation: frames to validate on, of the same classes.
-        directory: made if absent.
+        directory: made anew, so that no window of an earlier run is trained on.
         window: side of a window in network pixels, at most ``NETWORK_SIZE``.
         windows_per_frame: this many are drawn at random; None takes all that cover the frame.
         min_visible: a cell cut by a window's edge is labelled if this share of it is inside.
         seed: of the draw.
     """
+    shutil.rmtree(directory, ignore_errors=True)
     random = np.random.default_rng(seed)
     for split, dataset in (("train", train), ("val", validation)):
         images, labels = directory / "images" / split, directory / "labels" / split
@@ -106,7 +108,7 @@ def _starts(content: float, padding: float, window: int) -> list[int]:
 
 
 def _label_line(
-    class_id: int, polygon: npt.NDArray[np.floating], window: int, min_visible: float
+    class_id: int, polygon: npt.NDArray[np.float64], window: int, min_visible: float
 ) -> str | None:
     """One YOLO-seg line, ``class x y x y …`` in shares of the window; None for a cell outside."""
     if (polygon.max(axis=0) <= 0).any() or (polygon.min(axis=0) >= window).any():
@@ -114,7 +116,7 @@ def _label_line(
     canvas = np.zeros((window, window), np.uint8)
     # cv2 counts pixel centres: half a pixel less than continuous coordinates.
     corners = np.round((polygon - 0.5) * 2**SUBPIXEL_BITS).astype(np.int32)
-    cv2.fillPoly(canvas, [corners], 1, shift=SUBPIXEL_BITS)
+    cv2.fillPoly(canvas, [corners], (1,), shift=SUBPIXEL_BITS)
     visible = int(canvas.sum())
     if visible < max(1.0, min_visible * cv2.contourArea(polygon.astype(np.float32))):
         return None

@@ -17,7 +17,7 @@ os.environ.setdefault("YOLO_VERBOSE", "false")
 
 import torch
 from torch.utils._pytree import tree_map
-from ultralytics.nn.tasks import SegmentationModel
+from ultralytics.nn.tasks import SegmentationModel as SegmentationModel
 
 from training.checkpoint import Recipe, fill_network, load_checkpoint
 
@@ -26,7 +26,7 @@ MODEL_FILE = f"{ARCHITECTURE}.yaml"
 
 
 class Bf16Network(SegmentationModel):  # type: ignore[misc]  # ultralytics ships no types
-    """The same network, trained in bfloat16 mixed precision on a CPU.
+    """The same network, trained in bfloat16 mixed precision on any device.
 
     ultralytics mixes precision on GPUs only; on a CPU with AVX512-BF16 or AMX a step of
     forward and backward took 0.6 times as long as in float32.
@@ -36,7 +36,7 @@ class Bf16Network(SegmentationModel):  # type: ignore[misc]  # ultralytics ships
         """Run the network; while it trains, in mixed precision with float32 results."""
         if not self.training:
             return super().predict(x, *args, **options)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(x.device.type, dtype=torch.bfloat16):
             outputs = super().predict(x, *args, **options)
         return tree_map(lambda y: y.float() if isinstance(y, torch.Tensor) else y, outputs)
 

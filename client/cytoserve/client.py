@@ -18,7 +18,12 @@ from numpy.typing import NDArray
 from cytoserve import codec, contract
 from cytoserve.cells import Cells
 from cytoserve.codec import Card
-from cytoserve.errors import DeadlineExceeded, PipelineNotServed, ServerUnreachable
+from cytoserve.errors import (
+    DeadlineExceeded,
+    PipelineNotServed,
+    ServerError,
+    ServerUnreachable,
+)
 from cytoserve.settings import (
     DEFAULT_PIPELINE,
     DEFAULT_TIMEOUT_S,
@@ -217,7 +222,13 @@ class _Calls:
         try:
             return await self._tried(partial(self.transport.infer, request), deadline)
         except PipelineNotServed as error:
-            raise PipelineNotServed(pipeline, await self._served(deadline)) from error
+            served = await self._served(deadline)
+            if pipeline not in served:
+                raise PipelineNotServed(pipeline, served) from error
+            raise ServerError(
+                f"{pipeline} must be served with all its models; given: none called "
+                f"{error.pipeline}. Export it again with `python -m export {pipeline}`."
+            ) from error
 
     async def _served(self, deadline: _Deadline) -> tuple[str, ...]:
         served = []

@@ -6,6 +6,7 @@ the file's first bytes, not by its name.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def read_frame(path: Path) -> NDArray[Any]:
+def read_frame(path: str | os.PathLike[str]) -> NDArray[Any]:
     """Return the one frame that a file holds: ``[H, W]`` grey or ``[H, W, 3]`` RGB.
 
     Palettes become RGB and inverted grey TIFFs (white is zero) are turned around; an EXIF
@@ -37,6 +38,7 @@ def read_frame(path: Path) -> NDArray[Any]:
         UnsupportedImage: another shape or dtype, such as four channels; names the file.
         FrameTooLarge: beyond the limits of one request; names the file.
     """
+    path = Path(path)
     with _naming(path):
         if not path.is_file():
             raise _unreadable("it is no file", "Check the name.")

@@ -135,6 +135,20 @@ def test_a_pipeline_that_is_not_served_names_those_that_are(cells, frame):
     assert "python -m export yolo_resnet" in message
 
 
+def test_a_pipeline_without_its_card_is_told_apart(cells, frame):
+    class NoCards(FakeServer):
+        async def infer(self, request, timeout):
+            if request.model.endswith("_card"):
+                raise PipelineNotServed(request.model)
+            return await super().infer(request, timeout)
+
+    with pytest.raises(
+        ServerError, match="none called yolo_card.*python -m export yolo"
+    ) as failure:
+        Client(transport=NoCards(cells)).segment(frame, "yolo")
+    assert not isinstance(failure.value, PipelineNotServed)
+
+
 def test_the_card_is_asked_for_once(fake, frame, monkeypatch):
     client = Client(transport=fake)
     for _ in range(3):

@@ -86,6 +86,22 @@ def test_pixels_of_a_full_patch(box, pixels):
     np.testing.assert_array_equal(labels, expected)
 
 
+@pytest.mark.parametrize(
+    ("patch", "belongs"),
+    [
+        pytest.param([[127, 127], [127, 127]], False, id="127"),
+        pytest.param([[128, 128], [128, 128]], True, id="128"),
+        pytest.param([[0, 255], [0, 255]], True, id="127.5-across"),
+        pytest.param([[0, 0], [255, 255]], True, id="127.5-down"),
+        pytest.param([[0, 254], [0, 254]], False, id="127-across"),
+    ],
+)
+def test_half_the_probability_belongs(patch, belongs):
+    box = np.array([[2, 3, 3, 4]], np.float32)  # its one pixel samples the middle of the patch
+    labels = paint_labels(box, np.array([patch], np.uint8), (6, 6))
+    assert bool(labels[3, 2]) == belongs
+
+
 def test_no_cells_paint_background():
     labels = paint_labels(np.empty((0, 4), np.float32), np.empty((0, 56, 56), np.uint8), (3, 4))
     assert labels.dtype == np.uint16

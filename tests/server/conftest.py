@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx
+import psutil
 import pytest
 from onnx import TensorProto, helper
+from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
+from tritonclient.utils import InferenceServerException
 
 from cytoserve import contract
 from cytoserve.contract import PIPELINES, Tensor
@@ -149,10 +154,94 @@ def add_card(repository: Path, name: str) -> None:
     save_graph(repository / name / "1/model.onnx", helper.make_graph(nodes, name, *sides))
 
 
+class Caller:
+    """Sends frames to the tiny `yolo`, which answers after `wait` seconds."""
+
+    def __init__(self, url: str) -> None:
+        self.client = InferenceServerClient(url)
+
+    def request(self, wait: float = 0.0) -> int:
+        """Return the answer's `cells_found`, which is the request's `max_cells`."""
+        frame = np.full((4, 4, 1), round(wait * 1000), np.uint16)
+        values = {"image": frame, "max_cells": np.array([17], np.int32)}
+        inputs = []
+        for tensor in PIPELINES["yolo"].inputs:
+            value = values.get(tensor.name, np.array([0.5], np.float32))
+            inputs.append(InferInput(tensor.name, value.shape, tensor.dtype))
+            inputs[-1].set_data_from_numpy(value)
+        outputs = [InferRequestedOutput("cells_found")]
+        answer = self.client.infer("yolo", inputs, outputs=outputs, client_timeout=30)
+        return int(answer.as_numpy("cells_found")[0])
+
+    def until_answered(self, seconds: float) -> list[InferenceServerException]:
+        """Ask until an answer comes, for `seconds` at most; return the errors before it."""
+        errors: list[InferenceServerException] = []
+
+        def answered() -> bool:
+            try:
+                return self.request() == 17
+            except InferenceServerException as error:
+                errors.append(error)
+                return False
+
+        wait_until(answered, seconds)
+        return errors
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> float:
+    """Poll until `condition` holds; return the seconds that took, or fail after `seconds`."""
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < seconds, f"not within {seconds} s"
+        time.sleep(0.02)
+    return time.monotonic() - begun
+
+
+@pytest.fixture
+def call() -> Iterator[Callable[[str], Caller]]:
+    """Make callers, by URL, that are closed after the test."""
+    callers: list[Caller] = []
+
+    def make(url: str) -> Caller:
+        callers.append(Caller(url))
+        return callers[-1]
+
+    yield make
+    for caller in callers:
+        caller.client.close()
+
+
+@pytest.fixture(name="wait_until")
+def wait_until_fixture() -> Callable[[Callable[[], bool], float], float]:
+    """The function `wait_until`, for test files."""
+    return wait_until
+
+
+def triton_of(server: EmbeddedServer) -> psutil.Process:
+    [process] = [p for p in psutil.Process(server.pid).children() if p.name() == "tritonserver"]
+    return process
+
+
+@pytest.fixture(name="triton_of")
+def triton_of_fixture() -> Callable[[EmbeddedServer], psutil.Process]:
+    """Find the tritonserver process below a launcher."""
+    return triton_of
+
+
 @pytest.fixture(scope="session")
 def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model repository with the pipeline `yolo` of the contract, made of tiny models."""
-    repository = tmp_path_factory.mktemp("model_repository")
+    # A space, for Triton starts workers by a shell line without quotes.
+    repository = tmp_path_factory.mktemp("model repository")
+    add_pipeline(repository, "yolo")
+    return repository
+
+
+@pytest.fixture
+def own_repository(tmp_path: Path) -> Path:
+    """A tiny repository that a test may break."""
+    repository = tmp_path / "model_repository"
+    repository.mkdir()
     add_pipeline(repository, "yolo")
     return repository
 

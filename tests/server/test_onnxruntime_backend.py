@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from server.worker_environment import available_cores
 from server.workers import workers_of
 
 Deploy = Callable[..., str]
+TritonOf = Callable[[EmbeddedServer], psutil.Process]
 
 DOUBLE = "(float[N,3] x) => (float[N,3] y) { y = Add(x, x) }"
 FIXED = "(float[2,3] x) => (float[2,3] y) { y = Add(x, x) }"
@@ -51,39 +53,69 @@ def parameter(name: str, value: str) -> str:
 
 
 BATCHES = "max_batch_size: 8\n"
+PICKED = tensor("input", "x", "FP32", [-1, 3]) + tensor("input", "i", "INT64", [-1])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(shared_server: EmbeddedServer) -> Iterator[InferenceServerClient]:
     client = InferenceServerClient(shared_server.url)
     yield client
     client.close()
 
 
-@pytest.fixture
-def deploy(tiny_repository: Path, client: InferenceServerClient) -> Iterator[Deploy]:
-    """Load a graph (onnx's text form) under a configuration; return the model's name."""
-    deployed: list[str] = []
+Outcome = str | InferenceServerException
+"""The name of a model that is loaded, or why it is not."""
 
-    def load(graph: str | bytes, config: str = "", file: str = "model.onnx") -> str:
-        name = f"conformance_{len(deployed)}"
+
+@pytest.fixture(scope="module")
+def deploy(
+    request: pytest.FixtureRequest, tiny_repository: Path, client: InferenceServerClient
+) -> Iterator[Deploy]:
+    """Load a graph (onnx's text form) under a configuration; return the model's name.
+
+    What stands in the tables of this file is loaded at once, for a load is mostly waiting.
+    """
+    names = (f"conformance_{number}" for number in itertools.count())
+
+    def load(graph: str | bytes, config: str = "", file: str = "model.onnx") -> Outcome:
+        name = next(names)
         version = tiny_repository / name / "1"
         version.mkdir(parents=True)
-        deployed.append(name)
-        (version.parent / "config.pbtxt").write_text(
-            f'backend: "onnxruntime"\ninstance_group {{ count: 1 }}\n{config}'
-        )
-        if isinstance(graph, str):
-            head = '<ir_version: 8, opset_import: ["" : 17]> '
-            graph = onnx.parser.parse_model(f"{head}{name} {graph}").SerializeToString()
-        (version / file).write_bytes(graph)
-        client.load_model(name)
+        head = f'backend: "onnxruntime"\ninstance_group {{ count: 1 }}\n{config}'
+        (version.parent / "config.pbtxt").write_text(head)
+        (version / file).write_bytes(graph if isinstance(graph, bytes) else serialised(graph))
+        try:
+            client.load_model(name)
+        except InferenceServerException as error:
+            return error
         return name
 
-    yield load
-    for name in deployed:
-        client.unload_model(name)
-        shutil.rmtree(tiny_repository / name)
+    tabled = {
+        (item.callspec.params["graph"], item.callspec.params["config"])
+        for item in request.session.items
+        if isinstance(item, pytest.Function)
+        and item.module is request.module
+        and hasattr(item, "callspec")
+        and {"graph", "config"} <= item.callspec.params.keys()
+    }
+    with ThreadPoolExecutor(16) as pool:
+        outcomes = dict(zip(tabled, pool.map(lambda case: load(*case), tabled), strict=True))
+
+    def deployed(graph: str | bytes, config: str = "", file: str = "model.onnx") -> str:
+        outcome = outcomes.get((graph, config)) or load(graph, config, file)
+        if isinstance(outcome, InferenceServerException):
+            raise outcome
+        return outcome
+
+    yield deployed
+    for folder in tiny_repository.glob("conformance_*"):
+        client.unload_model(folder.name)
+        shutil.rmtree(folder)
+
+
+def serialised(graph: str) -> bytes:
+    head = '<ir_version: 8, opset_import: ["" : 17]> conformance '
+    return bytes(onnx.parser.parse_model(head + graph).SerializeToString())
 
 
 def infer(
@@ -389,27 +421,26 @@ def test_answers_only_what_is_asked_for(
 
 
 @pytest.mark.parametrize(
-    ("graph", "z", "text"),
+    ("graph", "config", "text"),
     [
         pytest.param(
             PICK,
-            tensor("output", "z", "FP32", [-1, 3]),
+            PICKED + tensor("output", "z", "FP32", [-1, 3]),
             "onnx runtime error 2: Non-zero status code returned while running Gather node",
             id="invalid argument",
         ),
         pytest.param(
             SHAPE,
-            tensor("output", "y", "FP32", [-1]),
+            PICKED + tensor("output", "y", "FP32", [-1]),
             "onnx runtime error 1: Non-zero status code returned while running Reshape node",
             id="fail",
         ),
     ],
 )
 def test_run_errors(
-    deploy: Deploy, client: InferenceServerClient, graph: str, z: str, text: str
+    deploy: Deploy, client: InferenceServerClient, graph: str, config: str, text: str
 ) -> None:
-    x, i = tensor("input", "x", "FP32", [-1, 3]), tensor("input", "i", "INT64", [-1])
-    model = deploy(graph, x + i + z)
+    model = deploy(graph, config)
     with pytest.raises(InferenceServerException) as caught:
         infer(client, model, x=floats(1, 3), i=[np.int64(7)])
     assert caught.value.status() == "StatusCode.INTERNAL"
@@ -488,28 +519,27 @@ def test_an_error_of_the_run_is_the_answer_to_all(
 
 # -- The worker process ---------------------------------------------------------------------------
 def test_threads_are_the_configuration_or_else_the_cores(
-    deploy: Deploy, shared_server: EmbeddedServer
+    deploy: Deploy, shared_server: EmbeddedServer, triton_of: TritonOf
 ) -> None:
     threads = {}
     for count in ("1", "3", None):
         config = io([-1, 3]) + (parameter("intra_op_thread_count", count) if count else "")
-        worker = worker_of(shared_server, deploy(DOUBLE, config))
+        worker = worker_of(triton_of(shared_server), deploy(DOUBLE, config))
         threads[count] = worker.num_threads()
     assert threads["3"] - threads["1"] == 2
     assert threads[None] - threads["1"] == available_cores() - 1
 
 
 def test_workers_send_no_telemetry_and_bound_other_pools(
-    deploy: Deploy, shared_server: EmbeddedServer
+    deploy: Deploy, shared_server: EmbeddedServer, triton_of: TritonOf
 ) -> None:
-    environment = worker_of(shared_server, deploy(DOUBLE)).environ()
+    environment = worker_of(triton_of(shared_server), deploy(DOUBLE)).environ()
     assert environment["ORT_DISABLE_TELEMETRY"] == "1"
     assert environment["OMP_NUM_THREADS"] == str(available_cores())
     assert environment["OPENBLAS_NUM_THREADS"] == "1"
     assert environment["OPENCV_FOR_THREADS_NUM"] == "1"
 
 
-def worker_of(server: EmbeddedServer, model: str) -> psutil.Process:
-    [triton] = [p for p in psutil.Process(server.pid).children() if p.name() == "tritonserver"]
+def worker_of(triton: psutil.Process, model: str) -> psutil.Process:
     [worker] = [each for each in workers_of(triton.pid).values() if each.model == model]
     return worker.process

@@ -132,7 +132,7 @@ class TritonPythonModel:
         return arrays
 
     def wanted_outputs(self, requests: Sequence[Any]) -> list[str]:
-        """Return the outputs that any of ``requests`` asks for; the rest is not computed."""
+        """Return the outputs that any of ``requests`` asks for; the rest is not copied."""
         asked = set[str]().union(*(request.requested_output_names() for request in requests))
         return [name for name in self.outputs if name in asked]
 

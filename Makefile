@@ -1,0 +1,53 @@
+# The two commands: `make demo` and `make test`. Both make the environment first.
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+UV_VERSION := 0.13.8
+ROOMS := cytoserve training export server benchmarks
+# Versions of Python that the locked packages have wheels for; uv finds one on the machine.
+PYTHONS := >=3.10,<3.13
+GROUPS := server training export benchmarks dev
+
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+
+.PHONY: help demo test test-slow lint lock clean
+
+help: ## Say what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.installed ## Train, export, serve and compare on rendered cells: minutes
+	python -m benchmarks.demo
+
+test: $(VENV)/.installed lint ## All that must hold
+	python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.installed ## The tests that take minutes each
+	python -m pytest -m slow --timeout 1800
+
+lint: $(VENV)/.installed ## Style, types, and the model repository
+	ruff check .
+	ruff format --check .
+	mypy $(addprefix -p ,$(ROOMS))
+	python -m export lint
+
+# All packages at the locked versions with their hashes, then this project itself.
+$(VENV)/.installed: requirements.lock pyproject.toml | $(UV)
+	$(UV) venv --quiet --allow-existing --python "$(PYTHONS)" $(VENV)
+	$(UV) pip sync --require-hashes requirements.lock
+	$(UV) pip install --quiet --no-deps --editable .
+	@touch $@
+
+.uv/bin/uv:
+	@python3 -m venv .uv || { echo "make needs uv, or Python's venv to fetch it: apt install python3-venv"; exit 1; }
+	.uv/bin/python -m pip install --quiet uv==$(UV_VERSION)
+
+lock: | $(UV) ## Choose package versions anew
+	rm -f requirements.lock
+	$(UV) pip compile pyproject.toml $(addprefix --group ,$(GROUPS)) --universal \
+		--python-version 3.10 --generate-hashes --no-header --no-annotate --quiet \
+		--output-file requirements.lock
+
+clean: ## Remove what was made here, but no trained or exported model
+	rm -rf $(VENV) .uv .mypy_cache .pytest_cache .ruff_cache

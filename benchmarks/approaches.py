@@ -1,0 +1,252 @@
+"""The table of study S1 on any annotated data set: both approaches through the server.
+
+    python -m benchmarks.approaches --data runs/data/test --cells runs/general \\
+        --targets runs/targets --classifier runs/classifier --json approaches.json
+
+Quality comes from the answers of the embedded server. Seconds are end to end, from the camera
+frame as an array to finished cells, and are taken in turn, frame by frame, in one run for: the
+server (`approaches`), the same weights the way the study ran them, in PyTorch (`baseline`), and the
+same ONNX graphs without a server (`in_process`). Ratios of one run survive a busy machine.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+from rich.progress import track
+
+from benchmarks.machine import fingerprint
+from benchmarks.matching import FrameMatches, match_cells, quality
+from benchmarks.report_tables import approaches_table
+from cytoserve import Cells, Client
+from cytoserve.contract import INSTANCE_OUTPUTS, OVERLAP_THRESHOLD, SCORE_THRESHOLD
+from export.chain import Chain
+from export.chain_parity import instance_inputs
+from export.reference import UltralyticsYolo, classify_one_by_one, normalised_rgb
+from server.embedded import EmbeddedServer
+from training.annotated import AnnotatedDataset, AnnotatedFrame
+from training.checkpoint import CheckpointError, Recipe
+from training.classifier import load_classifier
+from training.command_line import DATA_HELP, read_data
+from training.yolo_network import load_network
+
+PIPELINES = ("yolo", "yolo_resnet")
+
+Image = npt.NDArray[Any]
+Approach = Callable[[Image], object]
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Folders of the weights that the repository serves."""
+
+    cells: Path
+    targets: Path
+    classifier: Path
+
+
+def baseline(checkpoints: Checkpoints, score_threshold: float) -> dict[str, Approach]:
+    """Both approaches as the study ran them: ultralytics' predictor, a torch loop over crops.
+
+    Normalisation to 8 bits is done beforehand, outside of the time: the study's images had it.
+    """
+    targets = UltralyticsYolo(load_network(checkpoints.targets)[0], masks_on_frame=False)
+    cells = UltralyticsYolo(load_network(checkpoints.cells)[0], masks_on_frame=False)
+    classifier = load_classifier(checkpoints.classifier)[0]
+
+    def fine_tuned(rgb: Image) -> object:
+        result = targets.predict(rgb, score_threshold, OVERLAP_THRESHOLD)
+        return result.masks.xy if result.masks else []
+
+    def segmented_and_classified(rgb: Image) -> object:
+        result = cells.predict(rgb, score_threshold, OVERLAP_THRESHOLD)
+        polygons = [polygon for polygon in result.masks.xy if len(polygon)] if result.masks else []
+        return classify_one_by_one(classifier, rgb, polygons)
+
+    return {"yolo": fine_tuned, "yolo_resnet": segmented_and_classified}
+
+
+def in_process(repository: Path, score_threshold: float) -> dict[str, Approach]:
+    """Both pipelines as graphs in this process, with all its cores."""
+    names = [tensor.name for tensor in INSTANCE_OUTPUTS]
+
+    def approach(chain: Chain) -> Approach:
+        def run(image: Image) -> object:
+            camera = np.atleast_3d(image).astype(np.uint16)
+            return chain.run(instance_inputs(camera, score_threshold), names)
+
+        return run
+
+    return {name: approach(Chain(repository, name)) for name in PIPELINES}
+
+
+def served(client: Client, score_threshold: float) -> dict[str, Callable[[Image], Cells]]:
+    """Both pipelines through the server."""
+
+    def approach(name: str) -> Callable[[Image], Cells]:
+        return lambda image: client.segment(image, name, score_threshold=score_threshold)
+
+    return {name: approach(name) for name in PIPELINES}
+
+
+def check_weights(client: Client, checkpoints: Checkpoints) -> None:
+    """Refuse to compare the server with other weights than it serves.
+
+    Raises:
+        CheckpointError: a recipe on the server's card is not that of the checkpoint.
+    """
+    folders = {
+        ("yolo", "yolo_targets"): checkpoints.targets,
+        ("yolo_resnet", "yolo_cells"): checkpoints.cells,
+        ("yolo_resnet", "resnet50_cells"): checkpoints.classifier,
+    }
+    for (pipeline, model), folder in folders.items():
+        recipe = Recipe.model_validate_json((folder / "recipe.json").read_text())
+        if client.card(pipeline).recipes.get(model) != recipe.model_dump(mode="json"):
+            raise CheckpointError(
+                f"the server's {model} was exported from another checkpoint than {folder}; export "
+                "this one, or name the one that is served."
+            )
+
+
+def measure(
+    dataset: AnnotatedDataset,
+    client: Client,
+    repository: Path,
+    checkpoints: Checkpoints,
+    *,
+    repeats: int,
+    score_threshold: float,
+) -> dict[str, Any]:
+    """Run everything on every frame in turn; see the module's docstring for the keys."""
+    check_weights(client, checkpoints)
+    ours = served(client, score_threshold)
+    ways: dict[str, dict[str, Any]] = {
+        "approaches": ours,
+        "in_process": in_process(repository, score_threshold),
+        "baseline": baseline(checkpoints, score_threshold),
+    }
+    seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
+    matches: dict[str, list[FrameMatches]] = {name: [] for name in PIPELINES}
+    for frame in track(dataset.frames, "measuring", transient=True):
+        image = frame.read()
+        for name in PIPELINES:
+            matches[name].append(match_cells(ours[name](image), frame.cells))
+        for key, times in _time_frame(ways, image, repeats).items():
+            seconds[key].append(statistics.median(times))
+    median = {key: statistics.median(values) for key, values in seconds.items()}
+    return {
+        "approaches": {
+            name: {**asdict(quality(matches[name])), "seconds": median["approaches", name]}
+            for name in PIPELINES
+        },
+        "baseline": {name: {"seconds": median["baseline", name]} for name in PIPELINES},
+        "in_process": {name: {"seconds": median["in_process", name]} for name in PIPELINES},
+        "speedup": {n: median["baseline", n] / median["approaches", n] for n in PIPELINES},
+        "overhead": {n: median["approaches", n] / median["in_process", n] for n in PIPELINES},
+        "cost_of_classes": median["approaches", "yolo_resnet"] / median["approaches", "yolo"],
+        "cells_per_image": statistics.mean(len(frame.cells) for frame in dataset.frames),
+        "frames": [_describe(frame) for frame in dataset.frames],
+        "repeats": repeats,
+        "score_threshold": score_threshold,
+        "class_names": list(client.card("yolo_resnet").class_names),
+        "machine": fingerprint(),
+    }
+
+
+def _time_frame(
+    ways: dict[str, dict[str, Any]], image: Image, repeats: int
+) -> dict[tuple[str, str], list[float]]:
+    """Seconds of every way and pipeline, taken in turn so that a busy moment hits them all."""
+    times: dict[tuple[str, str], list[float]] = defaultdict(list)
+    rgb = normalised_rgb(image)
+    for repeat in range(repeats + 1):
+        for way, pipelines in ways.items():
+            for name, run in pipelines.items():
+                source = rgb if way == "baseline" else image
+                start = time.perf_counter()
+                run(source)
+                if repeat:  # the first round warms caches and arenas up
+                    times[way, name].append(time.perf_counter() - start)
+    return times
+
+
+def _describe(frame: AnnotatedFrame) -> dict[str, Any]:
+    return {
+        "name": frame.path.stem,
+        "height": frame.height,
+        "width": frame.width,
+        "cells": len(frame.cells),
+    }
+
+
+def _checkpoint(name: str, text: str) -> Callable[[Any], Any]:
+    path = click.Path(path_type=Path, exists=True, file_okay=False)
+    return click.option(name, type=path, required=True, help=f"Checkpoint of {text}.")
+
+
+@click.command(help=__doc__, context_settings={"show_default": True})
+@click.option("--data", multiple=True, required=True, help=DATA_HELP)
+@_checkpoint("--cells", "the one-class network (`yolo_cells`)")
+@_checkpoint("--targets", "the fine-tuned network (`yolo_targets`)")
+@_checkpoint("--classifier", "the classifier (`resnet50_cells`)")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), required=True)
+@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the table there.")
+@click.option(
+    "--model-repository",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default="model_repository",
+)
+@click.option("--url", help="Measure a server that runs. Default: start the embedded one.")
+@click.option("--repeats", type=click.IntRange(1), default=5, help="Timed rounds a frame.")
+@click.option("--score-threshold", type=click.FloatRange(0, 1), default=SCORE_THRESHOLD)
+def main(
+    data: Sequence[str],
+    cells: Path,
+    targets: Path,
+    classifier: Path,
+    json_file: Path,
+    markdown: Path | None,
+    model_repository: Path,
+    url: str | None,
+    repeats: int,
+    score_threshold: float,
+) -> None:
+    """Measure both approaches; the module's docstring is the help."""
+    dataset, _ = read_data(data, one_class=False)
+    with ExitStack() as stack:
+        if url is None:
+            url = stack.enter_context(EmbeddedServer(model_repository, PIPELINES)).url
+        client = stack.enter_context(Client(url))
+        try:
+            result = measure(
+                dataset,
+                client,
+                model_repository,
+                Checkpoints(cells, targets, classifier),
+                repeats=repeats,
+                score_threshold=score_threshold,
+            )
+        except CheckpointError as error:
+            raise click.ClickException(str(error)) from error
+    json_file.parent.mkdir(parents=True, exist_ok=True)
+    json_file.write_text(json.dumps(result, indent=2) + "\n")
+    table = approaches_table(result)
+    if markdown:
+        markdown.write_text(table)
+    click.echo(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""What a frame costs as its cells grow from none to thousands: time, memory, and right answers.
+
+    python -m benchmarks.cells --json cells.json
+
+Frames of 2048 x 2048 pixels are rendered with 0, 1, 300 and 2,000 cells and sent to a pipeline.
+For each count: cells found, recall and precision at mask IoU 0.5, median seconds, the size of the
+answer, and how much the server's memory peaked above where it stood before the first frame.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+
+from benchmarks.machine import fingerprint
+from benchmarks.matching import match_cells, quality
+from cytoserve import Cells, Client
+from cytoserve.contract import PIPELINES
+from server.embedded import EmbeddedServer
+from training.rendered import RenderSettings, render_frame
+
+COUNTS = (0, 1, 300, 2000)
+
+
+@dataclass(frozen=True)
+class CellCost:
+    """One frame's figures."""
+
+    cells: int
+    found: int
+    capped: bool
+    recall: float
+    precision: float
+    seconds: float
+    answer_bytes: int
+    server_peak_bytes: int
+    """Resident memory of launcher, Triton and workers, above that before the first frame."""
+
+
+def measure(server: EmbeddedServer, pipeline: str, side: int, repeats: int) -> list[CellCost]:
+    """Send one frame per count and measure each ``repeats`` times after a first, untimed one."""
+    figures = []
+    with Client(server.url, timeout=300) as client:
+        before = resident_bytes(server.pid)
+        for count in COUNTS:
+            settings = RenderSettings(height=side, width=side, cells=count)
+            frame, truth = render_frame(settings, seed=count)
+            answer, seconds, peak = client.segment(frame, pipeline), [], 0
+            for _ in range(repeats):
+                start = time.perf_counter()
+                answer = client.segment(frame, pipeline)
+                seconds.append(time.perf_counter() - start)
+                peak = max(peak, resident_bytes(server.pid) - before)
+            figure = quality([match_cells(answer, truth)])
+            figures.append(
+                CellCost(
+                    count,
+                    len(answer),
+                    answer.capped,
+                    figure.recall,
+                    figure.precision,
+                    statistics.median(seconds),
+                    answer_bytes(answer),
+                    peak,
+                )
+            )
+    return figures
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a process and its descendants that is theirs alone, shared pages counted once."""
+    root = psutil.Process(pid)
+    return sum(process.memory_full_info().pss for process in (root, *root.children(recursive=True)))
+
+
+def answer_bytes(cells: Cells) -> int:
+    """Bytes of the arrays of an answer."""
+    arrays = (cells.boxes, cells.scores, cells.class_ids, cells.class_probs, cells.patches)
+    return sum(array.nbytes for array in arrays)
+
+
+def cells_table(result: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    rows = [
+        "| cells | found | recall | precision | seconds | answer kB | server peak MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["frames"]:
+        rows.append(
+            f"| {row['cells']} | {row['found']}{' (capped)' if row['capped'] else ''} "
+            f"| {row['recall']:.3f} | {row['precision']:.3f} | {row['seconds']:.3f} "
+            f"| {row['answer_bytes'] / 1e3:.0f} | {row['server_peak_bytes'] / 1e6:.0f} |"
+        )
+    machine = ", ".join(f"{key} {value}" for key, value in result["machine"].items())
+    head = f"`{result['pipeline']}` on rendered frames of {result['side']} x {result['side']} px"
+    return "\n".join([head, "", *rows, "", f"Machine: {machine}.", ""])
+
+
+@click.command(help=__doc__, context_settings={"show_default": True})
+@click.option("--pipeline", type=click.Choice(list(PIPELINES)), default="yolo_resnet")
+@click.option("--side", type=click.IntRange(64), default=2048, help="Frame side in pixels.")
+@click.option("--repeats", type=click.IntRange(1), default=3, help="Timed requests a frame.")
+@click.option(
+    "--model-repository",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default="model_repository",
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), required=True)
+@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the table there.")
+def main(
+    pipeline: str,
+    side: int,
+    repeats: int,
+    model_repository: Path,
+    json_file: Path,
+    markdown: Path | None,
+) -> None:
+    """Measure; the module's docstring is the help."""
+    with ExitStack() as stack:
+        server = stack.enter_context(EmbeddedServer(model_repository, [pipeline]))
+        figures = measure(server, pipeline, side, repeats)
+    result = {
+        "pipeline": pipeline,
+        "side": side,
+        "repeats": repeats,
+        "frames": [asdict(figure) for figure in figures],
+        "machine": fingerprint(),
+    }
+    json_file.parent.mkdir(parents=True, exist_ok=True)
+    json_file.write_text(json.dumps(result, indent=2) + "\n")
+    table = cells_table(result)
+    if markdown:
+        markdown.write_text(table)
+    click.echo(table)
+
+
+if __name__ == "__main__":
+    main()

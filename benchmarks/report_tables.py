@@ -1,0 +1,44 @@
+"""Results as Markdown tables, the study's figures beside ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.studies import S1
+
+
+def approaches_table(result: dict[str, Any]) -> str:
+    """The table of study S1 and what it cost, from the result of `benchmarks.approaches`."""
+    ours = result["approaches"]
+    rows = [
+        "| approach | pipeline | IoU | Accuracy | balanced accuracy | recall | precision "
+        "| s per frame | study: IoU | Accuracy | s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, study in S1.items():
+        q = ours[name]
+        rows.append(
+            f"| {study.name} | `{name}` | {q['iou']:.3f} | {q['accuracy']:.3f} "
+            f"| {q['balanced_accuracy']:.3f} | {q['recall']:.3f} | {q['precision']:.3f} "
+            f"| {q['seconds']:.3f} | {study.iou:.2f} | {study.accuracy:.2f} | {study.seconds:g} |"
+        )
+    times = [
+        "| pipeline | served s | in process s | overhead | the study's way s | speedup |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in S1:
+        times.append(
+            f"| `{name}` | {ours[name]['seconds']:.3f} "
+            f"| {result['in_process'][name]['seconds']:.3f} | {result['overhead'][name]:.2f} "
+            f"| {result['baseline'][name]['seconds']:.3f} | {result['speedup'][name]:.2f} |"
+        )
+    study_cost = S1["yolo_resnet"].seconds / S1["yolo"].seconds
+    notes = [
+        f"{len(result['frames'])} frames, {result['cells_per_image']:.1f} cells a frame, classes "
+        f"{', '.join(result['class_names'])}. IoU, recall and precision of cells matched at mask "
+        "IoU >= 0.5; accuracies over matched cells. Seconds are medians over frames, end to end.",
+        f"`yolo_resnet` costs {result['cost_of_classes']:.2f} times `yolo` (the study: "
+        f"{study_cost:.2f} times).",
+        "Machine: " + ", ".join(f"{key} {value}" for key, value in result["machine"].items()) + ".",
+    ]
+    return "\n".join([*rows, "", *times, "", *(f"{note}\n" for note in notes)])

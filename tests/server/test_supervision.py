@@ -1,0 +1,166 @@
+"""Deaths are noticed within 3 s and mended within 20 s; what is no death is left alone."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from cytoserve.contract import PIPELINES
+from server.canary import Canary
+from server.embedded import EmbeddedServer
+from server.workers import workers_of
+
+NOTICED = 3.0
+SERVING = 20.0
+
+
+@pytest.fixture(scope="module")
+def server(
+    tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedServer]:
+    """A server that tests may kill, with a repository that they may break."""
+    repository = tmp_path_factory.mktemp("killed") / "model_repository"
+    shutil.copytree(tiny_repository, repository)
+    wait_model = repository / "yolo_wait/1/model.py"
+    wait_model.write_text(wait_model.read_text().replace(str(tiny_repository), str(repository)))
+    with EmbeddedServer(repository, ["yolo"]) as server:
+        yield server
+
+
+def worker(triton: psutil.Process) -> psutil.Process:
+    return workers_of(triton.pid)["yolo_cells_0_0"].process
+
+
+def triton(process: psutil.Process) -> psutil.Process:
+    return process
+
+
+@pytest.mark.parametrize(
+    ("victim", "number", "told"),
+    [
+        pytest.param(worker, signal.SIGKILL, "The worker of yolo_cells", id="worker killed"),
+        pytest.param(worker, signal.SIGSTOP, "The worker of yolo_cells", id="worker stopped"),
+        pytest.param(triton, signal.SIGKILL, "killed by SIGKILL", id="server killed"),
+        pytest.param(triton, signal.SIGABRT, "killed by SIGABRT", id="server aborted"),
+    ],
+)
+def test_death_is_noticed_and_mended(
+    server: EmbeddedServer,
+    call: Callable[[str], Any],
+    triton_of: Callable[[EmbeddedServer], psutil.Process],
+    wait_until: Callable[[Callable[[], bool], float], float],
+    victim: Callable[[psutil.Process], psutil.Process],
+    number: signal.Signals,
+    told: str,
+) -> None:
+    before = len(server.output)
+    victim(triton_of(server)).send_signal(number)
+    wait_until(lambda: "Restarting" in server.output[before:], NOTICED)
+    assert told in server.output[before:]
+    errors = call(server.url).until_answered(SERVING)
+    assert errors
+    assert {error.status() for error in errors} == {"StatusCode.UNAVAILABLE"}
+    wait_until(lambda: "Serving again" in server.output[before:], SERVING)
+
+
+def test_errors_of_the_canary_are_a_death(
+    server: EmbeddedServer,
+    call: Callable[[str], Any],
+    wait_until: Callable[[Callable[[], bool], float], float],
+) -> None:
+    before = len(server.output)
+    broken = Path(server.repository) / "broken"
+    broken.touch()
+    try:
+        wait_until(lambda: "Restarting" in server.output[before:], 2 * NOTICED)
+        assert "The canary of yolo failed: " in server.output[before:]
+        assert "upside down" in server.output[before:]
+    finally:
+        broken.unlink()
+    call(server.url).until_answered(SERVING)
+    wait_until(lambda: "Serving again" in server.output[before:], SERVING)
+
+
+def test_a_repository_broken_meanwhile_is_tried_again_ever_more_slowly(
+    server: EmbeddedServer,
+    call: Callable[[str], Any],
+    triton_of: Callable[[EmbeddedServer], psutil.Process],
+    wait_until: Callable[[Callable[[], bool], float], float],
+) -> None:
+    before = len(server.output)
+    model = Path(server.repository) / "yolo_cells/1/model.onnx"
+    content = model.read_bytes()
+    model.write_bytes(content[:20])
+    triton_of(server).kill()
+
+    def told(text: str) -> bool:
+        return text in server.output[before:]
+
+    wait_until(lambda: told("Model yolo_cells cannot be loaded: onnx runtime error 7"), SERVING)
+    assert told("python -m export yolo")
+    assert told("for it keeps dying")
+    model.write_bytes(content)
+    call(server.url).until_answered(2 * SERVING)
+    wait_until(lambda: told("Serving again"), SERVING)
+
+
+def test_a_long_request_is_no_death(server: EmbeddedServer, call: Callable[[str], Any]) -> None:
+    before = len(server.output)
+    assert call(server.url).request(wait=5.0) == 17
+    assert server.output[before:] == ""
+
+
+@pytest.mark.parametrize(
+    ("statuses", "dead"),
+    [
+        pytest.param(["NOT_FOUND", "NOT_FOUND"], None, id="unloaded on purpose"),
+        pytest.param(["UNAVAILABLE", "UNAVAILABLE"], None, id="queue full"),
+        pytest.param(["INTERNAL"], None, id="one error"),
+        pytest.param(["INTERNAL", None, "INTERNAL"], None, id="errors with an answer between"),
+        pytest.param(["INTERNAL", "INTERNAL"], "The canary of yolo failed", id="two errors"),
+        pytest.param(["DEADLINE_EXCEEDED"], "No request of yolo ended in 60 s", id="silence"),
+    ],
+)
+def test_what_a_canary_means(
+    shared_server: EmbeddedServer, statuses: list[str | None], dead: str | None
+) -> None:
+    client = InferenceServerClient(shared_server.url)
+    canary = Canary(client, PIPELINES["yolo"])
+    for status in statuses:
+        error = InferenceServerException("told", f"StatusCode.{status}") if status else None
+        reason = canary.judge(error)
+    assert (reason or "").startswith(dead or "")
+    assert (reason is None) == (dead is None)
+    client.close()
+
+
+def test_silence_of_the_canary_is_no_death_while_others_are_answered(
+    shared_server: EmbeddedServer, call: Callable[[str], Any]
+) -> None:
+    client = InferenceServerClient(shared_server.url)
+    canary = Canary(client, PIPELINES["yolo"])
+    call(shared_server.url).request()
+    late = InferenceServerException("too late", "StatusCode.DEADLINE_EXCEEDED")
+    assert canary.judge(late) is None
+    client.close()
+
+
+def test_a_used_pipeline_gets_no_canary(
+    shared_server: EmbeddedServer, call: Callable[[str], Any]
+) -> None:
+    client = InferenceServerClient(shared_server.url)
+    canary = Canary(client, PIPELINES["yolo"])
+    canary.due = time.monotonic()
+    call(shared_server.url).request()
+    canary.failure()
+    assert not canary.flying
+    client.close()

@@ -1,0 +1,93 @@
+"""The folder of one training run: begun afresh, cut off and gone on with, finished.
+
+OUT/log is for TensorBoard and OUT/resume holds what `--resume` needs until the run is finished;
+OUT itself is the checkpoint, written at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from training.checkpoint import CheckpointError
+
+RESUME_HELP = "Go on with the run that was cut off in OUT; give the other options as before."
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's folder.
+
+    ``state_name`` is the file below ``resume/`` that a whole epoch leaves; its format is the
+    trainer's own matter.
+    """
+
+    out: Path
+    state_name: str
+
+    @property
+    def log(self) -> Path:
+        """For TensorBoard."""
+        return self.out / "log"
+
+    @property
+    def state(self) -> Path:
+        """State after the last whole epoch."""
+        return self.out / "resume" / self.state_name
+
+    @property
+    def _facts(self) -> Path:
+        return self.state.parent / "run.json"
+
+    def begin(self, facts: Mapping[str, Any], *, resume: bool) -> None:
+        """Forget an earlier run, or see that the one to resume was begun with the same ``facts``.
+
+        Raises:
+            CheckpointError: there is nothing to resume, or another run was begun in this folder.
+        """
+        facts = json.loads(json.dumps(facts))
+        if not resume:
+            shutil.rmtree(self.log, ignore_errors=True)
+            shutil.rmtree(self.state.parent, ignore_errors=True)
+            self.state.parent.mkdir(parents=True)
+            self._facts.write_text(json.dumps(facts, indent=2) + "\n")
+            return
+        if not self.state.is_file() or not self._facts.is_file():
+            raise CheckpointError(
+                f"{self.out}: there is no interrupted run to resume, with one whole epoch at "
+                "least; omit --resume."
+            )
+        before = json.loads(self._facts.read_text())
+        changed = [name for name, value in facts.items() if value != before.get(name)]
+        if changed:
+            raise CheckpointError(
+                f"{self.out}: a resumed run goes on as it was begun, but now differs in "
+                + "".join(f"\n  {n}: begun with {before.get(n)}, now {facts[n]}" for n in changed)
+                + "\nGive the same options and data, or omit --resume to begin anew."
+            )
+
+    def finish(self) -> None:
+        """Drop what only an interrupted run needs."""
+        shutil.rmtree(self.state.parent)
+
+    @contextmanager
+    def reported(self) -> Iterator[None]:
+        """Turn what ends a run early into a message; Ctrl-C names the way to go on."""
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            raise click.ClickException(
+                f"interrupted. {self.state.parent} keeps the last whole epoch: go on with the same "
+                "command and --resume."
+                if self.state.is_file()
+                else "interrupted before the first epoch was whole; there is nothing to resume."
+            ) from error
+        except (ValueError, OSError) as error:  # CheckpointError and AnnotationError among them
+            raise click.ClickException(str(error)) from error
