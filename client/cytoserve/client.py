@@ -223,7 +223,7 @@ class _Calls:
             return await self._tried(partial(self.transport.infer, request), deadline)
         except PipelineNotServed as error:
             served = await self._served(deadline)
-            if pipeline not in served:
+            if pipeline == error.pipeline or pipeline not in served:
                 raise PipelineNotServed(pipeline, served) from error
             raise ServerError(
                 f"{pipeline} must be served with all its models; given: none called "

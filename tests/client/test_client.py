@@ -143,7 +143,7 @@ def test_a_pipeline_without_its_card_is_told_apart(cells, frame):
             return await super().infer(request, timeout)
 
     with pytest.raises(
-        ServerError, match="none called yolo_card.*python -m export yolo"
+        ServerError, match=r"none called yolo_card.*python -m export yolo"
     ) as failure:
         Client(transport=NoCards(cells)).segment(frame, "yolo")
     assert not isinstance(failure.value, PipelineNotServed)

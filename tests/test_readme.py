@@ -1,0 +1,60 @@
+"""The README's own lines, run as they stand."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+
+import cytoserve
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_first_python_block_runs(monkeypatch, capsys):
+    [block] = blocks("python")
+    nothing = cytoserve.cells_from_labels(np.zeros((2048, 2048), int), np.zeros(0, int), ("RBC",))
+    fake = cytoserve.FakeServer(nothing)
+    real = cytoserve.Client
+    monkeypatch.setattr(cytoserve, "Client", lambda url: real(url, transport=fake))
+    exec(compile(block, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def commands() -> list[str]:
+    """Every `python -m` and `cytoserve` command of the README, without its values."""
+    lines = "\n".join(blocks("sh")).splitlines()
+    return [line for line in lines if line.startswith(("python -m", "cytoserve"))]
+
+
+MAIN = {"export": "export.__main__", "server": "server.__main__"}
+"""Where the command of a room stands that is run by its own name."""
+
+
+@pytest.mark.parametrize("line", commands())
+def test_options_of_the_readme_exist(line):
+    words = shlex.split(line, comments=True)
+    if words[0] == "cytoserve":
+        command, words = importlib.import_module("cytoserve.cli").main, words[1:]
+    else:
+        module = importlib.import_module(MAIN.get(words[2], words[2]))
+        command, words = module.main, words[3:]
+    if isinstance(command, click.Group):
+        command = command.commands[words[0]]
+    known = {option for parameter in command.params for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= known
+
+
+@pytest.mark.parametrize("name", re.findall(r"\]\((?!http)([^)]+)\)", README))
+def test_links_lead_somewhere(name):
+    assert (ROOT / name).exists()

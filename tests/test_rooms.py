@@ -1,0 +1,75 @@
+"""The house: imports run one way, and the client stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Room -> rooms that it may import.
+ALLOWED = {
+    "cytoserve": set(),
+    "training": {"cytoserve"},
+    "export": {"cytoserve", "training"},
+    "server": {"cytoserve"},
+    "benchmarks": {"cytoserve", "training", "export", "server"},
+}
+AGPL = "ultralytics"
+
+
+def sources(room: str) -> list[Path]:
+    folder = ROOT / "client" / room if room == "cytoserve" else ROOT / room
+    files = sorted(folder.rglob("*.py"))
+    assert files, f"room {room} is empty"
+    return files
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level packages that a file imports, inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_imports_run_one_way(room):
+    forbidden = set(ALLOWED) - ALLOWED[room] - {room}
+    wrong = {
+        str(path.relative_to(ROOT)): sorted(imported(path) & forbidden)
+        for path in sources(room)
+        if imported(path) & forbidden
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("room", ["cytoserve", "server"])
+def test_neither_client_nor_server_uses_the_agpl_package(room):
+    assert not [path for path in sources(room) if imported(path) & {AGPL, "torch", "training"}]
+
+
+def test_the_model_repository_needs_only_the_client():
+    adapters = sorted((ROOT / "model_repository").glob("*/*/model.py"))
+    assert adapters
+    for path in adapters:
+        assert imported(path) <= {"cytoserve", "numpy", "triton_python_backend_utils"}
+
+
+def test_importing_the_client_is_light():
+    script = (
+        "import sys, cytoserve; "
+        "print(sorted({m.partition('.')[0] for m in sys.modules} & "
+        "{'torch', 'server', 'training', 'onnxruntime', 'pytriton', 'click', 'rich'}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd="/"
+    )
+    assert done.stdout.strip() == "[]"
