@@ -26,16 +26,10 @@ START_TIMEOUT = 300.0
 """Seconds in which all models must be loaded."""
 
 LONGEST_PAUSE = 30.0
-"""Most seconds between two starts of a server that keeps dying."""
+"""Most seconds between two starts of a server that does not come up."""
 
 SHUTDOWN = 5.0
 """Seconds that Triton itself needs at most to end when no request runs."""
-
-HEALTHY = 5.0
-"""Seconds of serving after which a death counts as the first one again.
-
-Few, for a start takes as long: a server that dies that often is no burden for the machine.
-"""
 
 
 class Supervisor:
@@ -59,15 +53,15 @@ class Supervisor:
         self.tell = tell
         self.stopping = stopping
         self.server: TritonServer | None = None
-        self.ready_since: float | None = None
 
     def start_and_wait(self) -> None:
         """Start a server and wait until every pipeline answers; raise `StartError` if one fails.
 
         Returns early if told to stop.
         """
-        self.ready_since = None
-        self.server = self.start()
+        last, self.server = self.server, self.start()
+        if last is not None:
+            last.reap()
         with closing(InferenceServerClient(self.url)) as client:
             self.wait_until_ready(self.server, client)
             for pipeline in self.pipelines:
@@ -80,7 +74,6 @@ class Supervisor:
                         f"Pipeline {pipeline.name} is loaded, but fails on a frame of 32 x 32 "
                         f"pixels: {error.message()}"
                     ) from error
-        self.ready_since = time.monotonic()
 
     def wait_until_ready(self, server: TritonServer, client: InferenceServerClient) -> None:
         """Wait until all models are loaded; raise `StartError` if that does not happen."""
@@ -113,14 +106,13 @@ class Supervisor:
         pause = 0.0
         reason = self.wait_for_death()
         while reason is not None:
-            if self.ready_since and time.monotonic() - self.ready_since > HEALTHY:
-                pause = 0.0
-            again = f"in {pause:.0f} s, for it keeps dying" if pause else "now"
+            again = f"in {pause:.0f} s, for it does not start" if pause else "now"
             self.tell(f"{reason}. Restarting {again}.")
             if self.stopping.wait(pause):
                 return
-            pause = min(max(1.0, 2 * pause), LONGEST_PAUSE)
-            reason = self.restart() or self.wait_for_death()
+            failure = self.restart()
+            pause = min(max(1.0, 2 * pause), LONGEST_PAUSE) if failure else 0.0
+            reason = failure or self.wait_for_death()
 
     def restart(self) -> str | None:
         """Start a server in place of a dead one; say why that failed, if it did."""
@@ -129,7 +121,8 @@ class Supervisor:
             self.start_and_wait()
         except StartError as error:
             return str(error)
-        self.tell(f"Serving again after {time.monotonic() - begun:.1f} s.")
+        if not self.stopping.is_set():
+            self.tell(f"Serving again after {time.monotonic() - begun:.1f} s.")
         return None
 
     def stop(self, timeout: float) -> None:

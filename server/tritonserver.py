@@ -53,6 +53,10 @@ class TritonServer:
             self.process.kill()
             self.process.wait()
 
+    def reap(self) -> None:
+        """Take the exit status of a killed server, so that it does not stay as a zombie."""
+        self.process.wait()
+
     def load_failures(self) -> dict[str, str]:
         """Return model -> reason for each model that did not load."""
         found = (LOAD_FAILURE.search(line) for line in self.log_lines())

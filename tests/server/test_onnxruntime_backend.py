@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,9 @@ import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from server.backend_directory import OWN_BACKENDS
 from server.embedded import EmbeddedServer
+from server.installation import find_installation
 from server.worker_environment import available_cores
 from server.workers import workers_of
 
@@ -28,6 +32,8 @@ TritonOf = Callable[[EmbeddedServer], psutil.Process]
 DOUBLE = "(float[N,3] x) => (float[N,3] y) { y = Add(x, x) }"
 FIXED = "(float[2,3] x) => (float[2,3] y) { y = Add(x, x) }"
 LONG = "(float[N,L] x) => (float[N,L] y) { y = Add(x, x) }"
+ADD_ROWS = """(float[N,3] x) => (float[N,3] y)
+              { rows = Shape<start = 0, end = 1>(x)  n = Cast<to = 1>(rows)  y = Add(x, n) }"""
 PAIR = "(float[N,3] x) => (float[N,3] y, float[N,3] z) { y = Add(x, x)  z = Mul(x, x) }"
 TEXT = "(string[N,K] x) => (string[N,K] y) { y = Identity(x) }"
 SUM = "(float[N] x) => (float y) { y = ReduceSum<keepdims = 0>(x) }"
@@ -471,13 +477,11 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
 
 
 def test_requests_of_a_batch_share_one_run(deploy: Deploy, client: InferenceServerClient) -> None:
-    model = deploy(DOUBLE, WAITING)
+    model = deploy(ADD_ROWS, WAITING)
     given = [floats(1, 3), floats(2, 3) + 10, floats(1, 3) + 100]
     answers = together(*(lambda x=x: infer(client, model, x=x) for x in given))
     for x, answer in zip(given, answers, strict=True):
-        np.testing.assert_array_equal(answer["y"], 2 * x)
-    [statistics] = client.get_inference_statistics(model).model_stats
-    assert (statistics.inference_count, statistics.execution_count) == (4, 1)
+        np.testing.assert_array_equal(answer["y"], x + 4)  # the graph saw all four rows
 
 
 def test_a_batch_answers_each_request_with_its_own_outputs(
@@ -515,6 +519,57 @@ def test_an_error_of_the_run_is_the_answer_to_all(
         for i in (0, 9)
     ]
     assert [error.status() for error in together(*calls)] == ["StatusCode.INTERNAL"] * 2
+
+
+# -- The session ----------------------------------------------------------------------------------
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The backend's module, imported here beside the pure-Python part of Triton's library."""
+    monkeypatch.syspath_prepend(find_installation().python_backend)
+    path = OWN_BACKENDS / "onnxruntime/model.py"
+    spec = importlib.util.spec_from_file_location("onnxruntime_backend", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("config", "option", "value"),
+    [
+        pytest.param({}, "graph_optimization_level", "ORT_ENABLE_ALL", id="level unset"),
+        *(
+            pytest.param(
+                {"optimization": {"graph": {"level": level}}},
+                "graph_optimization_level",
+                name,
+                id=f"level {level}",
+            )
+            for level, name in {
+                -1: "ORT_ENABLE_BASIC",
+                0: "ORT_ENABLE_ALL",
+                1: "ORT_ENABLE_EXTENDED",
+                2: "ORT_DISABLE_ALL",
+            }.items()
+        ),
+        pytest.param({"execution_mode": "1"}, "execution_mode", "ORT_PARALLEL", id="parallel"),
+        pytest.param({"intra_op_thread_count": "3"}, "intra_op_num_threads", 3, id="intra"),
+        pytest.param({"inter_op_thread_count": "2"}, "inter_op_num_threads", 2, id="inter"),
+        pytest.param({"enable_mem_arena": "OFF"}, "enable_cpu_mem_arena", False, id="arena"),
+        pytest.param({"enable_mem_pattern": "0"}, "enable_mem_pattern", False, id="pattern"),
+    ],
+)
+def test_session_options(backend: ModuleType, config: Any, option: str, value: Any) -> None:
+    if "optimization" not in config:
+        config = {"parameters": {key: {"string_value": text} for key, text in config.items()}}
+    found = getattr(backend.session_options(config), option)
+    assert getattr(found, "name", found) == value
+
+
+def test_idle_threads_do_not_spin(backend: ModuleType) -> None:
+    options = backend.session_options({})
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
 # -- The worker process ---------------------------------------------------------------------------

@@ -36,9 +36,7 @@ def test_connections_are_refused_while_no_server_listens() -> None:
 def test_a_second_launcher_is_refused() -> None:
     with reserve("127.0.0.1", 0, "--grpc-port") as held:
         port = held.getsockname()[1]
-        with pytest.raises(
-            PortError, match=rf"127\.0\.0\.1:{port} cannot be used: Address already"
-        ):
+        with pytest.raises(PortError, match=f":{port} cannot be used: Address already"):
             reserve("127.0.0.1", port, "--grpc-port")
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from cytoserve.contract import PIPELINES
-from server.canary import Canary
+from server.canary import Canary, answered
 from server.embedded import EmbeddedServer
 from server.workers import workers_of
 
@@ -107,7 +108,7 @@ def test_a_repository_broken_meanwhile_is_tried_again_ever_more_slowly(
 
     wait_until(lambda: told("Model yolo_cells cannot be loaded: onnx runtime error 7"), SERVING)
     assert told("python -m export yolo")
-    assert told("for it keeps dying")
+    assert told("Restarting in 1 s, for it does not start")
     model.write_bytes(content)
     call(server.url).until_answered(2 * SERVING)
     wait_until(lambda: told("Serving again"), SERVING)
@@ -117,6 +118,39 @@ def test_a_long_request_is_no_death(server: EmbeddedServer, call: Callable[[str]
     before = len(server.output)
     assert call(server.url).request(wait=5.0) == 17
     assert server.output[before:] == ""
+
+
+@pytest.fixture
+def canary(shared_server: EmbeddedServer) -> Iterator[Canary]:
+    """A canary of a pipeline that nobody else uses."""
+    with closing(InferenceServerClient(shared_server.url)) as client:
+        settled(client)
+        yield Canary(client, PIPELINES["yolo"])
+        settled(client)
+
+
+def settled(client: InferenceServerClient) -> int:
+    """Wait until the statistics, which follow the answers, stand still; return the count."""
+    count = -1
+    while count != (count := answered(client, PIPELINES["yolo"])):
+        time.sleep(0.1)
+    return count
+
+
+@pytest.fixture
+def answer_one(
+    shared_server: EmbeddedServer,
+    canary: Canary,
+    call: Callable[[str], Any],
+    wait_until: Callable[[Callable[[], bool], float], float],
+) -> Callable[[], None]:
+    """Have a request of somebody else answered."""
+
+    def answer() -> None:
+        call(shared_server.url).request()
+        wait_until(lambda: answered(canary.client, canary.pipeline) > canary.count, 5)
+
+    return answer
 
 
 @pytest.mark.parametrize(
@@ -130,37 +164,30 @@ def test_a_long_request_is_no_death(server: EmbeddedServer, call: Callable[[str]
         pytest.param(["DEADLINE_EXCEEDED"], "No request of yolo ended in 60 s", id="silence"),
     ],
 )
-def test_what_a_canary_means(
-    shared_server: EmbeddedServer, statuses: list[str | None], dead: str | None
-) -> None:
-    client = InferenceServerClient(shared_server.url)
-    canary = Canary(client, PIPELINES["yolo"])
+def test_what_a_canary_means(canary: Canary, statuses: list[str | None], dead: str | None) -> None:
     for status in statuses:
         error = InferenceServerException("told", f"StatusCode.{status}") if status else None
         reason = canary.judge(error)
     assert (reason or "").startswith(dead or "")
     assert (reason is None) == (dead is None)
-    client.close()
 
 
 def test_silence_of_the_canary_is_no_death_while_others_are_answered(
-    shared_server: EmbeddedServer, call: Callable[[str], Any]
+    canary: Canary, answer_one: Callable[[], None]
 ) -> None:
-    client = InferenceServerClient(shared_server.url)
-    canary = Canary(client, PIPELINES["yolo"])
-    call(shared_server.url).request()
+    answer_one()
     late = InferenceServerException("too late", "StatusCode.DEADLINE_EXCEEDED")
     assert canary.judge(late) is None
-    client.close()
 
 
-def test_a_used_pipeline_gets_no_canary(
-    shared_server: EmbeddedServer, call: Callable[[str], Any]
-) -> None:
-    client = InferenceServerClient(shared_server.url)
-    canary = Canary(client, PIPELINES["yolo"])
+def test_a_used_pipeline_gets_no_canary(canary: Canary, answer_one: Callable[[], None]) -> None:
     canary.due = time.monotonic()
-    call(shared_server.url).request()
+    answer_one()
     canary.failure()
     assert not canary.flying
-    client.close()
+
+
+def test_an_idle_pipeline_gets_a_canary(canary: Canary) -> None:
+    canary.due = time.monotonic()
+    canary.failure()
+    assert canary.flying
