@@ -6,14 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
-
 from cytoserve.contract import PIPELINES, Pipeline
+from cytoserve.model_config import MODEL_FILES, ModelConfigError, read_config, versions
 from server.errors import RepositoryError
-
-MODEL_FILES = {"onnxruntime": "model.onnx", "python": "model.py", "tensorrt": "model.plan"}
-"""Default file of a version folder, by backend."""
 
 
 @dataclass(frozen=True)
@@ -53,22 +48,13 @@ def missing_of(repository: Path, models: Iterable[str]) -> Iterator[str]:
         if not config_path.exists():
             yield f"{model}/config.pbtxt"
             continue
-        config = read_config(config_path)
+        try:
+            config = read_config(config_path)
+        except ModelConfigError as error:
+            raise RepositoryError(str(error)) from error
         steps = [step.model_name for step in config.ensemble_scheduling.step]
         file = "" if steps else config.default_model_filename or MODEL_FILES.get(config.backend, "")
-        if not any((version / file).exists() for version in version_folders(repository / model)):
+        folders = (repository / model / str(version) for version in versions(repository / model))
+        if not any((folder / file).exists() for folder in folders):
             yield f"{model}/<version>/{file}"
         yield from missing_of(repository, steps)
-
-
-def version_folders(model: Path) -> list[Path]:
-    """Return the numbered folders that Triton takes for versions."""
-    return [path for path in model.iterdir() if path.is_dir() and path.name.isdecimal()]
-
-
-def read_config(path: Path) -> model_config_pb2.ModelConfig:
-    """Parse a ``config.pbtxt``; raise `RepositoryError` naming file, line and reason."""
-    try:
-        return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-    except text_format.ParseError as error:
-        raise RepositoryError(f"{path} is not a model configuration: {error}") from error
