@@ -11,16 +11,22 @@ chain of a pipeline those of ultralytics and torchvision. Versions appear comple
 from __future__ import annotations
 
 import sys
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
-from export.lint import lint_repository
 
+from cytoserve.model_config import ModelConfigError
 from export.frames import parity_frames
+from export.install import RepositoryBusyError
+from export.lint import lint_repository
 from export.parity import ParityError
-from export.pipelines import export_yolo, export_yolo_resnet
-from training.annotated import AnnotationError
+from export.pipelines import export_yolo, export_yolo_resnet, install_pipeline
 from training.checkpoint import CheckpointError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 REPOSITORY = click.option(
     "--model-repository",
@@ -36,14 +42,31 @@ FRAMES = click.option(
     help="Image file or folder to prove the chain on. Default: frames that the checkpoint was "
     "trained on, or rendered ones where those are gone.",
 )
+FAILURES = (CheckpointError, ModelConfigError, ParityError, RepositoryBusyError, OSError)
+"""What a user can mend; anything else is a defect and keeps its traceback."""
+
+MESSAGE_LENGTH = 600
+"""torch lists every tensor that does not fit a network; the first few tell enough."""
 
 
-def _checkpoint(name: str, text: str) -> click.Option:
+class ExportGroup(click.Group):
+    """Commands whose expected failures end in one line and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was chosen."""
+        try:
+            return super().invoke(ctx)
+        except FAILURES as error:
+            message = textwrap.shorten(str(error), MESSAGE_LENGTH, placeholder=" …")
+            raise click.ClickException(message) from error
+
+
+def _checkpoint(name: str, text: str) -> Callable[[Command], Command]:
     path = click.Path(path_type=Path, exists=True, file_okay=False)
-    return click.option(name, type=path, required=True, help=text)  # type: ignore[return-value]
+    return click.option(name, type=path, required=True, help=text)
 
 
-@click.group(help=__doc__)
+@click.group(cls=ExportGroup, help=__doc__)
 def main() -> None:
     """Export commands; the module's docstring is the help."""
 
@@ -55,7 +78,8 @@ def main() -> None:
 def yolo(targets: Path, repository: Path, frames: Path | None) -> None:
     """Pipeline `yolo`: a network fine-tuned to the target classes."""
     chosen = parity_frames(frames, targets)
-    _report(export_yolo(repository, targets, chosen, _command(), _say))
+    pipeline = export_yolo(targets, _say)
+    _report(install_pipeline(pipeline, repository, chosen, _command(), _say))
 
 
 @main.command("yolo_resnet")
@@ -66,7 +90,8 @@ def yolo(targets: Path, repository: Path, frames: Path | None) -> None:
 def yolo_resnet(cells: Path, classifier: Path, repository: Path, frames: Path | None) -> None:
     """Pipeline `yolo_resnet`: a one-class network, then a classifier on every cell."""
     chosen = parity_frames(frames, cells)
-    _report(export_yolo_resnet(repository, cells, classifier, chosen, _command(), _say))
+    pipeline = export_yolo_resnet(cells, classifier, _say)
+    _report(install_pipeline(pipeline, repository, chosen, _command(), _say))
 
 
 @main.command()
@@ -95,8 +120,4 @@ def _report(folders: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(prog_name="python -m export", standalone_mode=True)
-    except (CheckpointError, ParityError, AnnotationError) as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
+    main(prog_name="python -m export")

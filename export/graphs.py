@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import io
+import tempfile
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import onnx
 import torch
@@ -15,14 +16,17 @@ from cytoserve.contract import Tensor as ContractTensor
 OPSET = 17
 """The newest that the tracing exporter of every supported torch writes."""
 
-_ELEMENT_TYPES = {
-    "UINT8": onnx.TensorProto.UINT8,
-    "UINT16": onnx.TensorProto.UINT16,
-    "INT32": onnx.TensorProto.INT32,
-    "INT64": onnx.TensorProto.INT64,
-    "FP32": onnx.TensorProto.FLOAT,
-    "BYTES": onnx.TensorProto.STRING,
+CONTRACT_DTYPES = {
+    onnx.TensorProto.UINT8: "UINT8",
+    onnx.TensorProto.UINT16: "UINT16",
+    onnx.TensorProto.INT32: "INT32",
+    onnx.TensorProto.INT64: "INT64",
+    onnx.TensorProto.FLOAT: "FP32",
+    onnx.TensorProto.STRING: "BYTES",
 }
+"""ONNX element type -> the contract's, and Triton's, name of it."""
+
+_ELEMENT_TYPES = {name: element_type for element_type, name in CONTRACT_DTYPES.items()}
 
 
 def trace_graph(
@@ -35,24 +39,23 @@ def trace_graph(
     declared as uint16 afterwards: the modules read them by gathers and casts only, which take
     either.
     """
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # It says that it is superseded, and that sizes became constants where modules mean it.
         warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        file = Path(folder) / "graph.onnx"
         torch.onnx.export(
             module.eval(),
             tuple(example),
-            buffer,
+            file,
             dynamo=False,
             opset_version=OPSET,
             input_names=[tensor.name for tensor in step.inputs],
             output_names=[tensor.name for tensor in step.outputs],
             dynamic_axes={t.name: _dynamic_axes(t, step) for t in (*step.inputs, *step.outputs)},
         )
-    graph = onnx.load_from_string(buffer.getvalue())
-    declare(graph, step)
+        graph = onnx.load(file)
+    _declare(graph, step)
     onnx.checker.check_model(graph, full_check=True)
     return graph
 
@@ -67,7 +70,7 @@ def _dynamic_axes(tensor: ContractTensor, step: Step) -> dict[int, str]:
     return {axis: f"{tensor.name}_{axis}" for axis, dim in enumerate(dims) if dim == -1}
 
 
-def declare(graph: onnx.ModelProto, step: Step) -> None:
+def _declare(graph: onnx.ModelProto, step: Step) -> None:
     """Write the contract's dtypes and fixed dims over those of the traced inputs and outputs."""
     values = {value.name: value for value in (*graph.graph.input, *graph.graph.output)}
     for tensor in (*step.inputs, *step.outputs):

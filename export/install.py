@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from cytoserve.model_config import versions
+from cytoserve.model_config import MODEL_FILES, versions
 
-MODEL_FILE = "model.onnx"
+MODEL_FILE = MODEL_FILES["onnxruntime"]
+CARD_FILE = "card.json"
+"""In the version folder of a pipeline, which has no graph of its own."""
 MANIFEST_FILE = "manifest.json"
 STAGING = ".staging"
 KEPT_VERSIONS = 2
 """The new version and the one before it, to go back to by deleting a folder."""
+
+
+class RepositoryBusyError(RuntimeError):
+    """Another export is writing into the same repository."""
 
 
 @dataclass(frozen=True)
@@ -36,56 +44,104 @@ class Staging:
 
     Use as a context manager: what was not installed is removed, and an export that was cut off
     leaves the versions that are served untouched. Leftovers of a killed export are removed by the
-    next one.
+    next one. The repository is locked meanwhile; the system drops the lock of a killed process.
+
+    Raises:
+        RepositoryBusyError: on entering, when another export holds the lock.
     """
 
     def __init__(self, repository: Path) -> None:
         self.repository = repository
         self.root = repository / STAGING
+        self._lock = -1
 
     def __enter__(self) -> Staging:
+        self._lock = _lock(self.repository)
         shutil.rmtree(self.root, ignore_errors=True)
-        self.root.mkdir(parents=True)
+        try:
+            self.root.mkdir()
+        except OSError:
+            os.close(self._lock)
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.root, ignore_errors=True)
+        os.close(self._lock)
 
-    def add(
-        self, name: str, graph: onnx.ModelProto | None, manifest: Mapping[str, Any]
+    def add_graph(
+        self, name: str, graph: onnx.ModelProto, manifest: Mapping[str, Any]
     ) -> StagedModel:
-        """Write one version: the graph (an ensemble has none) and its manifest."""
+        """Write out a version of a step or a card: its graph and its manifest."""
+        onnx.save(graph, self._folder(name) / MODEL_FILE)
+        return self._finish(name, manifest)
+
+    def add_ensemble(
+        self, name: str, card: Mapping[str, Any], manifest: Mapping[str, Any]
+    ) -> StagedModel:
+        """Write out a version of a pipeline: its card, which tells what it consists of."""
+        _write_json(self._folder(name) / CARD_FILE, card)
+        return self._finish(name, manifest)
+
+    def _folder(self, name: str) -> Path:
         folder = self.root / name
         folder.mkdir()
-        if graph is not None:
-            onnx.save(graph, folder / MODEL_FILE)
+        return folder
+
+    def _finish(self, name: str, manifest: Mapping[str, Any]) -> StagedModel:
+        folder = self.root / name
         hashes = {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(folder.iterdir())
         }
-        content = {"model": name, "sha256": hashes, **manifest}
-        (folder / MANIFEST_FILE).write_text(json.dumps(content, indent=2) + "\n")
+        _write_json(folder / MANIFEST_FILE, {"model": name, "sha256": hashes, **manifest})
         return StagedModel(name, folder, hashes)
 
-    def version_of(self, model: StagedModel) -> int:
-        """The version `install` gives: the newest if it holds the same files, else the next."""
-        existing = versions(self.repository / model.name)
+    def target(self, model: StagedModel) -> Path:
+        """The version folder it gets: the newest if that holds the same files, else the next."""
+        folder = self.repository / model.name
+        existing = versions(folder)
         if not existing:
-            return 1
-        manifest = self.repository / model.name / str(existing[-1]) / MANIFEST_FILE
-        same = (
-            bool(model.sha256)
-            and manifest.is_file()
-            and json.loads(manifest.read_text()).get("sha256") == model.sha256
-        )
-        return existing[-1] if same else existing[-1] + 1
+            return folder / "1"
+        newest = folder / str(existing[-1])
+        return newest if _holds(newest, model.sha256) else folder / str(existing[-1] + 1)
 
-    def install(self, model: StagedModel) -> Path:
-        """Move a version into place in one step and remove versions older than the last two."""
-        version = self.version_of(model)
-        target = self.repository / model.name / str(version)
-        if not target.exists():
-            model.folder.rename(target)
-        for old in versions(target.parent)[:-KEPT_VERSIONS]:
-            shutil.rmtree(target.parent / str(old))
-        return target
+    def install(self, models: Sequence[StagedModel]) -> list[Path]:
+        """Let all versions appear in the order given, then remove those before the last two.
+
+        Returns the version folders that are now the newest.
+        """
+        targets = [self.target(model) for model in models]
+        for model, target in zip(models, targets, strict=True):
+            if not target.exists():
+                model.folder.rename(target)
+        for target in targets:
+            for old in versions(target.parent)[:-KEPT_VERSIONS]:
+                shutil.rmtree(target.parent / str(old))
+        return targets
+
+
+def _lock(repository: Path) -> int:
+    """Lock the folder itself, so that no lock file is left among the models."""
+    descriptor = os.open(repository, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise RepositoryBusyError(
+            f"another export is writing into {repository}; wait until it has finished."
+        ) from error
+    return descriptor
+
+
+def _holds(version: Path, sha256: Mapping[str, str]) -> bool:
+    """Whether a version really has these files and a manifest: a damaged one is replaced."""
+    return (version / MANIFEST_FILE).is_file() and all(
+        (version / name).is_file()
+        and hashlib.sha256((version / name).read_bytes()).hexdigest() == expected
+        for name, expected in sha256.items()
+    )
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n")

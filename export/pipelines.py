@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -23,62 +24,52 @@ from training.checkpoint import CheckpointError, Recipe
 from training.classifier import CellClassifier, load_classifier
 from training.yolo_network import SegmentationModel, load_network
 
-Frames = Mapping[str, npt.NDArray[Any]]
 Progress = Callable[[str], None]
+"""Told what is being done."""
 
 
-def export_yolo(
-    repository: Path, targets: Path, frames: Frames, command: Sequence[str], say: Progress
-) -> list[Path]:
-    """Export pipeline `yolo` from the checkpoint of a fine-tuned network.
+@dataclass(frozen=True)
+class ExportedPipeline:
+    """A pipeline whose every step was proven; nothing of it is written yet."""
 
-    Args:
-        repository: the model repository, with its hand-written configs.
-        targets: checkpoint folder of `training.yolo fine-tune`.
-        frames: name -> camera frame ``[H, W]`` or ``[H, W, C]``, for the parity of the chain.
-        command: the command line, for the manifest.
-        say: told what is being done.
+    name: str
+    class_names: tuple[str, ...]
+    steps: tuple[ExportedStep, ...]
+    recipes: Mapping[str, Recipe]
+    """Step -> recipe, of those that were trained."""
+    network: SegmentationModel
+    classifier: CellClassifier | None = None
 
-    Returns:
-        The version folders that are now served.
+
+def export_yolo(targets: Path, say: Progress) -> ExportedPipeline:
+    """Export the steps of `yolo` from the checkpoint folder of `training.yolo fine-tune`.
 
     Raises:
-        CheckpointError, ParityError: nothing was installed.
+        CheckpointError: the checkpoint is absent, damaged or of another network.
+        ParityError: a graph does not answer as its module does.
     """
     network, recipe = load_network(targets)
     say("exporting yolo_prepare, yolo_targets, yolo_decode")
-    exported = [
+    exported = (
         steps.yolo_prepare(),
         steps.yolo_network("yolo_targets", network),
         steps.yolo_decode(),
-    ]
-    recipes = {"yolo_targets": recipe}
-    return _install(
-        "yolo", repository, exported, recipes, recipe, network, None, frames, command, say
     )
+    recipes = {"yolo_targets": recipe}
+    return ExportedPipeline("yolo", recipe.class_names, exported, recipes, network)
 
 
-def export_yolo_resnet(
-    repository: Path,
-    cells: Path,
-    classifier: Path,
-    frames: Frames,
-    command: Sequence[str],
-    say: Progress,
-) -> list[Path]:
-    """Export pipeline `yolo_resnet` from a one-class network and a classifier.
+def export_yolo_resnet(cells: Path, classifier: Path, say: Progress) -> ExportedPipeline:
+    """Export the steps of `yolo_resnet`.
 
     Args:
-        repository: the model repository, with its hand-written configs.
-        cells: checkpoint folder of `training.yolo general`.
+        cells: checkpoint folder of `training.yolo general`, a network of one class.
         classifier: checkpoint folder of `training.resnet`.
-        frames, command, say: as for `export_yolo`.
-
-    Returns:
-        The version folders that are now served.
+        say: told what is being done.
 
     Raises:
-        CheckpointError, ParityError: nothing was installed.
+        CheckpointError: a checkpoint is absent, damaged or of another network.
+        ParityError: a graph does not answer as its module does.
     """
     network, network_recipe = load_network(cells)
     if len(network_recipe.class_names) != 1:
@@ -88,81 +79,90 @@ def export_yolo_resnet(
         )
     resnet, resnet_recipe = load_classifier(classifier)
     say("exporting yolo_prepare, yolo_cells, yolo_decode, cell_crops, resnet50_cells, cell_classes")
-    exported = [
+    exported = (
         steps.yolo_prepare(),
         steps.yolo_network("yolo_cells", network),
         steps.yolo_decode(),
         steps.cell_crops(),
         steps.resnet50_cells(resnet),
         steps.cell_classes(),
-    ]
+    )
     recipes = {"yolo_cells": network_recipe, "resnet50_cells": resnet_recipe}
-    return _install(
-        "yolo_resnet",
-        repository,
-        exported,
-        recipes,
-        resnet_recipe,
-        network,
-        resnet,
-        frames,
-        command,
-        say,
+    return ExportedPipeline(
+        "yolo_resnet", resnet_recipe.class_names, exported, recipes, network, resnet
     )
 
 
-def _install(
-    pipeline: str,
+def install_pipeline(
+    pipeline: ExportedPipeline,
     repository: Path,
-    exported: Sequence[ExportedStep],
-    recipes: Mapping[str, Recipe],
-    classes: Recipe,
-    network: SegmentationModel,
-    classifier: CellClassifier | None,
-    frames: Frames,
+    frames: Mapping[str, npt.NDArray[Any]],
     command: Sequence[str],
     say: Progress,
 ) -> list[Path]:
-    """Stage every model, prove the chain, and only then let the versions appear."""
-    common = {
+    """Stage every model, prove the chain, and only then let the versions appear.
+
+    Args:
+        pipeline: its exported steps.
+        repository: the model repository, with its hand-written configs.
+        frames: name -> camera frame ``[H, W]`` or ``[H, W, C]`` to prove the chain on.
+        command: the command line, for the manifest.
+        say: told what is being done.
+
+    Returns:
+        The version folders that are now served.
+
+    Raises:
+        ParityError: the chain does not answer as the original libraries do.
+        RepositoryBusyError: another export is writing into the repository.
+        OSError: it cannot be written, or the disk is full. In all cases nothing was installed.
+    """
+    origin = {
         "command": list(command),
         "cytoserve": __version__,
         "exported": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     with Staging(repository) as staging:
-        staged = []
-        for step in exported:
-            recipe = recipes[step.name].model_dump(mode="json") if step.name in recipes else None
-            manifest = {"parity": step.parity, "recipe": recipe, **common}
-            staged.append(staging.add(step.name, step.graph, manifest))
+        staged = [
+            staging.add_graph(
+                step.name,
+                step.graph,
+                {"parity": step.parity, "recipe": _recipe(pipeline, step.name), **origin},
+            )
+            for step in pipeline.steps
+        ]
         say(f"comparing the chain with ultralytics on {len(frames)} frames")
         files = {model.name: model.folder / MODEL_FILE for model in staged}
-        chain = Chain(repository, pipeline, files)
-        parity = check_chain(chain, UltralyticsYolo(network), classifier, frames)
-        card = _card(pipeline, staging, staged, recipes, classes)
-        figures = {"parity": [dataclasses.asdict(figure) for figure in parity], **common}
-        staged.append(staging.add(pipeline, None, {**figures, "card": card}))
+        chain = Chain(repository, pipeline.name, files)
+        reference = UltralyticsYolo(pipeline.network)
+        figures = check_chain(chain, reference, pipeline.classifier, frames)
+        card = _card(pipeline, staging, staged)
+        parity = [dataclasses.asdict(figure) for figure in figures]
+        staged.append(staging.add_ensemble(pipeline.name, card, {"parity": parity, **origin}))
         # The card comes last: a client that reads the new one is served by the new models.
-        staged.append(staging.add(PIPELINES[pipeline].card, card_graph(card), common))
-        return [staging.install(model) for model in staged]
+        staged.append(staging.add_graph(PIPELINES[pipeline.name].card, card_graph(card), origin))
+        return staging.install(staged)
 
 
 def _card(
-    pipeline: str,
-    staging: Staging,
-    staged: Sequence[StagedModel],
-    recipes: Mapping[str, Recipe],
-    classes: Recipe,
+    pipeline: ExportedPipeline, staging: Staging, staged: Sequence[StagedModel]
 ) -> dict[str, Any]:
+    """What the pipeline says of itself, see `cytoserve.contract.CARD_OUTPUT`."""
     return {
-        "pipeline": pipeline,
-        "class_names": list(classes.class_names),
+        "pipeline": pipeline.name,
+        "class_names": list(pipeline.class_names),
         "models": {
             model.name: {
-                "version": staging.version_of(model),
+                "version": int(staging.target(model).name),
                 "sha256": model.sha256[MODEL_FILE],
             }
             for model in staged
         },
-        "recipes": {name: recipe.model_dump(mode="json") for name, recipe in recipes.items()},
+        "recipes": {name: _recipe(pipeline, name) for name in pipeline.recipes},
     }
+
+
+def _recipe(pipeline: ExportedPipeline, step: str) -> dict[str, Any] | None:
+    """The recipe of a step's network as JSON values; None for a step without one."""
+    recipe = pipeline.recipes.get(step)
+    return recipe.model_dump(mode="json") if recipe else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ class _Nms(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, boxes: Tensor, scores: Tensor, threshold: Tensor) -> Tensor:
-        return torchvision.ops.nms(boxes, scores, float(threshold))
+        kept: Tensor = torchvision.ops.nms(boxes, scores, float(threshold))
+        return kept
 
     @staticmethod
     def symbolic(g: Any, boxes: Any, scores: Any, threshold: Any) -> Any:
@@ -40,7 +42,6 @@ class _Nms(torch.autograd.Function):
         return g.op("Gather", selected, column, axis_i=1)
 
 
-@torch.jit.script
 def _mask_patches(
     coefficients: Tensor, prototypes: Tensor, boxes: Tensor, size: int, chunk: int
 ) -> Tensor:
@@ -59,6 +60,13 @@ def _mask_patches(
         patch = torch.round(torch.sigmoid(sampled[:, 0]) * 255).to(torch.uint8)
         patches = torch.cat([patches, patch])
     return patches
+
+
+with warnings.catch_warnings():
+    # Scripted, so that the loop reaches the graph as a loop: only the tracing exporter, which
+    # knows nothing else, can follow NMS.
+    warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
+    _scripted_mask_patches = torch.jit.script(_mask_patches)
 
 
 class YoloDecode(nn.Module):
@@ -112,7 +120,7 @@ class YoloDecode(nn.Module):
         boxes = torch.minimum(torch.clamp(boxes, min=0.0), limits)
         on_prototypes = (boxes * scale + padding) / PROTOTYPE_STRIDE
         coefficients = anchors[:, -COEFFICIENTS:]
-        masks = _mask_patches(coefficients, prototypes[0], on_prototypes, MASK_SIZE, CHUNK)
+        masks = _scripted_mask_patches(coefficients, prototypes[0], on_prototypes, MASK_SIZE, CHUNK)
 
         has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
         has_mask = masks.flatten(1).to(torch.int32).amax(dim=1) >= INSIDE

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
-import tomllib
+
+tomllib = pytest.importorskip("tomllib", reason="the standard library reads TOML from 3.11 on")
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -74,7 +74,6 @@ def test_every_locked_group_is_a_room():
     } == {"GROUPS := server training export benchmarks dev"}
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib")
 def test_the_client_does_without_the_rooms_packages():
     heavy = {"torch", "onnxruntime", "ultralytics", "onnx", "nvidia-pytriton", "psutil"}
     needs = {re.split(r"[\[<>=!~ ]", need)[0] for need in PROJECT["project"]["dependencies"]}

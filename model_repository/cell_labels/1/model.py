@@ -2,6 +2,7 @@
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+
 from cytoserve.contract import CELL_BOXES, CELL_MASKS, FRAME_SIZE, LABELS
 from cytoserve.patches import paint_labels
 

@@ -1,0 +1,176 @@
+"""The chain of graphs against ultralytics and torchvision: equal on real frames, and it bites."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from cytoserve.contract import CELL_MASKS
+from cytoserve.images import read_frame
+from export import chain_parity, steps
+from export.chain import Arrays, Chain
+from export.chain_parity import check_chain, instance_inputs
+from export.parity import ParityError
+from export.reference import UltralyticsYolo, classify_one_by_one, normalised_rgb
+from training.classifier import CellClassifier, load_classifier
+from training.yolo_network import SegmentationModel, load_network
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+
+Change = Callable[[Arrays], None]
+
+
+@pytest.fixture(scope="module")
+def chain(exported_repository: Path) -> Chain:
+    return Chain(exported_repository, "yolo_resnet", threads=2)
+
+
+@pytest.fixture(scope="module")
+def yolo(checkpoints: Path) -> UltralyticsYolo:
+    return UltralyticsYolo(load_network(checkpoints / "cells")[0])
+
+
+@pytest.fixture(scope="module")
+def classifier(checkpoints: Path) -> CellClassifier:
+    return load_classifier(checkpoints / "classifier")[0]
+
+
+class ChangedChain(Chain):
+    """A chain whose answers are changed."""
+
+    def __init__(self, chain: Chain, change: Change) -> None:
+        self.chain, self.change = chain, change
+
+    def run(self, inputs: Arrays, requested: list[str]) -> Arrays:
+        answer = {name: array.copy() for name, array in self.chain.run(inputs, requested).items()}
+        self.change(answer)
+        return answer
+
+
+def shift_boxes(answer: Arrays) -> None:
+    answer["boxes"] += np.float32(0.6)
+
+
+def lose_cells(answer: Arrays) -> None:
+    for name in ("boxes", "scores", "class_ids", "class_probs", "masks"):
+        answer[name] = answer[name][: int(len(answer[name]) * 0.9)]
+
+
+def mirror_masks(answer: Arrays) -> None:
+    answer["masks"] = answer["masks"][:, :, ::-1]
+
+
+def shift_masks(answer: Arrays) -> None:
+    answer["masks"] = np.roll(answer["masks"], 3, axis=1)
+    answer["masks"][:, :3] = 0
+
+
+def other_class(answer: Arrays) -> None:
+    answer["class_ids"][-1] = 1 - answer["class_ids"][-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(shift_boxes, r"boxes differ by 0\.6", id="boxes shifted"),
+        pytest.param(lose_cells, r"cells are unmatched", id="cells lost"),
+        pytest.param(mirror_masks, r"mean mask IoU 0\.\d+ < 0\.99", id="masks mirrored"),
+        pytest.param(shift_masks, r"mean mask IoU 0\.\d+ < 0\.99", id="masks shifted"),
+        pytest.param(other_class, r"classes agree for 9", id="one class changed"),
+    ],
+)
+def test_a_wrong_chain_is_refused(
+    chain: Chain,
+    yolo: UltralyticsYolo,
+    classifier: CellClassifier,
+    frames: dict[str, np.ndarray],
+    change: Change,
+    message: str,
+) -> None:
+    changed = ChangedChain(chain, change)
+    with pytest.raises(
+        ParityError, match=f"frame rendered.tif at score threshold 0.5: .*{message}"
+    ):
+        check_chain(changed, yolo, classifier, frames, thresholds=[0.5])
+
+
+def test_another_classifier_is_refused(
+    chain: Chain,
+    yolo: UltralyticsYolo,
+    classifier: CellClassifier,
+    frames: dict[str, np.ndarray],
+) -> None:
+    wrong = copy.deepcopy(classifier)
+    wrong.resnet.fc.weight.data = wrong.resnet.fc.weight.data.flip(0)
+    wrong.resnet.fc.bias.data = wrong.resnet.fc.bias.data.flip(0)
+    with pytest.raises(ParityError, match="classes agree for"):
+        check_chain(chain, yolo, wrong, frames, thresholds=[0.5])
+
+
+def test_requested_outputs_decide_what_runs(chain: Chain, frames: dict[str, np.ndarray]) -> None:
+    image = np.atleast_3d(frames["rendered.tif"])
+    inputs = instance_inputs(image, 0.25)
+    sessions, used = dict(chain.sessions), []
+
+    class Recorded(dict):  # type: ignore[type-arg]
+        def __getitem__(self, name: str):
+            used.append(name)
+            return sessions[name]
+
+    recorded = copy.copy(chain)
+    recorded.sessions = Recorded(sessions)
+    recorded.run(inputs, ["boxes", "masks"])
+    assert used == ["yolo_prepare", "yolo_cells", "yolo_decode"]
+
+
+@pytest.fixture(scope="module")
+def real_frames() -> dict[str, np.ndarray]:
+    """Name -> frame: stained blood, phase contrast and stained nuclei."""
+    folders = [DATA / name / "images" for name in ("bccd", "t98g", "dsb2018")]
+    for folder in folders:
+        if not folder.is_dir():
+            pytest.skip(f"no real frames at {folder}")
+    chosen = [sorted(folder.iterdir())[0] for folder in folders]
+    return {file.name: read_frame(file) for file in chosen}
+
+
+def test_real_frames(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    exported_repository: Path,
+    make_random_yolo: Callable[..., SegmentationModel],
+    real_frames: dict[str, np.ndarray],
+) -> None:
+    network = make_random_yolo(1, list(real_frames.values()))
+    onnx.save(steps.yolo_network("yolo_cells", network).graph, tmp_path / "yolo_cells.onnx")
+    files = {"yolo_cells": tmp_path / "yolo_cells.onnx"}
+    chain = Chain(exported_repository, "yolo_resnet", files, threads=2)
+    # Random weights turn a grey level of OpenCV's rounding into other scores, in small frames
+    # above all: which cells are found may differ, but those that both find must agree.
+    monkeypatch.setattr(chain_parity, "UNMATCHED", 0.4)
+    figures = check_chain(chain, UltralyticsYolo(network), None, real_frames, [0.25])
+    assert [figure.frame for figure in figures] == list(real_frames)
+    assert sum(figure.cells for figure in figures) > 100, figures
+
+
+def test_the_study_classifies_each_polygon(classifier: CellClassifier) -> None:
+    rgb = normalised_rgb(np.random.default_rng(0).integers(0, 4000, (60, 80), np.uint16))
+    polygon = np.array([[10, 10], [40, 12], [30, 50]], np.float32)
+    outside = np.array([[-5, -5], [3, 4], [90, 70]], np.float32)
+    ids = classify_one_by_one(classifier, rgb, [polygon, outside])
+    assert ids.shape == (2,)
+    assert classify_one_by_one(classifier, rgb, []).shape == (0,)
+
+
+def test_an_empty_frame_has_no_cells(chain: Chain) -> None:
+    black = np.zeros((100, 120, 1), np.uint16)
+    answer = chain.run(instance_inputs(black, 1.5), ["boxes", "class_ids", "class_probs", "masks"])
+    assert answer["boxes"].shape == (0, 4)
+    assert answer["class_ids"].shape == (0,)
+    assert answer["class_probs"].shape == (0, 2)
+    assert answer["masks"].shape == (0, *CELL_MASKS.dims[1:])

@@ -1,0 +1,93 @@
+"""A network in chunks: the same answers, in the memory of one chunk."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from export.chunked import in_chunks
+from export.onnx_session import open_session
+
+CHANNELS, SIDE, CLASSES = 48, 24, 3
+
+PEAK = """
+import re, sys
+import numpy as np
+from export.onnx_session import open_session
+from pathlib import Path
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1))
+
+session = open_session(Path(sys.argv[1]), 1)
+crops = np.ones((3000, 3, 24, 24), np.float32)
+before = peak()
+rows = session.run(None, {"crops": crops})[0]
+assert rows.shape == (3000, 3), rows.shape
+print(peak() - before)
+"""
+"""Prints by how many kB a run of 3,000 crops raises the peak of the process's memory."""
+
+
+@pytest.fixture(scope="module")
+def plain() -> onnx.ModelProto:
+    """Two convolutions, a mean over the crop and a matrix: a classifier in small."""
+    random = np.random.default_rng(0)
+    weights = {
+        "first": (CHANNELS, 3, 3, 3),
+        "second": (CHANNELS, CHANNELS, 3, 3),
+        "last": (CHANNELS, CLASSES),
+    }
+    pads = {"pads": [1, 1, 1, 1]}
+    nodes = [
+        helper.make_node("Conv", ["crops", "first"], ["a"], **pads),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "second"], ["c"], **pads),
+        helper.make_node("GlobalAveragePool", ["c"], ["d"]),
+        helper.make_node("Flatten", ["d"], ["e"]),
+        helper.make_node("MatMul", ["e", "last"], ["probs"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "classifier",
+        [helper.make_tensor_value_info("crops", TensorProto.FLOAT, ["n", 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info("probs", TensorProto.FLOAT, ["n", CLASSES])],
+        [
+            numpy_helper.from_array(random.normal(size=shape).astype(np.float32), name)
+            for name, shape in weights.items()
+        ],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    return helper.make_model(graph, opset_imports=opset, ir_version=8)
+
+
+@pytest.mark.parametrize("rows", [1, 31, 32, 33, 100])
+def test_same_rows(plain: onnx.ModelProto, rows: int) -> None:
+    crops = np.random.default_rng(rows).normal(size=(rows, 3, SIDE, SIDE)).astype(np.float32)
+    [expected] = open_session(plain.SerializeToString(), 1).run(None, {"crops": crops})
+    chunked = in_chunks(plain, 32)
+    [answer] = open_session(chunked.SerializeToString(), 1).run(None, {"crops": crops})
+    np.testing.assert_allclose(answer, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_no_rows(plain: onnx.ModelProto) -> None:
+    crops = np.zeros((0, 3, SIDE, SIDE), np.float32)
+    [answer] = open_session(in_chunks(plain, 32).SerializeToString()).run(None, {"crops": crops})
+    assert answer.shape == (0, CLASSES)
+
+
+def test_memory_is_that_of_a_chunk(plain: onnx.ModelProto, tmp_path: Path) -> None:
+    peaks = {}
+    for name, model in (("plain", plain), ("chunked", in_chunks(plain, 32))):
+        onnx.save(model, tmp_path / name)
+        command = [sys.executable, "-c", PEAK, str(tmp_path / name)]
+        environment = {"PYTHONPATH": f"{Path(__file__).parents[2]}"}
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        peaks[name] = int(run.stdout)
+    assert peaks["chunked"] < peaks["plain"] / 3, peaks

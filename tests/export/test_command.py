@@ -1,0 +1,159 @@
+"""`python -m export`: what a user can get wrong ends in one line and an exit code."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+
+from export import steps
+from export.__main__ import main
+from export.install import STAGING, Staging
+from export.pipelines import ExportedPipeline
+
+
+@pytest.fixture
+def repository(tmp_path: Path, source_repository: Path) -> Path:
+    """A copy of the repository of the source tree: nothing is exported."""
+    return Path(shutil.copytree(source_repository, tmp_path / "model_repository"))
+
+
+@pytest.fixture
+def copied(tmp_path: Path, checkpoints: Path) -> Callable[[str], Path]:
+    """Copies a checkpoint, to be damaged."""
+    return lambda name: Path(shutil.copytree(checkpoints / name, tmp_path / name))
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def assert_refused(result: Result, *parts: str) -> None:
+    assert result.exit_code == 1, result.output
+    lines = result.stderr.splitlines()
+    assert lines[-1].startswith("Error: "), lines
+    assert len([line for line in lines if not line.startswith(("exporting", "comparing"))]) == 1
+    assert all(part in lines[-1] for part in parts), lines[-1]
+
+
+def test_checkpoint_of_another_architecture(repository: Path, checkpoints: Path) -> None:
+    result = run("yolo", "--targets", checkpoints / "classifier", "--model-repository", repository)
+    assert_refused(result, str(checkpoints / "classifier"), "resnet50", "yolo11n-seg is needed")
+
+
+def test_classifier_of_another_architecture(repository: Path, checkpoints: Path) -> None:
+    cells = checkpoints / "cells"
+    result = run(
+        "yolo_resnet", "--cells", cells, "--classifier", cells, "--model-repository", repository
+    )
+    assert_refused(result, str(cells), "resnet50 is needed")
+
+
+def test_damaged_weights(repository: Path, copied: Callable[[str], Path]) -> None:
+    weights = copied("targets") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    result = run("yolo", "--targets", weights.parent, "--model-repository", repository)
+    assert_refused(result, str(weights), "is damaged")
+
+
+def test_damaged_recipe(repository: Path, copied: Callable[[str], Path]) -> None:
+    recipe = copied("targets") / "recipe.json"
+    recipe.write_text(recipe.read_text()[:50])
+    result = run("yolo", "--targets", recipe.parent, "--model-repository", repository)
+    assert_refused(result, str(recipe), "is damaged")
+
+
+def test_weights_that_do_not_fit(repository: Path, copied: Callable[[str], Path]) -> None:
+    recipe = copied("targets") / "recipe.json"
+    recipe.write_text(recipe.read_text().replace('"spread",', ""))
+    result = run("yolo", "--targets", recipe.parent, "--model-repository", repository)
+    assert_refused(result, str(recipe.parent), "does not fit the network")
+    assert len(result.stderr) < 1000
+
+
+def test_unfinished_checkpoint(repository: Path, copied: Callable[[str], Path]) -> None:
+    checkpoint = copied("targets")
+    (checkpoint / "recipe.json").unlink()
+    result = run("yolo", "--targets", checkpoint, "--model-repository", repository)
+    assert_refused(result, str(checkpoint), "recipe.json is absent", "python -m training")
+
+
+def test_several_classes_as_cells(repository: Path, checkpoints: Path) -> None:
+    result = run(
+        "yolo_resnet",
+        *("--cells", checkpoints / "targets", "--classifier", checkpoints / "classifier"),
+        *("--model-repository", repository),
+    )
+    assert_refused(result, str(checkpoints / "targets"), "has 2 classes", "one-class network")
+
+
+def test_frames_without_an_image(repository: Path, checkpoints: Path, tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    result = run(
+        "yolo",
+        *("--targets", checkpoints / "targets", "--model-repository", repository),
+        *("--frames", tmp_path / "frames"),
+    )
+    assert result.exit_code == 2
+    assert "no image with a suffix" in result.stderr
+
+
+def test_a_wrong_graph_installs_nothing(
+    monkeypatch: pytest.MonkeyPatch, repository: Path, checkpoints: Path
+) -> None:
+    trace = steps.trace_graph
+
+    def sabotaged(*arguments: object) -> onnx.ModelProto:
+        graph = trace(*arguments)
+        for node in graph.graph.node:
+            if node.op_type == "Floor":
+                node.op_type = "Ceil"
+        return graph
+
+    monkeypatch.setattr(steps, "trace_graph", sabotaged)
+    result = run("yolo", "--targets", checkpoints / "targets", "--model-repository", repository)
+    assert_refused(result, "yolo_prepare, case ", "ONNX Runtime deviates from torch")
+    assert not [p for p in repository.rglob("*") if p.name == "model.onnx" or p.name == STAGING]
+
+
+@pytest.fixture
+def ready(
+    monkeypatch: pytest.MonkeyPatch, exported_pipeline: Callable[[str], ExportedPipeline]
+) -> None:
+    """The steps of `yolo` are taken from an export that was made before."""
+    pipeline = exported_pipeline("yolo")
+    monkeypatch.setattr("export.__main__.export_yolo", lambda *_: pipeline)
+
+
+@pytest.mark.usefixtures("ready")
+def test_full_disk(
+    monkeypatch: pytest.MonkeyPatch, repository: Path, checkpoints: Path, tmp_path: Path
+) -> None:
+    def save(graph: onnx.ModelProto, file: Path) -> None:
+        file.write_bytes(b"half")
+        raise OSError(28, "No space left on device", str(file))
+
+    monkeypatch.setattr(onnx, "save", save)
+    before = sorted(repository.rglob("*"))
+    result = run("yolo", "--targets", checkpoints / "targets", "--model-repository", repository)
+    assert_refused(result, "No space left on device", "model.onnx")
+    assert sorted(repository.rglob("*")) == before
+
+
+@pytest.mark.usefixtures("ready")
+def test_two_exports_at_once(repository: Path, checkpoints: Path) -> None:
+    with Staging(repository):
+        result = run("yolo", "--targets", checkpoints / "targets", "--model-repository", repository)
+        assert_refused(result, "another export is writing", str(repository), "wait")
+        assert (repository / STAGING).is_dir()
+
+
+@pytest.mark.usefixtures("ready")
+def test_missing_config(repository: Path, checkpoints: Path, tmp_path: Path) -> None:
+    (repository / "yolo" / "config.pbtxt").unlink()
+    result = run("yolo", "--targets", checkpoints / "targets", "--model-repository", repository)
+    assert_refused(result, "yolo/config.pbtxt is absent", "restore it")

@@ -1,0 +1,150 @@
+"""Every graph equals its module, at 0, 1 and many, and a graph that does not is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from cytoserve.contract import CARD_INPUT, CARD_OUTPUT, STEPS
+from export import steps
+from export.card import card_graph
+from export.install import MANIFEST_FILE
+from export.onnx_session import open_session
+from export.parity import ParityError, check_parity, deviation
+from training.classifier import load_classifier
+from training.yolo_network import load_network
+
+Sabotage = Callable[[onnx.ModelProto], None]
+
+GRAPHS = [name for name in STEPS if name != "cell_labels"]
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_figures_in_the_manifest(exported_repository: Path, name: str) -> None:
+    manifest = json.loads((exported_repository / name / "1" / MANIFEST_FILE).read_text())
+    assert len(manifest["parity"]) >= 2
+    for figures in manifest["parity"].values():
+        assert set(figures) == {tensor.name for tensor in STEPS[name].outputs}
+        for tensor in STEPS[name].outputs:
+            tolerance = {"FP32": 1e-4, "UINT8": 1.0, "INT32": 0.0}[tensor.dtype]
+            assert 0 <= figures[tensor.name] <= tolerance
+
+
+@pytest.mark.parametrize(
+    ("expected", "answer", "figure"),
+    [
+        pytest.param(np.zeros(3), np.zeros(3), 0.0, id="equal"),
+        pytest.param(np.zeros((0, 4)), np.zeros((0, 4)), 0.0, id="no rows"),
+        pytest.param(np.zeros((0, 4)), np.zeros((0, 3)), np.inf, id="no rows of another width"),
+        pytest.param(np.zeros(3), np.zeros(2), np.inf, id="shape"),
+        pytest.param(np.zeros(3), np.zeros(3, np.float32), np.inf, id="dtype"),
+        pytest.param(np.array([0.0]), np.array([np.nan]), np.inf, id="NaN on one side"),
+        pytest.param(np.array([1000.0]), np.array([999.0]), 1e-3, id="large floats are relative"),
+        pytest.param(np.array([0.5]), np.array([0.25]), 0.25, id="small floats are absolute"),
+        pytest.param(np.uint8([255]), np.uint8([0]), 255.0, id="bytes do not wrap"),
+    ],
+)
+def test_deviation(expected: np.ndarray, answer: np.ndarray, figure: float) -> None:
+    assert deviation(expected, answer) == figure
+
+
+def scale_weight(name: str, factor: float) -> Sabotage:
+    def change(graph: onnx.ModelProto) -> None:
+        [weight] = [w for w in graph.graph.initializer if w.name == name]
+        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * factor, name))
+
+    return change
+
+
+def swap_channels(graph: onnx.ModelProto) -> None:
+    """RGB becomes BGR in front of the first convolution."""
+    first = next(node for node in graph.graph.node if node.op_type == "Conv")
+    [weight] = [w for w in graph.graph.initializer if w.name == first.input[1]]
+    swapped = numpy_helper.to_array(weight)[:, ::-1].copy()
+    weight.CopyFrom(numpy_helper.from_array(swapped, weight.name))
+
+
+def scale_last_convolution(graph: onnx.ModelProto) -> None:
+    last = [node for node in graph.graph.node if node.op_type == "Conv"][-1]
+    scale_weight(last.input[1], 1.01)(graph)
+
+
+def set_overlap_threshold(graph: onnx.ModelProto) -> None:
+    """A constant in place of the input, and a little off the default."""
+    [nms] = [node for node in graph.graph.node if node.op_type == "NonMaxSuppression"]
+    constant = numpy_helper.from_array(np.array([0.9], np.float32), "fixed_threshold")
+    graph.graph.initializer.append(constant)
+    nms.input[3] = "fixed_threshold"
+
+
+def ignore_cap(graph: onnx.ModelProto) -> None:
+    for node in graph.graph.node:
+        node.input[:] = ["no_cap" if name == "max_cells" else name for name in node.input]
+    graph.graph.initializer.append(numpy_helper.from_array(np.array([4096], np.int32), "no_cap"))
+
+
+def without_alignment(graph: onnx.ModelProto) -> None:
+    """RoiAlign shifted by half a pixel, as its older form was."""
+    [align] = [node for node in graph.graph.node if node.op_type == "RoiAlign"]
+    [mode] = [a for a in align.attribute if a.name == "coordinate_transformation_mode"]
+    mode.s = b"output_half_pixel"
+
+
+@pytest.mark.parametrize(
+    ("step", "sabotage"),
+    [
+        pytest.param("yolo_targets", swap_channels, id="channels swapped"),
+        pytest.param("yolo_targets", scale_last_convolution, id="a weight 1 % off"),
+        pytest.param("yolo_decode", set_overlap_threshold, id="NMS threshold fixed"),
+        pytest.param("yolo_decode", ignore_cap, id="cap ignored"),
+        pytest.param("cell_crops", without_alignment, id="crops shifted by half a pixel"),
+    ],
+)
+def test_a_wrong_graph_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    exported_repository: Path,
+    checkpoints: Path,
+    step: str,
+    sabotage: Sabotage,
+) -> None:
+    graph = onnx.load(exported_repository / step / "1" / "model.onnx")
+    make = {
+        "yolo_targets": lambda: steps.yolo_network(step, load_network(checkpoints / "targets")[0]),
+        "yolo_decode": steps.yolo_decode,
+        "cell_crops": steps.cell_crops,
+    }[step]
+    monkeypatch.setattr(steps, "trace_graph", lambda *_: graph)
+    make()  # the graph as it was exported passes
+    sabotage(graph)
+    with pytest.raises(
+        ParityError, match=f"^{step}, case '.*', output '.*': ONNX Runtime deviates"
+    ):
+        make()
+
+
+def test_a_network_with_other_weights_is_refused(
+    exported_repository: Path, checkpoints: Path
+) -> None:
+    graph = onnx.load(exported_repository / "resnet50_cells" / "1" / "model.onnx")
+    classifier, _ = load_classifier(checkpoints / "classifier")
+    module = steps.ClassifierNetwork(classifier)
+    cases = [steps.Case("3 crops", (steps._pixels(3, 48),))]
+    check_parity(module, graph, STEPS["resnet50_cells"], cases)
+    for parameter in classifier.resnet.fc.parameters():
+        parameter.data = parameter.data.flip(0)
+    with pytest.raises(ParityError, match="output 'crop_probs'"):
+        check_parity(module, graph, STEPS["resnet50_cells"], cases)
+
+
+def test_card_answers_its_content() -> None:
+    content = {"pipeline": "yolo", "class_names": ["größer", "b"]}
+    session = open_session(card_graph(content).SerializeToString())
+    page = np.zeros(1, np.int64)
+    [answer] = session.run([CARD_OUTPUT.name], {CARD_INPUT.name: page})
+    assert json.loads(answer[0]) == content
