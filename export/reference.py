@@ -17,7 +17,7 @@ import torch
 from cytoserve.contract import CROP_SIZE, MAX_CELLS, NETWORK_SIZE
 from training.classifier import CellClassifier
 from training.normalise import PercentileLevels, as_rgb, to_8_bit
-from training.yolo_network import MODEL_FILE, SegmentationModel
+from training.yolo_network import MODEL_FILE, SegmentationModel, all_threads
 
 from ultralytics import YOLO  # isort: skip  # after yolo_network, which keeps ultralytics offline
 
@@ -62,17 +62,18 @@ class UltralyticsYolo:
         self, rgb: npt.NDArray[np.uint8], score_threshold: float, overlap_threshold: float
     ) -> Any:
         """ultralytics' ``Results`` of an 8-bit RGB image ``[H, W, 3]``."""
-        return self.yolo.predict(
-            np.ascontiguousarray(rgb[:, :, ::-1]),  # ultralytics takes BGR
-            conf=score_threshold,
-            iou=overlap_threshold,
-            imgsz=NETWORK_SIZE,
-            rect=False,
-            agnostic_nms=True,
-            max_det=MAX_CELLS,
-            retina_masks=self.masks_on_frame,
-            verbose=False,
-        )[0]
+        with all_threads():
+            return self.yolo.predict(
+                np.ascontiguousarray(rgb[:, :, ::-1]),  # ultralytics takes BGR
+                conf=score_threshold,
+                iou=overlap_threshold,
+                imgsz=NETWORK_SIZE,
+                rect=False,
+                agnostic_nms=True,
+                max_det=MAX_CELLS,
+                retina_masks=self.masks_on_frame,
+                verbose=False,
+            )[0]
 
     def cells(
         self, rgb: npt.NDArray[np.uint8], score_threshold: float, overlap_threshold: float

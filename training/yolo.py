@@ -14,22 +14,20 @@ OUT/log for TensorBoard; OUT itself is the checkpoint.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from cytoserve.contract import NETWORK_SIZE
-from training.checkpoint import (
-    CheckpointError,
-    load_checkpoint,
-    new_recipe,
-    save_checkpoint,
-)
-from training.command_line import DATA_HELP, choose_settings, read_data
+from training.annotated import AnnotatedDataset
+from training.checkpoint import load_checkpoint, new_recipe, save_checkpoint
+from training.command_line import DATA_HELP, SETTINGS_HELP, choose_settings, read_data
+from training.progress import EpochProgress
+from training.run_folder import RESUME_HELP, RunFolder
 from training.splits import split_by_frame
-from training.yolo_dataset import write_yolo_dataset
+from training.yolo_dataset import DATA_FILE, write_yolo_dataset
 from training.yolo_network import ARCHITECTURE
 from training.yolo_trainer import YoloTrainer
 from training.yolo_weights import fetch_coco_weights
@@ -50,10 +48,10 @@ class YoloSettings(BaseModel):
     """A cell cut by a window's edge is labelled if this share of it is inside."""
     batch: int = Field(16, gt=0)
     """Windows per step."""
-    learning_rate: float = Field(0.01, gt=0)
+    learning_rate: float = Field(0.01, gt=0, le=1)
     """At the start; it falls linearly to a hundredth."""
-    optimizer: str = "SGD"
-    """As torch.optim names it: SGD, AdamW."""
+    optimizer: Literal["SGD", "AdamW"] = "SGD"
+    """As torch.optim names it."""
     validation_share: float = Field(0.1, gt=0, lt=1)
     """Share of the frames kept for validation."""
     mosaic: float = Field(1.0, ge=0, le=1)
@@ -63,7 +61,7 @@ class YoloSettings(BaseModel):
     flip: float = Field(0.5, ge=0, le=1)
     """Probability of a flip, for each axis."""
     bf16: bool = False
-    """Mixed precision in bfloat16: faster on CPUs with AVX512-BF16 or AMX."""
+    """Mixed precision in bfloat16: faster on CPUs with AVX512-BF16 or AMX, and on GPUs."""
 
 
 PRESETS = {
@@ -91,34 +89,52 @@ def train(
     """Train one network and write its checkpoint to ``out``; see the module's docstring."""
     initial = _initial_weights(init)
     dataset, hashes = read_data(data, one_class)
+    facts = {
+        "architecture": ARCHITECTURE,
+        "class_names": dataset.class_names,
+        "settings": settings.model_dump(),
+        "data": hashes,
+        "initialised_from": init or "random",
+        "seed": seed,
+    }
+    folder = _folder(out)
+    folder.begin(facts, resume=resume)
+    windows = out / "windows"
+    if not (resume and (windows / DATA_FILE).is_file()):
+        _write_windows(dataset, windows, settings, seed)
+    with EpochProgress(settings.epochs) as progress:
+        trainer = YoloTrainer(
+            overrides=_ultralytics_settings(settings, windows / DATA_FILE, out, seed),
+            initial=initial,
+            folder=folder,
+            resume=resume,
+            bf16=settings.bf16,
+            progress=progress,
+        )
+        trainer.train()
+    recipe = new_recipe(**facts, metrics=trainer.best_metrics)
+    save_checkpoint(out, trainer.best_weights, recipe)
+    folder.finish()
+    click.echo(f"checkpoint {out}: {len(dataset.class_names)} classes, {trainer.best_metrics}")
+
+
+def _folder(out: Path) -> RunFolder:
+    return RunFolder(out, "state.safetensors")
+
+
+def _write_windows(
+    dataset: AnnotatedDataset, windows: Path, settings: YoloSettings, seed: int
+) -> None:
     training, validation = split_by_frame(dataset, settings.validation_share, seed)
-    yolo_data = write_yolo_dataset(
+    write_yolo_dataset(
         training,
         validation,
-        out / "windows",
+        windows,
         window=settings.window,
         windows_per_frame=settings.windows_per_frame,
         min_visible=settings.min_visible,
         seed=seed,
     )
-    trainer = YoloTrainer(
-        overrides=_ultralytics_settings(settings, yolo_data, out, seed),
-        initial=initial,
-        continue_from=out / "resume" if resume else None,
-        bf16=settings.bf16,
-    )
-    trainer.train()
-    recipe = new_recipe(
-        architecture=ARCHITECTURE,
-        class_names=dataset.class_names,
-        settings=settings.model_dump(),
-        data=hashes,
-        initialised_from=init or "random",
-        seed=seed,
-        metrics=trainer.best_metrics,
-    )
-    save_checkpoint(out, trainer.best_weights, recipe)
-    click.echo(f"checkpoint {out}: {len(dataset.class_names)} classes, {trainer.best_metrics}")
 
 
 def _initial_weights(init: str | None) -> dict[str, torch.Tensor] | None:
@@ -164,18 +180,20 @@ def _ultralytics_settings(
 @click.option("--data", multiple=True, required=True, help=DATA_HELP)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint folder.")
 @click.option("--init", help="Checkpoint folder to start from, or `coco`. Default: random weights.")
-@click.option("--preset", type=click.Choice(["study", "demo"]), default="study")
 @click.option(
-    "--settings",
-    "file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="YAML file of settings that change the preset's.",
+    "--preset", type=click.Choice(["study", "demo"]), default="study", help="Settings by name."
 )
+@click.option("--settings", "file", type=click.Path(path_type=Path), help=SETTINGS_HELP)
 @click.option("--epochs", type=int, help="Passes over the data.")
 @click.option("--window", type=int, help="Side of a training window in network pixels.")
 @click.option("--bf16/--no-bf16", default=None, help="Mixed precision in bfloat16.")
-@click.option("--seed", default=0, help="Of weights, split, windows and augmentation.")
-@click.option("--resume", is_flag=True, help="Go on with the run that was cut off in OUT.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Of weights, split, windows and augmentation.",
+)
+@click.option("--resume", is_flag=True, help=RESUME_HELP)
 def main(
     protocol: str,
     data: tuple[str, ...],
@@ -192,18 +210,9 @@ def main(
     """Train YOLO11n-seg; the module's docstring is the help."""
     name = protocol if preset == "study" else f"{protocol}-demo"
     settings = choose_settings(PRESETS, name, file, epochs=epochs, window=window, bf16=bf16)
-    try:
-        train(
-            data,
-            out,
-            settings,
-            one_class=protocol == "general",
-            init=init,
-            seed=seed,
-            resume=resume,
-        )
-    except (CheckpointError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+    one_class = protocol == "general"
+    with _folder(out).reported():
+        train(data, out, settings, one_class=one_class, init=init, seed=seed, resume=resume)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,13 @@ import numpy.typing as npt
 import torch
 import yaml
 from rich.progress import track
+from skimage import draw
 
 from cytoserve.contract import NETWORK_SIZE
 from training.annotated import AnnotatedCell, AnnotatedDataset, AnnotatedFrame
 from training.letterbox import PrepareFrame
 
-SUBPIXEL_BITS = 4
-"""cv2.fillPoly takes fixed-point corners: sixteenths of a pixel."""
+DATA_FILE = "data.yaml"
 
 
 def write_yolo_dataset(
@@ -31,8 +31,8 @@ def write_yolo_dataset(
     windows_per_frame: int | None,
     min_visible: float,
     seed: int,
-) -> Path:
-    """Write ``images/``, ``labels/`` and, last, ``data.yaml`` under ``directory``; returns it.
+) -> None:
+    """Write ``images/``, ``labels/`` and, last, ``data.yaml`` under ``directory``.
 
     Frames pass the very module that is served as `yolo_prepare`, then windows of ``window``
     pixels are cut from the result: a network trained on small windows sees cells at the scale at
@@ -63,8 +63,7 @@ def write_yolo_dataset(
                 if not cv2.imwrite(str(images / f"{name}.png"), pixels[:, :, ::-1]):
                     raise OSError(f"{images / name}.png could not be written; is the disk full?")
                 (labels / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
-    data = directory / "data.yaml"
-    data.write_text(
+    (directory / DATA_FILE).write_text(
         yaml.safe_dump(
             {
                 "path": str(directory.resolve()),
@@ -74,7 +73,6 @@ def write_yolo_dataset(
             }
         )
     )
-    return data
 
 
 def _windows(
@@ -89,8 +87,9 @@ def _windows(
     polygons = [
         (cell, cell.polygon() * (scale_x, scale_y) + (pad_x, pad_y)) for cell in frame.cells
     ]
-    for top in _starts(frame.height * scale_y, pad_y, window):
-        for left in _starts(frame.width * scale_x, pad_x, window):
+    # Content and padding are whole pixels, but for float32 arithmetic.
+    for top in _starts(round(frame.height * scale_y), round(pad_y), window):
+        for left in _starts(round(frame.width * scale_x), round(pad_x), window):
             lines = [
                 line
                 for cell, polygon in polygons
@@ -99,7 +98,7 @@ def _windows(
             yield np.ascontiguousarray(pixels[top : top + window, left : left + window]), lines
 
 
-def _starts(content: float, padding: float, window: int) -> list[int]:
+def _starts(content: int, padding: int, window: int) -> list[int]:
     """Where windows begin along one side so that they cover the content evenly."""
     count = max(1, math.ceil(content / window))
     last = max(padding, padding + content - window) if content > window else padding
@@ -113,13 +112,13 @@ def _label_line(
     """One YOLO-seg line, ``class x y x y …`` in shares of the window; None for a cell outside."""
     if (polygon.max(axis=0) <= 0).any() or (polygon.min(axis=0) >= window).any():
         return None
-    canvas = np.zeros((window, window), np.uint8)
-    # cv2 counts pixel centres: half a pixel less than continuous coordinates.
-    corners = np.round((polygon - 0.5) * 2**SUBPIXEL_BITS).astype(np.int32)
-    cv2.fillPoly(canvas, [corners], (1,), shift=SUBPIXEL_BITS)
-    visible = int(canvas.sum())
+    canvas = np.zeros((window, window), bool)
+    # skimage counts pixel centres: half a pixel less than continuous coordinates.
+    columns, rows = polygon.T - 0.5
+    canvas[draw.polygon(rows, columns, canvas.shape)] = True
+    visible = np.count_nonzero(canvas)
     if visible < max(1.0, min_visible * cv2.contourArea(polygon.astype(np.float32))):
         return None
-    inside = AnnotatedCell.cut(canvas.astype(bool), class_id).polygon() / window
+    inside = AnnotatedCell.cut(canvas, class_id).polygon() / window
     coordinates = " ".join(f"{value:.5f}" for value in np.clip(inside, 0, 1).ravel())
     return f"{class_id} {coordinates}"

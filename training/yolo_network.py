@@ -6,7 +6,8 @@ ultralytics is AGPL-3.0. It is imported by this room and those above it, never b
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,16 @@ from training.checkpoint import Recipe, fill_network, load_checkpoint
 
 ARCHITECTURE = "yolo11n-seg"
 MODEL_FILE = f"{ARCHITECTURE}.yaml"
+
+
+@contextmanager
+def all_threads() -> Iterator[None]:
+    """Undo that ultralytics, when it chooses a CPU, leaves one core idle: one of two, say."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Bf16Network(SegmentationModel):  # type: ignore[misc]  # ultralytics ships no types

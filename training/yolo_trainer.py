@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import logging
-from pathlib import Path
+import math
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch.utils.tensorboard import SummaryWriter
 
-from training.checkpoint import CheckpointError
-from training.yolo_network import SegmentationModel, new_network, transfer
+from training.progress import EpochProgress
+from training.run_folder import RunFolder
+from training.yolo_network import SegmentationModel, all_threads, new_network, transfer
+from training.yolo_state import YoloState
 
 from ultralytics.models.yolo.segment import SegmentationTrainer  # isort: skip  # after yolo_network, which keeps ultralytics offline
-from ultralytics.utils.torch_utils import ModelEMA  # isort: skip
-
-logger = logging.getLogger(__name__)
-
-STATE_FILE = "state.safetensors"
+from ultralytics.utils.torch_utils import ModelEMA, init_seeds  # isort: skip
 
 
 class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics ships no types
@@ -29,58 +23,92 @@ class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics shi
     Args:
         overrides: ultralytics' settings.
         initial: weights to start from; tensors that do not fit (the class heads) stay random.
-        continue_from: folder of a state that an interrupted run left, or None.
+        folder: where the run logs, and leaves its state after every epoch.
+        resume: go on from the state in ``folder``.
         bf16: train in mixed precision, see `Bf16Network`.
+        progress: shows how far the run is.
+
+    Raises CheckpointError where the state to resume is damaged.
     """
 
     def __init__(
         self,
         overrides: dict[str, Any],
+        *,
         initial: dict[str, torch.Tensor] | None,
-        continue_from: Path | None,
+        folder: RunFolder,
+        resume: bool,
         bf16: bool,
+        progress: EpochProgress,
     ) -> None:
+        self.folder = folder
+        self.state = YoloState.read(folder.state) if resume else None
         self.bf16 = bf16
         self.initial = initial
-        self.continue_from = continue_from
         self.best_weights: dict[str, torch.Tensor] = {}
         self.best_metrics: dict[str, float] = {}
-        super().__init__(overrides=overrides)
-        self.log = SummaryWriter(str(self.save_dir / "log"))
-        self.add_callback("on_fit_epoch_end", _log_epoch)
-        self.add_callback("on_train_end", lambda trainer: trainer.log.close())
+        self.progress = progress
+        with all_threads():
+            super().__init__(overrides=overrides)
+        if not any(self.wdir.iterdir()):
+            self.wdir.rmdir()  # made for the pickled checkpoints, of which there are none
+        self.add_callback("on_train_start", _begin_progress)
+        self.add_callback("on_train_epoch_start", _seed_epoch)
+        self.add_callback("on_train_batch_end", lambda trainer: trainer.progress.step())
+
+    def train(self) -> None:
+        """Train the epochs that are left; there may be none in a run that was cut off very late."""
+        self.log = SummaryWriter(str(self.folder.log))
+        if self.state is not None:
+            self.best_weights, self.best_metrics = self.state.best, self.state.best_metrics
+        try:
+            if self.state is None or self.state.epoch + 1 < self.epochs:
+                super().train()
+        finally:
+            self.log.close()
+
+    def build_dataset(self, *args: Any, **options: Any) -> Any:
+        """Read windows and labels, without the pickled cache that ultralytics keeps beside them."""
+        self._remove_caches()
+        dataset = super().build_dataset(*args, **options)
+        self._remove_caches()
+        return dataset
+
+    def _remove_caches(self) -> None:
+        for cache in self.data["path"].glob("labels/*.cache"):
+            cache.unlink()
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
         """Build the network and take over the initial weights."""
         network: SegmentationModel = new_network(self.data["nc"], bf16=self.bf16)
         if self.initial is not None:
-            taken = transfer(network, self.initial)
-            logger.info("%d of %d tensors initialised", taken, len(network.state_dict()))
+            transfer(network, self.initial)
         return network
 
     def resume_training(self, ckpt: Any) -> None:
         """Go on after the last whole epoch of an interrupted run."""
-        if self.continue_from is None:
+        if self.state is None:
             return
-        file = self.continue_from / STATE_FILE
-        if not file.is_file():
-            raise CheckpointError(f"{file}: there is no interrupted run to resume; omit --resume.")
-        state = load_file(file)
-        with safe_open(file, framework="pt") as opened:
-            facts = json.loads(opened.metadata()["state"])
-        if facts["epoch"] + 1 >= self.epochs:
-            raise CheckpointError(
-                f"{file} stands at epoch {facts['epoch'] + 1} of {self.epochs}: nothing is left to "
-                "resume. Give more --epochs, or omit --resume."
-            )
-        self.model.load_state_dict(_under("model.", state))
+        self.model.load_state_dict(self.state.network)
         self.ema = ModelEMA(self.model)
-        self.ema.ema.load_state_dict(_under("ema.", state))
-        self.ema.updates = facts["updates"]
-        self.best_weights, self.best_metrics = _under("best.", state), facts["best_metrics"]
-        self.best_fitness, self.start_epoch = facts["best_fitness"], facts["epoch"] + 1
-        self.optimizer.load_state_dict(
-            {"state": _nested(_under("optimizer.", state)), "param_groups": facts["param_groups"]}
+        self.ema.ema.load_state_dict(self.state.averaged)
+        self.ema.updates = self.state.updates
+        self.best_fitness, self.start_epoch = self.state.best_fitness, self.state.epoch + 1
+        groups = self.optimizer.state_dict()["param_groups"]  # the schedule sets what is in them
+        self.optimizer.load_state_dict({"state": self.state.optimizer, "param_groups": groups})
+
+    def save_metrics(self, metrics: dict[str, float]) -> None:
+        """Log the epoch for TensorBoard, and its main figures to the terminal."""
+        for name, value in metrics.items():
+            self.log.add_scalar(name, float(value), self.epoch + 1)
+        self.log.flush()
+        self.progress.epoch(
+            self.epoch + 1,
+            {
+                "loss": sum(float(value) for value in self.tloss.values()),
+                "box mAP50": metrics["metrics/mAP50(B)"],
+                "mask mAP50": metrics["metrics/mAP50(M)"],
+            },
         )
 
     def save_model(self) -> bool:
@@ -89,59 +117,41 @@ class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics shi
         if self.best_fitness == self.fitness or not self.best_weights:
             self.best_weights = averaged
             self.best_metrics = {k: float(v) for k, v in self.metrics.items()}
-        optimizer = self.optimizer.state_dict()
-        tensors = {
-            **{f"model.{k}": v for k, v in self.model.state_dict().items()},
-            **{f"ema.{k}": v for k, v in averaged.items()},
-            **{f"best.{k}": v.clone() for k, v in self.best_weights.items()},
-            **{
-                f"optimizer.{index}.{key}": torch.as_tensor(value)
-                for index, entry in optimizer["state"].items()
-                for key, value in entry.items()
-                if value is not None
-            },
+        optimizer = {
+            index: {k: torch.as_tensor(v) for k, v in entry.items() if v is not None}
+            for index, entry in self.optimizer.state_dict()["state"].items()
         }
-        facts = {
-            "epoch": self.epoch,
-            "updates": self.ema.updates,
-            "best_fitness": float(self.best_fitness),
-            "best_metrics": self.best_metrics,
-            "param_groups": optimizer["param_groups"],
-        }
-        folder = self.save_dir / "resume"
-        folder.mkdir(exist_ok=True)
-        part = folder / f"{STATE_FILE}.part"
-        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        save_file(tensors, part, metadata={"state": json.dumps(facts)})
-        part.replace(folder / STATE_FILE)
+        YoloState(
+            epoch=self.epoch,
+            updates=self.ema.updates,
+            best_fitness=float(self.best_fitness),
+            best_metrics=self.best_metrics,
+            network=self.model.state_dict(),
+            averaged=averaged,
+            best=self.best_weights,
+            optimizer=optimizer,
+        ).write(self.folder.state)
         return True
 
     def final_eval(self) -> None:
         """Nothing: the best weights were validated at their epoch and are no pickle on disk."""
 
     def _handle_nan_recovery(self, epoch: int) -> bool:
-        if self.loss is not None and not self.loss.isfinite():
+        losses = {name: float(value) for name, value in self.tloss.items()}
+        if not all(map(math.isfinite, losses.values())):
             raise ValueError(
-                f"the loss is {float(self.loss)} in epoch {epoch + 1}: training diverged. Lower "
-                "learning_rate, or go on from the last good epoch with --resume and new settings."
+                f"training diverged: the losses of epoch {epoch + 1} are {losses}. Begin anew with "
+                "a lower learning_rate."
             )
         return False
 
 
-def _log_epoch(trainer: YoloTrainer) -> None:
-    losses = trainer.label_loss_items(trainer.tloss)
-    for name, value in {**losses, **trainer.metrics, **trainer.lr}.items():
-        trainer.log.add_scalar(name, float(value), trainer.epoch + 1)
+def _begin_progress(trainer: YoloTrainer) -> None:
+    trainer.progress.begin(len(trainer.train_loader), trainer.start_epoch)
 
 
-def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _nested(tensors: dict[str, torch.Tensor]) -> dict[int, dict[str, torch.Tensor]]:
-    """``"3.exp_avg" -> tensor`` to ``{3: {"exp_avg": tensor}}``, as optimizers want it."""
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = tensor
-    return state
+def _seed_epoch(trainer: YoloTrainer) -> None:
+    """Give every epoch random numbers of its own, so that a resumed run repeats none."""
+    seed = trainer.args.seed + trainer.epoch
+    init_seeds(seed, deterministic=trainer.args.deterministic)
+    trainer.train_loader.generator.manual_seed(seed)

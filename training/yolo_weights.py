@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import collections
-import urllib.error
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-import ultralytics.nn.modules as yolo_modules
 from torch.serialization import safe_globals
 
 from training.checkpoint import CheckpointError
 from training.yolo_network import ARCHITECTURE, SegmentationModel
 
 URL = f"https://github.com/ultralytics/assets/releases/download/v8.3.0/{ARCHITECTURE}.pt"
+NETWORK_PACKAGES = ("torch.nn.modules.", "ultralytics.nn.modules.")
 
 
 def fetch_coco_weights(url: str = URL) -> dict[str, torch.Tensor]:
-    """Download (once) and read the published YOLO11n-seg.
+    """Download (once, into torch.hub's folder) and read the published YOLO11n-seg.
 
     Raises:
         CheckpointError: the file cannot be fetched, or holds anything but a network's parts.
@@ -27,7 +27,7 @@ def fetch_coco_weights(url: str = URL) -> dict[str, torch.Tensor]:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(url, str(file))
-        except (urllib.error.URLError, OSError) as error:
+        except OSError as error:  # urllib's errors among them
             raise CheckpointError(
                 f"COCO weights are at {url}, which cannot be reached from here ({error}). Put the "
                 f"file at {file} by hand, or start from random weights: omit --init."
@@ -42,25 +42,28 @@ def read_published(file: Path) -> dict[str, torch.Tensor]:
         CheckpointError: the file is damaged, or asks for any other class or function.
     """
     try:
-        with safe_globals(_network_parts()):
+        with safe_globals([SegmentationModel, *_network_parts(torch.nn.Module)]):
             content = torch.load(file, map_location="cpu", weights_only=True)
         network = content.get("ema") or content["model"]
         return {name: tensor.float() for name, tensor in network.state_dict().items()}
     except Exception as error:  # a damaged pickle raises almost anything
         raise CheckpointError(
-            f"{file} is no ultralytics checkpoint of plain network parts: {error}"
+            f"{file} is no ultralytics checkpoint of plain network parts: {_reason(error)}. Remove "
+            "it, so that it is fetched again, or put the right file there."
         ) from error
 
 
-def _network_parts() -> list[type]:
-    """Classes that a pickled YOLO may name: torch's and ultralytics' modules, and containers."""
-    torch_parts = [v for v in vars(torch.nn).values() if isinstance(v, type)]
-    containers = [torch.nn.ModuleList, torch.nn.Sequential, torch.nn.ModuleDict]
-    yolo_parts = [
-        part
-        for module in vars(yolo_modules).values()
-        if hasattr(module, "__name__")
-        for part in (vars(module).values() if not isinstance(module, type) else [module])
-        if isinstance(part, type) and issubclass(part, torch.nn.Module)
-    ]
-    return [*torch_parts, *containers, *yolo_parts, SegmentationModel, collections.OrderedDict]
+def _reason(error: Exception) -> str:
+    """What torch found wrong, without its advice to read the file unsafely."""
+    lines = str(error).splitlines() or [repr(error)]
+    refused = [line for line in lines if "GLOBAL" in line]
+    return (refused or lines)[0].split(". ")[0].rstrip(".")
+
+
+def _network_parts(base: type) -> Iterator[Callable[..., Any]]:
+    """Classes that a pickled YOLO may name: the layers of torch and of ultralytics."""
+    part: type
+    for part in base.__subclasses__():
+        if part.__module__.startswith(NETWORK_PACKAGES):
+            yield part
+        yield from _network_parts(part)

@@ -77,8 +77,8 @@ def other_class(answer: Arrays) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param(shift_boxes, r"boxes differ by 0\.6", id="boxes shifted"),
-        pytest.param(lose_cells, r"cells are unmatched", id="cells lost"),
+        pytest.param(shift_boxes, r"have none within 0\.5 px", id="boxes shifted"),
+        pytest.param(lose_cells, r"have none within 0\.5 px", id="cells lost"),
         pytest.param(mirror_masks, r"mean mask IoU 0\.\d+ < 0\.99", id="masks mirrored"),
         pytest.param(shift_masks, r"mean mask IoU 0\.\d+ < 0\.99", id="masks shifted"),
         pytest.param(other_class, r"classes agree for 9", id="one class changed"),

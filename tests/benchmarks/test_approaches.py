@@ -1,0 +1,71 @@
+"""The study's table from a real server, real networks and rendered frames."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.approaches import PIPELINES, main
+from training.rendered import RenderSettings, render_dataset
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    render_dataset(
+        folder, frames=2, settings=RenderSettings(height=240, width=320, cells=6), seed=1
+    )
+    return folder
+
+
+def arguments(data, checkpoints, exported_repository, server, out):
+    return [
+        *("--data", str(data), "--cells", str(checkpoints / "cells")),
+        *(
+            "--targets",
+            str(checkpoints / "targets"),
+            "--classifier",
+            str(checkpoints / "classifier"),
+        ),
+        *("--model-repository", str(exported_repository), "--url", server.url, "--repeats", "1"),
+        *("--json", str(out / "approaches.json"), "--markdown", str(out / "approaches.md")),
+        *("--score-threshold", "0.02"),
+    ]
+
+
+def test_the_table_has_all_figures(data, checkpoints, exported_repository, server, tmp_path):
+    done = CliRunner().invoke(
+        main, arguments(data, checkpoints, exported_repository, server, tmp_path)
+    )
+    assert done.exit_code == 0, done.output
+    result = json.loads((tmp_path / "approaches.json").read_text())
+    assert set(result["approaches"]) == set(PIPELINES)
+    for name in PIPELINES:
+        figures = result["approaches"][name]
+        assert set(figures) == {
+            *("iou", "accuracy", "balanced_accuracy", "recall", "precision", "seconds")
+        }
+        ours, theirs = figures["seconds"], result["baseline"][name]["seconds"]
+        alone = result["in_process"][name]["seconds"]
+        assert min(ours, theirs, alone) > 0
+        assert result["speedup"][name] == pytest.approx(theirs / ours)
+        assert result["overhead"][name] == pytest.approx(ours / alone)
+    assert result["cells_per_image"] == 6
+    assert result["machine"]["cores"].isdecimal()
+    table = (tmp_path / "approaches.md").read_text()
+    assert table.strip() in done.output
+    for printed in ("| 0.71 | 0.75 | 0.65 |", "| 0.70 | 0.56 | 0.2 |"):  # the study's
+        assert printed in table
+
+
+def test_other_weights_than_the_served_ones_are_refused(
+    data, checkpoints, exported_repository, server, tmp_path
+):
+    words = arguments(data, checkpoints, exported_repository, server, tmp_path)
+    words[words.index("--targets") + 1] = str(checkpoints / "cells")
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 1
+    assert "yolo_targets was exported from another checkpoint" in done.output
+    assert not (tmp_path / "approaches.json").exists()

@@ -1,0 +1,183 @@
+"""What the rooms' tests share: random networks as checkpoints, exported and served for real."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from server.embedded import EmbeddedServer
+from training.checkpoint import Recipe, save_checkpoint
+from training.classifier import ARCHITECTURE as RESNET50
+from training.classifier import CellClassifier
+from training.letterbox import PrepareFrame
+from training.rendered import RenderSettings, render_frame
+from training.yolo_network import ARCHITECTURE as YOLO
+from training.yolo_network import SegmentationModel, new_network
+
+ROOT = Path(__file__).parents[1]
+LEVEL_ENDS = (6400, 8000, 8400)
+"""Anchors of the three levels of the 640 px network, summed up."""
+
+
+def recipe(architecture: str, class_names: tuple[str, ...]) -> Recipe:
+    return Recipe(
+        architecture=architecture,
+        class_names=class_names,
+        settings={},
+        data={},
+        initialised_from="random",
+        seed=0,
+        metrics={},
+        versions={},
+        created="2026-01-01T00:00:00+00:00",
+    )
+
+
+def rendered(seed: int, side: int = 640) -> np.ndarray:
+    return render_frame(RenderSettings(height=side, width=side, cells=12), seed)[0]
+
+
+def random_yolo(class_count: int, frames: Sequence[np.ndarray]) -> SegmentationModel:
+    """A YOLO11n-seg that finds hundreds of cells in ``frames`` without having learned anything.
+
+    Its batch norms fit the frames and noise, its scores spread from 0 to 1, and its masks fill
+    most of their boxes, so that rounding does not decide what is found.
+    """
+    torch.manual_seed(class_count)
+    network = new_network(class_count)
+    prepare = PrepareFrame()
+    prepared = [prepare(torch.from_numpy(np.atleast_3d(f).astype(np.int32)))[0] for f in frames]
+    noise = torch.randint(0, 256, prepared[0].shape, dtype=torch.uint8)
+    images = torch.cat([*prepared, noise]) / 255
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # running statistics become those of the one batch
+            module.reset_running_stats()
+    head = network.model[-1]
+    with torch.inference_mode():
+        network.train()(images)
+        network.eval()
+        head.proto.cv3.bn.weight.mul_(0.3)
+        head.proto.cv3.bn.bias.add_(1.0)
+        for branch in head.cv4:
+            branch[-1].weight.mul_(3.0)
+            branch[-1].bias.fill_(0.3)
+        for branch in head.cv3:
+            branch[-1].weight.normal_()
+            branch[-1].bias.fill_(0.0)
+        scores = network(images)[0][0][:-1, 4 : 4 + class_count]
+        logits = torch.logit(scores, eps=1e-6)
+        start = 0
+        for branch, end in zip(head.cv3, LEVEL_ENDS, strict=True):
+            level = logits[:, :, start:end]
+            branch[-1].weight.mul_(1.5 / level.std())
+            branch[-1].bias.fill_(float(-2.5 - level.mean() * 1.5 / level.std()))
+            start = end
+    return network
+
+
+@pytest.fixture(scope="session")
+def make_random_yolo() -> Callable[[int, Sequence[np.ndarray]], SegmentationModel]:
+    """See `random_yolo`."""
+    return random_yolo
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the checkpoints `targets`, `cells` and `classifier`."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    names = ("spread", "round")
+    save_checkpoint(
+        folder / "targets", random_yolo(2, [rendered(0)]).state_dict(), recipe(YOLO, names)
+    )
+    save_checkpoint(
+        folder / "cells", random_yolo(1, [rendered(0)]).state_dict(), recipe(YOLO, ("cell",))
+    )
+    torch.manual_seed(0)
+    classifier = CellClassifier(2)
+    save_checkpoint(folder / "classifier", classifier.state_dict(), recipe(RESNET50, names))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def frames() -> dict[str, np.ndarray]:
+    """Name -> frame, as the chain is proven on."""
+    return {"rendered.tif": rendered(1)}
+
+
+@pytest.fixture(scope="session")
+def source_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository as it is in the source tree: configs, and nothing exported."""
+    repository = tmp_path_factory.mktemp("source") / "model_repository"
+    for config in (ROOT / "model_repository").glob("*/config.pbtxt"):
+        (repository / config.parent.name).mkdir(parents=True)
+        shutil.copy(config, repository / config.parent.name)
+    adapter = Path("cell_labels") / "1"
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "model_repository" / adapter, repository / adapter, ignore=ignore)
+    return repository
+
+
+@pytest.fixture(scope="session")
+def export_command() -> Callable[..., subprocess.Popen[str]]:
+    """Starts `python -m export …`."""
+
+    def start(*arguments: str | Path) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "export", *map(str, arguments)],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "client")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def exported_repository(
+    tmp_path_factory: pytest.TempPathFactory,
+    source_repository: Path,
+    checkpoints: Path,
+    frames: dict[str, np.ndarray],
+    export_command: Callable[..., subprocess.Popen[str]],
+) -> Path:
+    """Both pipelines, exported by the real command. Not to be changed: see `repository`."""
+    folder = tmp_path_factory.mktemp("exported")
+    repository = folder / "model_repository"
+    shutil.copytree(source_repository, repository)
+    for name, frame in frames.items():
+        tifffile.imwrite(folder / name, frame)
+    common = ("--model-repository", repository, "--frames", folder)
+    for arguments in (
+        ("yolo", "--targets", checkpoints / "targets"),
+        (
+            "yolo_resnet",
+            "--cells",
+            checkpoints / "cells",
+            "--classifier",
+            checkpoints / "classifier",
+        ),
+    ):
+        process = export_command(*arguments, *common)
+        output, errors = process.communicate()
+        assert process.returncode == 0, errors
+        assert str(repository / arguments[0] / "1") in output.split()
+    return repository
+
+
+@pytest.fixture(scope="session")
+def server(exported_repository: Path) -> Iterator[EmbeddedServer]:
+    """The embedded Triton on both pipelines. Not to be killed: others use it."""
+    with EmbeddedServer(exported_repository) as server:
+        yield server

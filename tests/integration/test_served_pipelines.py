@@ -1,0 +1,161 @@
+"""The exported pipelines through the real server: the main job, end to end."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import psutil
+import pytest
+
+from benchmarks.cells import resident_bytes
+from cytoserve import AsyncClient, Client
+from cytoserve.contract import INSTANCE_OUTPUTS, PIPELINES
+from export.chain import Chain
+from export.chain_parity import instance_inputs
+from training.rendered import RenderSettings, render_frame
+
+FRAMES = {
+    "640x480 RGB 8 bit": lambda: (
+        (rendered(480, 640, 15) >> 8).astype(np.uint8)[..., None].repeat(3, 2)
+    ),
+    "2048x2048 16 bit": lambda: rendered(2048, 2048, 60),
+    "1x1": lambda: np.full((1, 1), 7, np.uint16),
+    "odd": lambda: rendered(333, 517, 10),
+    "all black": lambda: np.zeros((200, 300), np.uint8),
+    "saturated": lambda: np.full((300, 200, 3), 65535, np.uint16),
+}
+
+EVERYTHING = {"score_threshold": 0.0, "overlap_threshold": 1.0}
+"""Every anchor with a mask is a cell."""
+
+
+def rendered(height: int, width: int, cells: int) -> np.ndarray:
+    settings = RenderSettings(height=height, width=width, cells=cells, shrink_to_fit=True)
+    return render_frame(settings, seed=0)[0]
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with Client(server.url, timeout=120) as client:
+        yield client
+
+
+@pytest.fixture(scope="module", params=list(PIPELINES))
+def pipeline(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def chains(exported_repository):
+    return {name: Chain(exported_repository, name) for name in PIPELINES}
+
+
+@pytest.mark.parametrize("threshold", [0.25, 0.02], ids=["few cells", "many cells"])
+@pytest.mark.parametrize("name", FRAMES)
+def test_the_server_answers_as_the_graphs_do(client, chains, pipeline, name, threshold):
+    frame = FRAMES[name]()
+    cells = client.segment(frame, pipeline, score_threshold=threshold)
+    camera = np.atleast_3d(frame).astype(np.uint16)
+    inputs = instance_inputs(camera, threshold)
+    expected = chains[pipeline].run(inputs, [tensor.name for tensor in INSTANCE_OUTPUTS])
+    np.testing.assert_allclose(cells.boxes, expected["boxes"], atol=1e-3)
+    np.testing.assert_allclose(cells.scores, expected["scores"], atol=1e-5)
+    np.testing.assert_array_equal(cells.class_ids, expected["class_ids"])
+    np.testing.assert_array_equal(cells.patches, expected["masks"])
+    assert cells.found == expected["cells_found"][0]
+    assert cells.frame_shape == frame.shape[:2]
+
+
+def test_thousands_of_cells_and_none(client, pipeline):
+    frame = rendered(640, 640, 15)
+    many = client.segment(frame, pipeline, **EVERYTHING)
+    assert len(many) > 1000
+    assert np.all(np.diff(many.scores) <= 0)
+    none = client.segment(frame, pipeline, score_threshold=1.0)
+    assert len(none) == none.found == 0
+    assert none.class_probs.shape == (0, len(none.class_names))
+
+
+def test_the_cap_is_reported(client, pipeline):
+    frame = rendered(640, 640, 15)
+    cells = client.segment(
+        frame, pipeline, score_threshold=0.0, overlap_threshold=1.0, max_cells=50
+    )
+    assert len(cells) <= 50
+    assert cells.capped
+    assert cells.found > 1000
+
+
+def test_labels_are_painted_as_the_client_would(client, pipeline):
+    frame = rendered(480, 640, 15)
+    painted = client.segment(frame, pipeline, score_threshold=0.02, labels=True)
+    without = client.segment(frame, pipeline, score_threshold=0.02)
+    assert painted.labels is not None
+    assert painted.labels.max() > 0
+    np.testing.assert_array_equal(painted.labels, without.label_image())
+
+
+def executions(server, model: str) -> tuple[int, int]:
+    """Inferences and executions of a model so far, from the server's own statistics."""
+    import tritonclient.grpc as triton
+
+    with triton.InferenceServerClient(server.url) as connection:
+        [statistics] = connection.get_inference_statistics(model).model_stats
+    return statistics.inference_count, statistics.execution_count
+
+
+def test_the_label_image_is_painted_only_when_asked_for(server, client, pipeline):
+    frame = rendered(200, 200, 3)
+    before = executions(server, "cell_labels")
+    client.segment(frame, pipeline)
+    assert executions(server, "cell_labels") == before
+    client.segment(frame, pipeline, labels=True)
+    assert executions(server, "cell_labels") == (before[0] + 1, before[1] + 1)
+
+
+def test_frames_of_several_clients_share_an_execution(server, client):
+    frame = rendered(640, 640, 15)
+    before = executions(server, "yolo_targets")
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: client.segment(frame, "yolo"), range(24)))
+    inferences, runs = np.subtract(executions(server, "yolo_targets"), before)
+    assert inferences >= 24  # the supervisor's canaries are counted too
+    assert runs < inferences
+    for answer in answers:
+        np.testing.assert_allclose(answer.boxes, answers[0].boxes, atol=1e-2)
+
+
+def test_the_asyncio_client_gets_the_same_answer(server, client, pipeline):
+    frame = rendered(480, 640, 15)
+
+    async def ask():
+        async with AsyncClient(server.url, timeout=120) as connection:
+            return await asyncio.gather(*(connection.segment(frame, pipeline) for _ in range(3)))
+
+    expected = client.segment(frame, pipeline)
+    for cells in asyncio.run(ask()):
+        np.testing.assert_allclose(cells.boxes, expected.boxes, atol=1e-2)
+        assert cells.class_names == expected.class_names
+
+
+def test_memory_grows_with_frame_and_patches_not_with_their_product(server, client, pipeline):
+    """2,000 cells on 2048 x 2048: as full-frame masks they would take 8 GB."""
+    frame = rendered(2048, 2048, 60)
+    client.segment(frame, pipeline, score_threshold=1.0)
+    before = resident_bytes(server.pid) + psutil.Process().memory_info().rss
+    cells = client.segment(
+        frame, pipeline, score_threshold=0.0, overlap_threshold=1.0, max_cells=2000
+    )
+    grown = resident_bytes(server.pid) + psutil.Process().memory_info().rss - before
+    assert len(cells) > 1000
+    assert grown < 1e9
+
+
+def test_the_card_names_classes_and_every_model(client, pipeline):
+    card = client.card(pipeline)
+    assert card.pipeline == pipeline
+    assert set(card.models) == set(PIPELINES[pipeline].steps) - {"cell_labels"}
+    assert all(len(sha256) == 64 for sha256 in card.hashes().values())
+    assert len(card.class_names) == 2
