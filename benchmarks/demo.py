@@ -10,45 +10,24 @@ repository there, so nothing that is served elsewhere changes.
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import click
 
+from benchmarks.repository import copy_repository
+from benchmarks.stages import Stages, precision_options
 from server.embedded import EmbeddedServer
 
 FRAMES = {"general": 40, "target": 16, "test": 8}
 """Rendered frames by use; the study had 600 general frames and 16 target frames."""
 
 
-def run(title: str, *command: str | Path) -> None:
-    """Announce a stage, show its command, run it; a failure ends the demonstration."""
-    click.secho(f"\n{title}", bold=True)
-    click.echo(f"$ {' '.join(map(str, command))}")
-    start = time.monotonic()
-    program = Path(sys.executable).with_name(str(command[0]))  # of this environment
-    done = subprocess.run([program, *command[1:]], check=False)
-    if done.returncode:
-        raise click.ClickException(
-            f"'{title}' failed with exit code {done.returncode}; its message stands above. Mend "
-            "the cause and run `make demo` again."
-        )
-    click.echo(f"  {time.monotonic() - start:.0f} s")
-
-
-def precision_options() -> list[str]:
-    """Train in bfloat16 where the processor multiplies it natively."""
-    flags = Path("/proc/cpuinfo").read_text()
-    return ["--bf16"] if "avx512_bf16" in flags or "amx_bf16" in flags else []
-
-
-def train(out: Path, data: Path) -> None:
+def train(stages: Stages, out: Path, data: Path) -> None:
     """Render the data and train the three networks, each into a folder of ``out``."""
     for seed, (use, count) in enumerate(FRAMES.items(), start=1):
         options = ["--frames", str(count), "--seed", str(seed), "--width", "640", "--height", "480"]
-        run(
+        stages.run(
             f"Rendering {count} {use} frames",
             "python",
             "-m",
@@ -57,60 +36,56 @@ def train(out: Path, data: Path) -> None:
             *options,
         )
     fast = precision_options()
-    run(
+    stages.run(
         "Training YOLO11n-seg on the general frames, one class",
         *("python", "-m", "training.yolo", "general", "--preset", "demo", *fast),
         *("--data", data / "general", "--out", out / "general"),
     )
-    run(
+    stages.run(
         "Approach 1: fine-tuning it to the two target classes",
         *("python", "-m", "training.yolo", "fine-tune", "--preset", "demo", *fast),
         *("--data", data / "target", "--init", out / "general", "--out", out / "targets"),
     )
-    run(
+    stages.run(
         "Approach 2: cutting the target frames into crops",
         *("python", "-m", "training.crops", "--data", data / "target", "--out", out / "crops"),
     )
-    run(
+    stages.run(
         "Approach 2: training ResNet50 on the crops",
         *("python", "-m", "training.resnet", "--preset", "demo", *fast),
         *("--crops", out / "crops", "--out", out / "classifier"),
     )
 
 
-def export(out: Path, repository: Path) -> None:
+def export(stages: Stages, out: Path, repository: Path) -> None:
     """Export both pipelines into a fresh copy of the hand-written repository."""
-    for pattern in ("*/config.pbtxt", "*/1/model.py"):
-        for source in Path("model_repository").glob(pattern):
-            target = repository / source.relative_to("model_repository")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source, target)
-    run(
+    copy_repository(repository)
+    stages.run(
         "Exporting pipeline `yolo`, every graph compared with PyTorch",
         *("python", "-m", "export", "yolo", "--targets", out / "targets"),
         *("--model-repository", repository),
     )
-    run(
+    stages.run(
         "Exporting pipeline `yolo_resnet`",
         *("python", "-m", "export", "yolo_resnet", "--cells", out / "general"),
         *("--classifier", out / "classifier", "--model-repository", repository),
     )
 
 
-def serve_and_measure(out: Path, data: Path, repository: Path) -> None:
+def serve_and_measure(stages: Stages, out: Path, data: Path, repository: Path) -> None:
     """Start Triton, segment the unseen frames with the CLI, print the study's table."""
     click.secho("\nStarting the embedded Triton", bold=True)
     click.echo(f"$ python -m server --model-repository {repository} --grpc-port 0")
     with EmbeddedServer(repository) as server:
         click.echo(server.output.strip())
         for pipeline in ("yolo", "yolo_resnet"):
-            run(
+            stages.run(
                 f"Segmenting {FRAMES['test']} unseen frames with `{pipeline}`",
                 *("cytoserve", "segment", data / "test" / "images", "--url", server.url),
                 *("--pipeline", pipeline, "--out", out / pipeline),
                 *("--save", "labels,table,overlay"),
             )
-        run(
+        stages.run(
             "Comparing both approaches with the study, and the server with PyTorch",
             *(
                 "python",
@@ -132,12 +107,12 @@ def serve_and_measure(out: Path, data: Path, repository: Path) -> None:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"))
 def main(out: Path) -> None:
     """Run all stages; the module's docstring is the help."""
-    start = time.monotonic()
+    start, stages = time.monotonic(), Stages("make demo")
     shutil.rmtree(out, ignore_errors=True)
     data, repository = out / "data", out / "model_repository"
-    train(out, data)
-    export(out, repository)
-    serve_and_measure(out, data, repository)
+    train(stages, out, data)
+    export(stages, out, repository)
+    serve_and_measure(stages, out, data, repository)
     click.secho(f"\nDone in {time.monotonic() - start:.0f} s. Look at:", bold=True)
     click.echo(
         f"  {out}/yolo_resnet/*_overlay.png   the cells, drawn on the frames\n"

@@ -68,10 +68,10 @@ PRESETS = {
     "general": YoloSettings(epochs=200),
     "fine-tune": YoloSettings(epochs=20),
     "general-demo": YoloSettings(
-        epochs=30, window=320, optimizer="AdamW", learning_rate=0.002, batch=8
+        epochs=20, window=320, optimizer="AdamW", learning_rate=0.002, batch=8
     ),
     "fine-tune-demo": YoloSettings(
-        epochs=15, window=320, optimizer="AdamW", learning_rate=0.001, batch=8
+        epochs=12, window=320, optimizer="AdamW", learning_rate=0.001, batch=8
     ),
 }
 
