@@ -20,7 +20,6 @@ from cytoserve.contract import (
     MAX_CELLS_INPUT,
     OVERLAP_THRESHOLD,
     OVERLAP_THRESHOLD_INPUT,
-    SCORE_THRESHOLD,
     SCORE_THRESHOLD_INPUT,
     Pipeline,
 )
@@ -28,7 +27,8 @@ from cytoserve.contract import (
 VALUES: dict[str, np.ndarray[Any, Any]] = {
     # A ramp, so that normalisation has a range to work with.
     IMAGE.name: np.arange(32 * 32, dtype=np.uint16).reshape(32, 32, 1),
-    SCORE_THRESHOLD_INPUT.name: np.array([SCORE_THRESHOLD], np.float32),
+    # Above every score: whatever a network sees in the ramp, a canary pays for no cells.
+    SCORE_THRESHOLD_INPUT.name: np.array([1.0], np.float32),
     OVERLAP_THRESHOLD_INPUT.name: np.array([OVERLAP_THRESHOLD], np.float32),
     MAX_CELLS_INPUT.name: np.array([MAX_CELLS], np.int32),
 }
@@ -119,7 +119,7 @@ def send_and_wait(client: InferenceServerClient, pipeline: Pipeline) -> None:
 
 
 def inputs(pipeline: Pipeline) -> list[InferInput]:
-    """Return a canary's inputs: a 32 x 32 px frame and the default thresholds."""
+    """Return a canary's inputs: a 32 x 32 px frame and thresholds that let no cell pass."""
     tensors = []
     for tensor in pipeline.inputs:
         value = VALUES[tensor.name]

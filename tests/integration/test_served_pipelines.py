@@ -17,9 +17,7 @@ from export.chain_parity import instance_inputs
 from training.rendered import RenderSettings, render_frame
 
 FRAMES = {
-    "640x480 RGB 8 bit": lambda: (
-        (rendered(480, 640, 15) >> 8).astype(np.uint8)[..., None].repeat(3, 2)
-    ),
+    "640x480 RGB 8 bit": lambda: np.dstack([rendered(480, 640, 15) >> 8] * 3).astype(np.uint8),
     "2048x2048 16 bit": lambda: rendered(2048, 2048, 60),
     "1x1": lambda: np.full((1, 1), 7, np.uint16),
     "odd": lambda: rendered(333, 517, 10),
@@ -52,7 +50,7 @@ def chains(exported_repository):
     return {name: Chain(exported_repository, name) for name in PIPELINES}
 
 
-@pytest.mark.parametrize("threshold", [0.25, 0.02], ids=["few cells", "many cells"])
+@pytest.mark.parametrize("threshold", [0.9, 0.25], ids=["few cells", "many cells"])
 @pytest.mark.parametrize("name", FRAMES)
 def test_the_server_answers_as_the_graphs_do(client, chains, pipeline, name, threshold):
     frame = FRAMES[name]()
@@ -90,8 +88,8 @@ def test_the_cap_is_reported(client, pipeline):
 
 def test_labels_are_painted_as_the_client_would(client, pipeline):
     frame = rendered(480, 640, 15)
-    painted = client.segment(frame, pipeline, score_threshold=0.02, labels=True)
-    without = client.segment(frame, pipeline, score_threshold=0.02)
+    painted = client.segment(frame, pipeline, score_threshold=0.25, labels=True)
+    without = client.segment(frame, pipeline, score_threshold=0.25)
     assert painted.labels is not None
     assert painted.labels.max() > 0
     np.testing.assert_array_equal(painted.labels, without.label_image())
