@@ -106,9 +106,11 @@ def test_bad_settings_are_refused_unsent(fake, frame, arguments, told):
 
 
 def test_numpy_numbers_are_settings_too(fake, frame):
-    Client(transport=fake).segment(
+    cells = Client(transport=fake).segment(
         frame, score_threshold=np.float32(0.5), max_cells=np.int64(3), timeout=np.float64(5)
     )
+    assert len(cells) <= 3
+    assert (cells.scores >= 0.5).all()
 
 
 @pytest.mark.parametrize(
