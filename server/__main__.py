@@ -64,6 +64,11 @@ def pipeline_names(
     show_default=True,
     help="Seconds that running requests get to end when the server is told to stop.",
 )
+@click.option(
+    "--stop-at-eof",
+    is_flag=True,
+    help="Stop when standard input ends: for a program that starts the server and may die.",
+)
 @click.argument("tritonserver_flags", nargs=-1, type=click.UNPROCESSED)
 def main(
     model_repository: Path,
@@ -72,6 +77,7 @@ def main(
     metrics_port: int | None,
     listen: str,
     exit_timeout: int,
+    stop_at_eof: bool,
     tritonserver_flags: tuple[str, ...],
 ) -> None:
     """Serve the exported pipelines of a model repository over gRPC, until Ctrl-C or SIGTERM.
@@ -85,6 +91,7 @@ def main(
         metrics_port=metrics_port,
         listen=listen,
         exit_timeout=exit_timeout,
+        stop_at_eof=stop_at_eof,
         extra_flags=tritonserver_flags,
     )
     try:

@@ -27,6 +27,8 @@ STOP_TIMEOUT = 30.0
 class EmbeddedServer:
     """The real launcher as a child process: ready when the block begins, gone when it ends.
 
+    It also ends when this process dies, even by SIGKILL.
+
     ::
 
         with EmbeddedServer(Path("model_repository")) as server:
@@ -50,6 +52,7 @@ class EmbeddedServer:
             f"--model-repository={model_repository}",
             f"--pipelines={','.join(pipelines or PIPELINES)}",
             f"--grpc-port={grpc_port}",
+            "--stop-at-eof",
             *options,
         ]
         self.repository = model_repository
@@ -74,7 +77,7 @@ class EmbeddedServer:
         self.process = subprocess.Popen(
             self.command,
             env={**os.environ, "PYTHONPATH": joined(imports, os.environ.get("PYTHONPATH", ""))},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # closed by the kernel when this process ends
             stdout=self.log,
             stderr=subprocess.STDOUT,
         )
@@ -95,6 +98,8 @@ class EmbeddedServer:
         except subprocess.TimeoutExpired:
             self.process.kill()  # its watcher clears away the rest
             self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         self.log.close()
 
     def __enter__(self) -> EmbeddedServer:

@@ -60,6 +60,9 @@ class LaunchSettings:
     exit_timeout: int = 10
     """Seconds that running requests get to end when the server is told to stop."""
 
+    stop_at_eof: bool = False
+    """Stop as well when standard input ends, as it does when the process that started us dies."""
+
     extra_flags: tuple[str, ...] = ()
     """Passed on to ``tritonserver``, after ours."""
 
@@ -86,6 +89,8 @@ def serve(
     pipelines = exported(exports, settings.model_repository, tell)
     warn_if_open(settings.listen, tell)
     stopping = stop_on_signals()
+    if settings.stop_at_eof:
+        threading.Thread(target=stop_at_eof, args=(stopping,), daemon=True).start()
     with reserve(settings.listen, settings.grpc_port, "--grpc-port") as port, new_run() as run:
         if settings.metrics_port is not None:
             reserve(settings.listen, settings.metrics_port, "--metrics-port").close()
@@ -149,6 +154,14 @@ def stop_on_signals() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     return stopping
+
+
+def stop_at_eof(stopping: threading.Event) -> None:
+    """Set the event when standard input ends; what comes before that is ignored."""
+    # Not sys.stdin: a thread that is blocked in it is a fatal error when the interpreter ends.
+    while os.read(0, 1024):
+        pass
+    stopping.set()
 
 
 @contextmanager

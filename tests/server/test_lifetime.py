@@ -65,6 +65,37 @@ def test_a_killed_launcher_leaves_nothing_that_runs(
         assert isinstance(running.exception(10), InferenceServerException)
 
 
+START_AND_WAIT = """
+import sys, time
+from pathlib import Path
+from server.embedded import EmbeddedServer
+server = EmbeddedServer(Path(sys.argv[1]), ["yolo"])
+server.start()
+print(server.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_an_embedded_server_ends_with_the_program_that_started_it(
+    tiny_repository: Path,
+    wait_until: WaitUntil,
+    triton_of: Callable[..., psutil.Process],
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", START_AND_WAIT, tiny_repository], stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout is not None
+        launcher = psutil.Process(int(program.stdout.readline()))
+        run_id = triton_of(launcher).environ()[RUN_VARIABLE]
+        program.kill()
+    wait_until(lambda: ended(launcher) and not remains(run_id), 15)
+
+
+def ended(process: psutil.Process) -> bool:
+    """Whether a process that is not our child has ended; nobody may have reaped it yet."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
 def test_sigterm_lets_running_requests_finish(
     tiny_repository: Path,
     call: Callable[[str], Any],
