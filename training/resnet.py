@@ -30,8 +30,9 @@ from training.checkpoint import (
 from training.classifier import ARCHITECTURE, CellClassifier
 from training.command_line import SETTINGS_HELP, choose_settings
 from training.crops import Crop, CropIndex, read_index
+from training.lightning_runs import STATE_NAME, fit
 from training.progress import EpochProgress
-from training.resnet_trainer import ClassifierTraining, fit
+from training.resnet_trainer import ClassifierTraining
 from training.run_folder import RESUME_HELP, RunFolder
 
 
@@ -51,7 +52,7 @@ class ResnetSettings(BaseModel):
     """Mixed precision in bfloat16: faster on CPUs with AVX512-BF16 or AMX, and on GPUs."""
 
 
-PRESETS = {"study": ResnetSettings(), "demo": ResnetSettings(epochs=12)}
+PRESETS = {"study": ResnetSettings(), "demo": ResnetSettings(epochs=10)}
 
 
 def _read_crops(folder: Path, crops: tuple[Crop, ...]) -> TensorDataset:
@@ -65,7 +66,21 @@ def _read_crops(folder: Path, crops: tuple[Crop, ...]) -> TensorDataset:
     return TensorDataset(torch.stack(pixels), torch.tensor([crop.class_id for crop in crops]))
 
 
-def _loaders(folder: Path, index: CropIndex, batch: int) -> tuple[DataLoader[Any], ...]:
+class _BalancedSampler(WeightedRandomSampler):
+    """Draws every class equally often; epoch ``e`` draws the same crops in a resumed run."""
+
+    def __init__(self, class_ids: list[int], counts: list[int], seed: int) -> None:
+        generator = torch.Generator()
+        weights = [1 / counts[class_id] for class_id in class_ids]
+        super().__init__(weights, len(class_ids), generator=generator)
+        self.seed = seed
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before the epoch's first batch is drawn."""
+        self.generator.manual_seed(self.seed + epoch)
+
+
+def _loaders(folder: Path, index: CropIndex, batch: int, seed: int) -> tuple[DataLoader[Any], ...]:
     """Training batches with equally frequent classes, and validation batches.
 
     Raises:
@@ -82,13 +97,14 @@ def _loaders(folder: Path, index: CropIndex, batch: int) -> tuple[DataLoader[Any
             f"{len(index.validation)}. Annotate more frames or choose another --seed of the split."
         )
     training = _read_crops(folder, index.train)
-    sampler = WeightedRandomSampler(
-        [1 / counts[crop.class_id] for crop in index.train], len(training)
-    )
+    sampler = _BalancedSampler([crop.class_id for crop in index.train], counts, seed)
     # Batch normalisation learns nothing good from a last batch of a single crop.
     drop_last = len(training) > batch and len(training) % batch == 1
     return (
-        DataLoader(training, batch, sampler=sampler, drop_last=drop_last),
+        # A generator of its own, for a loader draws from it: the augmentation's stays untouched.
+        DataLoader(
+            training, batch, sampler=sampler, drop_last=drop_last, generator=torch.Generator()
+        ),
         DataLoader(_read_crops(folder, index.validation), batch),
     )
 
@@ -130,7 +146,7 @@ def train(
     classifier = CellClassifier(len(index.class_names))
     if init is not None:
         _initialise(classifier, init)
-    loaders = _loaders(crops, index, settings.batch)
+    loaders = _loaders(crops, index, settings.batch, seed)
     folder = _folder(out)
     folder.begin(facts, resume=resume)
     with EpochProgress(settings.epochs) as progress:
@@ -143,7 +159,14 @@ def train(
             seed=seed,
             progress=progress,
         )
-        fit(training, loaders, folder, bf16=settings.bf16, resume=resume)
+        fit(
+            training,
+            loaders,
+            folder,
+            epochs=settings.epochs,
+            bf16=settings.bf16,
+            resume=resume,
+        )
     save_checkpoint(out, training.best_weights, new_recipe(**facts, metrics=training.best_metrics))
     folder.finish()
     click.echo(f"checkpoint {out}: {', '.join(index.class_names)}, {training.best_metrics}")
@@ -154,7 +177,7 @@ def _all_crops(index: CropIndex) -> tuple[Crop, ...]:
 
 
 def _folder(out: Path) -> RunFolder:
-    return RunFolder(out, "last.ckpt")
+    return RunFolder(out, STATE_NAME)
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})

@@ -1,24 +1,16 @@
-"""The training loop of the cell classifier, by Lightning."""
+"""One step, one validation of the cell classifier: what Lightning runs."""
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
-from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassConfusionMatrix
 from torchvision.transforms import v2
 
 from training.classifier import CellClassifier
 from training.progress import EpochProgress
-from training.run_folder import RunFolder
 
 
 class ClassifierTraining(lightning.LightningModule):  # type: ignore[misc]  # ships no types
@@ -100,8 +92,7 @@ class ClassifierTraining(lightning.LightningModule):  # type: ignore[misc]  # sh
         checkpoint["best"] = {"weights": self.best_weights, "metrics": self.best_metrics}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the best epoch so far from an interrupted run, and draw other crops than it did."""
-        torch.manual_seed(self.seed + checkpoint["epoch"] + 1)
+        """Take the best epoch so far from an interrupted run."""
         self.best_weights = checkpoint["best"]["weights"]
         self.best_metrics = checkpoint["best"]["metrics"]
 
@@ -131,60 +122,3 @@ def accuracies(confusion: torch.Tensor) -> dict[str, float]:
 
 def _rank(metrics: dict[str, float]) -> tuple[float, float]:
     return metrics["balanced_accuracy"], -metrics["loss"]
-
-
-def fit(
-    training: ClassifierTraining,
-    loaders: tuple[DataLoader[Any], ...],
-    folder: RunFolder,
-    *,
-    bf16: bool,
-    resume: bool,
-) -> None:
-    """Train all epochs, or those that an interrupted run left.
-
-    Raises KeyboardInterrupt on Ctrl-C, as any other code does.
-    """
-    state = folder.state
-    with _lightning_kept_quiet():
-        trainer = lightning.Trainer(
-            max_epochs=training.epochs,
-            precision="bf16-mixed" if bf16 else "32-true",
-            logger=TensorBoardLogger(folder.out, name="", version=folder.log.name),
-            callbacks=[
-                ModelCheckpoint(
-                    state.parent,
-                    state.stem,
-                    save_on_train_epoch_end=True,
-                    enable_version_counter=False,
-                )
-            ],
-            num_sanity_val_steps=0,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            log_every_n_steps=1,
-        )
-        try:
-            # weights_only: the state of an interrupted run is read without arbitrary pickle.
-            trainer.fit(training, *loaders, ckpt_path=state if resume else None, weights_only=True)
-        except SystemExit as error:  # Lightning's answer to Ctrl-C
-            raise KeyboardInterrupt from error
-
-
-@contextmanager
-def _lightning_kept_quiet() -> Iterator[None]:
-    """Leave out Lightning's tips, and warnings about what is meant to be as it is."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            # The crops lie in memory: workers would only copy them.
-            warnings.filterwarnings("ignore", ".*does not have many workers")
-            # It holds the facts of the run, and the state to resume.
-            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
-            # Lightning's own use of a class that torch will drop.
-            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-            yield
-    finally:
-        logger.setLevel(level)
