@@ -33,8 +33,11 @@ def settings_options(command: Command) -> Command:
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--frames", default=24, type=click.IntRange(min=1), help="number of frames")
 @click.option("--seed", default=0, type=click.IntRange(min=0), help="same seed, same bytes")
+@click.option(
+    "--prefix", default="frame", help="start of the file names; training takes no two alike"
+)
 @settings_options
-def main(out: Path, frames: int, seed: int, **options: Any) -> None:
+def main(out: Path, frames: int, seed: int, prefix: str, **options: Any) -> None:
     """Render phase-contrast frames of spread and round cells into the folder OUT.
 
     OUT becomes a COCO data set: images/frame_0000.png ... (uint16) and instances.json with the
@@ -44,7 +47,12 @@ def main(out: Path, frames: int, seed: int, **options: Any) -> None:
         settings = RenderSettings(**options)
         with click.progressbar(length=frames, label="Rendering") as bar:
             render_dataset(
-                out, frames=frames, settings=settings, seed=seed, on_frame=lambda: bar.update(1)
+                out,
+                frames=frames,
+                settings=settings,
+                seed=seed,
+                prefix=prefix,
+                on_frame=lambda: bar.update(1),
             )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

@@ -21,9 +21,10 @@ def render_dataset(
     frames: int,
     settings: RenderSettings,
     seed: int,
+    prefix: str = "frame",
     on_frame: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write ``images/frame_0000.png`` ... and ``instances.json`` into ``directory``.
+    """Write ``images/<prefix>_0000.png`` ... and ``instances.json`` into ``directory``.
 
     Masks are RLE, exact and with their overlap. Frame i is ``render_frame(settings, (seed, i))``,
     however many frames there are. ``instances.json`` is replaced last; it keeps settings and
@@ -38,7 +39,7 @@ def render_dataset(
         frame, cells = render_frame(settings, (seed, index))
         image = {
             "id": index + 1,
-            "file_name": f"frame_{index:04d}.png",
+            "file_name": f"{prefix}_{index:04d}.png",
             "height": settings.height,
             "width": settings.width,
         }
