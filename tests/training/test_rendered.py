@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from pydantic import ValidationError
 
 from training.annotated import AnnotatedCell
+from training.command_line import read_data
 from training.readers import read_annotated
 from training.rendered import (
     CLASS_NAMES,
@@ -287,6 +288,18 @@ def test_command_renders_a_data_set(tmp_path: Path) -> None:
     dataset = read_annotated(tmp_path / "out")
     assert [len(frame.cells) for frame in dataset.frames] == [3, 3]
     assert dataset.frames[0].read().max() < 4096
+
+
+def test_data_sets_of_other_prefixes_are_trained_on_together(tmp_path: Path) -> None:
+    for prefix in ("sparse", "dense"):
+        options = (
+            f"--frames 1 --height 60 --width 60 --cells 1 --mean-diameter 20 --prefix {prefix}"
+        )
+        result = CliRunner().invoke(main, [str(tmp_path / prefix), *options.split()])
+        assert result.exit_code == 0, result.output
+    dataset, _ = read_data((str(tmp_path / "sparse"), str(tmp_path / "dense")), one_class=True)
+    names = [frame.path.name for frame in dataset.frames]
+    assert names == ["sparse_0000.png", "dense_0000.png"]
 
 
 @pytest.mark.parametrize(
