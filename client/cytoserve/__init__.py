@@ -6,12 +6,14 @@
 
     with cytoserve.Client("localhost:8001") as client:
         cells = client.segment(frame)  # numpy, [H, W] or [H, W, 3]
+        glioma = client.foreground(frame, "glioma_unet")  # a probability for every pixel
     print(cells, cells.label_image().max(), cells.table()["area"])
+    print(glioma, glioma.confluency, glioma.mask.shape)
 """
 
 from cytoserve.cells import Cells
 from cytoserve.client import AsyncClient, Client
-from cytoserve.codec import Card
+from cytoserve.codec.cards import Card
 from cytoserve.errors import (
     AccessDenied,
     AnswerMalformed,
@@ -27,6 +29,7 @@ from cytoserve.errors import (
     UnsupportedImage,
 )
 from cytoserve.fake import FakeServer, cells_from_labels
+from cytoserve.foreground import Foreground
 from cytoserve.images import read_frame
 from cytoserve.patches import Region, paint_labels
 from cytoserve.transport import Request, ServerInfo, Transport
@@ -43,6 +46,7 @@ __all__ = [
     "CytoserveError",
     "DeadlineExceeded",
     "FakeServer",
+    "Foreground",
     "FrameTooLarge",
     "InvalidRequest",
     "InvalidSetting",

@@ -1,4 +1,4 @@
-"""The client: ask a server for the cells of a frame.
+"""The client: ask a server for the cells or the foreground of a frame.
 
 The logic of a call is written once, as coroutines over a transport. :class:`AsyncClient` awaits
 them. :class:`Client` runs them over a transport that blocks and therefore never suspends them.
@@ -15,24 +15,32 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoserve import codec, contract
+from cytoserve import contract
 from cytoserve.cells import Cells
-from cytoserve.codec import Card
+from cytoserve.codec import cards, foregrounds, instances
+from cytoserve.codec.cards import Card
 from cytoserve.errors import (
     DeadlineExceeded,
     PipelineNotServed,
     ServerError,
     ServerUnreachable,
 )
+from cytoserve.foreground import Foreground
+from cytoserve.frames import check_frame, check_values
 from cytoserve.settings import (
+    DEFAULT_FOREGROUND_PIPELINE,
     DEFAULT_PIPELINE,
     DEFAULT_TIMEOUT_S,
     DEFAULT_URL,
+    ForegroundSettings,
     Settings,
     check_timeout,
+    find_instance_pipeline,
     find_pipeline,
+    find_semantic_pipeline,
 )
 from cytoserve.transport import Request, ServerInfo, Tensors, Transport
+from cytoserve.windows import Stitching, frame_limits, windows
 
 MAX_TRIES = 3
 """Tries of one call when nobody answers, all within its deadline."""
@@ -85,7 +93,7 @@ class Client:
         Args:
             image: ``[H, W]``, ``[H, W, 1]`` or ``[H, W, 3]`` (RGB) of uint8, uint16, or float
                 within 0..1; see :mod:`cytoserve.frames`.
-            pipeline: one of ``contract.PIPELINES``.
+            pipeline: one of ``contract.PIPELINES`` that is not semantic.
             score_threshold: detections that score below it are dropped; 0..1.
             overlap_threshold: of two boxes with a larger IoU the better-scored one stays; 0..1.
             max_cells: most cells of the answer; ``Cells.capped`` tells when it cut.
@@ -98,6 +106,41 @@ class Client:
         """
         settings = Settings(score_threshold, overlap_threshold, max_cells)
         return _finish(self._calls.segment(image, pipeline, settings, labels, timeout))
+
+    def foreground(
+        self,
+        image: NDArray[np.generic],
+        pipeline: str = DEFAULT_FOREGROUND_PIPELINE,
+        *,
+        probability_threshold: float = contract.PROBABILITY_THRESHOLD,
+        white_level: float | None = None,
+        timeout: float | None = None,
+    ) -> Foreground:
+        """Find which part of one frame is foreground, and its centres where the pipeline has them.
+
+        A tiled pipeline, ``nuclei_unet``, takes frames up to ``windows.MAX_STITCHED_SIDE`` px a
+        side, also as ``numpy.memmap``: what does not fit one request is sent in windows and
+        stitched, with the same result; see :mod:`cytoserve.windows`. The deadline is that of the
+        whole call, so allow more time for such a frame. All values of a float frame are checked
+        before the first window is sent.
+
+        Args:
+            image: ``[H, W]``, ``[H, W, 1]`` or ``[H, W, 3]`` (RGB) of uint8, uint16, or float
+                within 0..1; see :mod:`cytoserve.frames`.
+            pipeline: one of ``contract.PIPELINES`` that is semantic.
+            probability_threshold: pixels of at least this probability are foreground; 0..1.
+            white_level: the value of ``image`` that is white; if None, 255 for uint8, 65535 for
+                uint16 and 1.0 for float. A 12-bit camera sets 4095. Only for pipelines with
+                ``contract.WHITE_LEVEL_INPUT``.
+            timeout: deadline of this call in seconds; the client's if None.
+
+        Raises:
+            InvalidRequest: the image or a setting is at fault; nothing was sent.
+            ServerUnreachable, DeadlineExceeded, ServerError: see :mod:`cytoserve.errors`; of a
+                frame in windows nothing is returned then.
+        """
+        settings = ForegroundSettings(probability_threshold, white_level)
+        return _finish(self._calls.foreground(image, pipeline, settings, timeout))
 
     def card(self, pipeline: str = DEFAULT_PIPELINE, *, timeout: float | None = None) -> Card:
         """Return what a pipeline says of itself; at most ``CARD_LIFETIME_S`` old."""
@@ -153,6 +196,19 @@ class AsyncClient:
         settings = Settings(score_threshold, overlap_threshold, max_cells)
         return await self._calls.segment(image, pipeline, settings, labels, timeout)
 
+    async def foreground(
+        self,
+        image: NDArray[np.generic],
+        pipeline: str = DEFAULT_FOREGROUND_PIPELINE,
+        *,
+        probability_threshold: float = contract.PROBABILITY_THRESHOLD,
+        white_level: float | None = None,
+        timeout: float | None = None,
+    ) -> Foreground:
+        """Find which part of one frame is foreground; see :meth:`Client.foreground`."""
+        settings = ForegroundSettings(probability_threshold, white_level)
+        return await self._calls.foreground(image, pipeline, settings, timeout)
+
     async def card(self, pipeline: str = DEFAULT_PIPELINE, *, timeout: float | None = None) -> Card:
         """Return what a pipeline says of itself; at most ``CARD_LIFETIME_S`` old."""
         return await self._calls.card(pipeline, timeout)
@@ -193,12 +249,57 @@ class _Calls:
         timeout: float | None,
     ) -> Cells:
         deadline = self._deadline(pipeline, timeout)
-        request = codec.encode_request(image, find_pipeline(pipeline), settings, labels)
+        request = instances.encode_request(
+            image, find_instance_pipeline(pipeline), settings, labels
+        )
         card = await self._card(pipeline, deadline)
         answer = await self._infer(pipeline, request, deadline)
-        if codec.class_count(answer) != len(card.class_names):  # exported anew since
+        if instances.class_count(answer) != len(card.class_names):  # exported anew since
             card = await self._card(pipeline, deadline, anew=True)
-        return codec.decode_answer(answer, request, card.class_names)
+        return instances.decode_answer(answer, request, card.class_names)
+
+    async def foreground(
+        self,
+        image: NDArray[np.generic],
+        name: str,
+        settings: ForegroundSettings,
+        timeout: float | None,
+    ) -> Foreground:
+        deadline = self._deadline(name, timeout)
+        pipeline = find_semantic_pipeline(name)
+        settings.check_for(pipeline)
+        frame_shape = check_frame(image, frame_limits(pipeline))
+        parts = windows(frame_shape, pipeline)
+        if len(parts) == 1:
+            request = foregrounds.encode_request(image, pipeline, settings)
+            return await self._window(request, pipeline, settings, deadline)
+        check_values(image)  # of all windows, before any is sent
+        stitching = Stitching(frame_shape)
+        before = await self._card(name, deadline, anew=True)
+        for window in parts:
+            part = image[window.rows, window.columns]
+            request = foregrounds.encode_request(part, pipeline, settings)
+            stitching.put(window, await self._window(request, pipeline, settings, deadline))
+        after = await self._card(name, deadline, anew=True)
+        if before.models != after.models:
+            raise ServerError(
+                f"All windows of a frame must be answered by the same models; given: {name} was "
+                "exported anew in between. Ask again."
+            )
+        return stitching.whole()
+
+    async def _window(
+        self,
+        request: Request,
+        pipeline: contract.Pipeline,
+        settings: ForegroundSettings,
+        deadline: _Deadline,
+    ) -> Foreground:
+        card = await self._card(pipeline.name, deadline)
+        answer = await self._infer(pipeline.name, request, deadline)
+        return foregrounds.decode_answer(
+            answer, request, card.class_names[0], settings.probability_threshold
+        )
 
     async def card(self, pipeline: str, timeout: float | None) -> Card:
         return await self._card(pipeline, self._deadline(pipeline, timeout))
@@ -213,8 +314,8 @@ class _Calls:
         pipeline = find_pipeline(name)
         card, best_before = self._cards.get(name, (None, 0.0))
         if card is None or anew or time.monotonic() > best_before:
-            answer = await self._infer(name, codec.encode_card_request(pipeline), deadline)
-            card = codec.decode_card(answer, pipeline)
+            answer = await self._infer(name, cards.encode_request(pipeline), deadline)
+            card = cards.decode_answer(answer, pipeline)
             self._cards[name] = card, time.monotonic() + CARD_LIFETIME_S
         return card
 

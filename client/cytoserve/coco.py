@@ -1,4 +1,4 @@
-"""Cells as a COCO data set of one image, which pycocotools and annotation tools read."""
+"""Results as a COCO data set of one image, which pycocotools and annotation tools read."""
 
 from __future__ import annotations
 
@@ -7,37 +7,73 @@ from typing import Any
 import numpy as np
 
 from cytoserve.cells import Cells
-from cytoserve.patches import run_lengths
+from cytoserve.foreground import FULL, Foreground
+from cytoserve.patches import Region, run_lengths
+
+Json = dict[str, Any]
 
 
-def coco_dataset(cells: Cells, file_name: str) -> dict[str, Any]:
-    """Return the data set as JSON-ready values.
+def coco_dataset(cells: Cells, file_name: str) -> Json:
+    """Return the cells of an image as JSON-ready values, one annotation a cell.
 
     Masks are uncompressed run lengths (``counts`` as a list), exact and with their holes and
     overlaps; ``bbox`` is the detected box as x, y, width, height; categories count from 1.
     """
-    height, width = cells.frame_shape
     corners, sides = cells.boxes[:, :2], cells.boxes[:, 2:] - cells.boxes[:, :2]
     boxes = np.concatenate([corners, sides], axis=1).astype(float)
+    annotations = [
+        _annotation(number, region, cells.frame_shape)
+        | {
+            "category_id": int(class_id) + 1,
+            "bbox": [round(value, 3) for value in box.tolist()],
+            "score": round(float(score), 6),
+        }
+        for number, (region, class_id, box, score) in enumerate(
+            zip(cells.regions(), cells.class_ids, boxes, cells.scores, strict=True), 1
+        )
+    ]
+    return _dataset(file_name, cells.frame_shape, cells.class_names, annotations)
+
+
+def coco_foreground(foreground: Foreground, file_name: str) -> Json:
+    """Return the foreground of an image as JSON-ready values, one annotation a component.
+
+    As :func:`coco_dataset`; ``bbox`` is that of the component's pixels, and ``score`` the mean
+    probability of its pixels.
+    """
+    shape = foreground.frame_shape
+    annotations = []
+    for number, region in enumerate(foreground.components(), 1):
+        rows, columns = region.rows, region.columns
+        mean = foreground.probability[rows, columns][region.mask].mean() / FULL
+        box = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+        own = {"category_id": 1, "bbox": list(box), "score": round(float(mean), 6)}
+        annotations.append(_annotation(number, region, shape) | own)
+    return _dataset(file_name, shape, (foreground.class_name,), annotations)
+
+
+def _annotation(number: int, region: Region, frame_shape: tuple[int, int]) -> Json:
+    return {
+        "id": number,
+        "image_id": 1,
+        "area": int(np.count_nonzero(region.mask)),
+        "segmentation": {
+            "size": list(frame_shape),
+            "counts": run_lengths(region, frame_shape),
+        },
+        "iscrowd": 0,
+    }
+
+
+def _dataset(
+    file_name: str,
+    frame_shape: tuple[int, int],
+    class_names: tuple[str, ...],
+    annotations: list[Json],
+) -> Json:
+    height, width = frame_shape
     return {
         "images": [{"id": 1, "file_name": file_name, "height": height, "width": width}],
-        "categories": [
-            {"id": number, "name": name} for number, name in enumerate(cells.class_names, 1)
-        ],
-        "annotations": [
-            {
-                "id": number,
-                "image_id": 1,
-                "category_id": int(cells.class_ids[number - 1]) + 1,
-                "bbox": [round(value, 3) for value in boxes[number - 1].tolist()],
-                "area": int(np.count_nonzero(region.mask)),
-                "segmentation": {
-                    "size": [height, width],
-                    "counts": run_lengths(region, cells.frame_shape),
-                },
-                "iscrowd": 0,
-                "score": round(float(cells.scores[number - 1]), 6),
-            }
-            for number, region in enumerate(cells.regions(), 1)
-        ],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(class_names, 1)],
+        "annotations": annotations,
     }

@@ -20,6 +20,16 @@ NETWORK_SIZE = 640
 CROP_SIZE = 48
 """Side of the crop that the classifier sees, in pixels."""
 
+TILE_SIZE = 256
+"""Side of the tiles that the nuclei network sees, in frame pixels."""
+
+TILE_STEP = 128
+"""Distance of neighbouring tiles, in frame pixels. The grid starts ``TILE_MARGIN`` outside the
+frame, so that every pixel lies that far inside some tile."""
+
+TILE_MARGIN = (TILE_SIZE - TILE_STEP) // 2
+"""Pixels beyond the frame, mirrored, that the first and last tiles reach over."""
+
 MAX_CELLS = 4096
 """Default cap on the cells of one answer; ``cells_found`` tells when it was reached."""
 
@@ -28,6 +38,15 @@ MAX_SIDE = 16384
 
 MAX_FRAME_BYTES = 128 * 1024 * 1024
 """Most bytes of one frame on the wire (UINT16): 8192 x 8192 grey or 4729 x 4729 RGB."""
+
+MAX_WHOLE_FRAME_PIXELS = 8_000_000
+"""Most pixels of a frame that a network takes as a whole: its activations need about 1 kB each."""
+
+MAX_TILED_PIXELS = 4096 * 4096
+"""Most pixels of a frame that the server cuts into tiles; the client sends larger ones in parts."""
+
+PROBABILITY_THRESHOLD = 0.5
+"""Default: pixels of at least this probability are foreground."""
 
 SCORE_THRESHOLD = 0.25
 """Default: detections below this score are dropped."""
@@ -75,7 +94,8 @@ class Pipeline:
     """One ensemble: what it takes, what it answers, and the steps that it chains.
 
     ``on_request`` are outputs whose step runs only when a request names them. ``card`` is the
-    model that tells class names and model hashes (see :data:`CARD_OUTPUT`).
+    model that tells class names and model hashes (see :data:`CARD_OUTPUT`). ``max_pixels`` is the
+    most, ``H * W``, that one request may hold.
     """
 
     name: str
@@ -86,6 +106,12 @@ class Pipeline:
     outputs: tuple[Tensor, ...]
     on_request: tuple[Tensor, ...]
     card: str
+    max_pixels: int = MAX_SIDE * MAX_SIDE
+
+    @property
+    def is_semantic(self) -> bool:
+        """Whether it answers with a probability for every pixel, and not with cells."""
+        return PROBABILITY in self.outputs
 
 
 # -- What a caller sees -----------------------------------------------------------------------
@@ -102,6 +128,16 @@ CLASS_PROBS = Tensor("class_probs", "FP32", (-1, -1))  # N, K
 MASKS = Tensor("masks", "UINT8", (-1, MASK_SIZE, MASK_SIZE))
 CELLS_FOUND = Tensor("cells_found", "INT32", (1,))  # before the cap; > N when it was reached
 LABELS = Tensor("labels", "UINT16", (-1, -1))  # H, W; 0 background, i the i-th cell
+
+PROBABILITY_THRESHOLD_INPUT = Tensor("probability_threshold", "FP32", (1,))
+# The camera value that is white, 1.0, in the stain's training images: 255 for 8-bit frames. Not
+# read from the frame, so that parts of a large frame are normalised alike.
+WHITE_LEVEL_INPUT = Tensor("white_level", "FP32", (1,))
+
+PROBABILITY = Tensor("probability", "UINT8", (-1, -1))  # H, W; 0..255 is 0..1
+MASK = Tensor("mask", "UINT8", (-1, -1))  # H, W; 1 foreground, 0 background
+CENTRES = Tensor("centres", "FP32", (-1, 2))  # N, (x, y) in frame pixels
+CENTRE_SCORES = Tensor("centre_scores", "FP32", (-1,))  # N, descending; smoothed probability
 
 INSTANCE_INPUTS = (IMAGE, SCORE_THRESHOLD_INPUT, OVERLAP_THRESHOLD_INPUT, MAX_CELLS_INPUT)
 INSTANCE_OUTPUTS = (BOXES, SCORES, CLASS_IDS, CLASS_PROBS, MASKS, CELLS_FOUND)
@@ -127,6 +163,11 @@ CELL_MASKS = Tensor("cell_masks", "UINT8", MASKS.dims)
 FRAME_SIZE = Tensor("frame_size", "INT32", (2,))  # H, W
 CROPS = Tensor("crops", "UINT8", (3, CROP_SIZE, CROP_SIZE), rows=-1)  # one row at least
 CROP_PROBS = Tensor("crop_probs", "FP32", (-1,), rows=-1)  # K
+
+FRAME_RGB = Tensor("frame_rgb", "UINT8", (3, -1, -1), rows=1)  # normalised, contrast raised
+FRAME_PROBABILITY = Tensor("frame_probability", "UINT8", (-1, -1), rows=1)  # H, W
+TILES = Tensor("tiles", "UINT8", (3, TILE_SIZE, TILE_SIZE), rows=-1)  # row by row of the grid
+TILE_PROBABILITIES = Tensor("tile_probabilities", "UINT8", (TILE_SIZE, TILE_SIZE), rows=-1)
 
 STEPS = {
     step.name: step
@@ -162,6 +203,18 @@ STEPS = {
         Step("resnet50_cells", (CROPS,), (CROP_PROBS,), batches=True),
         Step("cell_classes", (CROP_PROBS, CELL_BOXES), (CLASS_IDS, CLASS_PROBS)),
         Step("cell_labels", (CELL_BOXES, CELL_MASKS, FRAME_SIZE), (LABELS,)),
+        Step("glioma_prepare", (IMAGE,), (FRAME_RGB,)),
+        Step("glioma_network", (FRAME_RGB,), (FRAME_PROBABILITY,), batches=True),
+        Step("glioma_livecell_network", (FRAME_RGB,), (FRAME_PROBABILITY,), batches=True),
+        Step("nuclei_prepare", (IMAGE, WHITE_LEVEL_INPUT), (TILES, FRAME_SIZE)),
+        Step("nuclei_network", (TILES,), (TILE_PROBABILITIES,), batches=True),
+        Step("nuclei_stitch", (TILE_PROBABILITIES, FRAME_SIZE), (FRAME_PROBABILITY,)),
+        Step(
+            "nuclei_centres",
+            (FRAME_PROBABILITY, PROBABILITY_THRESHOLD_INPUT),
+            (CENTRES, CENTRE_SCORES),
+        ),
+        Step("foreground", (FRAME_PROBABILITY, PROBABILITY_THRESHOLD_INPUT), (PROBABILITY, MASK)),
     )
 }
 
@@ -195,6 +248,45 @@ PIPELINES = {
             outputs=INSTANCE_OUTPUTS,
             on_request=(LABELS,),
             card="yolo_resnet_card",
+        ),
+        Pipeline(
+            "glioma_unet",
+            summary="U-Net on a whole high-resolution frame, ImageNet-initialised",
+            study="S2",
+            steps=("glioma_prepare", "glioma_network", "foreground"),
+            inputs=(IMAGE, PROBABILITY_THRESHOLD_INPUT),
+            outputs=(PROBABILITY, MASK),
+            on_request=(),
+            card="glioma_unet_card",
+            max_pixels=MAX_WHOLE_FRAME_PIXELS,
+        ),
+        Pipeline(
+            "glioma_unet_livecell",
+            summary="the same, its whole U-Net pre-trained on LIVECell",
+            study="S2",
+            steps=("glioma_prepare", "glioma_livecell_network", "foreground"),
+            inputs=(IMAGE, PROBABILITY_THRESHOLD_INPUT),
+            outputs=(PROBABILITY, MASK),
+            on_request=(),
+            card="glioma_unet_livecell_card",
+            max_pixels=MAX_WHOLE_FRAME_PIXELS,
+        ),
+        Pipeline(
+            "nuclei_unet",
+            summary="cleaning, overlapping tiles, U-Net, seamless stitch, nuclei",
+            study="S3",
+            steps=(
+                "nuclei_prepare",
+                "nuclei_network",
+                "nuclei_stitch",
+                "nuclei_centres",
+                "foreground",
+            ),
+            inputs=(IMAGE, WHITE_LEVEL_INPUT, PROBABILITY_THRESHOLD_INPUT),
+            outputs=(PROBABILITY, MASK, CENTRES, CENTRE_SCORES),
+            on_request=(),
+            card="nuclei_unet_card",
+            max_pixels=MAX_TILED_PIXELS,
         ),
     )
 }

@@ -34,7 +34,7 @@ class UnsupportedImage(InvalidRequest):
 
 
 class FrameTooLarge(InvalidRequest):
-    """The frame is beyond ``contract.MAX_SIDE`` or ``contract.MAX_FRAME_BYTES``."""
+    """The frame is beyond the limits of :class:`cytoserve.frames.FrameLimits`."""
 
 
 class InvalidSetting(InvalidRequest):

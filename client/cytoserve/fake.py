@@ -5,6 +5,10 @@
     cells = cytoserve.cells_from_labels(labels, class_ids, ("RBC", "WBC"))
     client = cytoserve.Client(transport=cytoserve.FakeServer(cells))
     assert len(client.segment(frame)) == len(cells)
+
+    foreground = cytoserve.Foreground.from_probability(probability)
+    client = cytoserve.Client(transport=cytoserve.FakeServer(foreground=foreground))
+    assert client.foreground(frame).confluency == foreground.confluency
 """
 
 from __future__ import annotations
@@ -17,58 +21,90 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoserve import codec, contract
+from cytoserve import contract
 from cytoserve.cells import Cells
-from cytoserve.codec import Card
+from cytoserve.codec import cards, foregrounds, instances
+from cytoserve.codec.cards import Card
 from cytoserve.errors import PipelineNotServed
+from cytoserve.foreground import Foreground
 from cytoserve.transport import Request, ServerInfo, Tensors
 
 Finder = Callable[[NDArray[np.uint16]], Cells]
 """Frame ``[H, W, C]`` uint16 -> its cells."""
 
 
+ForegroundFinder = Callable[[NDArray[np.uint16]], Foreground]
+"""Frame ``[H, W, C]`` uint16 -> its foreground, ``[H, W]``."""
+
+
 class FakeServer:
     """Answers like a server, through the same codec; a transport for both clients.
 
-    Score threshold and ``max_cells`` act as on a server; boxes are not compared for overlap.
+    Score threshold and ``max_cells`` act as on a server; boxes are not compared for overlap. The
+    probability threshold makes the mask anew, and drops centres that score below it.
 
     Args:
         cells: the cells of every frame, or a function from the frame to its cells. An error
             that the function raises reaches the caller, so that error handling can be tested.
-        class_names: the classes on the cards; needed with a function.
-        pipelines: the pipelines that it serves; all by default.
+            None: no instance pipeline is served.
+        class_names: the classes on the cards of instance pipelines; needed with a function.
+        pipelines: the pipelines that it serves; by default all that it has an answer for.
+        foreground: the foreground of every frame, cut or continued with 0 where a frame has
+            another size, or a function from the frame to its foreground. None: no semantic
+            pipeline is served.
 
     Attributes:
         requests: every inference so far, those for cards included.
+
+    Raises:
+        ValueError: nothing to answer with, or a pipeline without an answer.
     """
 
     def __init__(
         self,
-        cells: Cells | Finder,
+        cells: Cells | Finder | None = None,
         class_names: tuple[str, ...] | None = None,
-        pipelines: tuple[str, ...] = tuple(contract.PIPELINES),
+        pipelines: tuple[str, ...] | None = None,
+        foreground: Foreground | ForegroundFinder | None = None,
     ) -> None:
+        self._find = _finder(cells)
+        self._find_foreground = _foreground_finder(foreground)
         if isinstance(cells, Cells):
-            self._find: Finder = lambda frame: cells
             class_names = class_names or cells.class_names
-        else:
-            self._find = cells
-        if not class_names:
+        if cells is not None and not class_names:
             raise ValueError(
                 "A fake server that is given a function must be told the class_names; "
                 "given: none. Pass FakeServer(function, class_names=(...))."
             )
-        self._class_names = class_names
-        self._pipelines = pipelines
+        self._class_names = class_names or ()
+        named = isinstance(foreground, Foreground)
+        self._foreground_name = foreground.class_name if named else "foreground"  # type: ignore[union-attr]
+        able = tuple(
+            name
+            for name, pipeline in contract.PIPELINES.items()
+            if (self._find_foreground if pipeline.is_semantic else self._find) is not None
+        )
+        self._pipelines = able if pipelines is None else pipelines
+        if not able or not set(self._pipelines) <= set(able):
+            raise ValueError(
+                f"A fake server has an answer for every pipeline that it serves; given: answers "
+                f"for {', '.join(able) or 'none'}, to serve {', '.join(self._pipelines) or 'none'}."
+                " Pass cells for instance pipelines, foreground=... for semantic ones."
+            )
         self.requests: list[Request] = []
 
     async def infer(self, request: Request, timeout: float) -> Tensors:  # noqa: D102
         self.requests.append(request)
         for name in self._pipelines:
-            if request.model == contract.PIPELINES[name].card:
-                return codec.encode_card(Card(name, self._class_names))
+            pipeline = contract.PIPELINES[name]
+            if request.model == pipeline.card:
+                semantic = (self._foreground_name,)
+                names = semantic if pipeline.is_semantic else self._class_names
+                return cards.encode_answer(Card(name, names))
+            if request.model == name and pipeline.is_semantic:
+                return foregrounds.encode_answer(self._foreground(request), request)
             if request.model == name:
-                return codec.encode_answer(self._cells(request), request)
+                return instances.encode_answer(self._cells(request), request)
         raise PipelineNotServed(request.model)
 
     async def is_ready(self, model: str, timeout: float) -> bool:  # noqa: D102
@@ -84,11 +120,50 @@ class FakeServer:
         """There is no connection."""
 
     def _cells(self, request: Request) -> Cells:
-        frame, settings = codec.decode_request(request)
+        assert self._find is not None  # or the pipeline is not served
+        frame, settings = instances.decode_request(request)
         height, width = frame.shape[:2]
         cells = self._find(frame)
         cells = cells[cells.scores >= settings.score_threshold]
         return replace(cells[: settings.max_cells], found=cells.found, frame_shape=(height, width))
+
+    def _foreground(self, request: Request) -> Foreground:
+        assert self._find_foreground is not None  # or the pipeline is not served
+        frame, settings = foregrounds.decode_request(request)
+        found = self._find_foreground(frame)
+        centres, scores = found.centres, found.centre_scores
+        if centres is not None and scores is not None:
+            kept = scores >= np.float32(settings.probability_threshold)
+            centres, scores = centres[kept], scores[kept]
+        return Foreground.from_probability(
+            found.probability, settings.probability_threshold, found.class_name, centres, scores
+        )
+
+
+def _finder(cells: Cells | Finder | None) -> Finder | None:
+    return (lambda frame: cells) if isinstance(cells, Cells) else cells
+
+
+def _foreground_finder(
+    foreground: Foreground | ForegroundFinder | None,
+) -> ForegroundFinder | None:
+    if not isinstance(foreground, Foreground):
+        return foreground
+    return lambda frame: _resized(foreground, (frame.shape[0], frame.shape[1]))
+
+
+def _resized(foreground: Foreground, shape: tuple[int, int]) -> Foreground:
+    """Cut a foreground, or continue it with 0 below and to the right."""
+    probability = np.zeros(shape, np.uint8)
+    height, width = np.minimum(shape, foreground.frame_shape)
+    probability[:height, :width] = foreground.probability[:height, :width]
+    centres, scores = foreground.centres, foreground.centre_scores
+    if centres is not None and scores is not None:
+        kept = (centres <= shape[::-1]).all(axis=1)
+        centres, scores = centres[kept], scores[kept]
+    return Foreground.from_probability(
+        probability, foreground.threshold, foreground.class_name, centres, scores
+    )
 
 
 def cells_from_labels(

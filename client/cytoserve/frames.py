@@ -6,49 +6,119 @@ Accepted are numpy arrays ``[H, W]``, ``[H, W, 1]`` (grey) and ``[H, W, 3]`` (RG
 * ``uint8``: widened to ``uint16``, values unchanged;
 * any real float: finite and within 0..1, scaled by 65535 and rounded.
 
-The pipelines normalise by percentiles, so the scale itself does not change the answer.
+Most pipelines normalise by percentiles, so the scale itself does not change their answer; those
+that take ``contract.WHITE_LEVEL_INPUT`` are told it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoserve.contract import MAX_FRAME_BYTES, MAX_SIDE
+from cytoserve.contract import MAX_FRAME_BYTES, MAX_SIDE, Pipeline
 from cytoserve.errors import FrameTooLarge, UnsupportedImage
 
 FrameShape = tuple[int, int, int]
 
 _WIRE = np.dtype(np.uint16)
 
+WIRE_WHITE = int(np.iinfo(_WIRE).max)
+"""What 1.0 of a float frame becomes on the wire."""
 
-def to_wire(image: NDArray[np.generic]) -> NDArray[np.uint16]:
+_BLOCK_VALUES = 4_000_000  # floats are checked in blocks, so a memory-mapped frame is never loaded
+
+
+@dataclass(frozen=True)
+class FrameLimits:
+    """How large a frame may be.
+
+    Attributes:
+        side: longest side in pixels.
+        pixels: most pixels, ``H * W``.
+        size: most bytes as uint16, ``2 * H * W * C``.
+        taker: for whom, in messages, such as `` for glioma_unet``.
+    """
+
+    side: int
+    pixels: int
+    size: int
+    taker: str = ""
+
+    def allow(self, frame_shape: FrameShape) -> bool:
+        """Whether a frame ``(H, W, C)`` is within them."""
+        height, width, _ = frame_shape
+        return (
+            max(height, width) <= self.side
+            and height * width <= self.pixels
+            and _bytes(frame_shape) <= self.size
+        )
+
+    def check(self, frame_shape: FrameShape) -> None:
+        """Check a frame ``(H, W, C)``.
+
+        Raises:
+            FrameTooLarge: beyond one of them.
+        """
+        if not self.allow(frame_shape):
+            height, width, channels = frame_shape
+            raise FrameTooLarge(
+                f"A frame{self.taker} has sides of at most {self.side} px, at most "
+                f"{self.pixels:,} pixels, and {self.size:,} bytes as uint16; given: {height} x "
+                f"{width} x {channels}, {height * width:,} pixels, {_bytes(frame_shape):,} bytes. "
+                "Cut it into fields, or bin it."
+            )
+
+
+ONE_REQUEST = FrameLimits(MAX_SIDE, MAX_SIDE * MAX_SIDE, MAX_FRAME_BYTES)
+"""Limits of every request, whatever the pipeline."""
+
+
+def request_limits(pipeline: Pipeline) -> FrameLimits:
+    """Return the limits of one request to ``pipeline``."""
+    return FrameLimits(MAX_SIDE, pipeline.max_pixels, MAX_FRAME_BYTES, f" for {pipeline.name}")
+
+
+def to_wire(image: NDArray[np.generic], limits: FrameLimits = ONE_REQUEST) -> NDArray[np.uint16]:
     """Return ``image`` as it goes to the server: C-contiguous uint16 ``[H, W, C]``, C = 1 or 3.
 
     Limits are checked before anything is copied.
 
     Raises:
         UnsupportedImage: not a numpy array, or of another shape, dtype or range.
-        FrameTooLarge: beyond ``MAX_SIDE`` or ``MAX_FRAME_BYTES``.
+        FrameTooLarge: beyond ``limits``.
+    """
+    frame_shape = check_frame(image, limits)
+    check_values(image)
+    frame = _scaled(image) if image.dtype.kind == "f" else np.asarray(image)
+    return np.ascontiguousarray(frame.reshape(frame_shape), dtype=_WIRE)
+
+
+def check_frame(image: NDArray[np.generic], limits: FrameLimits = ONE_REQUEST) -> FrameShape:
+    """Check shape, dtype and size of a frame without touching a pixel; return ``(H, W, C)``.
+
+    Raises:
+        UnsupportedImage: not a numpy array, or no frame has this shape or dtype.
+        FrameTooLarge: beyond ``limits``.
     """
     if not isinstance(image, np.ndarray):
         raise UnsupportedImage(
             f"A frame is a numpy array; given: {type(image).__name__}. "
             "Convert it with numpy.asarray(...)."
         )
-    height, width, channels = check_frame(image.shape, image.dtype)
-    frame = _scaled(image) if image.dtype.kind == "f" else np.asarray(image)
-    return np.ascontiguousarray(frame.reshape(height, width, channels), dtype=_WIRE)
+    return check_layout(image.shape, image.dtype, limits)
 
 
-def check_frame(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> FrameShape:
-    """Check shape, dtype and size of a frame without touching a pixel; return ``(H, W, C)``.
+def check_layout(
+    shape: tuple[int, ...], dtype: np.dtype[np.generic], limits: FrameLimits = ONE_REQUEST
+) -> FrameShape:
+    """Check a frame that is not read yet; return ``(H, W, C)``.
 
     Raises:
         UnsupportedImage: no frame has this shape or dtype.
-        FrameTooLarge: beyond ``MAX_SIDE`` or ``MAX_FRAME_BYTES``.
+        FrameTooLarge: beyond ``limits``.
     """
     frame_shape = _frame_shape(shape, dtype)
     if dtype.kind != "f" and dtype.newbyteorder("=") not in (np.dtype(np.uint8), _WIRE):
@@ -56,24 +126,34 @@ def check_frame(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> FrameSha
             f"A frame is uint8, uint16, or float within 0..1; given: {_described(shape, dtype)}. "
             f"{_dtype_remedy(dtype)}"
         )
-    check_size(frame_shape)
+    limits.check(frame_shape)
     return frame_shape
 
 
-def check_size(frame_shape: FrameShape) -> None:
-    """Check ``(H, W, C)`` against the limits of one request.
+def check_values(image: NDArray[np.generic]) -> None:
+    """Check the values of a frame block by block; integers need no check.
 
     Raises:
-        FrameTooLarge: beyond ``MAX_SIDE`` or ``MAX_FRAME_BYTES``.
+        UnsupportedImage: floats that are not finite or not within 0..1.
     """
-    height, width, channels = frame_shape
-    size = height * width * channels * _WIRE.itemsize
-    if max(height, width) > MAX_SIDE or size > MAX_FRAME_BYTES:
-        raise FrameTooLarge(
-            f"A frame has sides of at most {MAX_SIDE} px and {MAX_FRAME_BYTES:,} bytes as uint16; "
-            f"given: {height} x {width} x {channels}, {size:,} bytes. "
-            "Cut it into fields, or bin it."
+    if image.dtype.kind != "f":
+        return
+    rows = max(1, _BLOCK_VALUES // max(1, image[0].size))
+    blocks: list[NDArray[Any]] = [image[top : top + rows] for top in range(0, len(image), rows)]
+    low, high = np.min([b.min() for b in blocks]), np.max([b.max() for b in blocks])
+    if not (low >= 0 and high <= 1):  # NaN if any value is
+        unfit = sum(int(np.count_nonzero(~np.isfinite(block))) for block in blocks)
+        raise UnsupportedImage(
+            "A float frame is finite and within 0..1; given: "
+            f"{_described(image.shape, image.dtype)}, from {low:g} to {high:g}, {unfit} values NaN "
+            "or infinite. Pass the camera's integers, or scale it: "
+            "(image - image.min()) / numpy.ptp(image)."
         )
+
+
+def _bytes(frame_shape: FrameShape) -> int:
+    height, width, channels = frame_shape
+    return height * width * channels * _WIRE.itemsize
 
 
 def _frame_shape(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> FrameShape:
@@ -94,16 +174,7 @@ def _frame_shape(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> FrameSh
 def _scaled(frame: NDArray[np.generic]) -> NDArray[Any]:
     """Bring floats of 0..1 to 0..65535."""
     values: NDArray[Any] = np.asarray(frame).astype(np.promote_types(frame.dtype, np.float32))
-    low, high = values.min(), values.max()  # NaN if any value is
-    if not (low >= 0 and high <= 1):
-        unfit = int(np.count_nonzero(~np.isfinite(values)))
-        raise UnsupportedImage(
-            "A float frame is finite and within 0..1; given: "
-            f"{_described(frame.shape, frame.dtype)}, from {low:g} to {high:g}, {unfit} values NaN "
-            "or infinite. Pass the camera's integers, or scale it: "
-            "(image - image.min()) / numpy.ptp(image)."
-        )
-    values *= np.iinfo(_WIRE).max
+    values *= WIRE_WHITE
     np.rint(values, out=values)
     return values
 

@@ -18,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from cytoserve.errors import FrameTooLarge, UnreadableImage, UnsupportedImage
-from cytoserve.frames import check_frame, check_size
+from cytoserve.frames import ONE_REQUEST, FrameLimits, check_frame, check_layout
 from cytoserve.image_headers import image_size
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -27,7 +27,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def read_frame(path: str | os.PathLike[str]) -> NDArray[Any]:
+def read_frame(path: str | os.PathLike[str], limits: FrameLimits = ONE_REQUEST) -> NDArray[Any]:
     """Return the one frame that a file holds: ``[H, W]`` grey or ``[H, W, 3]`` RGB.
 
     Palettes become RGB and inverted grey TIFFs (white is zero) are turned around; an EXIF
@@ -36,7 +36,7 @@ def read_frame(path: str | os.PathLike[str]) -> NDArray[Any]:
     Raises:
         UnreadableImage: missing, empty, truncated, a stack, or no image; names the file.
         UnsupportedImage: another shape or dtype, such as four channels; names the file.
-        FrameTooLarge: beyond the limits of one request; names the file.
+        FrameTooLarge: beyond ``limits``, those of one request by default; names the file.
     """
     path = Path(path)
     with _naming(path):
@@ -47,12 +47,12 @@ def read_frame(path: str | os.PathLike[str]) -> NDArray[Any]:
             if not start:
                 raise _unreadable("it is empty", "Copy it again.")
             if start in _TIFF_MAGIC:
-                return _read_tiff(path)
+                return _read_tiff(path, limits)
             size = image_size(file)
         if size is None:
             raise _unreadable("it is no PNG, JPEG, BMP or TIFF", "Convert it to TIFF or PNG first.")
-        check_size((*size, 1))
-        return _decode(path)
+        limits.check((*size, 1))
+        return _decode(path, limits)
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def _unreadable(given: str, remedy: str) -> UnreadableImage:
     return UnreadableImage(f"A file must hold one whole frame; given: {given}. {remedy}")
 
 
-def _decode(path: Path) -> NDArray[Any]:
+def _decode(path: Path, limits: FrameLimits) -> NDArray[Any]:
     data = np.fromfile(path, np.uint8)  # unlike imread, takes any name on Windows
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     if image is None:
@@ -84,14 +84,14 @@ def _decode(path: Path) -> NDArray[Any]:
             f"A frame has 1 or 3 channels; given: shape {image.shape}, dtype {image.dtype}. "
             "Save it without its alpha channel."
         )
-    check_frame(image.shape, image.dtype)
+    check_frame(image, limits)
     return image if image.ndim == 2 else np.ascontiguousarray(image[..., ::-1])  # cv2 is BGR
 
 
-def _read_tiff(path: Path) -> NDArray[Any]:
+def _read_tiff(path: Path, limits: FrameLimits) -> NDArray[Any]:
     with tifffile.TiffFile(path) as tiff:
         page = _only_page(tiff)
-        check_frame(_channels_last(page.shape, page.axes), page.dtype)
+        check_layout(_channels_last(page.shape, page.axes), page.dtype, limits)
         size = path.stat().st_size
         spans = zip(page.dataoffsets, page.databytecounts, strict=True)
         if any(offset + count > size for offset, count in spans):
@@ -101,7 +101,7 @@ def _read_tiff(path: Path) -> NDArray[Any]:
         except ValueError as error:
             if "imagecodecs" not in str(error):
                 raise
-            return _decode_compressed(path, page)
+            return _decode_compressed(path, page, limits)
 
 
 def _camera_values(image: NDArray[Any], page: tifffile.TiffPage) -> NDArray[Any]:
@@ -133,7 +133,7 @@ def _channels_last(shape: tuple[int, ...], axes: str) -> tuple[int, ...]:
     return (*shape[1:], shape[0]) if axes == "SYX" else shape
 
 
-def _decode_compressed(path: Path, page: tifffile.TiffPage) -> NDArray[Any]:
+def _decode_compressed(path: Path, page: tifffile.TiffPage, limits: FrameLimits) -> NDArray[Any]:
     """Decode what tifffile leaves to an optional library, such as LZW, with OpenCV."""
     plain = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
     if page.photometric not in plain or page.axes == "SYX":
@@ -141,4 +141,4 @@ def _decode_compressed(path: Path, page: tifffile.TiffPage) -> NDArray[Any]:
             f"a TIFF with {page.compression.name} data and {page.photometric.name} colours",
             "Save it without compression.",
         )
-    return _decode(path)
+    return _decode(path, limits)

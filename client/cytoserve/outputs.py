@@ -6,10 +6,10 @@ import csv
 import io
 import json
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -17,61 +17,108 @@ import tifffile
 from numpy.typing import NDArray
 
 from cytoserve.cells import Cells
-from cytoserve.coco import coco_dataset
-from cytoserve.overlay import draw_overlay
+from cytoserve.coco import coco_dataset, coco_foreground
+from cytoserve.contract import Pipeline
+from cytoserve.foreground import Foreground
+from cytoserve.overlay import draw_foreground, draw_overlay
+from cytoserve.picture import Picture
 
-Encoder = Callable[[NDArray[Any], Cells, str], bytes]
-"""Frame, its cells and its file name -> the content of a file."""
+Result = TypeVar("Result", Cells, Foreground)
 
 
 @dataclass(frozen=True)
-class Output:
-    """One kind of file: what it is, the end of its name, and what fills it."""
+class Output(Generic[Result]):
+    """One kind of file: what it is, the end of its name, and what fills it.
+
+    ``encode`` takes the frame, what was found in it and the frame's file name, and returns the
+    content of the file.
+    """
 
     summary: str
     ending: str
-    encode: Encoder
+    encode: Callable[[NDArray[Any], Result, str], bytes]
 
 
 def labels_tiff(frame: NDArray[Any], cells: Cells, name: str) -> bytes:
     """Encode the label image: TIFF, zlib, uint16 (uint32 beyond 65,535 cells)."""
-    file = io.BytesIO()
-    labels = cells.label_image()
-    tifffile.imwrite(file, labels, photometric="minisblack", compression="zlib")
-    return file.getvalue()
+    return _tiff(cells.label_image())
 
 
-def table_csv(frame: NDArray[Any], cells: Cells, name: str) -> bytes:
-    """Encode the table: CSV after RFC 4180, UTF-8, one row a cell; unknown values are empty."""
-    columns = cells.table()
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(columns)
-    writer.writerows(zip(*(map(_field, column) for column in columns.values()), strict=True))
-    return text.getvalue().encode("utf-8")
+def mask_tiff(frame: NDArray[Any], foreground: Foreground, name: str) -> bytes:
+    """Encode the mask: TIFF, zlib, uint8, 255 foreground, 0 background."""
+    return _tiff(np.where(foreground.mask, np.uint8(255), np.uint8(0)))
+
+
+def probability_tiff(frame: NDArray[Any], foreground: Foreground, name: str) -> bytes:
+    """Encode the probability: TIFF, zlib, uint8, 0..255 is 0..1."""
+    return _tiff(foreground.probability)
+
+
+def table_csv(frame: NDArray[Any], result: Cells | Foreground, name: str) -> bytes:
+    """Encode the table: CSV after RFC 4180, UTF-8, one row a cell or component; unknown values
+    are empty."""
+    return _csv(result.table())
+
+
+def summary_csv(frame: NDArray[Any], foreground: Foreground, name: str) -> bytes:
+    """Encode the summary: CSV after RFC 4180, UTF-8, one row; unknown values are empty."""
+    facts = {"file": name, "class": foreground.class_name, "threshold": foreground.threshold}
+    return _csv({key: [value] for key, value in (facts | foreground.summary()).items()})
 
 
 def overlay_png(frame: NDArray[Any], cells: Cells, name: str) -> bytes:
     """Encode the overlay: PNG, 8-bit RGB."""
-    picture = cv2.cvtColor(draw_overlay(frame, cells), cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".png", picture)
-    if not done:
-        raise OSError("OpenCV could not encode the overlay as PNG.")
-    return data.tobytes()
+    return _png(draw_overlay(frame, cells))
+
+
+def foreground_png(frame: NDArray[Any], foreground: Foreground, name: str) -> bytes:
+    """Encode the overlay: PNG, 8-bit RGB."""
+    return _png(draw_foreground(frame, foreground))
 
 
 def coco_json(frame: NDArray[Any], cells: Cells, name: str) -> bytes:
     """Encode a COCO data set of this one image."""
-    return json.dumps(coco_dataset(cells, name), ensure_ascii=False).encode("utf-8")
+    return _json(coco_dataset(cells, name))
 
 
-OUTPUTS: Mapping[str, Output] = {
+def coco_foreground_json(frame: NDArray[Any], foreground: Foreground, name: str) -> bytes:
+    """Encode a COCO data set of this one image."""
+    return _json(coco_foreground(foreground, name))
+
+
+CELLS_OUTPUTS: Mapping[str, Output[Cells]] = {
     "labels": Output("label image, uint16 TIFF", "labels.tif", labels_tiff),
     "table": Output("one row a cell, CSV", "table.csv", table_csv),
     "overlay": Output("picture with outlines and legend, PNG", "overlay.png", overlay_png),
     "coco": Output("COCO data set with run-length masks, JSON", "coco.json", coco_json),
 }
-"""What ``cytoserve segment --save`` offers."""
+"""What ``cytoserve segment --save`` offers of an instance pipeline."""
+
+FOREGROUND_OUTPUTS: Mapping[str, Output[Foreground]] = {
+    "mask": Output("0 or 255, uint8 TIFF", "mask.tif", mask_tiff),
+    "probability": Output("0 to 255, uint8 TIFF", "probability.tif", probability_tiff),
+    "table": Output("one row a connected component, CSV", "table.csv", table_csv),
+    "summary": Output("area fraction, confluency, counts, CSV", "summary.csv", summary_csv),
+    "overlay": Output("picture with outlines, points, legend, PNG", "overlay.png", foreground_png),
+    "coco": Output("COCO data set of components, JSON", "coco.json", coco_foreground_json),
+}
+"""What ``cytoserve segment --save`` offers of a semantic pipeline."""
+
+
+def outputs(pipeline: Pipeline) -> Mapping[str, Output[Cells]] | Mapping[str, Output[Foreground]]:
+    """Return the kinds of files that can be written of a pipeline's results."""
+    return FOREGROUND_OUTPUTS if pipeline.is_semantic else CELLS_OUTPUTS
+
+
+def encode_output(kind: str, frame: NDArray[Any], result: Cells | Foreground, name: str) -> bytes:
+    """Return the content of one file of a result.
+
+    Raises:
+        KeyError: there is no such kind for such a result.
+    """
+    if isinstance(result, Cells):
+        return CELLS_OUTPUTS[kind].encode(frame, result, name)
+    return FOREGROUND_OUTPUTS[kind].encode(frame, result, name)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -90,7 +137,34 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def _tiff(image: NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, image, photometric="minisblack", compression="zlib")
+    return file.getvalue()
+
+
+def _csv(columns: Mapping[str, Iterable[Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows(zip(*(map(_field, column) for column in columns.values()), strict=True))
+    return text.getvalue().encode("utf-8")
+
+
+def _png(picture: Picture) -> bytes:
+    done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    if not done:
+        raise OSError("OpenCV could not encode the overlay as PNG.")
+    return data.tobytes()
+
+
+def _json(dataset: Mapping[str, Any]) -> bytes:
+    return json.dumps(dataset, ensure_ascii=False).encode("utf-8")
+
+
 def _field(value: Any) -> str:
-    if isinstance(value, np.floating):
+    if value is None:
+        return ""
+    if isinstance(value, float | np.floating):
         return "" if np.isnan(value) else f"{value:.7g}"
     return str(value)

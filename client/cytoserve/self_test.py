@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from cytoserve.cells import Cells
 from cytoserve.client import Client
+from cytoserve.foreground import Foreground
+from cytoserve.settings import find_pipeline
 
 
 def self_test_frame() -> NDArray[np.uint16]:
@@ -25,12 +27,14 @@ def self_test_frame() -> NDArray[np.uint16]:
     return np.clip(frame, 0, 65535).astype(np.uint16)
 
 
-def run_self_test(client: Client, pipeline: str, timeout: float) -> Cells:
+def run_self_test(client: Client, pipeline: str, timeout: float) -> Cells | Foreground:
     """Let a pipeline answer the frame; the client checks the answer against the contract.
 
-    How many cells it finds is not judged: no model was trained on this frame.
+    What it finds is not judged: no model was trained on this frame.
 
     Raises:
         CytoserveError: no answer, or one that breaks the contract.
     """
+    if find_pipeline(pipeline).is_semantic:
+        return client.foreground(self_test_frame(), pipeline, timeout=timeout)
     return client.segment(self_test_frame(), pipeline, timeout=timeout)

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
 from cytoserve import contract
 from cytoserve.errors import InvalidSetting
+from cytoserve.frames import WIRE_WHITE
 
 DEFAULT_URL = "localhost:8001"
 DEFAULT_PIPELINE = "yolo_resnet"
+DEFAULT_FOREGROUND_PIPELINE = "glioma_unet"
 DEFAULT_TIMEOUT_S = 60.0
 """Deadline of a call unless the caller sets one, in seconds, its repetitions included."""
 
@@ -21,7 +25,7 @@ MOST_CELLS = 65_535
 
 @dataclass(frozen=True)
 class Settings:
-    """The thresholds of one request.
+    """The settings of one request to an instance pipeline.
 
     Attributes:
         score_threshold: detections that score below it are dropped; 0..1.
@@ -35,17 +39,60 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("score_threshold", "overlap_threshold"):
-            value = getattr(self, name)
-            if not _is_between(value, Real, 0, 1):
-                raise InvalidSetting(
-                    f"{name} is a number from 0 to 1; given: {value!r}. "
-                    f"The default is {getattr(type(self), name)}."
-                )
+            _check_fraction(name, getattr(self, name), getattr(type(self), name))
         if not _is_between(self.max_cells, Integral, 1, MOST_CELLS):
             raise InvalidSetting(
                 f"max_cells is a whole number from 1 to {MOST_CELLS}; given: {self.max_cells!r}. "
                 f"The default is {type(self).max_cells}."
             )
+
+
+@dataclass(frozen=True)
+class ForegroundSettings:
+    """The settings of one request to a semantic pipeline.
+
+    Attributes:
+        probability_threshold: pixels of at least this probability are foreground; 0..1.
+        white_level: the value of the frame that is white; above 0, at most 65535. None takes
+            255 for uint8, 65535 for uint16 and 1.0 for float: a 12-bit camera sets 4095. Only
+            pipelines with ``contract.WHITE_LEVEL_INPUT`` take one.
+    """
+
+    probability_threshold: float = contract.PROBABILITY_THRESHOLD
+    white_level: float | None = None
+
+    def __post_init__(self) -> None:
+        default = type(self).probability_threshold
+        _check_fraction("probability_threshold", self.probability_threshold, default)
+        lowest = float(np.finfo(np.float32).tiny)  # less would be 0 on the wire
+        if self.white_level is not None and not _is_between(
+            self.white_level, Real, lowest, WIRE_WHITE
+        ):
+            raise InvalidSetting(
+                f"white_level is a number above 0, at most {WIRE_WHITE}; given: "
+                f"{self.white_level!r}. It is the frame's value for white, such as 4095 for a "
+                "12-bit camera; leave it out for the default of the frame's dtype."
+            )
+
+    def check_for(self, pipeline: contract.Pipeline) -> None:
+        """Check that ``pipeline`` takes what is set.
+
+        Raises:
+            InvalidSetting: a white level for a pipeline that has no such input.
+        """
+        if self.white_level is not None and contract.WHITE_LEVEL_INPUT not in pipeline.inputs:
+            raise InvalidSetting(
+                f"white_level is taken by {names_with(contract.WHITE_LEVEL_INPUT)}; given: "
+                f"{self.white_level!r} for {pipeline.name}, which normalises by the frame itself. "
+                "Leave it out."
+            )
+
+    def wire_white_level(self, dtype: np.dtype[Any]) -> float:
+        """Return the white level in the values on the wire, of a frame of ``dtype``."""
+        scale = WIRE_WHITE if dtype.kind == "f" else 1
+        if self.white_level is not None:
+            return float(self.white_level) * scale
+        return float(np.iinfo(dtype).max) if dtype.kind == "u" else float(scale)
 
 
 def find_pipeline(name: str) -> contract.Pipeline:
@@ -63,6 +110,47 @@ def find_pipeline(name: str) -> contract.Pipeline:
         ) from None
 
 
+def names_with(tensor: contract.Tensor) -> str:
+    """Return the names of the pipelines that take or answer ``tensor``, with commas."""
+    return ", ".join(
+        name
+        for name, pipeline in contract.PIPELINES.items()
+        if tensor in (*pipeline.inputs, *pipeline.outputs)
+    )
+
+
+def find_instance_pipeline(name: str) -> contract.Pipeline:
+    """Return the pipeline called ``name``, which answers with cells.
+
+    Raises:
+        InvalidSetting: there is none, or it is semantic.
+    """
+    pipeline = find_pipeline(name)
+    if pipeline.is_semantic:
+        raise InvalidSetting(
+            "segment() asks a pipeline that answers with cells: "
+            f"{names_with(contract.CELLS_FOUND)}; given: {name!r}, which answers with a "
+            f"probability for every pixel. Call foreground(image, {name!r})."
+        )
+    return pipeline
+
+
+def find_semantic_pipeline(name: str) -> contract.Pipeline:
+    """Return the pipeline called ``name``, which answers with a probability for every pixel.
+
+    Raises:
+        InvalidSetting: there is none, or it answers with cells.
+    """
+    pipeline = find_pipeline(name)
+    if not pipeline.is_semantic:
+        raise InvalidSetting(
+            "foreground() asks a pipeline that answers with a probability for every pixel: "
+            f"{names_with(contract.PROBABILITY)}; given: {name!r}, which answers with cells. Call "
+            f"segment(image, {name!r})."
+        )
+    return pipeline
+
+
 def check_timeout(seconds: float) -> float:
     """Return ``seconds`` if it can be a deadline.
 
@@ -75,6 +163,13 @@ def check_timeout(seconds: float) -> float:
             f"The default is {DEFAULT_TIMEOUT_S:g}."
         )
     return float(seconds)
+
+
+def _check_fraction(name: str, value: Any, default: float) -> None:
+    if not _is_between(value, Real, 0, 1):
+        raise InvalidSetting(
+            f"{name} is a number from 0 to 1; given: {value!r}. The default is {default}."
+        )
 
 
 def _is_between(value: Any, kind: type, low: float, high: float) -> bool:

@@ -1,14 +1,18 @@
-"""A small Triton behind a real socket, whose answers a test can spoil."""
+"""A small Triton behind a real socket, whose answers a test can spoil, and the command line."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import cv2
 import grpc
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import (
     deserialize_bytes_tensor,
@@ -17,7 +21,16 @@ from tritonclient.utils import (
     triton_to_np_dtype,
 )
 
-from cytoserve import Cells, Client, FakeServer, PipelineNotServed, Request, cells_from_labels
+from cytoserve import (
+    Cells,
+    Client,
+    FakeServer,
+    Foreground,
+    PipelineNotServed,
+    Request,
+    cells_from_labels,
+)
+from cytoserve.cli import main
 from cytoserve.contract import PIPELINES
 from cytoserve.grpc_transport import CHANNEL_OPTIONS
 
@@ -144,8 +157,24 @@ def frame() -> np.ndarray:
 
 
 @pytest.fixture
-def fake(cells: Cells) -> FakeServer:
-    return FakeServer(cells)
+def foreground() -> Foreground:
+    """Two discs and a bar in a frame of 60 x 80 px, with three centres: two in the first disc."""
+    rows, columns = np.mgrid[:60, :80]
+    probability = np.full((60, 80), 20, np.uint8)
+    probability[(rows - 15) ** 2 + (columns - 20) ** 2 <= 81] = 240
+    probability[(rows - 35) ** 2 + (columns - 50) ** 2 <= 144] = 180
+    probability[50:55, 5:25] = 150
+    return Foreground.from_probability(
+        probability,
+        class_name="nuclei",
+        centres=np.array([[18.5, 15.5], [24.5, 15.5], [50.5, 35.5]], np.float32),
+        centre_scores=np.array([0.9, 0.8, 0.7], np.float32),
+    )
+
+
+@pytest.fixture
+def fake(cells: Cells, foreground: Foreground) -> FakeServer:
+    return FakeServer(cells, foreground=foreground)
 
 
 @pytest.fixture
@@ -167,3 +196,59 @@ def client(triton: SocketServer) -> Iterator[Client]:
 def abort() -> Callable[..., Fault]:
     """Makes a fault that ends a call with a status and a text."""
     return aborting
+
+
+@pytest.fixture
+def command() -> Callable[..., Result]:
+    """Runs ``cytoserve`` with arguments."""
+    return lambda *arguments: CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def write_image() -> Callable[..., Path]:
+    """Writes noise of 60 x 80 px to a path."""
+
+    def write(path: Path, seed: int = 0) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 255, (60, 80)).astype(np.uint8)
+        assert cv2.imwrite(str(path), pixels)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def states() -> Callable[[Path], dict[str, str]]:
+    """Reads the state of every image from an output folder."""
+
+    def read(out: Path) -> dict[str, str]:
+        files = json.loads((out / "run.json").read_text("utf-8"))["files"]
+        return {key: entry["status"] for key, entry in files.items()}
+
+    return read
+
+
+@pytest.fixture
+def images(tmp_path: Path, write_image: Callable[..., Path]) -> Path:
+    """Four good images, two of a name, and a text file, in folders."""
+    folder = tmp_path / "images"
+    for seed, name in enumerate(("x.png", "x.tif", "a/x.png", "b/c/y.jpg")):
+        write_image(folder / name, seed)
+    (folder / "notes.txt").write_text("no image")
+    (folder / "d.0").mkdir()
+    (folder / "d.0" / "z").write_text("no image")
+    (folder / "a" / "._x.png").write_text("left by another system")
+    return folder
+
+
+@pytest.fixture
+def segment(
+    triton: SocketServer, images: Path, tmp_path: Path, command: Callable[..., Result]
+) -> Callable[..., Result]:
+    """Runs ``cytoserve segment`` on the images against the server."""
+
+    def run(*arguments: object, paths: tuple[Path, ...] = (images,)) -> Result:
+        out = tmp_path / "out"
+        return command("segment", *paths, "--out", out, "--url", triton.url, *arguments)
+
+    return run

@@ -10,7 +10,8 @@ import pytest
 
 import cytoserve.client
 from cytoserve import AsyncClient, Client, FakeServer
-from cytoserve.codec import Card, encode_card
+from cytoserve.codec import cards
+from cytoserve.codec.cards import Card
 from cytoserve.contract import MAX_FRAME_BYTES, PIPELINES
 from cytoserve.errors import (
     AccessDenied,
@@ -176,7 +177,7 @@ def test_an_answer_that_fits_no_card_is_refused(cells, frame):
     class Odd(FakeServer):
         async def infer(self, request, timeout):
             if request.model.endswith("_card"):
-                return encode_card(Card("yolo", ("cell",)))
+                return cards.encode_answer(Card("yolo", ("cell",)))
             return await super().infer(request, timeout)
 
     with pytest.raises(AnswerMalformed, match="class_probs of 1 classes"):

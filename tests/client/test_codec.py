@@ -8,13 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cytoserve import Cells, codec
-from cytoserve.codec import Card
+from cytoserve import Cells
+from cytoserve.codec import cards, instances
+from cytoserve.codec.cards import Card
 from cytoserve.contract import MASK_SIZE, PIPELINES
 from cytoserve.errors import AnswerMalformed
 from cytoserve.settings import Settings
 
 YOLO = PIPELINES["yolo"]
+INSTANCE = [pipeline for pipeline in PIPELINES.values() if not pipeline.is_semantic]
 
 
 def arrays(dtype, shape, **elements):
@@ -43,8 +45,10 @@ def any_cells(draw):
 @given(any_cells(), st.booleans())
 def test_an_answer_comes_back_as_it_went(cells, labels):
     frame = np.zeros(cells.frame_shape, np.uint8)
-    request = codec.encode_request(frame, YOLO, labels=labels)
-    back = codec.decode_answer(codec.encode_answer(cells, request), request, cells.class_names)
+    request = instances.encode_request(frame, YOLO, labels=labels)
+    back = instances.decode_answer(
+        instances.encode_answer(cells, request), request, cells.class_names
+    )
     for name in ("boxes", "scores", "class_ids", "class_probs", "patches"):
         np.testing.assert_array_equal(getattr(back, name), getattr(cells, name))
     assert (back.frame_shape, back.found) == (cells.frame_shape, cells.found)
@@ -52,17 +56,17 @@ def test_an_answer_comes_back_as_it_went(cells, labels):
     np.testing.assert_array_equal(back.label_image(), cells.label_image())
 
 
-@pytest.mark.parametrize("pipeline", PIPELINES.values(), ids=PIPELINES)
+@pytest.mark.parametrize("pipeline", INSTANCE, ids=lambda pipeline: pipeline.name)
 @pytest.mark.parametrize("labels", [False, True])
 def test_a_request_follows_the_contract(pipeline, labels):
     wanted = Settings(0.4, 0.3, 17)
     image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    request = codec.encode_request(image, pipeline, wanted, labels)
+    request = instances.encode_request(image, pipeline, wanted, labels)
     assert request.model == pipeline.name
     assert list(request.inputs) == [tensor.name for tensor in pipeline.inputs]
     outputs = (*pipeline.outputs, *(pipeline.on_request if labels else ()))
     assert request.outputs == tuple(tensor.name for tensor in outputs)  # and no other
-    frame, settings = codec.decode_request(request)
+    frame, settings = instances.decode_request(request)
     np.testing.assert_array_equal(frame, image)
     assert settings.max_cells == 17
     assert settings.score_threshold == pytest.approx(0.4)
@@ -95,12 +99,12 @@ def changed(name, change):
     ],
 )
 def test_malformed_answers_are_refused(cells, frame, spoil, told):
-    request = codec.encode_request(frame, YOLO, labels=True)
-    answer = dict(codec.encode_answer(cells, request))
-    codec.decode_answer(answer, request, cells.class_names)  # whole, it is accepted
+    request = instances.encode_request(frame, YOLO, labels=True)
+    answer = dict(instances.encode_answer(cells, request))
+    instances.decode_answer(answer, request, cells.class_names)  # whole, it is accepted
     spoil(answer)
     with pytest.raises(AnswerMalformed) as refusal:
-        codec.decode_answer(answer, request, cells.class_names)
+        instances.decode_answer(answer, request, cells.class_names)
     message = str(refusal.value)
     assert told in message
     assert message.startswith("yolo must answer ")
@@ -110,7 +114,7 @@ def test_malformed_answers_are_refused(cells, frame, spoil, told):
 
 def test_a_card_comes_back_as_it_went():
     card = Card("yolo", ("RBC", "ΩBC"), {"yolo_cells": {"version": 3, "sha256": "ab"}}, {"a": 1})
-    assert codec.decode_card(codec.encode_card(card), YOLO) == card
+    assert cards.decode_answer(cards.encode_answer(card), YOLO) == card
     assert card.hashes() == {"yolo_cells": "ab"}
 
 
@@ -131,10 +135,10 @@ def test_a_card_comes_back_as_it_went():
 def test_malformed_cards_are_refused(text):
     tensor = np.array([text if isinstance(text, bytes) else text.encode()], dtype=object)
     with pytest.raises(AnswerMalformed, match="yolo_card must answer a JSON object"):
-        codec.decode_card({"card": tensor}, YOLO)
+        cards.decode_answer({"card": tensor}, YOLO)
 
 
 def test_a_missing_or_empty_card_is_refused():
     for answer in ({}, {"card": np.empty(0, object)}):
         with pytest.raises(AnswerMalformed):
-            codec.decode_card(answer, YOLO)
+            cards.decode_answer(answer, YOLO)

@@ -5,7 +5,7 @@ import pytest
 
 from cytoserve.contract import MAX_FRAME_BYTES, MAX_SIDE
 from cytoserve.errors import FrameTooLarge, UnsupportedImage
-from cytoserve.frames import check_frame, to_wire
+from cytoserve.frames import check_layout, to_wire
 
 RAMP = np.arange(2 * 3 * 3).reshape(2, 3, 3)
 
@@ -98,4 +98,4 @@ def test_too_large_is_refused_before_anything_is_touched(shape, dtype):
 
 @pytest.mark.parametrize("shape", [(8192, 8192), (4729, 4729, 3), (MAX_SIDE, 4096)])
 def test_largest_frames_are_accepted(shape):
-    assert np.prod(check_frame(shape, np.dtype(np.uint16))) * 2 <= MAX_FRAME_BYTES
+    assert np.prod(check_layout(shape, np.dtype(np.uint16))) * 2 <= MAX_FRAME_BYTES

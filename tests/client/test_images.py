@@ -349,7 +349,7 @@ def test_damage_of_any_kind_ends_in_our_error(tmp_path, kind):
         data[places] = random.integers(0, 256, 4)
         path.write_bytes(data.tobytes())
         try:
-            check_frame(read_frame(path).shape, np.dtype(np.uint8))
+            check_frame(read_frame(path))
         except InvalidRequest:
             refused += 1
     assert refused

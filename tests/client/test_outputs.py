@@ -12,14 +12,21 @@ import pytest
 import tifffile
 from pycocotools.coco import COCO
 
-from cytoserve.outputs import OUTPUTS, coco_json, labels_tiff, table_csv, write_atomically
-from cytoserve.overlay import COLOURS, SIDES, draw_overlay
+from cytoserve.outputs import (
+    CELLS_OUTPUTS,
+    coco_json,
+    labels_tiff,
+    table_csv,
+    write_atomically,
+)
+from cytoserve.overlay import draw_overlay
+from cytoserve.picture import COLOURS, SIDES
 
 
-@pytest.mark.parametrize("kind", OUTPUTS)
+@pytest.mark.parametrize("kind", CELLS_OUTPUTS)
 @pytest.mark.parametrize("number", [0, 1, 3])
 def test_every_output_of_any_number_of_cells(kind, number, cells, frame):
-    assert OUTPUTS[kind].encode(frame, cells[:number], "a.png")
+    assert CELLS_OUTPUTS[kind].encode(frame, cells[:number], "a.png")
 
 
 def test_labels(cells, frame):
@@ -130,4 +137,4 @@ def test_a_full_disk_leaves_the_old_file_and_no_debris(tmp_path, monkeypatch):
 def test_an_encoder_that_fails_is_reported(cells, frame, monkeypatch):
     monkeypatch.setattr(cv2, "imencode", lambda *_: (False, None))
     with pytest.raises(OSError, match="could not encode"):
-        OUTPUTS["overlay"].encode(frame, cells, "a.png")
+        CELLS_OUTPUTS["overlay"].encode(frame, cells, "a.png")

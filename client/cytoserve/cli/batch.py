@@ -15,6 +15,7 @@ from cytoserve.cells import Cells
 from cytoserve.cli.inputs import Input
 from cytoserve.cli.run_record import DONE, FAILED, NOT_DONE, SKIPPED, Entry, RunRecord
 from cytoserve.client import Client
+from cytoserve.contract import PIPELINES
 from cytoserve.errors import (
     AccessDenied,
     CytoserveError,
@@ -22,10 +23,12 @@ from cytoserve.errors import (
     ServerError,
     ServerUnreachable,
 )
+from cytoserve.foreground import Foreground
 from cytoserve.images import read_frame
-from cytoserve.outputs import OUTPUTS, write_atomically
+from cytoserve.outputs import encode_output, outputs, write_atomically
 from cytoserve.self_test import run_self_test
-from cytoserve.settings import Settings
+from cytoserve.settings import ForegroundSettings, Settings
+from cytoserve.windows import frame_limits
 
 PAUSE_S = 1.0
 """Between two looks at a server that stopped answering, in seconds."""
@@ -42,19 +45,24 @@ class Job:
     """What is done to every image of a run.
 
     Attributes:
-        pipeline, settings: as for :meth:`cytoserve.Client.segment`.
-        save: keys of :data:`cytoserve.outputs.OUTPUTS`.
+        pipeline, settings: as for :meth:`cytoserve.Client.segment`, or for
+            :meth:`cytoserve.Client.foreground` where the pipeline is semantic.
+        save: keys of :func:`cytoserve.outputs.outputs`.
         out: folder of the results.
         timeout: deadline of one image in seconds.
         patience: how long to wait for a server that stopped answering, in seconds.
     """
 
     pipeline: str
-    settings: Settings
+    settings: Settings | ForegroundSettings
     save: tuple[str, ...]
     out: Path
     timeout: float
     patience: float
+
+    def output(self, given: Input, kind: str) -> str:
+        """Return the path of one result of an image below ``out``."""
+        return given.output(outputs(PIPELINES[self.pipeline])[kind].ending)
 
 
 @dataclass
@@ -98,41 +106,44 @@ class Batch:
     def _done(self, given: Input) -> Entry:
         """Read, ask and save one image; return what to record."""
         clock = [time.perf_counter()]
-        frame = read_frame(given.path)
+        frame = read_frame(given.path, frame_limits(PIPELINES[self.job.pipeline]))
         clock.append(time.perf_counter())
-        cells = self._patiently(lambda: self._segment(frame))
+        found = self._patiently(lambda: self._segment(frame))
         clock.append(time.perf_counter())
-        outputs = []
+        written = []
         for kind in self.job.save:
-            content = OUTPUTS[kind].encode(frame, cells, given.path.name)
-            outputs.append(given.output(OUTPUTS[kind].ending))
-            write_atomically(self.job.out / outputs[-1], content)
+            content = encode_output(kind, frame, found, given.path.name)
+            written.append(self.job.output(given, kind))
+            write_atomically(self.job.out / written[-1], content)
         clock.append(time.perf_counter())
-        if cells.capped:
+        if isinstance(found, Cells) and found.capped:
             self.tell(
-                f"capped: {given.key}: {cells.found} cells found, the best {len(cells)} kept; "
+                f"capped: {given.key}: {found.found} cells found, the best {len(found)} kept; "
                 "raise --max-cells to get them all."
             )
         steps = zip(("read", "segment", "save"), clock, clock[1:], strict=False)
         return {
             "models": dict(self.models),
-            "outputs": outputs,
-            "cells": len(cells),
-            "classes": cells.counts(),
-            "found": cells.found,
-            "capped": cells.capped,
+            "outputs": written,
+            **_counts(found),
             "seconds": {name: round(end - start, 4) for name, start, end in steps},
         }
 
-    def _segment(self, frame: NDArray[Any]) -> Cells:
+    def _segment(self, frame: NDArray[Any]) -> Cells | Foreground:
         job = self.job
-        cells = self.client.segment(
-            frame, job.pipeline, **asdict(job.settings), timeout=job.timeout
-        )
+        found: Cells | Foreground
+        if isinstance(job.settings, Settings):
+            found = self.client.segment(
+                frame, job.pipeline, **asdict(job.settings), timeout=job.timeout
+            )
+        else:
+            found = self.client.foreground(
+                frame, job.pipeline, **asdict(job.settings), timeout=job.timeout
+            )
         self.models = self.client.card(job.pipeline, timeout=job.timeout).hashes()
-        return cells
+        return found
 
-    def _patiently(self, ask: Callable[[], Cells]) -> Cells:
+    def _patiently(self, ask: Callable[[], Cells | Foreground]) -> Cells | Foreground:
         """Ask; where the server fails, wait until it passes its self-test, and ask once more.
 
         So an image at fault costs two answers, and a server that is restarted costs none.
@@ -170,7 +181,7 @@ class Batch:
         return {"pipeline": self.job.pipeline, **asdict(self.job.settings)}
 
     def _is_up_to_date(self, given: Input, entry: Entry, known: Entry) -> bool:
-        wanted = [given.output(OUTPUTS[kind].ending) for kind in self.job.save]
+        wanted = [self.job.output(given, kind) for kind in self.job.save]
         return (
             known.get("status") in (DONE, SKIPPED)
             and all(known.get(name) == entry[name] for name in ("sha256", "job"))
@@ -178,6 +189,18 @@ class Batch:
             and set(wanted) <= set(known.get("outputs", ()))
             and all((self.job.out / name).is_file() for name in wanted)
         )
+
+
+def _counts(found: Cells | Foreground) -> Entry:
+    """What ``run.json`` says of a result."""
+    if isinstance(found, Foreground):
+        return {"class": found.class_name, **found.summary()}
+    return {
+        "cells": len(found),
+        "classes": found.counts(),
+        "found": found.found,
+        "capped": found.capped,
+    }
 
 
 def _sha256(path: Path) -> str:

@@ -9,10 +9,12 @@ import click
 
 import cytoserve
 from cytoserve import contract
+from cytoserve.cells import Cells
 from cytoserve.cli.exit_codes import EPILOG, ExitCode
 from cytoserve.cli.options import timeout_option, url_option
 from cytoserve.client import Client
 from cytoserve.errors import CytoserveError
+from cytoserve.foreground import Foreground
 from cytoserve.self_test import run_self_test
 
 
@@ -47,13 +49,20 @@ def doctor(url: str, timeout: float) -> None:
 def _check(client: Client, pipeline: str, timeout: float) -> bool:
     start = time.perf_counter()
     try:
-        cells = run_self_test(client, pipeline, timeout)
+        found = run_self_test(client, pipeline, timeout)
     except CytoserveError as error:
         _line("FAIL", f"{pipeline}: {error}")
         return False
     milliseconds = 1000 * (time.perf_counter() - start)
-    _line("ok", f"{pipeline}: a test image answered in {milliseconds:.0f} ms, {len(cells)} cells")
+    _line("ok", f"{pipeline}: a test image answered in {milliseconds:.0f} ms, {_words(found)}")
     return True
+
+
+def _words(found: Cells | Foreground) -> str:
+    if isinstance(found, Cells):
+        return f"{len(found)} cells"
+    nuclei = "" if found.centres is None else f", {len(found.centres)} nuclei"
+    return f"{found.confluency:.1f} % {found.class_name}{nuclei}"
 
 
 def _line(state: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""``cytoserve segment``: find the cells of many images and write what was found."""
+"""``cytoserve segment``: find the cells or the foreground of many images and write it."""
 
 from __future__ import annotations
 
@@ -19,21 +19,16 @@ from cytoserve.cli.batch import Batch, Job
 from cytoserve.cli.exit_codes import EPILOG, ExitCode
 from cytoserve.cli.inputs import Input, find_inputs
 from cytoserve.cli.options import timeout_option, url_option
+from cytoserve.cli.pipeline_options import (
+    check_options,
+    check_save,
+    kinds_help,
+    parse_save,
+    takers_help,
+)
 from cytoserve.cli.run_record import FAILED, STATES, Entry, RunRecord
 from cytoserve.client import Client
-from cytoserve.outputs import OUTPUTS
-from cytoserve.settings import DEFAULT_PIPELINE, Settings
-
-
-def parse_save(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
-    """Read ``labels,table`` as a tuple; refuse what is no output."""
-    kinds = tuple(dict.fromkeys(kind.strip() for kind in value.split(",")))
-    unknown = [kind for kind in kinds if kind not in OUTPUTS]
-    if unknown:
-        raise click.BadParameter(
-            f"A list of {', '.join(OUTPUTS)}, with commas; given: {', '.join(unknown)!r}."
-        )
-    return kinds
+from cytoserve.settings import DEFAULT_PIPELINE, ForegroundSettings, Settings
 
 
 @click.command(epilog=EPILOG)
@@ -53,13 +48,10 @@ def parse_save(context: click.Context, parameter: click.Parameter, value: str) -
 )
 @click.option(
     "--save",
-    default="labels,table",
-    show_default=True,
+    default=None,
     callback=parse_save,
     metavar="KINDS",
-    help="What to write, with commas: "
-    + "; ".join(f"{kind} ({output.summary})" for kind, output in OUTPUTS.items())
-    + ".",
+    help=f"What to write, with commas. {kinds_help()}",
 )
 @url_option
 @click.option(
@@ -67,21 +59,37 @@ def parse_save(context: click.Context, parameter: click.Parameter, value: str) -
     type=float,
     default=contract.SCORE_THRESHOLD,
     show_default=True,
-    help="Drop detections that score below, 0 to 1.",
+    help=f"Drop detections that score below, 0 to 1. {takers_help('score_threshold')}",
 )
 @click.option(
     "--overlap-threshold",
     type=float,
     default=contract.OVERLAP_THRESHOLD,
     show_default=True,
-    help="Of two boxes with a larger IoU keep the better-scored one, 0 to 1.",
+    help="Of two boxes with a larger IoU keep the better-scored one, 0 to 1. "
+    + takers_help("overlap_threshold"),
 )
 @click.option(
     "--max-cells",
     type=int,
     default=contract.MAX_CELLS,
     show_default=True,
-    help="Most cells of one image; reaching it is reported.",
+    help=f"Most cells of one image; reaching it is reported. {takers_help('max_cells')}",
+)
+@click.option(
+    "--probability-threshold",
+    type=float,
+    default=contract.PROBABILITY_THRESHOLD,
+    show_default=True,
+    help="Pixels of at least this probability are foreground, 0 to 1. "
+    + takers_help("probability_threshold"),
+)
+@click.option(
+    "--white-level",
+    type=float,
+    default=None,
+    help="The image's value for white, such as 4095 of a 12-bit camera; by default 255 for 8 bits, "
+    f"65535 for 16, 1 for float. {takers_help('white_level')}",
 )
 @timeout_option
 @click.option(
@@ -92,19 +100,23 @@ def parse_save(context: click.Context, parameter: click.Parameter, value: str) -
     metavar="SECONDS",
     help="How long to wait for a server that stopped answering.",
 )
+@click.pass_context
 def segment(
+    context: click.Context,
     paths: tuple[str, ...],
     pipeline: str,
     out: Path,
-    save: tuple[str, ...],
+    save: tuple[str, ...] | None,
     url: str,
     score_threshold: float,
     overlap_threshold: float,
     max_cells: int,
+    probability_threshold: float,
+    white_level: float | None,
     timeout: float,
     patience: float,
 ) -> None:
-    """Find the cells of the images at PATHS: files, folders and globs.
+    """Find the cells, or the foreground, of the images at PATHS: files, folders and globs.
 
     Folders are searched with all their subfolders for PNG, JPEG, BMP and TIFF images. Results
     keep the place of their image below the folder that all PATHS share: a/x.png becomes
@@ -113,17 +125,19 @@ def segment(
     An image that cannot be done is recorded in OUT/run.json and the others are done. The same
     command again skips what is done, unless image, models or settings have changed.
     """
+    asked = contract.PIPELINES[pipeline]
+    check_options(context, asked)
+    kinds = check_save(save, asked)
+    settings: Settings | ForegroundSettings
+    if asked.is_semantic:
+        settings = ForegroundSettings(probability_threshold, white_level)
+        settings.check_for(asked)
+    else:
+        settings = Settings(score_threshold, overlap_threshold, max_cells)
     inputs = find_inputs(paths, out)
     if not inputs:
         _end(ExitCode.NOTHING_TO_DO, f"No image found at {', '.join(paths)}: check the paths.")
-    job = Job(
-        pipeline,
-        Settings(score_threshold, overlap_threshold, max_cells),
-        save,
-        out,
-        timeout,
-        patience,
-    )
+    job = Job(pipeline, settings, kinds, out, timeout, patience)
     with Client(url, timeout=timeout) as client:
         _end(*_run(job, client, url, inputs))
 
