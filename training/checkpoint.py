@@ -23,7 +23,14 @@ from training.validation_errors import explain
 
 WEIGHTS_FILE = "model.safetensors"
 RECIPE_FILE = "recipe.json"
-RECORDED_PACKAGES = ("torch", "torchvision", "ultralytics", "lightning", "numpy")
+RECORDED_PACKAGES = (
+    "torch",
+    "torchvision",
+    "ultralytics",
+    "segmentation-models-pytorch",
+    "lightning",
+    "numpy",
+)
 
 
 class CheckpointError(ValueError):

@@ -18,7 +18,8 @@ from training.validation_errors import explain
 Settings = TypeVar("Settings", bound=BaseModel)
 
 DATA_HELP = (
-    "Annotated data set: a folder in COCO, label image or YOLO-seg layout. DIR@FILE takes only "
+    "Annotated data set: a folder in COCO, label image or YOLO-seg layout, or the path of one "
+    "COCO JSON. DIR@FILE takes only "
     "the frames that FILE names, one a line without suffix. May be given several times."
 )
 SETTINGS_HELP = "YAML file of settings that change the preset's."
@@ -61,6 +62,8 @@ def _read_one(argument: str) -> tuple[AnnotatedDataset, str]:
     files = [path for path in Path(directory).rglob("*") if path.is_file()]
     try:
         dataset = read_annotated(Path(directory))
+        if Path(directory).is_file():  # one JSON of several; its images lie where it says
+            files = [Path(directory), *(frame.path for frame in dataset.frames)]
         if listing:
             dataset = dataset.subset(Path(listing).read_text().split())
             files.append(Path(listing))

@@ -12,7 +12,7 @@ from training.readers.yolo_seg import read_yolo_seg
 __all__ = ["AnnotatedDataset", "AnnotationError", "read_annotated"]
 
 LAYOUTS = (
-    "COCO: images/ and instances.json (or one other *.json); "
+    "COCO: images/ and instances.json (or one other *.json; of several, name the file); "
     "label images: images/, labels/*.png or *.tif and, for several classes, classes.json; "
     "YOLO-seg: images/, labels/*.txt and data.yaml"
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,10 +28,10 @@ def read_text(path: Path) -> str:
         raise AnnotationError(path, "", "is not UTF-8 text; export it again") from error
 
 
-def read_json(path: Path) -> Any:
-    """The parsed JSON of ``path``."""
+def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """The parsed JSON of ``path``; ``object_hook`` is that of :func:`json.loads`."""
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path), object_hook=object_hook)
     except json.JSONDecodeError as error:
         entry = f"line {error.lineno}, column {error.colno}"
         raise AnnotationError(
@@ -90,7 +91,8 @@ def _entry(raw: Any, location: tuple[int | str, ...]) -> str:
         return ""
     name, item = str(location[0]), None
     if len(location) > 1 and isinstance(location[1], int):
-        item = raw[name][location[1]]
+        items = raw[name]
+        item = list(items.values() if isinstance(items, dict) else items)[location[1]]
         name = f"{name}[{location[1]}]"
     if isinstance(item, dict) and "id" in item:
         name = f"{str(location[0]).removesuffix('s')} {item['id']}"

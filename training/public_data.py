@@ -1,0 +1,97 @@
+"""The public data sets of the studies: where they lie, under which licence, how large they are.
+
+Only what their publishers, or files that quote them, state is written here; what is not known is
+None, and `training.fetch` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class PublicFile(BaseModel):
+    """One file of a data set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str
+    path: str
+    """Where it goes below the folder of the data set; a zip file is unpacked beside it."""
+    stated_size: str | None = None
+    """As its publisher rounds it."""
+    size: int | None = Field(default=None, ge=0)
+    """Bytes, where they are known exactly."""
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """None where its publisher states none: it is recorded at the first download."""
+
+
+class PublicDataset(BaseModel):
+    """One data set; all its files are needed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    page: str
+    """Where its publisher describes it."""
+    citation: str
+    licence: str
+    files: tuple[PublicFile, ...]
+    read_with: str
+    """What reads it, below the folder that it was fetched to."""
+
+
+_LIVECELL = "http://livecell-dataset.s3.eu-central-1.amazonaws.com/LIVECell_dataset_2021"
+
+PUBLIC_DATASETS: Mapping[str, PublicDataset] = MappingProxyType(
+    {
+        "livecell": PublicDataset(
+            title="LIVECell: 1.6 million cells in over 5,000 phase-contrast images",
+            page="https://github.com/sartorius-research/LIVECell",
+            citation="Edlund et al. 2021, https://doi.org/10.1038/s41592-021-01249-6",
+            licence="CC BY-NC 4.0: not for commercial use",
+            files=(
+                PublicFile(
+                    url=f"{_LIVECELL}/images.zip", path="images.zip", stated_size="about 1.3 GB"
+                ),
+                *(
+                    PublicFile(
+                        url=f"{_LIVECELL}/annotations/LIVECell/livecell_coco_{split}.json",
+                        path=f"annotations/LIVECell/livecell_coco_{split}.json",
+                    )
+                    for split in ("train", "val", "test")
+                ),
+            ),
+            read_with="--data OUT/annotations/LIVECell/livecell_coco_{train,val,test}.json",
+        ),
+        "glioma-c6": PublicDataset(
+            title="Glioma C6: cells and somata in phase-contrast images",
+            page="https://zenodo.org/records/17352019",
+            citation="Malashin et al. 2025, https://doi.org/10.48550/arXiv.2511.07286",
+            licence="CC BY-NC 4.0 by its record: not for commercial use (the paper: CC BY-NC-ND)",
+            files=(
+                PublicFile(
+                    url="https://zenodo.org/records/17352019/files/dataset.zip?download=1",
+                    path="dataset.zip",
+                    stated_size="947.0 MB",
+                ),
+            ),
+            read_with="--data OUT/dataset/spec/{train,valid,test}",
+        ),
+        "brecahad": PublicDataset(
+            title="BreCaHAD: centres of nuclei in 162 breast cancer images",
+            page="https://doi.org/10.6084/m9.figshare.7379186.v3",
+            citation="Aksac et al. 2019, https://doi.org/10.1186/s13104-019-4121-7",
+            licence="CC BY 4.0",
+            files=(
+                PublicFile(
+                    url="https://ndownloader.figshare.com/files/14062469", path="BreCaHAD.zip"
+                ),
+            ),
+            read_with="python -m training.nuclei_tiles --data OUT/BreCaHAD",
+        ),
+    }
+)
+"""Data set by the name that `training.fetch` takes."""

@@ -1,0 +1,361 @@
+"""Train the U-Nets of studies S2 and S3.
+
+Study S2, glioma cells on whole frames; the network of the first command starts from ImageNet's
+weights, that of the third from the whole model of the second:
+
+\b
+    python -m training.unet glioma --data runs/data/c6 --out runs/c6 --encoder MiT-B3 \\
+        --init imagenet --resolution 1472p --mode resize
+    python -m training.unet glioma --preset pre-train --data runs/data/livecell --out runs/livecell
+    python -m training.unet glioma --data runs/data/c6 --init runs/livecell --out runs/c6-livecell
+
+Study S3, tumour nuclei on the tiles that `training.nuclei_tiles` makes:
+
+\b
+    python -m training.unet nuclei --tiles runs/tiles/256-128 --out runs/nuclei --network U-Net
+
+`--preset demo` takes minutes on two CPU cores. A run that was cut off goes on with `--resume`. OUT
+is the checkpoint, of the epoch with the best Dice in validation; OUT/log is for TensorBoard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from torch.utils.data import DataLoader
+
+from training.annotated import AnnotatedDataset
+from training.checkpoint import (
+    CheckpointError,
+    Recipe,
+    fill_network,
+    hash_files,
+    load_checkpoint,
+    new_recipe,
+    save_checkpoint,
+)
+from training.command_line import DATA_HELP, SETTINGS_HELP, choose_settings, read_data
+from training.lightning_runs import STATE_NAME, fit
+from training.nuclei_tiles import Tile, read_tile_index
+from training.progress import EpochProgress
+from training.run_folder import RESUME_HELP, RunFolder
+from training.splits import split_by_frame
+from training.unet_encoders import NETWORKS, NUCLEI_NETWORKS, PLAIN_UNET
+from training.unet_frames import (
+    EpochBatches,
+    MaskedImage,
+    TrainingWindows,
+    ValidationImages,
+    foreground_share,
+    prepare_frames,
+    read_tiles,
+    weigh_borders,
+)
+from training.unet_network import ARCHITECTURE, UNet, build_unet
+from training.unet_settings import GLIOMA_PRESETS, NUCLEI_PRESETS, UnetSettings
+from training.unet_trainer import VALIDATION_LOSS, UnetTraining
+
+RANDOM = "random"
+IMAGENET = "imagenet"
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def train_unet(
+    train: AnnotatedDataset,
+    validation: AnnotatedDataset,
+    settings: UnetSettings,
+    out: Path,
+    *,
+    init: str = RANDOM,
+    seed: int = 0,
+    resume: bool = False,
+    data: Mapping[str, str] | None = None,
+) -> Recipe:
+    """Train one U-Net of study S2 and write its checkpoint to ``out``.
+
+    Args:
+        train: frames to train on; cells of all classes are foreground.
+        validation: other frames, by which the best epoch is chosen.
+        settings: of the run.
+        out: folder of the checkpoint.
+        init: ``random``, ``imagenet`` for the encoder, or a checkpoint folder for the whole model.
+        seed: of the weights, the order, the windows and their changes.
+        resume: go on with a run that was cut off.
+        data: data sets and their sha256, for the recipe.
+
+    Returns:
+        The recipe that was written, with the metrics of the best epoch.
+
+    Raises:
+        ValueError: frames, settings and split do not go together.
+        CheckpointError: weights to start from, or the run to resume, cannot be had.
+    """
+    shared = {f.path for f in train.frames} & {f.path for f in validation.frames}
+    if shared:
+        raise ValueError(
+            f"{len(shared)} frames stand in training and validation, {min(shared)} among them; "
+            "validate on frames that are not trained on."
+        )
+    images = prepare_frames(train), prepare_frames(validation)
+    facts = _facts(settings, {}, data or {}, init, seed)
+    return _train(*images, settings, RunFolder(out, STATE_NAME), facts, resume=resume)
+
+
+def train_nuclei(
+    tiles: Path,
+    settings: UnetSettings,
+    out: Path,
+    *,
+    init: str = RANDOM,
+    seed: int = 0,
+    resume: bool = False,
+) -> Recipe:
+    """Train one U-Net of study S3 on a folder of tiles and write its checkpoint to ``out``.
+
+    The tiles of the test cases choose the best epoch and the learning rate, as in the study. The
+    recipe's settings tell ``set_name``, ``tile_size`` and ``radius`` of the tiles too. See
+    :func:`train_unet` for the other arguments and errors.
+    """
+    index = read_tile_index(tiles)
+    images = _read_tiles(tiles, index.train), _read_tiles(tiles, index.test)
+    files = [tiles / file for t in (*index.train, *index.test) for file in (t.image, t.mask)]
+    data = {**index.data, str(tiles): hash_files(files)}
+    about = {"set_name": index.set_name, "tile_size": index.tile_size, "radius": index.radius}
+    facts = _facts(settings, about, data, init, seed)
+    return _train(*images, settings, RunFolder(out, STATE_NAME), facts, resume=resume)
+
+
+def _read_tiles(folder: Path, tiles: Sequence[Tile]) -> tuple[MaskedImage, ...]:
+    return read_tiles(folder, [(tile.image, tile.mask) for tile in tiles])
+
+
+def _facts(
+    settings: UnetSettings,
+    further_settings: Mapping[str, Any],
+    data: Mapping[str, str],
+    init: str,
+    seed: int,
+) -> dict[str, Any]:
+    return {
+        "architecture": ARCHITECTURE,
+        "class_names": (settings.class_name,),
+        "settings": {**settings.model_dump(), **further_settings},
+        "data": dict(data),
+        "initialised_from": init,
+        "seed": seed,
+    }
+
+
+def _train(
+    train: Sequence[MaskedImage],
+    validation: Sequence[MaskedImage],
+    settings: UnetSettings,
+    folder: RunFolder,
+    facts: Mapping[str, Any],
+    *,
+    resume: bool,
+) -> Recipe:
+    seed = facts["seed"]
+    torch.manual_seed(seed)
+    unet = _initial_unet(settings, facts["initialised_from"])
+    loaders, batches = _loaders(train, validation, settings, seed)
+    folder.begin(facts, resume=resume)
+    with EpochProgress(settings.epochs) as progress:
+        training = UnetTraining(unet, settings, batches=batches, seed=seed, progress=progress)
+        fit(
+            training,
+            loaders,
+            folder,
+            epochs=settings.epochs,
+            bf16=settings.bf16,
+            resume=resume,
+            callbacks=_early_stopping(settings),
+        )
+    recipe = new_recipe(**facts, metrics=training.best_metrics)
+    save_checkpoint(folder.out, training.best_weights, recipe)
+    folder.finish()
+    return recipe
+
+
+def _initial_unet(settings: UnetSettings, init: str) -> UNet:
+    unet = build_unet(settings.encoder, width=settings.width, imagenet=init == IMAGENET)
+    if init in (RANDOM, IMAGENET):
+        return unet
+    weights, recipe = load_checkpoint(Path(init), ARCHITECTURE)
+    before = recipe.settings.get("encoder")
+    if before != settings.encoder:
+        raise CheckpointError(
+            f"{init} is a U-Net with the encoder {before}; here {settings.encoder} is trained. The "
+            f"whole model starts from it, so choose that encoder."
+        )
+    fill_network(unet, weights, init)
+    return unet
+
+
+def _loaders(
+    train: Sequence[MaskedImage],
+    validation: Sequence[MaskedImage],
+    settings: UnetSettings,
+    seed: int,
+) -> tuple[tuple[DataLoader[Any], ...], EpochBatches]:
+    """Batches to train on and to validate on.
+
+    Raises:
+        ValueError: there is nothing to train on, to validate on, or to be learnt.
+    """
+    if not train or not validation:
+        raise ValueError(
+            "a U-Net needs images to train on and others to validate on; got "
+            f"{len(train)} and {len(validation)}. Annotate more, or split them otherwise."
+        )
+    share = foreground_share(train)
+    if share == 0:
+        raise ValueError(f"there is no foreground in any of {len(train)} images to train on.")
+    if settings.border_map:
+        w0, sigma = settings.border_weight, settings.border_sigma
+        train = weigh_borders(train, share, w0=w0, sigma=sigma)
+        validation = weigh_borders(validation, share, w0=w0, sigma=sigma)
+    windows = TrainingWindows(train, settings)
+    images = ValidationImages(validation, settings)
+    batches = EpochBatches(len(windows), settings.windows_per_frame, settings.batch, seed)
+    return (
+        DataLoader(windows, batch_sampler=batches),
+        DataLoader(images, settings.batch if images.share_a_size else 1),
+    ), batches
+
+
+def _early_stopping(settings: UnetSettings) -> list[Callback]:
+    if settings.early_stopping is None:
+        return []
+    return [EarlyStopping(VALIDATION_LOSS, patience=settings.early_stopping)]
+
+
+def _report(out: Path, recipe: Recipe) -> None:
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in recipe.metrics.items())
+    click.echo(f"checkpoint {out}: {recipe.class_names[0]}, {metrics}")
+
+
+def _run_options(presets: Mapping[str, UnetSettings]) -> Callable[[Command], Command]:
+    """The options that both commands have."""
+    options = (
+        click.option(
+            "--out", type=click.Path(path_type=Path), required=True, help="Checkpoint folder."
+        ),
+        click.option(
+            "--init",
+            default=RANDOM,
+            help="`random`, `imagenet` (the encoder), or a checkpoint folder (the whole model).",
+        ),
+        click.option(
+            "--preset", type=click.Choice(list(presets)), default="study", help="Settings by name."
+        ),
+        click.option("--settings", "file", type=click.Path(path_type=Path), help=SETTINGS_HELP),
+        click.option("--epochs", type=int, help="Passes over the data."),
+        click.option("--bf16/--no-bf16", default=None, help="Mixed precision in bfloat16."),
+        click.option(
+            "--seed",
+            type=click.IntRange(min=0),
+            default=0,
+            help="Of the split, the weights, the windows and their changes.",
+        ),
+        click.option("--resume", is_flag=True, help=RESUME_HELP),
+    )
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+@click.group(help=__doc__, context_settings={"show_default": True})
+def main() -> None:
+    """Train U-Nets; the module's docstring is the help."""
+
+
+@main.command()
+@click.option("--data", multiple=True, required=True, help=DATA_HELP)
+@click.option("--validation", multiple=True, help="The same, of frames to validate on only.")
+@click.option("--encoder", type=click.Choice(NETWORKS), help="By the study's name.")
+@click.option(
+    "--resolution", help="704p, 1472p, 2592p, native or <width>x<height>, of the network's input."
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["resize", "crop"]),
+    help="Whole frames scaled to the resolution, or windows of it at native scale.",
+)
+@click.option(
+    "--validation-share", type=float, help="Share of the frames, where none are given to validate."
+)
+@_run_options(GLIOMA_PRESETS)
+def glioma(
+    data: tuple[str, ...],
+    validation: tuple[str, ...],
+    out: Path,
+    init: str,
+    preset: str,
+    file: Path | None,
+    seed: int,
+    resume: bool,
+    **overrides: Any,
+) -> None:
+    """Study S2: cells of phase-contrast frames; all annotated objects are one foreground."""
+    settings = choose_settings(GLIOMA_PRESETS, preset, file, **overrides)
+    dataset, hashes = read_data(data, one_class=True)
+    with RunFolder(out, STATE_NAME).reported():
+        if validation:
+            train = dataset
+            kept, kept_hashes = read_data(validation, one_class=True)
+            hashes |= kept_hashes
+        else:
+            train, kept = split_by_frame(dataset, settings.validation_share, seed)
+        recipe = train_unet(
+            train, kept, settings, out, init=init, seed=seed, resume=resume, data=hashes
+        )
+    _report(out, recipe)
+
+
+@main.command()
+@click.option(
+    "--tiles",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of tiles, made by `python -m training.nuclei_tiles`.",
+)
+@click.option(
+    "--network",
+    type=click.Choice(list(NUCLEI_NETWORKS)),
+    default=PLAIN_UNET,
+    help="By the study's name.",
+)
+@_run_options(NUCLEI_PRESETS)
+def nuclei(
+    tiles: Path,
+    network: str,
+    out: Path,
+    init: str,
+    preset: str,
+    file: Path | None,
+    seed: int,
+    resume: bool,
+    **overrides: Any,
+) -> None:
+    """Study S3: nuclei of H&E tiles, the cross-entropy weighted by the border map."""
+    settings = choose_settings(
+        NUCLEI_PRESETS, preset, file, encoder=NUCLEI_NETWORKS[network], **overrides
+    )
+    with RunFolder(out, STATE_NAME).reported():
+        recipe = train_nuclei(tiles, settings, out, init=init, seed=seed, resume=resume)
+    _report(out, recipe)
+
+
+if __name__ == "__main__":
+    main()

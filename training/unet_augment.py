@@ -1,0 +1,47 @@
+"""Random changes of one training image and its mask, drawn anew every time it is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+
+def turn(
+    planes: Sequence[Tensor], generator: torch.Generator, *, flips: bool, quarter: bool | None
+) -> tuple[Tensor, ...]:
+    """Flip and rotate planes ``[C, H, W]`` of one image alike.
+
+    Args:
+        planes: image, mask and whatever else lies on the same pixels.
+        generator: of the random numbers.
+        flips: mirror left-right and up-down, each with probability 0.5.
+        quarter: rotate by a multiple of 90 degrees: an odd one where True, which exchanges height
+            and width, an even one where False; None never rotates.
+    """
+    mirror = [bool(torch.rand((), generator=generator) < 0.5) for _ in range(2)]
+    axes = [axis for axis, drawn in zip((1, 2), mirror, strict=True) if drawn and flips]
+    half = 2 * int(torch.randint(2, (), generator=generator))
+    turns = 0 if quarter is None else half + int(quarter)
+    return tuple(torch.rot90(plane.flip(axes), turns, (1, 2)) for plane in planes)
+
+
+def change_appearance(
+    image: Tensor, generator: torch.Generator, *, sharpness: float, contrast: float
+) -> Tensor:
+    """Sharpen or blur, and raise or lower the contrast of uint8 ``[3, H, W]``.
+
+    Args:
+        image: one training image.
+        generator: of the random numbers.
+        sharpness: factors of torchvision's `adjust_sharpness` are drawn from 1 - this to 1 + this.
+        contrast: the same of `adjust_contrast`.
+    """
+    sharper, stronger = 2 * torch.rand(2, generator=generator) - 1
+    if sharpness:
+        image = transforms.adjust_sharpness(image, 1 + sharpness * float(sharper))
+    if contrast:
+        image = transforms.adjust_contrast(image, 1 + contrast * float(stronger))
+    return image

@@ -1,0 +1,138 @@
+"""The U-Nets of studies S2 and S3, as they are trained and as they are exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from training.checkpoint import CheckpointError, Recipe, fill_network, load_checkpoint
+from training.classifier import IMAGENET_MEAN, IMAGENET_STD
+from training.unet_encoders import NETWORKS, PLAIN_UNET, smp_unet
+
+ARCHITECTURE = "unet"
+ENCODER_STRIDE = 32
+PLAIN_STRIDE = 16
+WIDTH = 64
+"""Channels of the plain U-Net's first level, as in Ronneberger et al. 2015."""
+
+
+class UNet(nn.Module):
+    """A segmentation network behind ImageNet's pixel statistics, for images of any size.
+
+    An image is padded right and below to the network's stride by repeating its last column and
+    row, and the answer is cut back. Sizes stay tensors, so that a traced graph takes any.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits float32 ``[B, 1, H, W]`` of RGB images uint8 ``[B, 3, H, W]``, H, W >= 1."""
+        shape = torch._shape_as_tensor(images)
+        height, width = shape[2], shape[3]
+        padded = images.index_select(2, self._padded(height, images.device))
+        padded = padded.index_select(3, self._padded(width, images.device))
+        logits: Tensor = self.network((padded.float() / 255 - self.mean) / self.std)
+        return logits[:, :, :height, :width].float()
+
+    def _padded(self, length: Tensor, device: torch.device) -> Tensor:
+        """Source index of every row (or column) of the padded image."""
+        blocks = torch.div(length + self.stride - 1, self.stride, rounding_mode="floor")
+        end = blocks * self.stride
+        indices = torch.arange(end, device=device)  # type: ignore[call-overload]  # not a number
+        return torch.minimum(indices, (length - 1).to(device))
+
+
+class PlainUNet(nn.Module):
+    """The U-Net of Ronneberger et al. 2015: five levels, each of twice the channels.
+
+    As is usual now, its convolutions are padded, so that the answer has the size of the image,
+    and batch-normalised, without which study S3's learning rate of 0.1 diverges. The 2x2
+    up-convolution is a 1x1 convolution and bilinear up-sampling; in that order, which gives the
+    same as the reverse with a quarter of the work.
+    """
+
+    def __init__(self, width: int = WIDTH) -> None:
+        super().__init__()
+        widths = [width * 2**level for level in range(5)]
+        self.down = nn.ModuleList(
+            _two_convolutions(before, after)
+            for before, after in zip([3, *widths[:-1]], widths, strict=True)
+        )
+        deep = list(reversed(widths))
+        self.narrow = nn.ModuleList(nn.Conv2d(w, w // 2, kernel_size=1) for w in deep[:-1])
+        self.up = nn.ModuleList(_two_convolutions(w, w // 2) for w in deep[:-1])
+        self.head = nn.Conv2d(width, 1, kernel_size=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[B, 1, H, W]`` of float images ``[B, 3, H, W]``, sides multiples of 16."""
+        levels = [self.down[0](images)]
+        for convolutions in list(self.down)[1:]:
+            levels.append(convolutions(nn.functional.max_pool2d(levels[-1], 2)))
+        values = levels.pop()
+        for narrow, convolutions in zip(self.narrow, self.up, strict=True):
+            raised = nn.functional.interpolate(narrow(values), scale_factor=2, mode="bilinear")
+            values = convolutions(torch.cat([levels.pop(), raised], dim=1))
+        logits: Tensor = self.head(values)
+        return logits
+
+
+def _two_convolutions(before: int, after: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, after, kernel_size=3, padding=1, bias=False),
+        nn.BatchNorm2d(after),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(after, after, kernel_size=3, padding=1, bias=False),
+        nn.BatchNorm2d(after),
+        nn.ReLU(inplace=True),
+    )
+
+
+def build_unet(encoder: str, *, width: int = WIDTH, imagenet: bool = False) -> UNet:
+    """A U-Net with random weights.
+
+    Args:
+        encoder: one of ``training.unet_encoders.NETWORKS``, by the study's name.
+        width: channels of the first level of the plain U-Net; encoders have their own.
+        imagenet: fill the encoder with ImageNet weights.
+
+    Raises:
+        ValueError: there is no such encoder.
+        CheckpointError: ImageNet weights cannot be fetched, or there are none.
+    """
+    if encoder not in NETWORKS:
+        raise ValueError(f"unknown encoder {encoder!r}; choose one of: {', '.join(NETWORKS)}.")
+    if encoder == PLAIN_UNET:
+        if imagenet:
+            raise CheckpointError(
+                f"there are no ImageNet weights of the plain {PLAIN_UNET}; start from random "
+                "weights (--init random), or choose an encoder that has them."
+            )
+        return UNet(PlainUNet(width), PLAIN_STRIDE)
+    return UNet(smp_unet(encoder, imagenet=imagenet), ENCODER_STRIDE)
+
+
+def load_unet(directory: Path) -> tuple[UNet, Recipe]:
+    """The trained U-Net of a checkpoint folder, in evaluation mode, and its recipe.
+
+    Raises CheckpointError, see `training.checkpoint.load_checkpoint`.
+    """
+    weights, recipe = load_checkpoint(directory, ARCHITECTURE)
+    encoder, width = recipe.settings.get("encoder"), recipe.settings.get("width", WIDTH)
+    if encoder not in NETWORKS or not isinstance(width, int) or width < 1:
+        raise CheckpointError(
+            f"{directory}: the recipe's settings name no U-Net of this version: encoder "
+            f"{encoder!r}, width {width!r}. Encoders are {', '.join(NETWORKS)}."
+        )
+    unet = build_unet(encoder, width=width)
+    fill_network(unet, weights, str(directory))
+    return unet.eval(), recipe

@@ -1,0 +1,133 @@
+"""One step, one validation of a U-Net: what Lightning runs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.dice import FOREGROUND_PROBABILITY, dice_score, iou_score
+from training.progress import EpochProgress
+from training.unet_frames import EpochBatches
+from training.unet_losses import LOSSES
+from training.unet_network import UNet
+from training.unet_settings import UnetSettings
+
+VALIDATION_LOSS = "validation/loss"
+"""What early stopping and the learning rate look at."""
+
+
+class UnetTraining(lightning.LightningModule):  # type: ignore[misc]  # ships no types
+    """One step, one validation, and the weights of the best epoch.
+
+    Dice, in the mean over the validation images, decides which epoch is best, then the loss.
+    """
+
+    def __init__(
+        self,
+        unet: UNet,
+        settings: UnetSettings,
+        *,
+        batches: EpochBatches,
+        seed: int,
+        progress: EpochProgress,
+    ) -> None:
+        super().__init__()
+        # In this order of dimensions convolutions of few channels are fast on CPUs.
+        self.unet = unet.to(memory_format=torch.channels_last)
+        self.settings = settings
+        self.loss = LOSSES[settings.loss]
+        self.batches = batches
+        self.seed = seed
+        self.progress = progress
+        self.scores: list[tuple[float, float]] = []
+        self.best_weights: dict[str, Tensor] = {}
+        self.best_metrics: dict[str, float] = {}
+
+    def on_train_start(self) -> None:
+        """Show how long the run is."""
+        self.progress.begin(self.trainer.num_training_batches, self.current_epoch)
+
+    def on_train_epoch_start(self) -> None:
+        """Give every epoch random numbers of its own."""
+        self._draw_epoch(self.current_epoch)
+
+    def training_step(self, batch: list[Tensor], batch_index: int) -> Tensor:
+        """Loss of one batch: images, masks and weights, see `training.unet_frames.Planes`."""
+        loss = self.loss(self.unet(batch[0]), batch[1], batch[2])
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch[0]))
+        rate = self.optimizers().param_groups[0]["lr"]
+        self.log("train/learning_rate", rate, on_step=False, on_epoch=True, batch_size=1)
+        self.progress.step()
+        return loss
+
+    def validation_step(self, batch: list[Tensor], batch_index: int) -> None:
+        """Loss of one batch, and the scores of every image in it."""
+        logits = self.unet(batch[0])
+        loss = self.loss(logits, batch[1], batch[2])
+        self.log(VALIDATION_LOSS, loss, batch_size=len(batch[0]))
+        predictions = (torch.sigmoid(logits) >= FOREGROUND_PROBABILITY).cpu().numpy()
+        for predicted, truth in zip(predictions, batch[1].cpu().numpy() > 0, strict=True):
+            self.scores.append((dice_score(predicted, truth), iou_score(predicted, truth)))
+
+    def on_validation_epoch_end(self) -> None:
+        """Keep the weights when Dice, then loss, is the best so far.
+
+        Raises:
+            ValueError: the loss is no longer a number.
+        """
+        dice, iou = np.mean(self.scores, axis=0)
+        self.scores.clear()
+        loss = float(self.trainer.callback_metrics[VALIDATION_LOSS])
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the training diverged: in epoch {self.current_epoch + 1} the validation loss is "
+                f"{loss}. Lower learning_rate, {self.settings.learning_rate:g}."
+            )
+        metrics = {"dice": float(dice), "iou": float(iou), "loss": loss}
+        for name in ("dice", "iou"):
+            self.log(f"validation/{name}", metrics[name])
+        self.progress.epoch(self.current_epoch + 1, metrics)
+        if not self.best_metrics or _rank(metrics) >= _rank(self.best_metrics):
+            self.best_metrics = metrics
+            self.best_weights = {k: v.clone() for k, v in self.unet.state_dict().items()}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let `--resume` know the best epoch so far."""
+        checkpoint["best"] = {"weights": self.best_weights, "metrics": self.best_metrics}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the best epoch so far from an interrupted run, and draw the epoch after it."""
+        self._draw_epoch(checkpoint["epoch"] + 1)
+        self.best_weights = checkpoint["best"]["weights"]
+        self.best_metrics = checkpoint["best"]["metrics"]
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Adam or SGD at a fixed learning rate, or one that falls when the loss stalls."""
+        settings, parameters = self.settings, self.unet.parameters()
+        optimizer = (
+            torch.optim.Adam(parameters, lr=settings.learning_rate)
+            if settings.optimizer == "Adam"
+            else torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=settings.momentum)
+        )
+        if settings.plateau_patience is None:
+            return {"optimizer": optimizer}
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, factor=settings.plateau_factor, patience=settings.plateau_patience
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "monitor": VALIDATION_LOSS},
+        }
+
+    def _draw_epoch(self, epoch: int) -> None:
+        torch.manual_seed(self.seed + epoch)
+        self.batches.epoch = epoch
+
+
+def _rank(metrics: dict[str, float]) -> tuple[float, float]:
+    return metrics["dice"], -metrics["loss"]
