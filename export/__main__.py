@@ -2,29 +2,39 @@
 
     python -m export yolo        --targets runs/targets
     python -m export yolo_resnet --cells runs/general --classifier runs/classifier
+    python -m export glioma_unet --checkpoint runs/glioma
+    python -m export glioma_unet_livecell --checkpoint runs/glioma-livecell --resize-to 1472x1120
+    python -m export nuclei_unet --checkpoint runs/nuclei
     python -m export lint
 
 A graph is installed only when ONNX Runtime and torch give the same numbers for it, and the whole
-chain of a pipeline those of ultralytics and torchvision. Versions appear complete or not at all.
+chain of a pipeline those of the libraries that trained it. Versions appear complete or not at all.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import numpy.typing as npt
 
+from cytoserve.contract import MAX_SIDE
 from cytoserve.model_config import ModelConfigError
+from export.foreground_pipelines import export_glioma_unet, export_nuclei_unet
 from export.frames import parity_frames
 from export.install import RepositoryBusyError
+from export.instance_pipelines import export_yolo, export_yolo_resnet
 from export.lint import lint_repository
 from export.parity import ParityError
-from export.pipelines import export_yolo, export_yolo_resnet, install_pipeline
+from export.pipelines import ExportedPipeline, install_pipeline
 from training.checkpoint import CheckpointError
+from training.unet_network import load_unet
+from training.yolo_network import load_network
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -77,9 +87,8 @@ def main() -> None:
 @FRAMES
 def yolo(targets: Path, repository: Path, frames: Path | None) -> None:
     """Pipeline `yolo`: a network fine-tuned to the target classes."""
-    chosen = parity_frames(frames, targets)
-    pipeline = export_yolo(targets, _say)
-    _report(install_pipeline(pipeline, repository, chosen, _command(), _say))
+    chosen = parity_frames(frames, load_network(targets)[1])
+    _install(export_yolo(targets, _say), repository, chosen)
 
 
 @main.command("yolo_resnet")
@@ -89,9 +98,72 @@ def yolo(targets: Path, repository: Path, frames: Path | None) -> None:
 @FRAMES
 def yolo_resnet(cells: Path, classifier: Path, repository: Path, frames: Path | None) -> None:
     """Pipeline `yolo_resnet`: a one-class network, then a classifier on every cell."""
-    chosen = parity_frames(frames, cells)
-    pipeline = export_yolo_resnet(cells, classifier, _say)
-    _report(install_pipeline(pipeline, repository, chosen, _command(), _say))
+    chosen = parity_frames(frames, load_network(cells)[1])
+    _install(export_yolo_resnet(cells, classifier, _say), repository, chosen)
+
+
+def frame_size(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[int, int] | None:
+    """(width, height) of the value of ``--resize-to``."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+)x(\d+)", value)
+    sides = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not all(1 <= side <= MAX_SIDE for side in sides):
+        raise click.BadParameter(
+            f"{value!r} is no size; write width x height in pixels, 1 to {MAX_SIDE} each, as in "
+            "1472x1120."
+        )
+    return sides
+
+
+UNET = _checkpoint("--checkpoint", "Checkpoint of `python -m training.unet`.")
+RESIZE_TO = click.option(
+    "--resize-to",
+    metavar="WxH",
+    callback=frame_size,
+    help="Resize every frame to this size before the network, and its probability back: the size "
+    "that it was trained on, where frames come in another. Default: frames as they are.",
+)
+
+
+@main.command("glioma_unet")
+@UNET
+@RESIZE_TO
+@REPOSITORY
+@FRAMES
+def glioma_unet(
+    checkpoint: Path, resize_to: tuple[int, int] | None, repository: Path, frames: Path | None
+) -> None:
+    """Pipeline `glioma_unet`: a U-Net on whole frames, ImageNet-initialised."""
+    chosen = parity_frames(frames, load_unet(checkpoint)[1])
+    pipeline = export_glioma_unet("glioma_unet", checkpoint, resize_to, _say)
+    _install(pipeline, repository, chosen)
+
+
+@main.command("glioma_unet_livecell")
+@UNET
+@RESIZE_TO
+@REPOSITORY
+@FRAMES
+def glioma_unet_livecell(
+    checkpoint: Path, resize_to: tuple[int, int] | None, repository: Path, frames: Path | None
+) -> None:
+    """Pipeline `glioma_unet_livecell`: the same, pre-trained on LIVECell."""
+    chosen = parity_frames(frames, load_unet(checkpoint)[1])
+    pipeline = export_glioma_unet("glioma_unet_livecell", checkpoint, resize_to, _say)
+    _install(pipeline, repository, chosen)
+
+
+@main.command("nuclei_unet")
+@UNET
+@REPOSITORY
+@FRAMES
+def nuclei_unet(checkpoint: Path, repository: Path, frames: Path | None) -> None:
+    """Pipeline `nuclei_unet`: a U-Net on overlapping tiles of stained tissue."""
+    chosen = parity_frames(frames, load_unet(checkpoint)[1])
+    _install(export_nuclei_unet(checkpoint, _say), repository, chosen)
 
 
 @main.command()
@@ -114,8 +186,10 @@ def _say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def _report(folders: list[Path]) -> None:
-    for folder in folders:
+def _install(
+    pipeline: ExportedPipeline, repository: Path, frames: Mapping[str, npt.NDArray[Any]]
+) -> None:
+    for folder in install_pipeline(pipeline, repository, frames, _command(), _say):
         click.echo(str(folder))
 
 

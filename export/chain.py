@@ -34,6 +34,7 @@ class Chain:
         models: Mapping[str, Path] | None = None,
         threads: int = 0,
     ) -> None:
+        self.pipeline = pipeline
         config = read_config(repository / pipeline / "config.pbtxt")
         self.steps = list(config.ensemble_scheduling.step)
         self.sessions = {}

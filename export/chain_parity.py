@@ -1,4 +1,4 @@
-"""The whole chain of graphs against the original libraries, on whole frames."""
+"""The whole chain of an instance pipeline against the original libraries, on whole frames."""
 
 from __future__ import annotations
 

@@ -10,25 +10,24 @@ import numpy.typing as npt
 
 from cytoserve.errors import CytoserveError
 from cytoserve.images import SUFFIXES, read_frame
-from training.checkpoint import load_checkpoint
+from training.checkpoint import Recipe
 from training.rendered import RenderSettings, render_frame
-from training.yolo_network import ARCHITECTURE
 
 COUNT = 4
 
 
-def parity_frames(given: Path | None, checkpoint: Path) -> dict[str, npt.NDArray[Any]]:
+def parity_frames(given: Path | None, recipe: Recipe) -> dict[str, npt.NDArray[Any]]:
     """Name -> frame, at most ``COUNT``, spread evenly over what there is.
 
     Args:
-        given: an image file or a folder of them; None looks where the checkpoint's recipe says
-            its training data were, and renders frames where those are gone.
-        checkpoint: a checkpoint folder of a YOLO network.
+        given: an image file or a folder of them; None looks where the recipe says its training
+            data were, and renders frames where those are gone.
+        recipe: of the pipeline's network.
 
     Raises:
         click.UsageError: ``given`` holds no image that can be read.
     """
-    files = _images(given) if given else _trained_on(checkpoint)
+    files = _images(given) if given else _trained_on(recipe)
     if given and not files:
         raise click.UsageError(f"--frames {given}: no image with a suffix of {SUFFIXES}.")
     if not files:
@@ -41,9 +40,10 @@ def parity_frames(given: Path | None, checkpoint: Path) -> dict[str, npt.NDArray
         raise click.UsageError(f"--frames: {error}") from error
 
 
-def _trained_on(checkpoint: Path) -> list[Path]:
-    _, recipe = load_checkpoint(checkpoint, ARCHITECTURE)
-    return [f for data in recipe.data for f in _images(Path(data.partition("@")[0]) / "images")]
+def _trained_on(recipe: Recipe) -> list[Path]:
+    """Images of the data sets in the recipe: they lie in its folder ``images`` or in itself."""
+    folders = [Path(data.partition("@")[0]) for data in recipe.data]
+    return [file for folder in folders for file in _images(folder / "images") or _images(folder)]
 
 
 def _images(place: Path) -> list[Path]:

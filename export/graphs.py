@@ -40,7 +40,9 @@ def trace_graph(
     either.
     """
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        # It says that it is superseded, and that sizes became constants where modules mean it.
+        # It says that it is superseded, that sizes became constants where modules mean it, and that
+        # it leaves its own arithmetic on paddings to ONNX Runtime.
+        warnings.filterwarnings("ignore", "Constant folding", UserWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         file = Path(folder) / "graph.onnx"
@@ -60,13 +62,23 @@ def trace_graph(
     return graph
 
 
+def leaves_outputs_open(step: Step) -> bool:
+    """Whether the contract leaves sizes of a network's outputs open that the network itself fixes.
+
+    So it is where inputs of a fixed size have outputs of an open one: that is the number of
+    classes. Where the inputs vary, the outputs vary with them.
+    """
+    varies = [any(-1 in tensor.dims for tensor in side) for side in (step.inputs, step.outputs)]
+    return step.batches and varies == [False, True]
+
+
 def _dynamic_axes(tensor: ContractTensor, step: Step) -> dict[int, str]:
     """Axis -> name of every dim that varies.
 
-    Of a network it is the batch alone: the number of classes, which the contract leaves open, is
-    fixed in the network, and a graph must not promise more than it does.
+    Of a network for any number of classes it is the batch alone: a graph must not promise more
+    than it does.
     """
-    dims = step.graph_dims(tensor)[:1] if step.batches else step.graph_dims(tensor)
+    dims = step.graph_dims(tensor)[:1] if leaves_outputs_open(step) else step.graph_dims(tensor)
     return {axis: f"{tensor.name}_{axis}" for axis, dim in enumerate(dims) if dim == -1}
 
 

@@ -1,4 +1,4 @@
-"""Export of whole pipelines: every step proven, then the chain, then all versions at once."""
+"""Installing whole pipelines: every step was proven, then the chain, then all versions at once."""
 
 from __future__ import annotations
 
@@ -13,16 +13,11 @@ import numpy.typing as npt
 
 from cytoserve import __version__
 from cytoserve.contract import PIPELINES
-from export import steps
 from export.card import card_graph
 from export.chain import Chain
-from export.chain_parity import check_chain
+from export.exported_step import ExportedStep
 from export.install import MODEL_FILE, StagedModel, Staging
-from export.reference import UltralyticsYolo
-from export.steps import ExportedStep
-from training.checkpoint import CheckpointError, Recipe
-from training.classifier import CellClassifier, load_classifier
-from training.yolo_network import SegmentationModel, load_network
+from training.checkpoint import Recipe
 
 Progress = Callable[[str], None]
 """Told what is being done."""
@@ -37,60 +32,11 @@ class ExportedPipeline:
     steps: tuple[ExportedStep, ...]
     recipes: Mapping[str, Recipe]
     """Step -> recipe, of those that were trained."""
-    network: SegmentationModel
-    classifier: CellClassifier | None = None
-
-
-def export_yolo(targets: Path, say: Progress) -> ExportedPipeline:
-    """Export the steps of `yolo` from the checkpoint folder of `training.yolo fine-tune`.
-
-    Raises:
-        CheckpointError: the checkpoint is absent, damaged or of another network.
-        ParityError: a graph does not answer as its module does.
-    """
-    network, recipe = load_network(targets)
-    say("exporting yolo_prepare, yolo_targets, yolo_decode")
-    exported = (
-        steps.yolo_prepare(),
-        steps.yolo_network("yolo_targets", network),
-        steps.yolo_decode(),
-    )
-    recipes = {"yolo_targets": recipe}
-    return ExportedPipeline("yolo", recipe.class_names, exported, recipes, network)
-
-
-def export_yolo_resnet(cells: Path, classifier: Path, say: Progress) -> ExportedPipeline:
-    """Export the steps of `yolo_resnet`.
-
-    Args:
-        cells: checkpoint folder of `training.yolo general`, a network of one class.
-        classifier: checkpoint folder of `training.resnet`.
-        say: told what is being done.
-
-    Raises:
-        CheckpointError: a checkpoint is absent, damaged or of another network.
-        ParityError: a graph does not answer as its module does.
-    """
-    network, network_recipe = load_network(cells)
-    if len(network_recipe.class_names) != 1:
-        raise CheckpointError(
-            f"{cells} has {len(network_recipe.class_names)} classes; yolo_resnet takes the "
-            "one-class network of `python -m training.yolo general`."
-        )
-    resnet, resnet_recipe = load_classifier(classifier)
-    say("exporting yolo_prepare, yolo_cells, yolo_decode, cell_crops, resnet50_cells, cell_classes")
-    exported = (
-        steps.yolo_prepare(),
-        steps.yolo_network("yolo_cells", network),
-        steps.yolo_decode(),
-        steps.cell_crops(),
-        steps.resnet50_cells(resnet),
-        steps.cell_classes(),
-    )
-    recipes = {"yolo_cells": network_recipe, "resnet50_cells": resnet_recipe}
-    return ExportedPipeline(
-        "yolo_resnet", resnet_recipe.class_names, exported, recipes, network, resnet
-    )
+    reference: str
+    """What the chain is compared with."""
+    check: Callable[[Chain, Mapping[str, npt.NDArray[Any]]], Sequence[Any]]
+    """Compares the chain with it on frames, by name, and returns dataclasses of figures, or raises
+    `ParityError`."""
 
 
 def install_pipeline(
@@ -113,7 +59,7 @@ def install_pipeline(
         The version folders that are now served.
 
     Raises:
-        ParityError: the chain does not answer as the original libraries do.
+        ParityError: the chain does not answer as its reference does.
         RepositoryBusyError: another export is writing into the repository.
         OSError: it cannot be written, or the disk is full. In all cases nothing was installed.
     """
@@ -127,21 +73,26 @@ def install_pipeline(
             staging.add_graph(
                 step.name,
                 step.graph,
-                {"parity": step.parity, "recipe": _recipe(pipeline, step.name), **origin},
+                _step_manifest(pipeline, step) | origin,
             )
             for step in pipeline.steps
         ]
-        say(f"comparing the chain with ultralytics on {len(frames)} frames")
+        say(f"comparing the chain with {pipeline.reference} on {len(frames)} frames")
         files = {model.name: model.folder / MODEL_FILE for model in staged}
-        chain = Chain(repository, pipeline.name, files)
-        reference = UltralyticsYolo(pipeline.network)
-        figures = check_chain(chain, reference, pipeline.classifier, frames)
+        figures = pipeline.check(Chain(repository, pipeline.name, files), frames)
         card = _card(pipeline, staging, staged)
         parity = [dataclasses.asdict(figure) for figure in figures]
         staged.append(staging.add_ensemble(pipeline.name, card, {"parity": parity, **origin}))
         # The card comes last: a client that reads the new one is served by the new models.
         staged.append(staging.add_graph(PIPELINES[pipeline.name].card, card_graph(card), origin))
         return staging.install(staged)
+
+
+def _step_manifest(pipeline: ExportedPipeline, step: ExportedStep) -> dict[str, Any]:
+    """What the manifest tells of a step, but for the export that made it."""
+    settings = dict(step.settings)
+    recipe = _recipe(pipeline, step.name)
+    return {"parity": step.parity, "settings": settings, "recipe": recipe}
 
 
 def _card(

@@ -20,7 +20,9 @@ from cytoserve.contract import (
     MAX_CELLS_INPUT,
     OVERLAP_THRESHOLD,
     OVERLAP_THRESHOLD_INPUT,
+    PROBABILITY_THRESHOLD_INPUT,
     SCORE_THRESHOLD_INPUT,
+    WHITE_LEVEL_INPUT,
     Pipeline,
 )
 
@@ -31,6 +33,8 @@ VALUES: dict[str, np.ndarray[Any, Any]] = {
     SCORE_THRESHOLD_INPUT.name: np.array([1.0], np.float32),
     OVERLAP_THRESHOLD_INPUT.name: np.array([OVERLAP_THRESHOLD], np.float32),
     MAX_CELLS_INPUT.name: np.array([MAX_CELLS], np.int32),
+    PROBABILITY_THRESHOLD_INPUT.name: np.array([1.0], np.float32),
+    WHITE_LEVEL_INPUT.name: np.array([32 * 32 - 1], np.float32),
 }
 
 INTERVAL = 2.0

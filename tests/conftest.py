@@ -13,26 +13,34 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from click.testing import CliRunner
 
+from export.__main__ import main as export_main
 from server.embedded import EmbeddedServer
 from training.checkpoint import Recipe, save_checkpoint
 from training.classifier import ARCHITECTURE as RESNET50
 from training.classifier import CellClassifier
+from training.contrast import PrepareWholeFrame
 from training.letterbox import PrepareFrame
 from training.rendered import RenderSettings, render_frame
+from training.unet_encoders import PLAIN_UNET
+from training.unet_network import ARCHITECTURE as UNET
+from training.unet_network import UNet, build_unet
 from training.yolo_network import ARCHITECTURE as YOLO
 from training.yolo_network import SegmentationModel, new_network
 
 ROOT = Path(__file__).parents[1]
+UNET_WIDTH = 4
+NUCLEI_RADIUS = 6.0
 LEVEL_ENDS = (6400, 8000, 8400)
 """Anchors of the three levels of the 640 px network, summed up."""
 
 
-def recipe(architecture: str, class_names: tuple[str, ...]) -> Recipe:
+def recipe(architecture: str, class_names: tuple[str, ...], **settings: object) -> Recipe:
     return Recipe(
         architecture=architecture,
         class_names=class_names,
-        settings={},
+        settings=settings,
         data={},
         initialised_from="random",
         seed=0,
@@ -85,6 +93,35 @@ def random_yolo(class_count: int, frames: Sequence[np.ndarray]) -> SegmentationM
     return network
 
 
+def random_unet(
+    frame: np.ndarray, encoder: str = PLAIN_UNET, width: int = UNET_WIDTH, seed: int = 0
+) -> UNet:
+    """A U-Net whose probabilities spread from 0 to 1 on ``frame`` without having learned anything.
+
+    Its batch norms fit the frame, and its logits there have mean 0 and deviation 2.
+    """
+    torch.manual_seed(seed)
+    unet = build_unet(encoder, width=width)
+    images = PrepareWholeFrame()(torch.from_numpy(np.atleast_3d(frame).astype(np.int32)))
+    for module in unet.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # running statistics become those of the one batch
+            module.reset_running_stats()
+    with torch.inference_mode():
+        unet.train()(images)
+        logits = unet.eval()(images)
+        last = [module for module in unet.modules() if isinstance(module, torch.nn.Conv2d)][-1]
+        last.weight.mul_(2 / logits.std())
+        last.bias.copy_((last.bias - logits.mean()) * 2 / logits.std())
+    return unet
+
+
+@pytest.fixture(scope="session")
+def make_random_unet() -> Callable[..., UNet]:
+    """See `random_unet`."""
+    return random_unet
+
+
 @pytest.fixture(scope="session")
 def make_random_yolo() -> Callable[[int, Sequence[np.ndarray]], SegmentationModel]:
     """See `random_yolo`."""
@@ -93,7 +130,7 @@ def make_random_yolo() -> Callable[[int, Sequence[np.ndarray]], SegmentationMode
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the checkpoints `targets`, `cells` and `classifier`."""
+    """Folder with the checkpoints `targets`, `cells`, `classifier`, `glioma` and `nuclei`."""
     folder = tmp_path_factory.mktemp("checkpoints")
     names = ("spread", "round")
     save_checkpoint(
@@ -105,6 +142,11 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     classifier = CellClassifier(2)
     save_checkpoint(folder / "classifier", classifier.state_dict(), recipe(RESNET50, names))
+    settings = {"encoder": PLAIN_UNET, "width": UNET_WIDTH}
+    for name, about in {"glioma": {}, "nuclei": {"radius": NUCLEI_RADIUS}}.items():
+        unet = random_unet(rendered(0, side=256), seed=len(name))
+        about = recipe(UNET, (name,), **settings, **about)
+        save_checkpoint(folder / name, unet.state_dict(), about)
     return folder
 
 
@@ -152,7 +194,7 @@ def exported_repository(
     frames: dict[str, np.ndarray],
     export_command: Callable[..., subprocess.Popen[str]],
 ) -> Path:
-    """Both pipelines, exported by the real command. Not to be changed: see `repository`."""
+    """All pipelines, exported by the real command. Not to be changed: see `repository`."""
     folder = tmp_path_factory.mktemp("exported")
     repository = folder / "model_repository"
     shutil.copytree(source_repository, repository)
@@ -173,11 +215,20 @@ def exported_repository(
         output, errors = process.communicate()
         assert process.returncode == 0, errors
         assert str(repository / arguments[0] / "1") in output.split()
+    # In this process, where all is imported already: another costs longer than the export.
+    for arguments in (
+        ("glioma_unet", "--checkpoint", checkpoints / "glioma"),
+        ("glioma_unet_livecell", "--checkpoint", checkpoints / "glioma", "--resize-to", "200x160"),
+        ("nuclei_unet", "--checkpoint", checkpoints / "nuclei"),
+    ):
+        result = CliRunner().invoke(export_main, [str(part) for part in (*arguments, *common)])
+        assert result.exit_code == 0, result.output
+        assert str(repository / arguments[0] / "1") in result.output.split()
     return repository
 
 
 @pytest.fixture(scope="session")
 def server(exported_repository: Path) -> Iterator[EmbeddedServer]:
-    """The embedded Triton on both pipelines. Not to be killed: others use it."""
+    """The embedded Triton on all pipelines. Not to be killed: others use it."""
     with EmbeddedServer(exported_repository) as server:
         yield server

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cytoserve.contract import PIPELINES, Tensor
-from export.lint.models import Model, configured, leaves_outputs_open, show_dims
+from export.graphs import leaves_outputs_open
+from export.lint.models import Model, configured, show_dims
 from export.lint.problem import Problem
 
 FIELD = "ensemble_scheduling.step"

@@ -13,9 +13,9 @@ from google.protobuf.message import DecodeError
 
 from cytoserve.contract import PIPELINES, Step, Tensor
 from cytoserve.model_config import MODEL_FILES, versions
-from export.graphs import CONTRACT_DTYPES
+from export.graphs import CONTRACT_DTYPES, leaves_outputs_open
 from export.install import CARD_FILE, MANIFEST_FILE, MODEL_FILE
-from export.lint.models import Model, leaves_outputs_open
+from export.lint.models import Model
 from export.lint.problem import Problem
 from export.lint.tensors import compare
 

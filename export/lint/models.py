@@ -47,11 +47,6 @@ def contract_models() -> dict[str, Step]:
     return {**STEPS, **{model.name: model for model in (*pipelines, *cards)}}
 
 
-def leaves_outputs_open(step: Step) -> bool:
-    """Whether a config may leave the outputs to the graph: those of a network with K classes."""
-    return step.batches and any(-1 in tensor.dims for tensor in step.outputs)
-
-
 def dtype_name(data_type: int) -> str:
     """The contract's name of a config's ``data_type``."""
     name: str = model_config_pb2.DataType.Name(data_type)

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cytoserve.contract import Tensor
-from export.lint.models import Model, configured, leaves_outputs_open, show_dims
+from export.graphs import leaves_outputs_open
+from export.lint.models import Model, configured, show_dims
 from export.lint.problem import Problem
 
 

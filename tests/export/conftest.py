@@ -10,9 +10,11 @@ from pathlib import Path
 import onnx
 import pytest
 
+from cytoserve.contract import PIPELINES
+from export.exported_step import ExportedStep
 from export.install import MODEL_FILE
+from export.instance_pipelines import instance_pipeline
 from export.pipelines import ExportedPipeline
-from export.steps import ExportedStep
 from training.classifier import load_classifier
 from training.yolo_network import load_network
 
@@ -46,22 +48,12 @@ def exported_pipeline(
         if name == "yolo_resnet":
             classifier, classifier_recipe = load_classifier(checkpoints / "classifier")
             recipes["resnet50_cells"] = classifier_recipe
-        steps = {
-            "yolo": ("yolo_prepare", step, "yolo_decode"),
-            "yolo_resnet": (
-                "yolo_prepare",
-                step,
-                "yolo_decode",
-                "cell_crops",
-                "resnet50_cells",
-                "cell_classes",
-            ),
-        }
         exported = tuple(
             ExportedStep(model, onnx.load(exported_repository / model / "1" / MODEL_FILE), {})
-            for model in steps[name]
+            for model in PIPELINES[name].steps
+            if model != "cell_labels"
         )
         class_names = ("spread", "round")
-        return ExportedPipeline(name, class_names, exported, recipes, network, classifier)
+        return instance_pipeline(name, class_names, exported, recipes, network, classifier)
 
     return read

@@ -76,6 +76,27 @@ def test_same_rows(plain: onnx.ModelProto, rows: int) -> None:
     np.testing.assert_allclose(answer, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [0, 1, 4, 9])
+def test_rows_of_images(rows: int) -> None:
+    """Results of any dtype and any fixed dims behind the rows."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMax", ["tiles"], ["highest"], axes=[1], keepdims=0),
+            helper.make_node("Cast", ["highest"], ["levels"], to=TensorProto.UINT8),
+        ],
+        "tiles",
+        [helper.make_tensor_value_info("tiles", TensorProto.FLOAT, ["n", 3, 5, 7])],
+        [helper.make_tensor_value_info("levels", TensorProto.UINT8, ["n", 5, 7])],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    network = helper.make_model(graph, opset_imports=opset, ir_version=8)
+    tiles = np.random.default_rng(0).integers(0, 256, (rows, 3, 5, 7)).astype(np.float32)
+    session = open_session(in_chunks(network, 4).SerializeToString(), 1)
+    [answer] = session.run(None, {"tiles": tiles})
+    assert answer.dtype == np.uint8
+    np.testing.assert_array_equal(answer, tiles.max(axis=1).astype(np.uint8))
+
+
 def test_no_rows(plain: onnx.ModelProto) -> None:
     crops = np.zeros((0, 3, SIDE, SIDE), np.float32)
     [answer] = open_session(in_chunks(plain, 32).SerializeToString()).run(None, {"crops": crops})

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
-from export import steps
+from export import exported_step
 from export.__main__ import main
 from export.install import STAGING, Staging
 from export.pipelines import ExportedPipeline
@@ -105,7 +105,7 @@ def test_frames_without_an_image(repository: Path, checkpoints: Path, tmp_path: 
 def test_a_wrong_graph_installs_nothing(
     monkeypatch: pytest.MonkeyPatch, repository: Path, checkpoints: Path
 ) -> None:
-    trace = steps.trace_graph
+    trace = exported_step.trace_graph
 
     def sabotaged(*arguments: object) -> onnx.ModelProto:
         graph = trace(*arguments)
@@ -114,7 +114,7 @@ def test_a_wrong_graph_installs_nothing(
                 node.op_type = "Ceil"
         return graph
 
-    monkeypatch.setattr(steps, "trace_graph", sabotaged)
+    monkeypatch.setattr(exported_step, "trace_graph", sabotaged)
     result = run("yolo", "--targets", checkpoints / "targets", "--model-repository", repository)
     assert_refused(result, "yolo_prepare, case ", "ONNX Runtime deviates from torch")
     assert not [p for p in repository.rglob("*") if p.name == "model.onnx" or p.name == STAGING]

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper
 from cytoserve.model_config import versions
 from export import steps
 from export.install import MANIFEST_FILE, MODEL_FILE, STAGING, RepositoryBusyError, Staging
+from export.instance_pipelines import instance_pipeline
 from export.parity import ParityError
 from export.pipelines import ExportedPipeline, install_pipeline
 from training.yolo_network import load_network
@@ -134,7 +135,7 @@ def test_nothing_is_installed_when_the_chain_deviates(
     other, _ = load_network(checkpoints / "targets")
     for branch in other.model[-1].cv2:
         branch[-1].bias.data[0] += 3  # the left sides of all boxes move
-    wrong = ExportedPipeline("yolo", pipeline.class_names, pipeline.steps, pipeline.recipes, other)
+    wrong = instance_pipeline("yolo", pipeline.class_names, pipeline.steps, pipeline.recipes, other)
     with pytest.raises(ParityError, match=r"rendered\.tif at score threshold 0\.5"):
         install_pipeline(wrong, repository, frames, ["x"], str)
     assert listing(repository) == before

@@ -73,6 +73,16 @@ CONFIG_CASES = [
     case("output dtype", "yolo_card", "TYPE_STRING", "TYPE_UINT8", "output 'card' data_type", "BYTES", "UINT8"),
     case("output dims", "yolo", "dims: [ -1, 56, 56 ]", "dims: [ -1, 28, 28 ]", "output 'masks' dims", "[-1, 56, 56]", "[-1, 28, 28]"),
     case("output missing", "cell_labels", '{ name: "labels" data_type: TYPE_UINT16 dims: [ -1, -1 ] }', "", "output", "'labels' UINT16", "no such tensor"),
+    case("sides of a network's frame", "glioma_network", "dims: [ 3, -1, -1 ] }\n]", "dims: [ 3, 256, 256 ] }\n]", "input 'frame_rgb' dims", "[3, -1, -1]", "[3, 256, 256]"),
+    case("sides of a network's answer", "glioma_network", '"frame_probability" data_type: TYPE_UINT8 dims: [ -1, -1 ]', '"frame_probability" data_type: TYPE_UINT8 dims: [ 256, 256 ]', "output 'frame_probability' dims", "[-1, -1]", "[256, 256]"),
+    case("outputs left open by varying inputs", "glioma_network", """output [
+  { name: "frame_probability" data_type: TYPE_UINT8 dims: [ -1, -1 ] }
+]""", "", "output", "'frame_probability' UINT8 [-1, -1]", "no such tensor"),
+    case("outputs left open though fixed", "nuclei_network", """output [
+  { name: "tile_probabilities" data_type: TYPE_UINT8 dims: [ 256, 256 ] }
+]""", "", "output", "'tile_probabilities' UINT8 [256, 256]", "no such tensor"),
+    case("warm-up of varying sides", "glioma_network", "dims: [ 3, 256, 256 ] zero", "dims: [ 1, 256, 256 ] zero", "model_warmup 'a small frame' 'frame_rgb' dims", "[3, -1, -1]", "[1, 256, 256]"),
+    case("white level not wired", "nuclei_unet", '      input_map { key: "white_level" value: "white_level" }\n', "", f"{STEP} 'nuclei_prepare' input_map", "input 'white_level'", "not wired"),
     case("step unknown", "yolo", '"yolo_targets"', '"yolo_target"', STEP, "a model of the repository", "'yolo_target'"),
     case("other step", "yolo", '"yolo_targets"', '"yolo_cells"', STEP, "yolo_prepare, yolo_targets", "yolo_prepare, yolo_cells"),
     case("old version pinned", "yolo", "model_version: -1", "model_version: 1", f"{STEP} 'yolo_prepare' model_version", "-1", "1"),
@@ -160,6 +170,17 @@ def fix_dim(repository: Path) -> None:
     )
 
 
+def fix_side(repository: Path) -> None:
+    """A network for frames of one height only."""
+    version = repository / "glioma_network" / "1"
+    model = onnx.load(version / "model.onnx")
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 256
+    replace(version / "model.onnx", model.SerializeToString())
+    edit_manifest(
+        version, {"model.onnx": hashlib.sha256((version / "model.onnx").read_bytes()).hexdigest()}
+    )
+
+
 def edit_manifest(version: Path, sha256: dict[str, str]) -> None:
     content = json.loads((version / MANIFEST_FILE).read_text())
     (version / MANIFEST_FILE).write_text(json.dumps({**content, "sha256": sha256}))
@@ -196,6 +217,7 @@ def wrong_hash(repository: Path) -> None:
         pytest.param(unlink("yolo_prepare/1/model.onnx"), "yolo_prepare/1/model.onnx", "file", "present", "absent", id="no graph"),
         pytest.param(swap_graph, "yolo_prepare/1/model.onnx", "output", "'network_image' UINT8", "no such tensor", id="graph of another step"),
         pytest.param(fix_dim, "cell_crops/1/model.onnx", "input 'cell_boxes' dims", "[-1, 4]", "[7, 4]", id="dim fixed in the graph"),
+        pytest.param(fix_side, "glioma_network/1/model.onnx", "input 'frame_rgb' dims", "[-1, 3, -1, -1]", "[-1, 3, 256, -1]", id="side fixed in the graph"),
         pytest.param(wrong_hash, "cell_crops/1/model.onnx", "sha256", "0000", "", id="wrong sha256"),
         pytest.param(unlink("cell_crops/1/manifest.json"), "cell_crops/1/manifest.json", "file", "the manifest", "absent", id="no manifest"),
         pytest.param(write("cell_crops/1/manifest.json", "{"), "cell_crops/1/manifest.json", "file", "the manifest", "no JSON", id="damaged manifest"),

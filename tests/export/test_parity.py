@@ -12,11 +12,13 @@ import pytest
 from onnx import numpy_helper
 
 from cytoserve.contract import CARD_INPUT, CARD_OUTPUT, STEPS
-from export import steps
+from export import exported_step, steps
 from export.card import card_graph
 from export.install import MANIFEST_FILE
+from export.networks import ClassifierNetwork
 from export.onnx_session import open_session
-from export.parity import ParityError, check_parity, deviation
+from export.parity import Case, ParityError, check_parity, deviation
+from export.sample_inputs import pixels
 from training.classifier import load_classifier
 from training.yolo_network import load_network
 
@@ -119,7 +121,7 @@ def test_a_wrong_graph_is_refused(
         "yolo_decode": steps.yolo_decode,
         "cell_crops": steps.cell_crops,
     }[step]
-    monkeypatch.setattr(steps, "trace_graph", lambda *_: graph)
+    monkeypatch.setattr(exported_step, "trace_graph", lambda *_: graph)
     make()  # the graph as it was exported passes
     sabotage(graph)
     with pytest.raises(
@@ -133,8 +135,8 @@ def test_a_network_with_other_weights_is_refused(
 ) -> None:
     graph = onnx.load(exported_repository / "resnet50_cells" / "1" / "model.onnx")
     classifier, _ = load_classifier(checkpoints / "classifier")
-    module = steps.ClassifierNetwork(classifier)
-    cases = [steps.Case("3 crops", (steps._pixels(3, 48),))]
+    module = ClassifierNetwork(classifier)
+    cases = [Case("3 crops", (pixels(3, 3, 48, 48),))]
     check_parity(module, graph, STEPS["resnet50_cells"], cases)
     for parameter in classifier.resnet.fc.parameters():
         parameter.data = parameter.data.flip(0)

@@ -1,0 +1,53 @@
+"""One step of a pipeline: its module as a graph, proven equal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+from torch import nn
+
+from cytoserve.contract import STEPS
+from export.chunked import in_chunks
+from export.graphs import trace_graph
+from export.parity import Case, check_parity
+
+
+@dataclass(frozen=True)
+class ExportedStep:
+    """A graph that was proven equal to its module, and by how much."""
+
+    name: str
+    graph: onnx.ModelProto
+    parity: dict[str, dict[str, float]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What was chosen at export and is fixed in the graph."""
+
+
+def export_step(
+    name: str,
+    module: nn.Module,
+    cases: Sequence[Case],
+    *,
+    chunk: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> ExportedStep:
+    """Trace ``module`` with the first case and check all of them.
+
+    Args:
+        name: of the step in the contract.
+        module: what the graph is to equal.
+        cases: inputs to compare on.
+        chunk: rows that the graph takes at once, see `export.chunked.in_chunks`; None: all.
+        settings: what is fixed in the module, for the manifest.
+
+    Raises:
+        ParityError: the graph does not answer as the module does.
+    """
+    step = STEPS[name]
+    graph = trace_graph(module.eval(), step, cases[0].inputs)
+    if chunk is not None:
+        graph = in_chunks(graph, chunk)
+    return ExportedStep(name, graph, check_parity(module, graph, step, cases), settings or {})

@@ -1,0 +1,33 @@
+"""Bilinear resizing as a graph: of any size, to any size, without aliasing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def resize(images: Tensor, height: Tensor, width: Tensor) -> Tensor:
+    """Images float32 ``[..., H, W]`` resized to ``[..., height, width]``.
+
+    The same as torch's `interpolate(mode="bilinear", antialias=True)`, and Pillow's: where a side
+    is reduced, the triangle that weighs source pixels widens with the scale. It is written as two
+    matrix products, for ONNX's Resize of the opset in use cannot widen it.
+    """
+    shape = torch._shape_as_tensor(images)
+    rows = _weights(shape[-2], height)
+    columns = _weights(shape[-1], width)
+    return torch.matmul(torch.matmul(rows, images), columns.transpose(0, 1))
+
+
+def _weights(source: Tensor, target: Tensor) -> Tensor:
+    """Share of every source pixel in every target pixel: float32 ``[target, source]``."""
+    scale = source.double() / target.double()
+    centres = _centres(target) * scale
+    distances = _centres(source) - centres[:, None]
+    weights = torch.clamp(1 - distances.abs() / torch.clamp(scale, min=1.0), min=0.0)
+    return (weights / weights.sum(dim=1, keepdim=True)).float()
+
+
+def _centres(length: Tensor) -> Tensor:
+    indices: Tensor = torch.arange(length)  # type: ignore[call-overload]  # not a number
+    return indices.double() + 0.5

@@ -1,0 +1,115 @@
+"""A frame in overlapping tiles, and back: the grid of the nuclei network.
+
+The grid starts ``TILE_MARGIN`` outside the frame, and neighbouring tiles overlap by half: its
+tiles consist of 2 x 2 blocks of ``TILE_STEP`` pixels. ``ceil(H / TILE_STEP)`` rows and
+``ceil(W / TILE_STEP)`` columns of tiles put every pixel at least ``TILE_MARGIN`` inside some tile.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cytoserve.contract import TILE_MARGIN, TILE_SIZE, TILE_STEP
+
+if TILE_SIZE != 2 * TILE_STEP:
+    raise ImportError(
+        f"tiles of {TILE_SIZE} px must overlap by half, found a step of {TILE_STEP} px"
+    )
+
+
+def tile_count(length: Tensor) -> Any:
+    """Tiles along a side of ``length`` >= 1 pixels.
+
+    A tensor, so that a traced graph takes any size; torch's stubs know sizes as numbers only.
+    """
+    return torch.div(length + TILE_STEP - 1, TILE_STEP, rounding_mode="floor")
+
+
+def mirrored(positions: Tensor, length: Tensor) -> Tensor:
+    """The pixel at each of ``positions``, beyond the side's ends that of its mirror image.
+
+    The last pixel is not repeated (``c b | a b c | b a``), and the mirrors go on for ever, so
+    that a side of any length >= 1 fills a tile.
+    """
+    period = torch.clamp(2 * (length - 1), min=1)
+    positions = positions % period
+    return torch.minimum(positions, period - positions)
+
+
+class CutTiles(nn.Module):
+    """Cut a frame into the tiles of its grid, mirrored beyond its ends."""
+
+    def forward(self, frame: Tensor) -> Tensor:
+        """``[T, C, TILE_SIZE, TILE_SIZE]`` of a frame ``[C, H, W]``, row by row of the grid."""
+        shape = torch._shape_as_tensor(frame)
+        rows, columns = tile_count(shape[1]), tile_count(shape[2])
+        padded = frame.index_select(1, self._sources(rows, shape[1]))
+        padded = padded.index_select(2, self._sources(columns, shape[2]))
+        blocks = padded.reshape(-1, rows + 1, TILE_STEP, columns + 1, TILE_STEP)
+        blocks = blocks.permute(1, 3, 0, 2, 4)  # rows + 1, columns + 1, C, step, step
+        pairs = torch.cat([blocks[:, :-1], blocks[:, 1:]], dim=4)  # side by side
+        tiles = torch.cat([pairs[:-1], pairs[1:]], dim=3)  # one above the other
+        stack: Tensor = tiles.reshape(rows * columns, -1, TILE_SIZE, TILE_SIZE)
+        return stack
+
+    def _sources(self, tiles: Any, length: Tensor) -> Tensor:
+        """Pixel of the frame for every pixel along one side of the padded one."""
+        return mirrored(torch.arange((tiles + 1) * TILE_STEP) - TILE_MARGIN, length)
+
+
+class StitchTiles(nn.Module):
+    """Blend the probabilities of overlapping tiles into one frame: the step `nuclei_stitch`.
+
+    Each tile weighs sin^2, a Hann window, along both sides: nothing at its edge, where the network
+    sees least around a pixel, and all in its centre. As sin^2 + cos^2 = 1, the weights of
+    neighbours that overlap by half add up to one, and blending is a linear mix of two blocks, once
+    from above and below and once from left and right. A block that only one tile covers, at an
+    end of the grid, is that tile's.
+    """
+
+    weights: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Of the tile that begins with a block, against that which ends with it.
+        centres = torch.arange(TILE_STEP, dtype=torch.float64) + 0.5
+        weights = torch.sin(centres * (math.pi / TILE_SIZE)) ** 2
+        self.register_buffer("weights", weights.float(), persistent=False)
+
+    def forward(self, tile_probabilities: Tensor, frame_size: Tensor) -> Tensor:
+        """Blend the tiles of one frame.
+
+        Args:
+            tile_probabilities: uint8 ``[T, TILE_SIZE, TILE_SIZE]``, row by row of the grid.
+            frame_size: int32 ``[2]``, H and W.
+
+        Returns:
+            Probability uint8 ``[1, H, W]``, 0..255 is 0..1.
+        """
+        height, width = frame_size[0].long(), frame_size[1].long()
+        rows, columns = tile_count(height), tile_count(width)
+        tiles = tile_probabilities.reshape(rows, columns, 2, TILE_STEP, TILE_SIZE)
+        # Rows of blocks: rows + 1, columns, step, size.
+        strips = self._mix(tiles[:, :, 0], tiles[:, :, 1], self.weights[:, None])
+        strips = strips.reshape(rows + 1, columns, TILE_STEP, 2, TILE_STEP).transpose(0, 1)
+        # Columns of blocks: columns + 1, rows + 1, step, step.
+        blocks = self._mix(strips[:, :, :, 0], strips[:, :, :, 1], self.weights)
+        blocks = torch.round(blocks).to(torch.uint8).permute(1, 2, 0, 3)
+        frame = blocks.reshape((rows + 1) * TILE_STEP, (columns + 1) * TILE_STEP)
+        inside: Tensor = frame[
+            TILE_MARGIN : TILE_MARGIN + height, TILE_MARGIN : TILE_MARGIN + width
+        ]
+        return inside.unsqueeze(0)
+
+    def _mix(self, first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
+        """Blend first and second halves of the tiles along the leading dim, float32.
+
+        Block ``j`` is the first half of tile ``j`` and the second half of tile ``j - 1``.
+        """
+        beginning = torch.cat([first, second[-1:]]).float()
+        ending = torch.cat([first[:1], second]).float()
+        return ending + (beginning - ending) * weights
