@@ -1,5 +1,6 @@
 """The table of study S1 on any annotated data set: both approaches through the server.
 
+\b
     python -m benchmarks.approaches --data runs/data/test --cells runs/general \\
         --targets runs/targets --classifier runs/classifier --json approaches.json
 
@@ -11,13 +12,12 @@ same ONNX graphs without a server (`in_process`). Ratios of one run survive a bu
 
 from __future__ import annotations
 
-import json
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ from rich.progress import track
 from benchmarks.machine import fingerprint
 from benchmarks.matching import FrameMatches, match_cells, quality
 from benchmarks.report_tables import approaches_table
+from benchmarks.result_files import write_result
+from benchmarks.served_weights import check_weights
+from benchmarks.timing import in_turn
 from cytoserve import Cells, Client
 from cytoserve.contract import INSTANCE_OUTPUTS, OVERLAP_THRESHOLD, SCORE_THRESHOLD
 from export.chain import Chain
@@ -36,7 +39,7 @@ from export.chain_parity import instance_inputs
 from export.reference import UltralyticsYolo, classify_one_by_one, normalised_rgb
 from server.embedded import EmbeddedServer
 from training.annotated import AnnotatedDataset, AnnotatedFrame
-from training.checkpoint import CheckpointError, Recipe
+from training.checkpoint import CheckpointError
 from training.classifier import load_classifier
 from training.command_line import DATA_HELP, read_data
 from training.yolo_network import load_network
@@ -100,26 +103,6 @@ def served(client: Client, score_threshold: float) -> dict[str, Callable[[Image]
     return {name: approach(name) for name in PIPELINES}
 
 
-def check_weights(client: Client, checkpoints: Checkpoints) -> None:
-    """Refuse to compare the server with other weights than it serves.
-
-    Raises:
-        CheckpointError: a recipe on the server's card is not that of the checkpoint.
-    """
-    folders = {
-        ("yolo", "yolo_targets"): checkpoints.targets,
-        ("yolo_resnet", "yolo_cells"): checkpoints.cells,
-        ("yolo_resnet", "resnet50_cells"): checkpoints.classifier,
-    }
-    for (pipeline, model), folder in folders.items():
-        recipe = Recipe.model_validate_json((folder / "recipe.json").read_text())
-        if client.card(pipeline).recipes.get(model) != recipe.model_dump(mode="json"):
-            raise CheckpointError(
-                f"the server's {model} was exported from another checkpoint than {folder}; export "
-                "this one, or name the one that is served."
-            )
-
-
 def measure(
     dataset: AnnotatedDataset,
     client: Client,
@@ -130,7 +113,14 @@ def measure(
     score_threshold: float,
 ) -> dict[str, Any]:
     """Run everything on every frame in turn; see the module's docstring for the keys."""
-    check_weights(client, checkpoints)
+    check_weights(
+        client,
+        {
+            ("yolo", "yolo_targets"): checkpoints.targets,
+            ("yolo_resnet", "yolo_cells"): checkpoints.cells,
+            ("yolo_resnet", "resnet50_cells"): checkpoints.classifier,
+        },
+    )
     ours = served(client, score_threshold)
     ways: dict[str, dict[str, Any]] = {
         "approaches": ours,
@@ -169,17 +159,15 @@ def _time_frame(
     ways: dict[str, dict[str, Any]], image: Image, repeats: int
 ) -> dict[tuple[str, str], list[float]]:
     """Seconds of every way and pipeline, taken in turn so that a busy moment hits them all."""
-    times: dict[tuple[str, str], list[float]] = defaultdict(list)
     rgb = normalised_rgb(image)
-    for repeat in range(repeats + 1):
-        for way, pipelines in ways.items():
-            for name, run in pipelines.items():
-                source = rgb if way == "baseline" else image
-                start = time.perf_counter()
-                run(source)
-                if repeat:  # the first round warms caches and arenas up
-                    times[way, name].append(time.perf_counter() - start)
-    return times
+    return in_turn(
+        {
+            (way, name): partial(run, rgb if way == "baseline" else image)
+            for way, pipelines in ways.items()
+            for name, run in pipelines.items()
+        },
+        repeats,
+    )
 
 
 def _describe(frame: AnnotatedFrame) -> dict[str, Any]:
@@ -240,12 +228,7 @@ def main(
             )
         except CheckpointError as error:
             raise click.ClickException(str(error)) from error
-    json_file.parent.mkdir(parents=True, exist_ok=True)
-    json_file.write_text(json.dumps(result, indent=2) + "\n")
-    table = approaches_table(result)
-    if markdown:
-        markdown.write_text(table)
-    click.echo(table)
+    write_result(result, approaches_table(result), json_file, markdown)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Study S1 on real images, from random weights: blood cells of two classes.
 
+\b
     python -m benchmarks.bccd --bccd data/bccd --dsb2018 data/dsb2018
 
 General cells: dsb2018's nuclei and 30 fields of bccd, as one class. Target: 16 other fields of bccd

@@ -1,5 +1,6 @@
 """What a frame costs as its cells grow from none to thousands: time, memory, and right answers.
 
+\b
     python -m benchmarks.cells --json cells.json
 
 Frames of 2048 x 2048 pixels are rendered with 0, 1, 300 and 2,000 cells and sent to a pipeline.
@@ -9,7 +10,6 @@ answer, and how much the server's memory peaked above where it stood before the 
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from contextlib import ExitStack
@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-import psutil
 
-from benchmarks.machine import fingerprint
+from benchmarks.machine import fingerprint, machine_note
 from benchmarks.matching import match_cells, quality
+from benchmarks.memory import PeakMemory, resident_bytes
+from benchmarks.result_files import write_result
 from cytoserve import Cells, Client
 from cytoserve.contract import PIPELINES
 from server.embedded import EmbeddedServer
@@ -53,12 +54,13 @@ def measure(server: EmbeddedServer, pipeline: str, side: int, repeats: int) -> l
         for count in COUNTS:
             settings = RenderSettings(height=side, width=side, cells=count)
             frame, truth = render_frame(settings, seed=count)
-            answer, seconds, peak = client.segment(frame, pipeline), [], 0
+            with PeakMemory(server.pid) as memory:
+                answer = client.segment(frame, pipeline)
+            peak, seconds = memory.peak - before, []
             for _ in range(repeats):
                 start = time.perf_counter()
                 answer = client.segment(frame, pipeline)
                 seconds.append(time.perf_counter() - start)
-                peak = max(peak, resident_bytes(server.pid) - before)
             figure = quality([match_cells(answer, truth)])
             figures.append(
                 CellCost(
@@ -73,12 +75,6 @@ def measure(server: EmbeddedServer, pipeline: str, side: int, repeats: int) -> l
                 )
             )
     return figures
-
-
-def resident_bytes(pid: int) -> int:
-    """Memory of a process and its descendants that is theirs alone, shared pages counted once."""
-    root = psutil.Process(pid)
-    return sum(process.memory_full_info().pss for process in (root, *root.children(recursive=True)))
 
 
 def answer_bytes(cells: Cells) -> int:
@@ -99,9 +95,8 @@ def cells_table(result: dict[str, Any]) -> str:
             f"| {row['recall']:.3f} | {row['precision']:.3f} | {row['seconds']:.3f} "
             f"| {row['answer_bytes'] / 1e3:.0f} | {row['server_peak_bytes'] / 1e6:.0f} |"
         )
-    machine = ", ".join(f"{key} {value}" for key, value in result["machine"].items())
     head = f"`{result['pipeline']}` on rendered frames of {result['side']} x {result['side']} px"
-    return "\n".join([head, "", *rows, "", f"Machine: {machine}.", ""])
+    return "\n".join([head, "", *rows, "", machine_note(result["machine"]), ""])
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
@@ -134,12 +129,7 @@ def main(
         "frames": [asdict(figure) for figure in figures],
         "machine": fingerprint(),
     }
-    json_file.parent.mkdir(parents=True, exist_ok=True)
-    json_file.write_text(json.dumps(result, indent=2) + "\n")
-    table = cells_table(result)
-    if markdown:
-        markdown.write_text(table)
-    click.echo(table)
+    write_result(result, cells_table(result), json_file, markdown)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The whole way in minutes: rendered cells, short training, export, server, both approaches of S1.
 
+\b
     make demo
 
 Every stage is one of the commands that the README shows for a user's own images, printed as it is

@@ -6,11 +6,19 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 
-PACKAGES = ("torch", "onnxruntime", "ultralytics", "tritonclient", "nvidia-pytriton")
+PACKAGES = (
+    "torch",
+    "onnxruntime",
+    "ultralytics",
+    "segmentation-models-pytorch",
+    "tritonclient",
+    "nvidia-pytriton",
+)
 
 
 def fingerprint() -> dict[str, str]:
@@ -24,6 +32,11 @@ def fingerprint() -> dict[str, str]:
         **{name: importlib.metadata.version(name) for name in PACKAGES},
         "commit": _commit(),
     }
+
+
+def machine_note(machine: Mapping[str, str]) -> str:
+    """A fingerprint in one line."""
+    return "Machine: " + ", ".join(f"{name} {value}" for name, value in machine.items()) + "."
 
 
 def _processor() -> str:

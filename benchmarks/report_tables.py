@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.machine import machine_note
 from benchmarks.studies import S1
+from training.unet_encoders import PLAIN_UNET
 
 
 def approaches_table(result: dict[str, Any]) -> str:
@@ -39,6 +41,19 @@ def approaches_table(result: dict[str, Any]) -> str:
         "IoU >= 0.5; accuracies over matched cells. Seconds are medians over frames, end to end.",
         f"`yolo_resnet` costs {result['cost_of_classes']:.2f} times `yolo` (the study: "
         f"{study_cost:.2f} times).",
-        "Machine: " + ", ".join(f"{key} {value}" for key, value in result["machine"].items()) + ".",
+        machine_note(result["machine"]),
     ]
     return "\n".join([*rows, "", *times, "", *(f"{note}\n" for note in notes)])
+
+
+SHOWN_SETTINGS = ("encoder", "width", "set_name", "resolution", "mode", "epochs")
+"""What a reader wants to know first of a U-Net's training."""
+
+
+def training_text(recipe: dict[str, Any]) -> str:
+    """How a U-Net was trained, from its recipe, in one line."""
+    settings = recipe["settings"]
+    if settings["encoder"] != PLAIN_UNET:
+        settings = {name: value for name, value in settings.items() if name != "width"}
+    shown = [f"{name} {settings[name]}" for name in SHOWN_SETTINGS if name in settings]
+    return ", ".join([*shown, f"initialised: {recipe['initialised_from']}"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import click
 
+RESUME = "--resume"
+
 
 @dataclass
 class Stages:
@@ -17,20 +20,35 @@ class Stages:
 
     Args:
         again: the command that starts the whole run, named where a stage fails.
+        record: JSON file of the stages that are done; those in it are not run again.
     """
 
     again: str
+    record: Path | None = None
     done: list[tuple[str, float]] = field(default_factory=list)
     """Command line and seconds of every stage so far."""
 
-    def run(self, title: str, *command: str | Path) -> None:
-        """Announce a stage, show its command, run it; raise `ClickException` if it fails."""
-        line = " ".join(map(str, command))
+    def __post_init__(self) -> None:
+        if self.record and self.record.is_file():
+            self.done += [(line, seconds) for line, seconds in json.loads(self.record.read_text())]
+
+    def run(self, title: str, *command: str | Path, resume: bool = False) -> None:
+        """Announce a stage, show its command, run it; raise `ClickException` if it fails.
+
+        ``resume`` adds ``--resume``: the stage was cut off by an earlier run, and goes on.
+        """
+        words = [*map(str, command), *([RESUME] if resume else [])]
+        line = " ".join(words)
         click.secho(f"\n{title}", bold=True)
         click.echo(f"$ {line}")
+        before = {done.removesuffix(f" {RESUME}"): seconds for done, seconds in self.done}
+        seconds = before.get(line.removesuffix(f" {RESUME}"))
+        if seconds is not None:
+            click.echo(f"  done before, in {seconds:.0f} s")
+            return
         start = time.monotonic()
-        program = Path(sys.executable).with_name(str(command[0]))
-        ended = subprocess.run([program, *command[1:]], check=False)
+        program = Path(sys.executable).with_name(words[0])
+        ended = subprocess.run([program, *words[1:]], check=False)
         if ended.returncode:
             raise click.ClickException(
                 f"'{title}' failed with exit code {ended.returncode}; its message stands above. "
@@ -38,6 +56,9 @@ class Stages:
             )
         seconds = time.monotonic() - start
         self.done.append((line, seconds))
+        if self.record:
+            self.record.parent.mkdir(parents=True, exist_ok=True)
+            self.record.write_text(json.dumps(self.done, indent=1) + "\n")
         click.echo(f"  {seconds:.0f} s")
 
     def table(self) -> str:

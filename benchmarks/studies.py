@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -21,3 +23,151 @@ S1 = {
     "yolo_resnet": ApproachFigures("segmentation + classification", 0.71, 0.75, 0.65),
 }
 """YOLO11n-seg with and without a ResNet50 classifier, from 16 annotated images; by pipeline."""
+
+TestSizes = tuple[str, str]
+"""(R1, R2) of DS^C: predicted at R1, compared with the truth at R2."""
+
+
+@dataclass(frozen=True)
+class GliomaModel:
+    """How a U-Net of study S2 was made: one row of its tables."""
+
+    encoder: str
+    """By the study's name."""
+    init: str
+    """``random``, ``imagenet`` (the encoder), or the name of a pre-training of the whole model."""
+    mode: Literal["resize", "crop"]
+    resolution: str
+    """``704p``, ``1472p`` or ``2592p``, of the training on Glioma C6."""
+    augmentation: tuple[str, ...] = ()
+    """Of the training on Glioma C6."""
+
+    @property
+    def network(self) -> str:
+        """The whole model's name; the plain U-Net has no encoder of another name."""
+        return self.encoder if self.encoder == "U-Net" else f"U-Net-{self.encoder}"
+
+    @property
+    def training(self) -> str:
+        """How it was trained on Glioma C6, in words."""
+        return " + ".join([f"{self.mode} {self.resolution}", *self.augmentation])
+
+    def __str__(self) -> str:
+        return f"{self.network}, {self.init}, {self.training}"
+
+
+@dataclass(frozen=True)
+class GliomaTable:
+    """One of study S2's tables: DiceScore^AV of models by test sizes."""
+
+    title: str
+    tests: tuple[TestSizes, ...]
+    figures: Mapping[GliomaModel, tuple[str, ...]] = field(hash=False)
+    """Model -> the study's figure of every test, as it is printed."""
+
+
+MIT_B3, VGG19 = "MiT-B3", "VGG19"
+
+LIVECELL = "livecell"
+"""Pre-training on LIVECell at 704p."""
+
+LIVECELL_57_30 = "livecell-57-30"
+"""Pre-training on LIVECell with random resized crop, window scale 57 % +- 30 %, to 1472p."""
+
+
+def _resized(encoder: str, init: str, resolution: str) -> GliomaModel:
+    return GliomaModel(encoder, init, "resize", resolution)
+
+
+def _cropped(encoder: str, init: str, *augmentation: str) -> GliomaModel:
+    return GliomaModel(encoder, init, "crop", "1472p", augmentation)
+
+
+S2_TABLES = {
+    1: GliomaTable(
+        "Table 1: initialisation, at 704p",
+        (("704p", "704p"),),
+        {
+            _resized(MIT_B3, "random", "704p"): ("0.868",),
+            _resized(MIT_B3, "imagenet", "704p"): ("0.930",),
+            _resized(MIT_B3, LIVECELL, "704p"): ("0.940",),
+            _resized(VGG19, "random", "704p"): ("0.913",),
+            _resized(VGG19, "imagenet", "704p"): ("0.932",),
+            _resized(VGG19, LIVECELL, "704p"): ("0.940",),
+        },
+    ),
+    2: GliomaTable(
+        "Table 2: trained at 704p, tested at 2592p",
+        (("704p", "2592p"), ("2592p", "2592p")),
+        {
+            _resized(MIT_B3, "imagenet", "704p"): ("0.876", "0.696"),
+            _resized(VGG19, "imagenet", "704p"): ("0.878", "0.742"),
+            _resized(MIT_B3, LIVECELL, "704p"): ("0.886", "0.817"),
+            _resized(VGG19, LIVECELL, "704p"): ("0.887", "0.632"),
+        },
+    ),
+    3: GliomaTable(
+        "Table 3: trained at higher resolutions",
+        # "own" is the resolution that the model was trained at.
+        (("own", "2592p"),),
+        {
+            _resized(VGG19, "imagenet", "1472p"): ("0.904",),
+            _cropped(VGG19, "imagenet"): ("0.903",),
+            _resized(VGG19, "imagenet", "2592p"): ("0.907",),
+            _resized(VGG19, LIVECELL, "1472p"): ("0.901",),
+            _resized(VGG19, LIVECELL, "2592p"): ("0.903",),
+            _resized(MIT_B3, "imagenet", "1472p"): ("0.905",),
+            _cropped(MIT_B3, "imagenet"): ("0.903-0.905",),
+            _resized(MIT_B3, LIVECELL, "1472p"): ("0.904",),
+            _cropped(MIT_B3, LIVECELL): ("0.899",),
+        },
+    ),
+    4: GliomaTable(
+        "Table 4: augmentation of the pre-training on LIVECell",
+        (("2592p", "2592p"),),
+        {
+            _cropped(MIT_B3, LIVECELL): ("0.899",),
+            _cropped(MIT_B3, "livecell-57-5"): ("0.903",),
+            _cropped(MIT_B3, LIVECELL_57_30): ("0.904",),
+            _cropped(MIT_B3, f"{LIVECELL_57_30}-flips"): ("0.903",),
+            _cropped(MIT_B3, f"{LIVECELL_57_30}-flips-sharpness"): ("0.906",),
+            _cropped(MIT_B3, f"{LIVECELL_57_30}-flips-contrast"): ("0.906",),
+            _cropped(MIT_B3, f"{LIVECELL_57_30}-flips-sharpness-contrast"): ("0.903",),
+        },
+    ),
+    5: GliomaTable(
+        "Table 5: augmentation of the training on Glioma C6",
+        (("2592p", "2592p"),),
+        {
+            _cropped(MIT_B3, LIVECELL_57_30): ("0.904",),
+            _cropped(MIT_B3, LIVECELL_57_30, "flips"): ("0.904",),
+            _cropped(MIT_B3, LIVECELL_57_30, "flips", "sharpness"): ("0.903",),
+            _cropped(MIT_B3, LIVECELL_57_30, "flips", "contrast"): ("0.902",),
+        },
+    ),
+}
+"""DiceScore^AV over K = 10 splits 15/5/10 of 30 images, by number of the study's table.
+
+The rows of table 2 are hard to read in the source. Its tables 4 and 5 repeat figures of table 3's
+crops at 1472p, so their models are listed as such.
+"""
+
+S2_LEARNING_CURVE = {5: "0.065", 15: "0.061"}
+"""DiceLoss^AV by training images; about, from the study's text."""
+
+
+S3_NETWORKS = ("U-Net", "U-Net_ResNet50")
+"""The columns of `S3`."""
+
+S3 = {
+    "original": ((0.384, 0.255), (0.439, 0.377)),
+    "1/4": ((0.431, 0.377), (0.256, 0.147)),
+    "1/4 zero": ((0.401, 0.364), (0.354, 0.272)),
+    "512/256": ((0.313, 0.223), (0.636, 0.466)),
+    "512/256 zero": ((0.304, 0.179), (0.322, 0.278)),
+    "256/128": ((0.727, 0.566), (0.742, 0.593)),
+    "256/128 zero": ((0.742, 0.592), (0.746, 0.597)),
+    "128/64": ((0.662, 0.501), (0.676, 0.515)),
+    "128/64 zero": ((0.708, 0.555), (0.691, 0.533)),
+}
+"""Set of tiles -> (Dice, IoU) in the test of both networks; 80/20 of 162 images."""

@@ -1,5 +1,6 @@
 """Export trained checkpoints into the model repository.
 
+\b
     python -m export yolo        --targets runs/targets
     python -m export yolo_resnet --cells runs/general --classifier runs/classifier
     python -m export glioma_unet --checkpoint runs/glioma

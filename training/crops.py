@@ -1,5 +1,6 @@
 """Cut the rectangle around every annotated cell: the classifier's training images (study S1).
 
+\b
     python -m training.crops --data runs/data/target --out runs/crops
 
 The rectangle is x_min, x_max, y_min, y_max of the cell's polygon. Cells are split by frame, never

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import segmentation_models_pytorch as smp  # type: ignore[import-untyped]  # ships no types
+import segmentation_models_pytorch as smp  # ships no types
 import torch
-from scipy.ndimage import (  # type: ignore[import-untyped]  # ships no types
+from scipy.ndimage import (  # ships no types
     distance_transform_edt,
     find_objects,
 )

@@ -2,6 +2,7 @@
 
 General cells, one class, 200 epochs; then 20 epochs on the target data with its K classes:
 
+\b
     python -m training.yolo general --data runs/data/general --out runs/general
     python -m training.yolo fine-tune --data runs/data/target --init runs/general --out runs/targets
 

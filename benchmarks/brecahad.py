@@ -1,0 +1,133 @@
+"""Study S3 on real images, from random weights: nuclei in stained tissue.
+
+\b
+    python -m benchmarks.brecahad --brecahad data/brecahad
+
+The study's nine sets of tiles are cut, with one case kept back, and the plain U-Net is trained and
+tested on each. That of 256/128 is exported as `nuclei_unet` and tested through the server on whole
+frames of the case kept back. Settings are in `benchmarks/brecahad/`. Everything runs by the
+README's commands. The tables, the commands and their times are written to
+`benchmarks/results/brecahad.md`, the figures to `brecahad.json` (server) and `brecahad-sets.json`
+(sets) beside it.
+
+`--resume` goes on with a run that was cut off.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from benchmarks.repository import copy_repository
+from benchmarks.stages import Stages, precision_options
+from benchmarks.studies import S3, S3_NETWORKS
+from training.nuclei_tiles import set_folder
+
+SETTINGS = Path("benchmarks/brecahad")
+RESULTS = Path("benchmarks/results")
+SERVED_SET = "256/128"
+"""The set that the served network is trained on: its tiles are the pipeline's."""
+SERVED_NETWORK = "U-Net"
+
+
+def train(
+    stages: Stages,
+    brecahad: Path,
+    settings: Path,
+    out: Path,
+    page: Path,
+    *,
+    case: str,
+    networks: Sequence[str],
+) -> None:
+    """The networks on all sets; `nuclei_protocol` itself goes on where it was cut off."""
+    files = {name: settings / f"{set_folder(Path(), name)}.yaml" for name in S3}
+    stages.run(
+        "Training on the sets of tiles",
+        *("python", "-m", "benchmarks.nuclei_protocol", *precision_options()),
+        *("--data", brecahad, "--test-case", case, "--settings", settings / "settings.yaml"),
+        *(
+            word
+            for name, file in files.items()
+            if file.is_file()
+            for word in ("--set-settings", f"{name}={file}")
+        ),
+        *(word for name in networks for word in ("--network", name)),
+        *("--out", out, "--json", page.with_name(f"{page.stem}-sets.json")),
+        *("--markdown", out / "sets.md"),
+    )
+
+
+def export_and_measure(stages: Stages, brecahad: Path, out: Path, page: Path, case: str) -> None:
+    """The pipeline into a repository of this run, then quality, seams and speed."""
+    repository = out / "model_repository"
+    copy_repository(repository)
+    checkpoint = set_folder(out, SERVED_SET) / SERVED_NETWORK
+    common = ("--checkpoint", checkpoint, "--model-repository", repository)
+    stages.run(
+        "Exporting `nuclei_unet`",
+        *("python", "-m", "export", "nuclei_unet", *common, "--frames", brecahad / "images"),
+    )
+    stages.run(
+        "Measuring on the case kept back, through the server",
+        *("python", "-m", "benchmarks.nuclei_served", "--data", brecahad, "--case", case, *common),
+        *("--pictures", out / "pictures", "--json", page.with_suffix(".json")),
+        *("--markdown", out / "served.md"),
+    )
+
+
+@click.command(help=__doc__, context_settings={"show_default": True})
+@click.option("--brecahad", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--case", default="Case_12", help="The case kept back: one drawn at random.")
+@click.option(
+    "--network",
+    "networks",
+    type=click.Choice(S3_NETWORKS),
+    multiple=True,
+    default=[SERVED_NETWORK],
+    help="Network to train on every set; the plain U-Net, which is served, must be one of them.",
+)
+@click.option(
+    "--settings",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=SETTINGS,
+    help="Folder of settings.yaml and, for single sets, files such as original.yaml.",
+)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/brecahad"))
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS)
+@click.option("--resume", is_flag=True, help="Keep what an earlier run in OUT has finished.")
+def main(
+    brecahad: Path,
+    case: str,
+    networks: tuple[str, ...],
+    settings: Path,
+    out: Path,
+    results: Path,
+    resume: bool,
+) -> None:
+    """Run all stages; the module's docstring is the help."""
+    if SERVED_NETWORK not in networks:
+        raise click.UsageError(f"--network {SERVED_NETWORK} is served, so it must be trained.")
+    if not resume:
+        shutil.rmtree(out, ignore_errors=True)
+    stages = Stages(
+        f"python -m benchmarks.brecahad --brecahad {brecahad} --case {case} --resume",
+        out / "stages.json",
+    )
+    page = results / "brecahad.md"
+    train(stages, brecahad, settings, out, page, case=case, networks=networks)
+    export_and_measure(stages, brecahad, out, page, case)
+    page.write_text(
+        f"# Study S3 on BreCaHAD\n\n## The sets of tiles\n\n{(out / 'sets.md').read_text()}\n"
+        f"## {SERVED_SET} through the server, whole frames of {case}\n\n"
+        f"{(out / 'served.md').read_text()}\n"
+        f"{stages.table()}"
+    )
+    click.echo(f"\nWritten: {page} and {page.with_suffix('.json')}; pictures in {out / 'pictures'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""How much a tiled prediction depends on where the grid of its tiles lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cytoserve.contract import TILE_SIZE, TILE_STEP
+
+OFFSETS = ((32, 32), (64, 64), (96, 0), (0, 96))
+"""Shifts of the grid, (x, y) in pixels; a multiple of the tiles' step would not shift it."""
+
+LIMIT = 3
+"""Differences of probability from this on, in 1/255, count as visible."""
+
+
+@dataclass(frozen=True)
+class SeamFigures:
+    """Differences of probability between two positions of the tile grid."""
+
+    offset: tuple[int, int]
+    """(x, y) in pixels."""
+    pixels: int
+    """Pixels that were compared."""
+    below_limit: float
+    """Share of them that differ by less than `LIMIT` / 255."""
+    largest: int
+    """In 1/255."""
+
+
+def grid_shifts(
+    predict: Callable[[npt.NDArray[Any]], npt.NDArray[np.uint8]],
+    frame: npt.NDArray[Any],
+    offsets: Sequence[tuple[int, int]] = OFFSETS,
+    margin: int = TILE_SIZE,
+) -> list[SeamFigures]:
+    """Predict the frame whole and with its first rows and columns cut off, and compare.
+
+    What is cut off shifts the grid against the content. Pixels within ``margin`` of the smaller
+    frame's borders are left out: their tiles see mirrored content in one of the two. With the
+    default no tile of a compared pixel reaches over a border.
+
+    Args:
+        predict: ``[H, W]`` or ``[H, W, C]`` -> probability uint8 ``[H, W]``.
+        frame: the frame to shift.
+        offsets: rows and columns to cut off, (x, y) each.
+        margin: in pixels.
+
+    Raises:
+        ValueError: an offset does not shift the grid, or leaves nothing to compare.
+    """
+    height, width = frame.shape[:2]
+    for x, y in offsets:
+        if x % TILE_STEP == 0 and y % TILE_STEP == 0:
+            raise ValueError(f"({x}, {y}) does not shift a grid of step {TILE_STEP}.")
+        if min(width - x, height - y) <= 2 * margin:
+            raise ValueError(
+                f"a frame of {width} x {height} px, cut by ({x}, {y}), has no pixel further than "
+                f"{margin} px from its borders; take a larger frame."
+            )
+    whole = predict(frame)
+    return [_compare(whole, predict(frame[y:, x:]), (x, y), margin) for x, y in offsets]
+
+
+def _compare(
+    whole: npt.NDArray[np.uint8],
+    shifted: npt.NDArray[np.uint8],
+    offset: tuple[int, int],
+    margin: int,
+) -> SeamFigures:
+    x, y = offset
+    height, width = shifted.shape
+    inner = (slice(margin, height - margin), slice(margin, width - margin))
+    difference = np.abs(whole[y:, x:][inner].astype(int) - shifted[inner])
+    return SeamFigures(
+        offset, difference.size, float(np.mean(difference < LIMIT)), int(difference.max())
+    )

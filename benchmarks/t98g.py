@@ -1,0 +1,84 @@
+"""Study S2 on real images, from random weights: human glioblastoma cells in phase contrast.
+
+\b
+    python -m benchmarks.t98g --t98g data/t98g
+
+A U-Net with a small encoder is trained on 10 fields, with 3 more to choose the epoch by, exported
+as `glioma_unet`, and tested through the server on 5 others. The fields were drawn at random; lists
+and settings are in `benchmarks/t98g/`. Everything from training to the tables runs by the README's
+commands. The tables, the commands and their times are written to
+`benchmarks/results/t98g-unet.md`, the figures to `t98g-unet.json` beside it.
+
+`--resume` goes on with a run that was cut off.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import click
+
+from benchmarks.repository import copy_repository
+from benchmarks.stages import Stages, precision_options
+from training.lightning_runs import STATE_NAME
+from training.run_folder import RunFolder
+
+LISTS = Path("benchmarks/t98g")
+RESULTS = Path("benchmarks/results")
+
+
+def train(stages: Stages, t98g: Path, lists: Path, out: Path) -> None:
+    """The U-Net."""
+    stages.run(
+        "Training the U-Net",
+        *("python", "-m", "training.unet", "glioma", *precision_options()),
+        *("--data", f"{t98g}@{lists}/train.txt", "--validation", f"{t98g}@{lists}/validation.txt"),
+        *("--settings", lists / "settings.yaml", "--out", out / "unet"),
+        resume=RunFolder(out / "unet", STATE_NAME).state.is_file(),
+    )
+
+
+def export_and_measure(stages: Stages, t98g: Path, lists: Path, out: Path, page: Path) -> None:
+    """The pipeline into a repository of this run, then quality, speed and memory."""
+    repository, test = out / "model_repository", f"{t98g}@{lists}/test.txt"
+    copy_repository(repository)
+    common = ("--checkpoint", out / "unet", "--model-repository", repository)
+    stages.run(
+        "Exporting `glioma_unet`",
+        *("python", "-m", "export", "glioma_unet", *common, "--frames", t98g / "images"),
+    )
+    stages.run(
+        "Measuring on the test fields, through the server",
+        *("python", "-m", "benchmarks.glioma_served", "--data", test, *common),
+        *("--pictures", out / "pictures", "--json", page.with_suffix(".json")),
+        *("--markdown", out / "served.md"),
+    )
+
+
+@click.command(help=__doc__, context_settings={"show_default": True})
+@click.option("--t98g", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option(
+    "--lists",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=LISTS,
+    help="Folder of train.txt, validation.txt, test.txt and settings.yaml.",
+)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/t98g"))
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS)
+@click.option("--resume", is_flag=True, help="Keep what an earlier run in OUT has finished.")
+def main(t98g: Path, lists: Path, out: Path, results: Path, resume: bool) -> None:
+    """Run all stages; the module's docstring is the help."""
+    if not resume:
+        shutil.rmtree(out, ignore_errors=True)
+    stages = Stages(f"python -m benchmarks.t98g --t98g {t98g} --resume", out / "stages.json")
+    page = results / "t98g-unet.md"
+    train(stages, t98g, lists, out)
+    export_and_measure(stages, t98g, lists, out, page)
+    served = (out / "served.md").read_text()
+    page.write_text(f"# Study S2 on T98G cells\n\n{served}\n{stages.table()}")
+    click.echo(f"\nWritten: {page} and {page.with_suffix('.json')}; pictures in {out / 'pictures'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""The committed lists and settings of the runs on real images."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.nuclei_protocol import read_set_settings
+from benchmarks.studies import S3
+from training.annotated import AnnotatedDataset, AnnotatedFrame
+from training.command_line import choose_settings
+from training.nuclei_tiles import set_folder
+from training.splits import SplitSizes, random_split
+from training.unet_settings import GLIOMA_PRESETS, NUCLEI_PRESETS
+
+
+@pytest.fixture
+def folder(pytestconfig):
+    return pytestconfig.rootpath / "benchmarks"
+
+
+def test_the_fields_of_t98g_were_drawn_at_random(folder, tmp_path):
+    """By `random_split` with seed 0 of the 18 fields, not chosen by their figures."""
+    fields = tuple(
+        AnnotatedFrame(tmp_path / f"set{number:02}.png", 1, 1, ()) for number in range(1, 36, 2)
+    )
+    split = random_split(AnnotatedDataset(("cell",), fields), SplitSizes(10, 3, 5), seed=0)
+    for name, part in (
+        ("train", split.training),
+        ("validation", split.validation),
+        ("test", split.test),
+    ):
+        listed = (folder / "t98g" / f"{name}.txt").read_text().split()
+        assert sorted(listed) == sorted(frame.path.stem for frame in part.frames)
+
+
+def test_the_settings_of_t98g_are_valid(folder):
+    settings = choose_settings(GLIOMA_PRESETS, "study", folder / "t98g" / "settings.yaml")
+    assert (settings.mode, settings.size) == ("crop", (256, 256))
+
+
+def test_the_settings_of_brecahad_are_valid_and_name_sets(folder):
+    files = sorted((folder / "brecahad").glob("*.yaml"))
+    common = choose_settings(NUCLEI_PRESETS, "study", folder / "brecahad" / "settings.yaml")
+    by_folder = {str(set_folder(folder, name).name): name for name in S3}
+    own = [file for file in files if file.stem != "settings"]
+    assert {file.stem for file in own} <= set(by_folder)
+    texts = [f"{by_folder[file.stem]}={file}" for file in own]
+    settings = read_set_settings(texts, list(S3), common)
+    assert settings["original"].batch < settings["256/128"].batch
