@@ -32,7 +32,7 @@ from benchmarks.machine import fingerprint
 from benchmarks.memory import PeakMemory, resident_bytes
 from benchmarks.result_files import write_result
 from benchmarks.semantic_speed import measure_speed
-from benchmarks.served_weights import check_weights
+from benchmarks.served_weights import check_weights, served_size
 from cytoserve import Client
 from cytoserve.contract import PIPELINES
 from export.foreground_reference import predict_whole_frame
@@ -123,6 +123,7 @@ def measure(
     """
     [network] = [step for step in PIPELINES[pipeline].steps if step.endswith("_network")]
     unet, recipe = load_unet(checkpoint)
+    resize_to = served_size(server.repository, network)
     before = resident_bytes(server.pid)
     with Client(server.url, timeout=TIMEOUT) as client:
         check_weights(client, {(pipeline, network): checkpoint})
@@ -133,13 +134,14 @@ def measure(
             client,
             server.repository,
             pipeline,
-            lambda image: predict_whole_frame(unet, image),
+            lambda image: predict_whole_frame(unet, image, resize_to),
             timed,
             repeats,
         )
     return {
         "pipeline": pipeline,
         "encoder": recipe.settings["encoder"],
+        "resize_to": resize_to,
         "recipe": recipe.model_dump(mode="json"),
         "frames": frames,
         "dice": statistics.mean(frame["dice"] for frame in frames),
@@ -158,7 +160,7 @@ def measure(
     "--checkpoint",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     required=True,
-    help="Checkpoint that the pipeline was exported from, with frames as they are.",
+    help="Checkpoint that the pipeline was exported from.",
 )
 @click.option(
     "--pipeline",

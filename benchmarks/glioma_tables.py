@@ -84,6 +84,10 @@ def _notes(result: dict[str, Any]) -> list[str]:
     return [*notes, machine_note(result["machine"])]
 
 
+def _size_text(resize_to: Sequence[int] | None) -> str:
+    return "as they are" if resize_to is None else "resized to {}x{} pixels".format(*resize_to)
+
+
 def served_page(result: dict[str, Any]) -> str:
     """Quality, speed and memory through the server, from `benchmarks.glioma_served`."""
     quality = ["| field | foreground | Dice | IoU |", "|---|---|---|---|"]
@@ -101,7 +105,8 @@ def served_page(result: dict[str, Any]) -> str:
     ]
     notes = [
         f"`{result['pipeline']}`: {training_text(result['recipe'])}. Fields that it was not "
-        "trained on, whole, through the server.",
+        f"trained on, whole, through the server, which shows them to the network "
+        f"{_size_text(result['resize_to'])}.",
         f"Seconds are medians over {', '.join(result['timed_frames'])}, {result['repeats']} rounds "
         "in turn, end to end. Before its first frame the server held "
         f"{result['memory']['before_bytes'] / 1e6:.0f} MB.",

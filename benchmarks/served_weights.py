@@ -1,11 +1,14 @@
-"""Whether a server answers with the weights that it is compared with."""
+"""What a server was exported from: whether it is what it is compared with, and its settings."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from cytoserve import Client
+from cytoserve.model_config import versions
+from export.install import MANIFEST_FILE
 from training.checkpoint import RECIPE_FILE, CheckpointError, Recipe
 
 
@@ -26,3 +29,10 @@ def check_weights(client: Client, checkpoints: Mapping[tuple[str, str], Path]) -
                 f"the server's {model} was exported from another checkpoint than {folder}; export "
                 "this one, or name the one that is served."
             )
+
+
+def served_size(repository: Path, network: str) -> tuple[int, int] | None:
+    """(width, height) that a whole-frame network resizes frames to; None: as they are."""
+    newest = repository / network / str(versions(repository / network)[-1])
+    size = json.loads((newest / MANIFEST_FILE).read_text())["settings"]["resize_to"]
+    return None if size is None else (int(size[0]), int(size[1]))

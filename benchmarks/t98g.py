@@ -3,11 +3,13 @@
 \b
     python -m benchmarks.t98g --t98g data/t98g
 
-A U-Net with a small encoder is trained on 10 fields, with 3 more to choose the epoch by, exported
-as `glioma_unet`, and tested through the server on 5 others. The fields were drawn at random; lists
-and settings are in `benchmarks/t98g/`. Everything from training to the tables runs by the README's
-commands. The tables, the commands and their times are written to
-`benchmarks/results/t98g-unet.md`, the figures to `t98g-unet.json` beside it.
+A small U-Net is trained on 10 fields, with 3 more to choose the epoch by, exported as
+`glioma_unet`, and tested through the server on 5 others: once with every frame brought to the size
+that the network was trained at, once with frames as they are, which shows what another scale costs,
+and what a network at full resolution takes in time and memory. The fields were drawn at random;
+lists and settings are in `benchmarks/t98g/`. Everything runs by the README's commands. The tables,
+the commands and their times are written to `benchmarks/results/t98g-unet.md`, the figures to
+`t98g-unet.json` and `t98g-unet-as-is.json` beside it.
 
 `--resume` goes on with a run that was cut off.
 """
@@ -21,8 +23,10 @@ import click
 
 from benchmarks.repository import copy_repository
 from benchmarks.stages import Stages, precision_options
+from training.checkpoint import load_checkpoint
 from training.lightning_runs import STATE_NAME
 from training.run_folder import RunFolder
+from training.unet_network import ARCHITECTURE
 
 LISTS = Path("benchmarks/t98g")
 RESULTS = Path("benchmarks/results")
@@ -39,21 +43,26 @@ def train(stages: Stages, t98g: Path, lists: Path, out: Path) -> None:
     )
 
 
-def export_and_measure(stages: Stages, t98g: Path, lists: Path, out: Path, page: Path) -> None:
-    """The pipeline into a repository of this run, then quality, speed and memory."""
-    repository, test = out / "model_repository", f"{t98g}@{lists}/test.txt"
-    copy_repository(repository)
-    common = ("--checkpoint", out / "unet", "--model-repository", repository)
+def export_and_measure(
+    stages: Stages, t98g: Path, lists: Path, out: Path, json_file: Path, resize_to: str | None
+) -> str:
+    """The pipeline into a repository of its own, then quality, speed and memory as Markdown."""
+    way = "as they are" if resize_to is None else f"at {resize_to}"
+    folder = out / json_file.stem
+    copy_repository(folder / "model_repository")
+    common = ("--checkpoint", out / "unet", "--model-repository", folder / "model_repository")
+    size = () if resize_to is None else ("--resize-to", resize_to)
     stages.run(
-        "Exporting `glioma_unet`",
-        *("python", "-m", "export", "glioma_unet", *common, "--frames", t98g / "images"),
+        f"Exporting `glioma_unet`, frames {way}",
+        *("python", "-m", "export", "glioma_unet", *common, *size, "--frames", t98g / "images"),
     )
     stages.run(
-        "Measuring on the test fields, through the server",
-        *("python", "-m", "benchmarks.glioma_served", "--data", test, *common),
-        *("--pictures", out / "pictures", "--json", page.with_suffix(".json")),
-        *("--markdown", out / "served.md"),
+        f"Measuring on the test fields, through the server, frames {way}",
+        *("python", "-m", "benchmarks.glioma_served", "--data", f"{t98g}@{lists}/test.txt"),
+        *(*common, "--pictures", folder / "pictures"),
+        *("--json", json_file, "--markdown", folder / "served.md"),
     )
+    return f"## Frames {way}\n\n{(folder / 'served.md').read_text()}"
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
@@ -74,10 +83,13 @@ def main(t98g: Path, lists: Path, out: Path, results: Path, resume: bool) -> Non
     stages = Stages(f"python -m benchmarks.t98g --t98g {t98g} --resume", out / "stages.json")
     page = results / "t98g-unet.md"
     train(stages, t98g, lists, out)
-    export_and_measure(stages, t98g, lists, out, page)
-    served = (out / "served.md").read_text()
-    page.write_text(f"# Study S2 on T98G cells\n\n{served}\n{stages.table()}")
-    click.echo(f"\nWritten: {page} and {page.with_suffix('.json')}; pictures in {out / 'pictures'}")
+    trained = load_checkpoint(out / "unet", ARCHITECTURE)[1].settings["resolution"]
+    parts = [
+        export_and_measure(stages, t98g, lists, out, results / f"{page.stem}{name}.json", size)
+        for name, size in (("", trained), ("-as-is", None))
+    ]
+    page.write_text("\n".join(["# Study S2 on T98G cells\n", *parts, stages.table()]))
+    click.echo(f"\nWritten: {page} and the figures beside it; pictures in {out}/*/pictures")
 
 
 if __name__ == "__main__":

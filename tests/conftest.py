@@ -14,6 +14,7 @@ import pytest
 import tifffile
 import torch
 from click.testing import CliRunner
+from filelock import FileLock
 
 from export.__main__ import main as export_main
 from server.embedded import EmbeddedServer
@@ -129,9 +130,33 @@ def make_random_yolo() -> Callable[[int, Sequence[np.ndarray]], SegmentationMode
 
 
 @pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory, worker_id: str
+) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Fills a new folder by a function; of several test processes, one does it for all."""
+
+    def make(name: str, fill: Callable[[Path], None]) -> Path:
+        base = tmp_path_factory.getbasetemp()
+        folder = (base if worker_id == "master" else base.parent) / name
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                unfinished = folder.with_suffix(".part")
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+                fill(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def checkpoints(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """Folder with the checkpoints `targets`, `cells`, `classifier`, `glioma` and `nuclei`."""
-    folder = tmp_path_factory.mktemp("checkpoints")
+    return made_once("checkpoints", fill_checkpoints)
+
+
+def fill_checkpoints(folder: Path) -> None:
     names = ("spread", "round")
     save_checkpoint(
         folder / "targets", random_yolo(2, [rendered(0)]).state_dict(), recipe(YOLO, names)
@@ -147,7 +172,6 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
         unet = random_unet(rendered(0, side=256), seed=len(name))
         about = recipe(UNET, (name,), **settings, **about)
         save_checkpoint(folder / name, unet.state_dict(), about)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -188,14 +212,27 @@ def export_command() -> Callable[..., subprocess.Popen[str]]:
 
 @pytest.fixture(scope="session")
 def exported_repository(
-    tmp_path_factory: pytest.TempPathFactory,
+    made_once: Callable[[str, Callable[[Path], None]], Path],
     source_repository: Path,
     checkpoints: Path,
     frames: dict[str, np.ndarray],
     export_command: Callable[..., subprocess.Popen[str]],
 ) -> Path:
     """All pipelines, exported by the real command. Not to be changed: see `repository`."""
-    folder = tmp_path_factory.mktemp("exported")
+
+    def fill(folder: Path) -> None:
+        fill_repository(folder, source_repository, checkpoints, frames, export_command)
+
+    return made_once("exported", fill) / "model_repository"
+
+
+def fill_repository(
+    folder: Path,
+    source_repository: Path,
+    checkpoints: Path,
+    frames: dict[str, np.ndarray],
+    export_command: Callable[..., subprocess.Popen[str]],
+) -> None:
     repository = folder / "model_repository"
     shutil.copytree(source_repository, repository)
     for name, frame in frames.items():
@@ -224,7 +261,6 @@ def exported_repository(
         result = CliRunner().invoke(export_main, [str(part) for part in (*arguments, *common)])
         assert result.exit_code == 0, result.output
         assert str(repository / arguments[0] / "1") in result.output.split()
-    return repository
 
 
 @pytest.fixture(scope="session")

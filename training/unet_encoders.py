@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import segmentation_models_pytorch as smp  # ships no types
+import segmentation_models_pytorch as smp
 import timm
 from safetensors import SafetensorError
 from torch import nn

@@ -7,12 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import segmentation_models_pytorch as smp  # ships no types
+import segmentation_models_pytorch as smp
 import torch
-from scipy.ndimage import (  # ships no types
-    distance_transform_edt,
-    find_objects,
-)
+from scipy.ndimage import distance_transform_edt, find_objects
 from torch import Tensor
 
 BORDER_WEIGHT = 10.0
