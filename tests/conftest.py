@@ -30,6 +30,10 @@ from training.unet_network import UNet, build_unet
 from training.yolo_network import ARCHITECTURE as YOLO
 from training.yolo_network import SegmentationModel, new_network
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several test processes share the cores; a pool of all cores in each would only contend.
+    torch.set_num_threads(1)
+
 ROOT = Path(__file__).parents[1]
 UNET_WIDTH = 4
 NUCLEI_RADIUS = 6.0

@@ -21,14 +21,19 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_first_python_block_runs(monkeypatch, capsys):
-    [block] = blocks("python")
-    nothing = cytoserve.cells_from_labels(np.zeros((2048, 2048), int), np.zeros(0, int), ("RBC",))
-    fake = cytoserve.FakeServer(nothing)
+def test_the_python_blocks_run_one_after_the_other(monkeypatch, capsys):
+    empty = np.zeros((2048, 2048), np.uint8)
+    fake = cytoserve.FakeServer(
+        cytoserve.cells_from_labels(empty, np.zeros(0, int), ("RBC",)),
+        foreground=cytoserve.Foreground.from_probability(empty, class_name="glioma"),
+    )
     real = cytoserve.Client
     monkeypatch.setattr(cytoserve, "Client", lambda url: real(url, transport=fake))
-    exec(compile(block, "README.md", "exec"), {})
+    namespace = {}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), namespace)
     assert capsys.readouterr().out.strip()
+    assert namespace["found"].confluency == 0
 
 
 def commands() -> list[str]:

@@ -8,6 +8,7 @@ from benchmarks.nuclei_protocol import read_set_settings
 from benchmarks.studies import S3
 from training.annotated import AnnotatedDataset, AnnotatedFrame
 from training.command_line import choose_settings
+from training.dice import parse_resolution
 from training.nuclei_tiles import set_folder
 from training.splits import SplitSizes, random_split
 from training.unet_settings import GLIOMA_PRESETS, NUCLEI_PRESETS
@@ -35,7 +36,9 @@ def test_the_fields_of_t98g_were_drawn_at_random(folder, tmp_path):
 
 def test_the_settings_of_t98g_are_valid(folder):
     settings = choose_settings(GLIOMA_PRESETS, "study", folder / "t98g" / "settings.yaml")
-    assert (settings.mode, settings.size) == ("crop", (256, 256))
+    assert settings.mode == "resize"
+    # The run exports with --resize-to this, which takes numbers alone.
+    assert parse_resolution(settings.resolution) == settings.size == (512, 512)
 
 
 def test_the_settings_of_brecahad_are_valid_and_name_sets(folder):
