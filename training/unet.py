@@ -218,9 +218,8 @@ def _loaders(
     if share == 0:
         raise ValueError(f"there is no foreground in any of {len(train)} images to train on.")
     if settings.border_map:
-        w0, sigma = settings.border_weight, settings.border_sigma
-        train = weigh_borders(train, share, w0=w0, sigma=sigma)
-        validation = weigh_borders(validation, share, w0=w0, sigma=sigma)
+        train = weigh_borders(train, share, settings)
+        validation = weigh_borders(validation, share, settings)
     windows = TrainingWindows(train, settings)
     images = ValidationImages(validation, settings)
     batches = EpochBatches(len(windows), settings.windows_per_frame, settings.batch, seed)

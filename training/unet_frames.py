@@ -141,17 +141,17 @@ def foreground_share(images: Sequence[MaskedImage]) -> float:
 
 
 def weigh_borders(
-    images: Sequence[MaskedImage], share: float, *, w0: float, sigma: float
+    images: Sequence[MaskedImage], share: float, settings: UnetSettings
 ) -> tuple[MaskedImage, ...]:
     """Add the border weight map, computed once per image; its connected components are the objects.
 
     Args:
         images: of any size.
         share: foreground among all pixels to train on, which balances the classes.
-        w0: see `training.unet_losses.border_weights`.
-        sigma: see `training.unet_losses.border_weights`.
+        settings: of the map.
     """
-    classes = balancing_weights(share)
+    classes = balancing_weights(share, settings.class_balance)
+    w0, sigma = settings.border_weight, settings.border_sigma
     weighed = []
     for image in track(images, "weighing borders", transient=True):
         _, labels = cv2.connectedComponents(image.mask[0].numpy().astype(np.uint8))

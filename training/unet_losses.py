@@ -53,8 +53,15 @@ LOSSES: dict[str, Loss] = {
 """By their names in the settings."""
 
 
-def balancing_weights(foreground_share: float) -> tuple[float, float]:
+def balancing_weights(foreground_share: float, balance: float = 1.0) -> tuple[float, float]:
     """w_c of background and foreground: both classes weigh the same in all, 1 in the mean.
+
+    A network that is trained so calls a pixel foreground where it is more likely so than in the
+    mean of all pixels, which finds rare objects, and too much of them.
+
+    Args:
+        foreground_share: of the pixels to train on.
+        balance: power that the weights are raised to: 1 balances in full, 0 not at all.
 
     Raises:
         ValueError: one of the classes has no pixel.
@@ -64,7 +71,7 @@ def balancing_weights(foreground_share: float) -> tuple[float, float]:
             "weights that balance the classes need pixels of both; the share of foreground is "
             f"{foreground_share:g}. Train on images that hold both."
         )
-    return 0.5 / (1 - foreground_share), 0.5 / foreground_share
+    return (0.5 / (1 - foreground_share)) ** balance, (0.5 / foreground_share) ** balance
 
 
 def border_weights(

@@ -68,6 +68,8 @@ class UnetSettings(BaseModel):
     """w0 of the border weight map."""
     border_sigma: float = Field(BORDER_SIGMA, gt=0)
     """sigma of the border weight map, in pixels."""
+    class_balance: float = Field(1.0, ge=0, le=1)
+    """Of the border weight map's w_c: 1 lets both classes weigh the same, 0 every pixel."""
     validation_share: float = Field(0.2, gt=0, lt=1)
     """Share of the frames kept for validation, where no others are given."""
     bf16: bool = False

@@ -102,7 +102,7 @@ def test_borders_are_weighed_once_and_cut_with_the_image() -> None:
     plain = MaskedImage(
         "two", torch.zeros((1, 40, 40), dtype=torch.uint8), torch.from_numpy(mask), torch.ones(1)
     )
-    (weighed,) = weigh_borders([plain], 0.25, w0=10, sigma=5)
+    (weighed,) = weigh_borders([plain], 0.25, UnetSettings(border_weight=10, border_sigma=5))
     assert float(weighed.weights[0, 10, 10]) == 2.0
     assert float(weighed.weights[0, 10, 20]) > 5
     part = weighed.window(8, 18, 4, 6)

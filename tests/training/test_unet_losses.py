@@ -54,6 +54,19 @@ def test_both_classes_weigh_the_same() -> None:
     assert 0.1 * foreground == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(
+    ("balance", "ratio"),
+    [
+        pytest.param(1.0, 9.0, id="in full"),
+        pytest.param(0.5, 3.0, id="by half"),
+        pytest.param(0.0, 1.0, id="not at all"),
+    ],
+)
+def test_classes_are_balanced_as_far_as_asked(balance: float, ratio: float) -> None:
+    background, foreground = balancing_weights(0.1, balance)
+    assert foreground / background == pytest.approx(ratio)
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_one_class_alone_cannot_be_balanced(share: float) -> None:
     with pytest.raises(ValueError, match="need pixels of both"):
