@@ -51,4 +51,4 @@ def test_the_settings_of_brecahad_are_valid_and_name_sets(folder):
     settings = read_set_settings(texts, list(S3), common)
     assert settings["original"].batch < settings["256/128"].batch
     served = choose_settings(NUCLEI_PRESETS, "study", folder / "brecahad" / "served.yaml")
-    assert (served.width, served.class_balance) == (common.width, 0)
+    assert (served.width, served.class_balance) == (common.width, 0.5)
