@@ -4,7 +4,8 @@
     python -m benchmarks.brecahad --brecahad data/brecahad
 
 The study's nine sets of tiles are cut, with one case kept back, and the plain U-Net is trained and
-tested on each. One more, trained longer on 256/128, is exported as `nuclei_unet` and tested through
+tested on each. One more, trained longer on 256/128 and with
+classes balanced by half, is exported as `nuclei_unet` and tested through
 the server on whole frames of the case kept back. Settings are in `benchmarks/brecahad/`. Everything
 runs by the README's commands. The tables, the commands and their times are written to
 `benchmarks/results/brecahad.md`, the figures to `brecahad.json` (server) and `brecahad-sets.json`
@@ -15,14 +16,13 @@ runs by the README's commands. The tables, the commands and their times are writ
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from benchmarks.repository import copy_repository
-from benchmarks.stages import Stages, precision_options
+from benchmarks.stages import Stages, begin_afresh, precision_options
 from benchmarks.studies import S3, S3_NETWORKS
 from training.lightning_runs import STATE_NAME
 from training.nuclei_tiles import set_folder
@@ -109,7 +109,11 @@ def serve_and_measure(
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/brecahad"))
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS)
-@click.option("--resume", is_flag=True, help="Keep what an earlier run in OUT has finished.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Keep what an earlier run in OUT, with the same settings, has finished.",
+)
 def main(
     brecahad: Path,
     case: str,
@@ -121,10 +125,10 @@ def main(
 ) -> None:
     """Run all stages; the module's docstring is the help."""
     if not resume:
-        shutil.rmtree(out, ignore_errors=True)
+        begin_afresh(out)
     stages = Stages(
         f"python -m benchmarks.brecahad --brecahad {brecahad} --case {case} --resume",
-        out / "stages.json",
+        out,
     )
     page = results / "brecahad.md"
     train(stages, brecahad, settings, out, page, case=case, networks=networks)

@@ -29,6 +29,7 @@ from server.embedded import EmbeddedServer
 from training.rendered import RenderSettings, render_frame
 
 COUNTS = (0, 1, 300, 2000)
+INSTANCE_PIPELINES = [name for name, pipeline in PIPELINES.items() if not pipeline.is_semantic]
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def cells_table(result: dict[str, Any]) -> str:
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
-@click.option("--pipeline", type=click.Choice(list(PIPELINES)), default="yolo_resnet")
+@click.option("--pipeline", type=click.Choice(INSTANCE_PIPELINES), default="yolo_resnet")
 @click.option("--side", type=click.IntRange(64), default=2048, help="Frame side in pixels.")
 @click.option("--repeats", type=click.IntRange(1), default=3, help="Timed requests a frame.")
 @click.option(

@@ -10,14 +10,13 @@ repository there, so nothing that is served elsewhere changes.
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 
 import click
 
 from benchmarks.repository import copy_repository
-from benchmarks.stages import Stages, precision_options
+from benchmarks.stages import Stages, begin_afresh, precision_options
 from server.embedded import EmbeddedServer
 
 FRAMES = {"general": 40, "target": 16, "test": 8}
@@ -108,8 +107,8 @@ def serve_and_measure(stages: Stages, out: Path, data: Path, repository: Path) -
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"))
 def main(out: Path) -> None:
     """Run all stages; the module's docstring is the help."""
-    start, stages = time.monotonic(), Stages("make demo")
-    shutil.rmtree(out, ignore_errors=True)
+    begin_afresh(out)
+    start, stages = time.monotonic(), Stages("make demo", out)
     data, repository = out / "data", out / "model_repository"
     train(stages, out, data)
     export(stages, out, repository)

@@ -3,7 +3,7 @@
 \b
     python -m benchmarks.glioma_protocol --data data/glioma_c6 --table 1 --table 2 \\
         --pretrained livecell=runs/livecell-mit-b3 --pretrained livecell=runs/livecell-vgg19 \\
-        --out runs/glioma
+        --out runs/glioma-protocol
 
 `--table N` takes the rows of the study's table N and prints its figures beside ours. Rows of one's
 own are all combinations of `--encoder`, `--init`, `--mode` and `--resolution`. `--learning-curve`

@@ -2,7 +2,7 @@
 
 \b
     python -m benchmarks.nuclei_served --data data/brecahad --case Case_12 \\
-        --checkpoint runs/brecahad/256-128/U-Net --json brecahad.json
+        --checkpoint runs/brecahad/served --json brecahad.json
 
 Whole frames of cases that the checkpoint was not trained on are sent to the server, which cleans,
 tiles, predicts and stitches. Dice compares its mask with discs around the annotated centres, of the

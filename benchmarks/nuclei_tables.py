@@ -101,9 +101,10 @@ def served_page(result: dict[str, Any]) -> str:
 
 def _served_notes(result: dict[str, Any]) -> list[str]:
     return [
-        f"`nuclei_unet`: {training_text(result['recipe'])}. Whole frames of cases not trained on, "
-        f"through the server: cleaned, tiled, stitched. Dice against discs of radius "
-        f"{result['radius']:g} px around the annotated centres; a nucleus is found when a centre "
+        f"`nuclei_unet`: {training_text(result['recipe'])}. Whole frames of cases that were "
+        "not trained on, but chose the epoch, through the server: cleaned, tiled, stitched. Dice "
+        f"against discs of radius {result['radius']:g} px around the annotated centres; a nucleus "
+        "is found when a centre "
         "of the server lies within that radius, one to one. Many nuclei of BreCaHAD carry no "
         "point, so found ones without a partner are no errors.",
         f"Seams on {result['seams']['frame']}, away from its borders. Seconds are medians over "

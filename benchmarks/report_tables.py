@@ -46,7 +46,10 @@ def approaches_table(result: dict[str, Any]) -> str:
     return "\n".join([*rows, "", *times, "", *(f"{note}\n" for note in notes)])
 
 
-SHOWN_SETTINGS = ("encoder", "width", "set_name", "resolution", "mode", "epochs")
+SHOWN_SETTINGS = (
+    *("encoder", "width", "set_name", "resolution", "mode", "epochs"),
+    *("border_map", "class_balance"),
+)
 """What a reader wants to know first of a U-Net's training."""
 
 

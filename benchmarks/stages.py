@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ from pathlib import Path
 import click
 
 RESUME = "--resume"
+RECORD = "stages.json"
+"""Of the stages that are done, in a run's folder."""
 
 
 @dataclass
@@ -20,17 +23,23 @@ class Stages:
 
     Args:
         again: the command that starts the whole run, named where a stage fails.
-        record: JSON file of the stages that are done; those in it are not run again.
+        out: the run's folder, where the stages that are done are recorded; they are not run again.
     """
 
     again: str
-    record: Path | None = None
+    out: Path
     done: list[tuple[str, float]] = field(default_factory=list)
     """Command line and seconds of every stage so far."""
 
     def __post_init__(self) -> None:
-        if self.record and self.record.is_file():
+        if self.record.is_file():
             self.done += [(line, seconds) for line, seconds in json.loads(self.record.read_text())]
+        self._save()
+
+    @property
+    def record(self) -> Path:
+        """Where the stages that are done are written."""
+        return self.out / RECORD
 
     def run(self, title: str, *command: str | Path, resume: bool = False) -> None:
         """Announce a stage, show its command, run it; raise `ClickException` if it fails.
@@ -56,15 +65,31 @@ class Stages:
             )
         seconds = time.monotonic() - start
         self.done.append((line, seconds))
-        if self.record:
-            self.record.parent.mkdir(parents=True, exist_ok=True)
-            self.record.write_text(json.dumps(self.done, indent=1) + "\n")
+        self._save()
         click.echo(f"  {seconds:.0f} s")
+
+    def _save(self) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.record.write_text(json.dumps(self.done, indent=1) + "\n")
 
     def table(self) -> str:
         """Commands and seconds as Markdown."""
         rows = [f"| `{line}` | {seconds:.0f} |" for line, seconds in self.done]
         return "\n".join(["| command | seconds |", "|---|---|", *rows, ""])
+
+
+def begin_afresh(out: Path) -> None:
+    """Remove the folder of an earlier run.
+
+    Raises:
+        click.UsageError: the folder holds something else, which must not be lost.
+    """
+    if out.exists() and not (out / RECORD).is_file() and any(out.iterdir()):
+        raise click.UsageError(
+            f"--out {out} must be new, empty or of an earlier run, whose {RECORD} it then holds; "
+            "name another folder, or empty this one yourself."
+        )
+    shutil.rmtree(out, ignore_errors=True)
 
 
 def precision_options() -> list[str]:

@@ -11,18 +11,18 @@ lists and settings are in `benchmarks/t98g/`. Everything runs by the README's co
 the commands and their times are written to `benchmarks/results/t98g-unet.md`, the figures to
 `t98g-unet.json` and `t98g-unet-as-is.json` beside it.
 
-`--resume` goes on with a run that was cut off.
+DIR is a data set of label images: 16-bit phase-contrast fields of T98G cells, published with
+Usiigaci (MIT). `--resume` goes on with a run that was cut off.
 """
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import click
 
 from benchmarks.repository import copy_repository
-from benchmarks.stages import Stages, precision_options
+from benchmarks.stages import Stages, begin_afresh, precision_options
 from training.checkpoint import load_checkpoint
 from training.lightning_runs import STATE_NAME
 from training.run_folder import RunFolder
@@ -75,12 +75,16 @@ def export_and_measure(
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/t98g"))
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS)
-@click.option("--resume", is_flag=True, help="Keep what an earlier run in OUT has finished.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Keep what an earlier run in OUT, with the same settings, has finished.",
+)
 def main(t98g: Path, lists: Path, out: Path, results: Path, resume: bool) -> None:
     """Run all stages; the module's docstring is the help."""
     if not resume:
-        shutil.rmtree(out, ignore_errors=True)
-    stages = Stages(f"python -m benchmarks.t98g --t98g {t98g} --resume", out / "stages.json")
+        begin_afresh(out)
+    stages = Stages(f"python -m benchmarks.t98g --t98g {t98g} --resume", out)
     page = results / "t98g-unet.md"
     train(stages, t98g, lists, out)
     trained = load_checkpoint(out / "unet", ARCHITECTURE)[1].settings["resolution"]

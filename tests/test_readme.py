@@ -38,7 +38,7 @@ def test_the_python_blocks_run_one_after_the_other(monkeypatch, capsys):
 
 def commands() -> list[str]:
     """Every `python -m` and `cytoserve` command of the README, without its values."""
-    lines = "\n".join(blocks("sh")).splitlines()
+    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
     return [line for line in lines if line.startswith(("python -m", "cytoserve"))]
 
 

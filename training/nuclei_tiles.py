@@ -1,8 +1,8 @@
 """Clean stained tissue and cut it into tiles: the data sets of study S3, by its names.
 
 \b
-    python -m training.nuclei_tiles --data BreCaHAD --out runs/nuclei --set 256/128
-    python -m training.nuclei_tiles --data BreCaHAD --out runs/nuclei --all
+    python -m training.nuclei_tiles --data BreCaHAD --out runs/tiles --set 256/128
+    python -m training.nuclei_tiles --data BreCaHAD --out runs/tiles --all
 
 A frame is cleaned as a whole, then cut:
 

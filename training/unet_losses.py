@@ -54,10 +54,11 @@ LOSSES: dict[str, Loss] = {
 
 
 def balancing_weights(foreground_share: float, balance: float = 1.0) -> tuple[float, float]:
-    """w_c of background and foreground: both classes weigh the same in all, 1 in the mean.
+    """w_c of background and foreground.
 
-    A network that is trained so calls a pixel foreground where it is more likely so than in the
-    mean of all pixels, which finds rare objects, and too much of them.
+    In full balance both classes weigh the same in all, 1 in the mean: a network that is trained so
+    calls a pixel foreground where it is more likely so than in the mean of all pixels, which finds
+    rare objects, and too much of them. Without balance every pixel weighs 1.
 
     Args:
         foreground_share: of the pixels to train on.

@@ -251,7 +251,7 @@ PIPELINES = {
         ),
         Pipeline(
             "glioma_unet",
-            summary="U-Net on a whole high-resolution frame, ImageNet-initialised",
+            summary="U-Net on a whole phase-contrast frame, ImageNet-initialised",
             study="S2",
             steps=("glioma_prepare", "glioma_network", "foreground"),
             inputs=(IMAGE, PROBABILITY_THRESHOLD_INPUT),

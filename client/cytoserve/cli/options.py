@@ -25,5 +25,5 @@ timeout_option: Callable[..., Any] = click.option(
     default=DEFAULT_TIMEOUT_S,
     show_default=True,
     metavar="SECONDS",
-    help="Deadline of every answer.",
+    help="Deadline of every image.",
 )
