@@ -33,6 +33,10 @@ threshold, or let NMS prefer the box of a neighbouring anchor."""
 CLASS_MARGIN = 0.02
 """A cell whose two best classes are closer than this may be called either by such a rounding."""
 
+REFERENCE_PIXELS = 500_000_000
+"""Most pixels of all masks together that ultralytics is asked for: it holds a whole frame a cell,
+in float32, where the chain holds a patch. At a threshold with more, a frame is not compared."""
+
 THRESHOLDS = (0.5, SCORE_THRESHOLD, 0.05)
 """From few cells to very many, whatever the network has learned."""
 
@@ -71,7 +75,7 @@ def check_chain(
         thresholds: score thresholds to try.
 
     Raises:
-        ParityError: a frame's figures are beyond tolerance.
+        ParityError: a frame's figures are beyond tolerance, or no frame was small enough.
     """
     figures = []
     for name, image in frames.items():
@@ -81,6 +85,8 @@ def check_chain(
             answer = chain.run(
                 instance_inputs(camera, threshold), [tensor.name for tensor in INSTANCE_OUTPUTS]
             )
+            if len(answer["boxes"]) * camera.shape[0] * camera.shape[1] > REFERENCE_PIXELS:
+                continue
             expected = yolo.cells(rgb, threshold, OVERLAP_THRESHOLD)
             # A classifier sees crops of the very boxes that the chain found: half a pixel more or
             # less may turn a doubtful cell, which is no fault of the chain's.
@@ -88,6 +94,12 @@ def check_chain(
             figure = _compare(name, threshold, answer, expected, classes)
             _hold(figure)
             figures.append(figure)
+    if not figures:
+        raise ParityError(
+            f"none of {len(frames)} frames can be compared with ultralytics, whose masks would "
+            f"have more than {REFERENCE_PIXELS:,} pixels together; give smaller frames, or frames "
+            "of fewer cells, with --frames."
+        )
     return figures
 
 

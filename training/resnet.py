@@ -53,7 +53,7 @@ class ResnetSettings(BaseModel):
     """Mixed precision in bfloat16: faster on CPUs with AVX512-BF16 or AMX, and on GPUs."""
 
 
-PRESETS = {"study": ResnetSettings(), "demo": ResnetSettings(epochs=10)}
+PRESETS = {"study": ResnetSettings(), "demo": ResnetSettings(epochs=12)}
 
 
 def _read_crops(folder: Path, crops: tuple[Crop, ...]) -> TensorDataset:
