@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cytoserve.contract import TILE_MARGIN, TILE_SIZE, TILE_STEP
+from training.mirror import mirrored
 
 if TILE_SIZE != 2 * TILE_STEP:
     raise ImportError(
@@ -27,17 +28,6 @@ def tile_count(length: Tensor) -> Any:
     A tensor, so that a traced graph takes any size; torch's stubs know sizes as numbers only.
     """
     return torch.div(length + TILE_STEP - 1, TILE_STEP, rounding_mode="floor")
-
-
-def mirrored(positions: Tensor, length: Tensor) -> Tensor:
-    """The pixel at each of ``positions``, beyond the side's ends that of its mirror image.
-
-    The last pixel is not repeated (``c b | a b c | b a``), and the mirrors go on for ever, so
-    that a side of any length >= 1 fills a tile.
-    """
-    period = torch.clamp(2 * (length - 1), min=1)
-    positions = positions % period
-    return torch.minimum(positions, period - positions)
 
 
 class CutTiles(nn.Module):

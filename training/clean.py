@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.mirror import mirrored
+
 REACH = 3
 """Pixels beyond the frame that its cleaned border depends on: 2 of the Gaussian, 1 of sharpening.
 The median adds none, it repeats the border."""
@@ -38,8 +40,8 @@ class Clean(nn.Module):
 
 def _clean(values: Tensor) -> Tensor:
     # A symmetric kernel leaves a mirrored frame mirrored, so one border serves both filters.
-    mirrored = _mirrored(_mirrored(values, dim=2), dim=3)
-    return _median(_sharpened(_blurred(mirrored)))
+    bordered = _bordered(_bordered(values, dim=2), dim=3)
+    return _median(_sharpened(_blurred(bordered)))
 
 
 def clean_image(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -50,24 +52,14 @@ def clean_image(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(cleaned.numpy())
 
 
-def _mirrored(values: Tensor, dim: int) -> Tensor:
-    """``REACH`` more rows (or columns) at either end, the frame mirrored about its border pixels.
-
-    Frames shorter than ``REACH`` are mirrored again and again; one pixel is repeated.
-    """
+def _bordered(values: Tensor, dim: int) -> Tensor:
+    """``REACH`` more rows (or columns) at either end, mirrored about the border pixels."""
     length = torch._shape_as_tensor(values)[dim]
-    period = torch.clamp(2 * (length - 1), min=1)
     reach = torch.arange(REACH)
-    before, after = _mirror(reach - REACH, period), _mirror(length + reach, period)
+    before, after = mirrored(reach - REACH, length), mirrored(length + reach, length)
     return torch.cat(
         [values.index_select(dim, before), values, values.index_select(dim, after)], dim
     )
-
-
-def _mirror(position: Tensor, period: Tensor) -> Tensor:
-    """The index inside the frame that a position outside it mirrors."""
-    within = torch.remainder(position, period)
-    return torch.minimum(within, period - within)
 
 
 def _blurred(values: Tensor) -> Tensor:

@@ -17,7 +17,9 @@ def test_a_finished_run_is_read_back_and_no_other(tmp_path):
 def test_the_same_protocol_goes_on(tmp_path):
     facts = {"sizes": (5, 2, 3), "settings": {"epochs": 1}}
     KeptResults(tmp_path).begin(facts)
+    KeptResults(tmp_path).save("one", {"dice": 1})
     KeptResults(tmp_path).begin(facts)
+    assert KeptResults(tmp_path).load("one") == {"dice": 1}
 
 
 @pytest.mark.parametrize(

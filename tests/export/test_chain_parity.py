@@ -99,6 +99,22 @@ def test_a_wrong_chain_is_refused(
         check_chain(changed, yolo, classifier, frames, thresholds=[0.5])
 
 
+def test_masks_that_ultralytics_has_no_memory_for_are_left_out(
+    chain: Chain,
+    yolo: UltralyticsYolo,
+    classifier: CellClassifier,
+    frames: dict[str, np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [figure] = check_chain(chain, yolo, classifier, frames, [0.5])
+    limit = figure.cells * frames["rendered.tif"].size
+    monkeypatch.setattr(chain_parity, "REFERENCE_PIXELS", limit)
+    assert check_chain(chain, yolo, classifier, frames, [0.5, 0.05]) == [figure]
+    monkeypatch.setattr(chain_parity, "REFERENCE_PIXELS", limit - 1)
+    with pytest.raises(ParityError, match="none of 1 frames can be compared"):
+        check_chain(chain, yolo, classifier, frames, [0.5])
+
+
 def test_another_classifier_is_refused(
     chain: Chain,
     yolo: UltralyticsYolo,

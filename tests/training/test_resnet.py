@@ -182,6 +182,7 @@ def test_the_smallest_data_sets_can_be_trained_on(
     (tmp_path / "s.yaml").write_text("batch: 2\nepochs: 1\n")
     settings = tmp_path / "s.yaml"
     run(main, "--crops", folder, "--out", tmp_path / "out", "--settings", settings)
+    assert load_checkpoint(tmp_path / "out", ARCHITECTURE)[1].class_names == ("red", "blue")
 
 
 @pytest.mark.parametrize(
