@@ -14,6 +14,7 @@ import statistics
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from benchmarks.matching import match_cells, quality
 from benchmarks.memory import PeakMemory, resident_bytes
 from benchmarks.result_files import write_result
 from cytoserve import Cells, Client
-from cytoserve.contract import PIPELINES
+from cytoserve.contract import OVERLAP_THRESHOLD, PIPELINES, SCORE_THRESHOLD
 from server.embedded import EmbeddedServer
 from training.rendered import RenderSettings, render_frame
 
@@ -47,20 +48,34 @@ class CellCost:
     """Resident memory of launcher, Triton and workers, above that before the first frame."""
 
 
-def measure(server: EmbeddedServer, pipeline: str, side: int, repeats: int) -> list[CellCost]:
+def measure(
+    server: EmbeddedServer,
+    pipeline: str,
+    *,
+    side: int,
+    repeats: int,
+    score_threshold: float,
+    overlap_threshold: float,
+) -> list[CellCost]:
     """Send one frame per count and measure each ``repeats`` times after a first, untimed one."""
     figures = []
     with Client(server.url, timeout=300) as client:
+        ask = partial(
+            client.segment,
+            pipeline=pipeline,
+            score_threshold=score_threshold,
+            overlap_threshold=overlap_threshold,
+        )
         before = resident_bytes(server.pid)
         for count in COUNTS:
             settings = RenderSettings(height=side, width=side, cells=count)
             frame, truth = render_frame(settings, seed=count)
             with PeakMemory(server.pid) as memory:
-                answer = client.segment(frame, pipeline)
+                answer = ask(frame)
             peak, seconds = memory.peak - before, []
             for _ in range(repeats):
                 start = time.perf_counter()
-                answer = client.segment(frame, pipeline)
+                answer = ask(frame)
                 seconds.append(time.perf_counter() - start)
             figure = quality([match_cells(answer, truth)])
             figures.append(
@@ -96,13 +111,21 @@ def cells_table(result: dict[str, Any]) -> str:
             f"| {row['recall']:.3f} | {row['precision']:.3f} | {row['seconds']:.3f} "
             f"| {row['answer_bytes'] / 1e3:.0f} | {row['server_peak_bytes'] / 1e6:.0f} |"
         )
-    head = f"`{result['pipeline']}` on rendered frames of {result['side']} x {result['side']} px"
+    thresholds = ", ".join(
+        f"{name.replace('_', ' ')} {value:g}" for name, value in result["thresholds"].items()
+    )
+    head = (
+        f"`{result['pipeline']}` on rendered frames of {result['side']} x {result['side']} px; "
+        f"{thresholds}. Cells are matched at mask IoU 0.5; nan: nothing to find, or nothing found."
+    )
     return "\n".join([head, "", *rows, "", machine_note(result["machine"]), ""])
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
 @click.option("--pipeline", type=click.Choice(INSTANCE_PIPELINES), default="yolo_resnet")
 @click.option("--side", type=click.IntRange(64), default=2048, help="Frame side in pixels.")
+@click.option("--score-threshold", type=click.FloatRange(0, 1), default=SCORE_THRESHOLD)
+@click.option("--overlap-threshold", type=click.FloatRange(0, 1), default=OVERLAP_THRESHOLD)
 @click.option("--repeats", type=click.IntRange(1), default=3, help="Timed requests a frame.")
 @click.option(
     "--model-repository",
@@ -114,18 +137,22 @@ def cells_table(result: dict[str, Any]) -> str:
 def main(
     pipeline: str,
     side: int,
+    score_threshold: float,
+    overlap_threshold: float,
     repeats: int,
     model_repository: Path,
     json_file: Path,
     markdown: Path | None,
 ) -> None:
     """Measure; the module's docstring is the help."""
+    thresholds = {"score_threshold": score_threshold, "overlap_threshold": overlap_threshold}
     with ExitStack() as stack:
         server = stack.enter_context(EmbeddedServer(model_repository, [pipeline]))
-        figures = measure(server, pipeline, side, repeats)
+        figures = measure(server, pipeline, side=side, repeats=repeats, **thresholds)
     result = {
         "pipeline": pipeline,
         "side": side,
+        "thresholds": thresholds,
         "repeats": repeats,
         "frames": [asdict(figure) for figure in figures],
         "machine": fingerprint(),
