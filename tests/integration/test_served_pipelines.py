@@ -26,7 +26,7 @@ FRAMES = {
     "saturated": lambda: np.full((300, 200, 3), 65535, np.uint16),
 }
 
-INSTANCE_PIPELINES = [name for name, pipeline in PIPELINES.items() if not pipeline.is_semantic]
+INSTANCE_PIPELINES = [name for name, pipeline in PIPELINES.items() if pipeline.is_instance]
 
 EVERYTHING = {"score_threshold": 0.0, "overlap_threshold": 1.0}
 """Every anchor with a mask is a cell."""
