@@ -1,7 +1,7 @@
 """The table of study S1 on any annotated data set: both approaches through the server.
 
 \b
-    python -m benchmarks.approaches --data runs/data/test --cells runs/general \\
+    python -m benchmarks.approaches --data data/test --cells runs/general \\
         --targets runs/targets --classifier runs/classifier --json approaches.json
 
 Quality comes from the answers of the embedded server. Seconds are end to end, from the camera

@@ -1,7 +1,7 @@
 """Study S3 on real images, from random weights: nuclei in stained tissue.
 
 \b
-    python -m benchmarks.brecahad --brecahad data/brecahad
+    python -m benchmarks.brecahad --brecahad data/BreCaHAD
 
 The study's nine sets of tiles are cut, with one case kept back, and the plain U-Net is trained and
 tested on each. One more, trained longer on 256/128 and with
@@ -84,7 +84,8 @@ def serve_and_measure(
     )
     stages.run(
         "Measuring on the case kept back, through the server",
-        *("python", "-m", "benchmarks.nuclei_served", "--data", brecahad, "--case", case, *common),
+        *("python", "-m", "benchmarks.nuclei_served", "--data", brecahad),
+        *("--test-case", case, *common),
         *("--pictures", out / "pictures", "--json", page.with_suffix(".json")),
         *("--markdown", out / "served.md"),
     )
@@ -92,7 +93,9 @@ def serve_and_measure(
 
 @click.command(help=__doc__, context_settings={"show_default": True})
 @click.option("--brecahad", type=click.Path(path_type=Path, exists=True), required=True)
-@click.option("--case", default="Case_12", help="The case kept back: one drawn at random.")
+@click.option(
+    "--test-case", "case", default="Case_12", help="The case kept back: one drawn at random."
+)
 @click.option(
     "--network",
     "networks",
@@ -127,7 +130,7 @@ def main(
     if not resume:
         begin_afresh(out)
     stages = Stages(
-        f"python -m benchmarks.brecahad --brecahad {brecahad} --case {case} --resume",
+        f"python -m benchmarks.brecahad --brecahad {brecahad} --test-case {case} --resume",
         out,
     )
     page = results / "brecahad.md"

@@ -1,7 +1,7 @@
 """Study S3's protocol: both U-Nets on the study's nine sets of tiles, in the form of its tables.
 
 \b
-    python -m benchmarks.nuclei_protocol --data data/brecahad --out runs/nuclei-protocol
+    python -m benchmarks.nuclei_protocol --data data/BreCaHAD --out runs/nuclei-protocol
 
 Frames are cleaned and cut (`training.nuclei_tiles`), the networks trained and tested on the cases
 that were kept back (`training.unet nuclei`); every training is an ordinary checkpoint, in

@@ -1,7 +1,7 @@
 """The tiled U-Net of study S3 through the server: Dice, nuclei found, seams, speed, pictures.
 
 \b
-    python -m benchmarks.nuclei_served --data data/brecahad --case Case_12 \\
+    python -m benchmarks.nuclei_served --data data/BreCaHAD --test-case Case_12 \\
         --checkpoint runs/brecahad/served --json brecahad.json
 
 Whole frames of cases that the checkpoint was not trained on are sent to the server, which cleans,
@@ -151,7 +151,7 @@ def read_cases(data: Path, cases: Sequence[str]) -> list[PointFrame]:
     unknown = [case for case in cases if case not in known]
     if unknown:
         raise click.UsageError(
-            f"--case {', '.join(unknown)}: no frame is of it; {data} has {', '.join(known)}."
+            f"--test-case {', '.join(unknown)}: no frame is of it; {data} has {', '.join(known)}."
         )
     return [frame for frame in frames if frame.case in cases]
 
@@ -163,7 +163,9 @@ def read_cases(data: Path, cases: Sequence[str]) -> list[PointFrame]:
     required=True,
     help="Folder of images/ and groundTruth/, as BreCaHAD's authors lay it out.",
 )
-@click.option("--case", "cases", multiple=True, required=True, help="Case that was not trained on.")
+@click.option(
+    "--test-case", "cases", multiple=True, required=True, help="Case that was not trained on."
+)
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path, exists=True, file_okay=False),

@@ -17,6 +17,7 @@ from export.foreground_parity import ForegroundParity, Frame, Predict, check_for
 from export.foreground_reference import predict_tile_by_tile, predict_whole_frame
 from export.pipelines import ExportedPipeline, Progress
 from training.checkpoint import CheckpointError, Recipe
+from training.dice import NATIVE, parse_resolution
 from training.unet_network import load_unet
 
 RADIUS = "radius"
@@ -42,6 +43,8 @@ def export_glioma_unet(
     unet, recipe = load_unet(checkpoint)
     [network] = [step for step in PIPELINES[name].steps if step.endswith("_network")]
     say(f"exporting glioma_prepare, {network}, foreground")
+    for line in scale_advice(recipe, resize_to):
+        say(line)
     exported = (
         steps.glioma_prepare(),
         steps.glioma_network(network, unet, resize_to),
@@ -52,6 +55,23 @@ def export_glioma_unet(
         return predict_whole_frame(unet, image, resize_to)
 
     return semantic_pipeline(name, exported, {network: recipe}, predict)
+
+
+def scale_advice(recipe: Recipe, resize_to: tuple[int, int] | None) -> list[str]:
+    """What to say where frames reach the network at another scale than in training."""
+    size = parse_resolution(str(recipe.settings.get("resolution", NATIVE)))
+    if size is None or recipe.settings.get("mode") != "resize":
+        return []
+    trained = (size[1], size[0])
+    if resize_to == trained:
+        return []
+    asked = "as they are" if resize_to is None else "at {}x{}".format(*resize_to)
+    return [
+        "note: the network was trained on whole images resized to {}x{}, and frames will reach it "
+        "{}. Where that is another scale of the cells, --resize-to {}x{} is more accurate.".format(
+            *trained, asked, *trained
+        )
+    ]
 
 
 def export_nuclei_unet(checkpoint: Path, say: Progress) -> ExportedPipeline:

@@ -1,7 +1,7 @@
 """The studies' way of running the same U-Nets: torch, one frame or one tile after another.
 
 What the served pipelines are proven equal to, and what they are timed against. Written plainly,
-with nothing of the graphs but the networks and the cleaning.
+with nothing of the graphs but the networks, the cleaning and the weights of the tiles.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from cytoserve.contract import TILE_MARGIN, TILE_SIZE, TILE_STEP
+from export.tiles import blend_weights
 from training.clean import clean_image
 from training.contrast import PrepareWholeFrame
 from training.unet_network import UNet
@@ -41,8 +42,8 @@ def predict_tile_by_tile(
 ) -> Probability:
     """Probability of a camera frame ``[H, W]`` or ``[H, W, C]``, 0..255, from overlapping tiles.
 
-    The tiles of the contract's grid are predicted one by one, added up with a Hann window as
-    weight, and divided by the sum of weights.
+    The tiles of the contract's grid are predicted one by one, added up with the weights of
+    stitching, and divided by the sum of weights.
     """
     levels = np.clip(np.atleast_3d(image).astype(np.float32) * (255 / white_level), 0, 255)
     cleaned = clean_image(np.round(levels).astype(np.uint8))
@@ -53,8 +54,9 @@ def predict_tile_by_tile(
         (n + 1) * TILE_STEP - TILE_MARGIN - side for n, side in ((rows, height), (columns, width))
     ]
     frame = np.pad(frame, ((TILE_MARGIN, after[0]), (TILE_MARGIN, after[1]), (0, 0)), "reflect")
-    hann = np.sin(np.pi * (np.arange(TILE_SIZE) + 0.5) / TILE_SIZE) ** 2
-    window = np.outer(hann, hann)
+    rising = blend_weights().numpy()
+    along = np.concatenate([rising, rising[::-1]])
+    window = np.outer(along, along)
     total, weight = np.zeros(frame.shape[:2]), np.zeros(frame.shape[:2])
     for row in range(rows):
         for column in range(columns):
@@ -64,8 +66,8 @@ def predict_tile_by_tile(
             )
             total[place] += window * predict_tile(unet, frame[place])
             weight[place] += window
-    blended = total / weight
-    return blended[TILE_MARGIN:, TILE_MARGIN:][:height, :width].astype(np.float32)
+    inside = (slice(TILE_MARGIN, TILE_MARGIN + height), slice(TILE_MARGIN, TILE_MARGIN + width))
+    return (total[inside] / weight[inside]).astype(np.float32)
 
 
 def predict_tile(unet: UNet, tile: npt.NDArray[np.uint8]) -> Probability:

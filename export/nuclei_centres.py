@@ -74,7 +74,7 @@ class NucleiCentres(nn.Module):
         ramp = _ramp(shape[0])[:, None] * RAMP + _ramp(width)
         keys = smoothed * RAMP**2 + ramp.float()
         scores = smoothed / FULL
-        peaks = (keys == self._highest(keys[None, None])[0, 0]) & (scores >= probability_threshold)
+        peaks = (keys == self._highest(keys)) & (scores >= probability_threshold)
         places = torch.nonzero(peaks.flatten())[:, 0]
         found = scores.flatten().index_select(0, places)
         # One order for every implementation of sort: no two keys are the same.
@@ -92,10 +92,23 @@ class NucleiCentres(nn.Module):
         return nn.functional.conv2d(along, self.kernel.view(1, 1, -1, 1))
 
     def _highest(self, keys: Tensor) -> Tensor:
-        """The highest key within the window, side by side and then one above the other."""
-        reach = self.window
-        along = nn.functional.max_pool2d(keys, (1, 2 * reach + 1), stride=1, padding=(0, reach))
-        return nn.functional.max_pool2d(along, (2 * reach + 1, 1), stride=1, padding=(reach, 0))
+        """The highest of ``keys`` ``[H, W]``, all >= 0, within the window around each."""
+        return _highest_along(_highest_along(keys.T, self.window).T, self.window)
+
+
+def _highest_along(keys: Tensor, reach: int) -> Tensor:
+    """The highest within ``reach`` rows above and below.
+
+    Windows double from one row to two, four and so on: 6 comparisons a pixel for a reach of 16,
+    where max-pooling takes 33.
+    """
+    keys = nn.functional.pad(keys, [0, 0, reach, reach])
+    window, seen = 2 * reach + 1, 1
+    while seen < window:
+        step = min(seen, window - seen)
+        keys = torch.maximum(keys[:-step], keys[step:])
+        seen += step
+    return keys
 
 
 def _ramp(length: Tensor) -> Tensor:

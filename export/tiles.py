@@ -14,12 +14,28 @@ import torch
 from torch import Tensor, nn
 
 from cytoserve.contract import TILE_MARGIN, TILE_SIZE, TILE_STEP
-from training.mirror import mirrored
+from training.mirror import mirror_border
+
+EDGE = 48
+"""Pixels at a tile's edge that count nothing where another tile covers them.
+
+Beyond its edge a network sees zeros: on stained tissue the plain U-Net answered up to 180/255
+otherwise there than it did with the true surroundings, by 11/255 (99th percentile) 32 pixels from
+the edge and by 2/255 at 64. Blended over the whole overlap, 95 % of the pixels kept within 3/255
+when the grid was shifted; with an edge of 32 to 48 pixels left out, 99.97 % did.
+"""
 
 if TILE_SIZE != 2 * TILE_STEP:
     raise ImportError(
         f"tiles of {TILE_SIZE} px must overlap by half, found a step of {TILE_STEP} px"
     )
+
+
+def blend_weights() -> Tensor:
+    """How much a tile counts, float64 ``[TILE_STEP]``, from its ends to its middle."""
+    centres = torch.arange(TILE_STEP, dtype=torch.float64) + 0.5
+    rise = torch.clamp((centres - EDGE) / (TILE_STEP - 2 * EDGE), 0, 1)
+    return torch.sin(rise * (math.pi / 2)) ** 2
 
 
 def tile_count(length: Tensor) -> Any:
@@ -37,8 +53,8 @@ class CutTiles(nn.Module):
         """``[T, C, TILE_SIZE, TILE_SIZE]`` of a frame ``[C, H, W]``, row by row of the grid."""
         shape = torch._shape_as_tensor(frame)
         rows, columns = tile_count(shape[1]), tile_count(shape[2])
-        padded = frame.index_select(1, self._sources(rows, shape[1]))
-        padded = padded.index_select(2, self._sources(columns, shape[2]))
+        padded = mirror_border(frame, 1, TILE_MARGIN, self._beyond(rows, shape[1]))
+        padded = mirror_border(padded, 2, TILE_MARGIN, self._beyond(columns, shape[2]))
         blocks = padded.reshape(-1, rows + 1, TILE_STEP, columns + 1, TILE_STEP)
         blocks = blocks.permute(1, 3, 0, 2, 4)  # rows + 1, columns + 1, C, step, step
         pairs = torch.cat([blocks[:, :-1], blocks[:, 1:]], dim=4)  # side by side
@@ -46,19 +62,20 @@ class CutTiles(nn.Module):
         stack: Tensor = tiles.reshape(rows * columns, -1, TILE_SIZE, TILE_SIZE)
         return stack
 
-    def _sources(self, tiles: Any, length: Tensor) -> Tensor:
-        """Pixel of the frame for every pixel along one side of the padded one."""
-        return mirrored(torch.arange((tiles + 1) * TILE_STEP) - TILE_MARGIN, length)
+    def _beyond(self, tiles: Any, length: Tensor) -> Tensor:
+        """Pixels from the frame's last one to the end of the last tile."""
+        end: Tensor = (tiles + 1) * TILE_STEP - TILE_MARGIN
+        return end - length
 
 
 class StitchTiles(nn.Module):
     """Blend the probabilities of overlapping tiles into one frame: the step `nuclei_stitch`.
 
-    Each tile weighs sin^2, a Hann window, along both sides: nothing at its edge, where the network
-    sees least around a pixel, and all in its centre. As sin^2 + cos^2 = 1, the weights of
-    neighbours that overlap by half add up to one, and blending is a linear mix of two blocks, once
-    from above and below and once from left and right. A block that only one tile covers, at an
-    end of the grid, is that tile's.
+    Along both sides, a tile weighs nothing within `EDGE` of its ends, where the network sees least
+    around a pixel, and all in its middle; between them its weight rises as sin^2. As sin^2 + cos^2
+    = 1, the weights of neighbours that overlap by half add up to one, and blending is a linear mix
+    of two blocks, once from above and below and once from left and right. A block that only one
+    tile covers, at an end of the grid, is that tile's.
     """
 
     weights: Tensor
@@ -66,9 +83,7 @@ class StitchTiles(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         # Of the tile that begins with a block, against that which ends with it.
-        centres = torch.arange(TILE_STEP, dtype=torch.float64) + 0.5
-        weights = torch.sin(centres * (math.pi / TILE_SIZE)) ** 2
-        self.register_buffer("weights", weights.float(), persistent=False)
+        self.register_buffer("weights", blend_weights().float(), persistent=False)
 
     def forward(self, tile_probabilities: Tensor, frame_size: Tensor) -> Tensor:
         """Blend the tiles of one frame.

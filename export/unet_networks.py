@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from export.resize import resize
+from export.tiles import EDGE
 from training.unet_network import UNet
 
 TILE_CHUNK = 4
@@ -38,15 +39,26 @@ class WholeFrameNetwork(nn.Module):
 
 
 class TileNetwork(nn.Module):
-    """A U-Net on tiles."""
+    """A U-Net on tiles, but for their edges, which stitching does not take.
+
+    A plain U-Net on tiles of 256 pixels saves a sixth of its multiplications by that.
+    """
 
     def __init__(self, unet: UNet) -> None:
         super().__init__()
         self.unet = unet
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """Probability uint8 ``[T, S, S]``, 0..255 is 0..1, of RGB tiles uint8 ``[T, 3, S, S]``."""
-        return _to_bytes(torch.sigmoid(self.unet(tiles)))
+        """Probability of tiles.
+
+        Args:
+            tiles: RGB uint8 ``[T, 3, S, S]``.
+
+        Returns:
+            uint8 ``[T, S, S]``, 0..255 is 0..1, and 0 within `export.tiles.EDGE` of the ends.
+        """
+        inner = _to_bytes(torch.sigmoid(self.unet.forward_inner(tiles, EDGE)))
+        return nn.functional.pad(inner, (EDGE, EDGE, EDGE, EDGE))
 
 
 def _to_bytes(probabilities: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.mirror import mirrored
+from training.mirror import mirror_border
 
 REACH = 3
 """Pixels beyond the frame that its cleaned border depends on: 2 of the Gaussian, 1 of sharpening.
@@ -40,8 +40,9 @@ class Clean(nn.Module):
 
 def _clean(values: Tensor) -> Tensor:
     # A symmetric kernel leaves a mirrored frame mirrored, so one border serves both filters.
-    bordered = _bordered(_bordered(values, dim=2), dim=3)
-    return _median(_sharpened(_blurred(bordered)))
+    for dim in (2, 3):
+        values = mirror_border(values, dim, REACH, REACH)
+    return _median(_sharpened(_blurred(values)))
 
 
 def clean_image(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -50,16 +51,6 @@ def clean_image(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         values = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()
         cleaned = Clean()(values[None])[0].to(torch.uint8).permute(1, 2, 0)
     return np.ascontiguousarray(cleaned.numpy())
-
-
-def _bordered(values: Tensor, dim: int) -> Tensor:
-    """``REACH`` more rows (or columns) at either end, mirrored about the border pixels."""
-    length = torch._shape_as_tensor(values)[dim]
-    reach = torch.arange(REACH)
-    before, after = mirrored(reach - REACH, length), mirrored(length + reach, length)
-    return torch.cat(
-        [values.index_select(dim, before), values, values.index_select(dim, after)], dim
-    )
 
 
 def _blurred(values: Tensor) -> Tensor:

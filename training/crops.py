@@ -1,7 +1,7 @@
 """Cut the rectangle around every annotated cell: the classifier's training images (study S1).
 
 \b
-    python -m training.crops --data runs/data/target --out runs/crops
+    python -m training.crops --data data/target --out runs/crops
 
 The rectangle is x_min, x_max, y_min, y_max of the cell's polygon. Cells are split by frame, never
 by crop, so that no neighbour of a training cell is validated on. OUT holds one PNG a cell and

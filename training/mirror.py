@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -16,3 +18,15 @@ def mirrored(positions: Tensor, length: Tensor) -> Tensor:
     period = torch.clamp(2 * (length - 1), min=1)
     within = torch.remainder(positions, period)
     return torch.minimum(within, period - within)
+
+
+def mirror_border(values: Tensor, dim: int, before: int, after: Any) -> Tensor:
+    """``values`` with ``before`` and ``after`` more pixels at the ends of ``dim``, mirrored.
+
+    ``after`` may be a tensor, where it depends on the frame's size. What is inside the frame is
+    copied as a whole, which is faster than gathering its pixels.
+    """
+    length = torch._shape_as_tensor(values)[dim]
+    first = mirrored(torch.arange(before) - before, length)
+    last = mirrored(torch.arange(after) + length, length)
+    return torch.cat([values.index_select(dim, first), values, values.index_select(dim, last)], dim)

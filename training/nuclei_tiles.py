@@ -1,8 +1,8 @@
 """Clean stained tissue and cut it into tiles: the data sets of study S3, by its names.
 
 \b
-    python -m training.nuclei_tiles --data BreCaHAD --out runs/tiles --set 256/128
-    python -m training.nuclei_tiles --data BreCaHAD --out runs/tiles --all
+    python -m training.nuclei_tiles --data data/BreCaHAD --out runs/tiles --set 256/128
+    python -m training.nuclei_tiles --data data/BreCaHAD --out runs/tiles --all
 
 A frame is cleaned as a whole, then cut:
 
@@ -337,7 +337,9 @@ def read_tile_index(folder: Path) -> TileIndex:
     default=RADIUS,
     help="Of the disc around a centre, in pixels.",
 )
-@click.option("--test-cases", multiple=True, help="Case to test on; else 20 % of the frames.")
+@click.option(
+    "--test-case", "test_cases", multiple=True, help="Case to test on; else 20 % of the frames."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the cases drawn to test.")
 def main(
     data: Path,

@@ -1,7 +1,7 @@
 """Train ResNet50 to tell cells apart, by the protocol of study S1: 150 epochs on crops.
 
 \b
-    python -m training.crops  --data runs/data/target --out runs/crops
+    python -m training.crops  --data data/target --out runs/crops
     python -m training.resnet --crops runs/crops --out runs/classifier
 
 `--init imagenet` starts from torchvision's ImageNet weights where they can be fetched. `--preset

@@ -4,10 +4,10 @@ Study S2, glioma cells on whole frames; the network of the first command starts 
 weights, that of the third from the whole model of the second:
 
 \b
-    python -m training.unet glioma --data runs/data/c6 --out runs/c6 --encoder MiT-B3 \\
+    python -m training.unet glioma --data data/c6 --out runs/c6 --encoder MiT-B3 \\
         --init imagenet --resolution 1472p --mode resize
-    python -m training.unet glioma --preset pre-train --data runs/data/livecell --out runs/livecell
-    python -m training.unet glioma --data runs/data/c6 --out runs/c6-livecell \\
+    python -m training.unet glioma --preset pre-train --data data/livecell --out runs/livecell
+    python -m training.unet glioma --data data/c6 --out runs/c6-livecell \\
         --init runs/livecell --resolution 1472p --mode resize
 
 Study S3, tumour nuclei on the tiles that `training.nuclei_tiles` makes:

@@ -41,8 +41,30 @@ class UNet(nn.Module):
         height, width = shape[2], shape[3]
         padded = images.index_select(2, self._padded(height, images.device))
         padded = padded.index_select(3, self._padded(width, images.device))
-        logits: Tensor = self.network((padded.float() / 255 - self.mean) / self.std)
+        logits: Tensor = self.network(self._standardised(padded))
         return logits[:, :, :height, :width].float()
+
+    def forward_inner(self, images: Tensor, edge: int) -> Tensor:
+        """Logits of all but the ``edge`` pixels at every side.
+
+        The plain U-Net saves the work that only those pixels need.
+
+        Args:
+            images: RGB uint8 ``[B, 3, H, W]``, H and W multiples of ``stride``.
+            edge: in pixels, less than half of H and W.
+
+        Returns:
+            float32 ``[B, 1, H - 2 * edge, W - 2 * edge]``.
+        """
+        values = self._standardised(images)
+        if isinstance(self.network, PlainUNet):
+            logits: Tensor = self.network(values, edge)
+        else:
+            logits = _inner(self.network(values), edge)
+        return logits.float()
+
+    def _standardised(self, images: Tensor) -> Tensor:
+        return (images.float() / 255 - self.mean) / self.std
 
     def _padded(self, length: Tensor, device: torch.device) -> Tensor:
         """Source index of every row (or column) of the padded image."""
@@ -73,17 +95,45 @@ class PlainUNet(nn.Module):
         self.up = nn.ModuleList(_two_convolutions(w, w // 2) for w in deep[:-1])
         self.head = nn.Conv2d(width, 1, kernel_size=1)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits ``[B, 1, H, W]`` of float images ``[B, 3, H, W]``, sides multiples of 16."""
+    def forward(self, images: Tensor, edge: int = 0) -> Tensor:
+        """Logits of all but the ``edge`` pixels at every side.
+
+        Args:
+            images: float ``[B, 3, H, W]``, sides multiples of 16.
+            edge: in pixels; on the way up, what only they depend on is not computed.
+
+        Returns:
+            ``[B, 1, H - 2 * edge, W - 2 * edge]``.
+        """
         levels = [self.down[0](images)]
         for convolutions in list(self.down)[1:]:
             levels.append(convolutions(nn.functional.max_pool2d(levels[-1], 2)))
-        values = levels.pop()
-        for narrow, convolutions in zip(self.narrow, self.up, strict=True):
+        values, edges = levels.pop(), _edges(edge, len(self.up))
+        before = 0
+        for narrow, convolutions, after in zip(self.narrow, self.up, reversed(edges), strict=True):
             raised = nn.functional.interpolate(narrow(values), scale_factor=2, mode="bilinear")
-            values = convolutions(torch.cat([levels.pop(), raised], dim=1))
-        logits: Tensor = self.head(values)
+            both = [_inner(levels.pop(), after), _inner(raised, after - 2 * before)]
+            values, before = convolutions(torch.cat(both, dim=1)), after
+        logits: Tensor = self.head(_inner(values, edge - before))
         return logits
+
+
+def _edges(edge: int, levels: int) -> list[int]:
+    """Pixels at every side that each level can leave out on the way up, the finest first.
+
+    Two convolutions see 2 pixels to every side, bilinear up-sampling one of the coarser level.
+    """
+    edges = []
+    for _ in range(levels):
+        edges.append(max(edge - 2, 0))
+        edge = edges[-1] // 2 - 1
+    return edges
+
+
+def _inner(values: Tensor, edge: int) -> Tensor:
+    """``values`` ``[B, C, H, W]`` without ``edge`` pixels at every side."""
+    # Padding by less than nothing: one operation of a graph, where slices are two.
+    return nn.functional.pad(values, (-edge, -edge, -edge, -edge)) if edge else values
 
 
 def _two_convolutions(before: int, after: int) -> nn.Sequential:

@@ -3,8 +3,8 @@
 General cells, one class, 200 epochs; then 20 epochs on the target data with its K classes:
 
 \b
-    python -m training.yolo general --data runs/data/general --out runs/general
-    python -m training.yolo fine-tune --data runs/data/target --init runs/general --out runs/targets
+    python -m training.yolo general --data data/general --out runs/general
+    python -m training.yolo fine-tune --data data/target --init runs/general --out runs/targets
 
 `--init coco` starts from ultralytics' published COCO weights where they can be fetched.
 `--preset demo` is the same on a smaller network input and few epochs: minutes on two CPU cores.

@@ -17,10 +17,12 @@ from cytoserve.contract import MASK, PROBABILITY
 from export.__main__ import main
 from export.chain import Chain
 from export.foreground_parity import check_foreground, foreground_inputs
+from export.foreground_pipelines import scale_advice
 from export.foreground_reference import predict_tile_by_tile, predict_whole_frame
 from export.install import MANIFEST_FILE
 from export.parity import ParityError
-from training.unet_network import UNet, load_unet
+from training.checkpoint import new_recipe
+from training.unet_network import ARCHITECTURE, UNet, load_unet
 
 RESIZED = (200, 160)
 """What `glioma_unet_livecell` of the exported repository resizes to."""
@@ -181,3 +183,29 @@ def test_nothing_is_installed_when_the_chain_deviates(
     assert result.exit_code == 1
     assert "frame frame.png: the probability is within 2/255" in result.stderr
     assert sorted(repository.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "resize_to", "advised"),
+    [
+        pytest.param({"resolution": "512x384", "mode": "resize"}, None, "512x384", id="as it is"),
+        pytest.param({"resolution": "704p", "mode": "resize"}, (700, 500), "704x512", id="other"),
+        pytest.param({"resolution": "512x384", "mode": "resize"}, (512, 384), None, id="the same"),
+        pytest.param({"resolution": "512x384", "mode": "crop"}, None, None, id="windows"),
+        pytest.param({"resolution": "native", "mode": "resize"}, None, None, id="native"),
+        pytest.param({}, None, None, id="a recipe of another kind"),
+    ],
+)
+def test_another_scale_than_in_training_is_told(settings, resize_to, advised) -> None:
+    recipe = new_recipe(
+        architecture=ARCHITECTURE,
+        class_names=("glioma",),
+        settings=settings,
+        data={},
+        initialised_from="random",
+        seed=0,
+        metrics={},
+    )
+    advice = scale_advice(recipe, resize_to)
+    assert ([line for line in advice if f"--resize-to {advised}" in line] != []) == bool(advised)
+    assert len(advice) == bool(advised)

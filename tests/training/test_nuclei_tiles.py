@@ -206,7 +206,7 @@ def test_the_command_makes_sets(data: Path, tmp_path: Path, run: Callable[..., R
     out = tmp_path / "out"
     names = ["1/4", "1/4 zero"]
     chosen = [part for name in names for part in ("--set", name)]
-    result = run(main, "--data", data, "--out", out, *chosen, "--test-cases", "Case_1")
+    result = run(main, "--data", data, "--out", out, *chosen, "--test-case", "Case_1")
     assert "test: Case_1, 3 of 5 frames (60%" in result.output
     assert "1-4: 8 tiles to train on, 12 to test" in result.output
     assert [read_tile_index(set_folder(out, name)).set_name for name in names] == names

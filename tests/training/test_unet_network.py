@@ -66,6 +66,17 @@ def test_every_network_builds_trains_one_step_and_runs(name: str) -> None:
     assert torch.isfinite(logits).all()
 
 
+@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("edge", [0, 1, 2, 7, 40, 60])
+def test_the_inner_answer_is_that_of_the_whole_image(name: str, edge: int) -> None:
+    torch.manual_seed(0)
+    unet = build_unet(name, width=4).eval()
+    images = pixels(1, 3, 160, 128)
+    with torch.inference_mode():
+        whole, inner = unet(images), unet.forward_inner(images, edge)
+    torch.testing.assert_close(inner, whole[:, :, edge : 160 - edge, edge : 128 - edge])
+
+
 def test_all_encoders_of_the_study_are_there() -> None:
     assert len(ENCODERS) == 16
     for encoder in ENCODERS.values():
