@@ -48,7 +48,10 @@ VALUES: dict[str, np.ndarray[Any, Any]] = {
 }
 
 INTERVAL = 2.0
-"""Seconds between two looks at a pipeline: a canary costs as much as a frame."""
+"""Least seconds between two looks at a pipeline: a canary costs as much as a frame."""
+
+SHARE = 0.05
+"""Most of the time that canaries of a pipeline may take: a slow network is looked at less often."""
 
 FRESH = 300.0
 """Seconds after which canaries carry another frame.
@@ -79,6 +82,7 @@ class Canary:
         self.pipeline = pipeline
         self.answers: queue.SimpleQueue[InferenceServerException | None] = queue.SimpleQueue()
         self.flying = False
+        self.sent = 0.0
         self.errors = 0
         self.due = time.monotonic() + INTERVAL
         self.count = answered(client, pipeline)
@@ -95,7 +99,8 @@ class Canary:
             return None
         self.flying = False
         reason = self.judge(error)
-        self.due = time.monotonic() + (0 if self.errors else INTERVAL)
+        now = time.monotonic()
+        self.due = now + (0 if self.errors else max(INTERVAL, (now - self.sent) / SHARE))
         self.count = answered(self.client, self.pipeline)
         return reason
 
@@ -106,7 +111,7 @@ class Canary:
             self.count = count
             self.due = time.monotonic() + INTERVAL
             return
-        self.flying = True
+        self.flying, self.sent = True, time.monotonic()
         self.client.async_infer(
             self.pipeline.name,
             inputs(self.pipeline),

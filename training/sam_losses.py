@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
@@ -12,10 +13,37 @@ FOCAL_WEIGHT = 20.0
 """Focal loss to Dice loss, 20 to 1 (Kirillov et al. 2023, appendix A)."""
 
 
-MaskLoss = Literal["focal+dice", "cross-entropy+dice"]
-"""SAM's own; or, for a network that begins with random weights and cells that are a hundredth of
-the frame, the cross-entropy of all pixels divided by the cell's area, so that it weighs as much as
-Dice."""
+MaskLoss = Literal["focal+dice", "surroundings+dice"]
+"""SAM's own; or cross-entropy by `surroundings`, for a network that begins with random weights: of
+a frame with hundreds of cells all but a few thousandths lie outside of a prompt's, and where all
+pixels weigh the same it learns for hours to answer with nothing."""
+
+
+def surroundings(truths: Tensor) -> Tensor:
+    """Weight of every pixel, ``[N, G, G]``, whose sum is 2 for each cell.
+
+    The pixels of a box of twice the cell's sides, around it, share the weight of 1, so that its
+    border is weighed without favour; all others share as much.
+
+    Args:
+        truths: ``[N, G, G]``, how much of every pixel is the cell's, 0..1.
+    """
+    near = (
+        _twice_as_long(truths.amax(dim=2))[:, :, None] & _twice_as_long(truths.amax(dim=1))[:, None]
+    )
+    inside = near.sum(dim=(1, 2), keepdim=True)
+    outside = (near[0].numel() - inside).clamp(min=1)
+    return torch.where(near, 1 / inside.clamp(min=1), 1 / outside)
+
+
+def _twice_as_long(profile: Tensor) -> Tensor:
+    """Where in ``[N, G]`` the run of values above 0 is, and half its length to either side."""
+    indices = torch.arange(profile.shape[1], device=profile.device)
+    covered = profile > 0
+    first = torch.where(covered, indices, profile.shape[1]).amin(dim=1, keepdim=True)
+    last = torch.where(covered, indices, -1).amax(dim=1, keepdim=True)
+    reach = (last - first + 2) // 2
+    return (indices >= first - reach) & (indices <= last + reach)
 
 
 def mask_losses(logits: Tensor, truths: Tensor, kind: MaskLoss) -> Tensor:
@@ -31,7 +59,7 @@ def mask_losses(logits: Tensor, truths: Tensor, kind: MaskLoss) -> Tensor:
         by_pixel = FOCAL_WEIGHT * sigmoid_focal_loss(logits, targets).mean(dim=(2, 3))
     else:
         entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        by_pixel = entropy.sum(dim=(2, 3)) / (targets.sum(dim=(2, 3)) + 1)
+        by_pixel = (entropy * surroundings(truths)[:, None]).sum(dim=(2, 3))
     probabilities = logits.sigmoid()
     both = (probabilities * targets).sum(dim=(2, 3))
     either = probabilities.sum(dim=(2, 3)) + targets.sum(dim=(2, 3))
