@@ -29,7 +29,10 @@ FRAMES = {
 INSTANCE_PIPELINES = [name for name, pipeline in PIPELINES.items() if pipeline.is_instance]
 
 EVERYTHING = {"score_threshold": 0.0, "overlap_threshold": 1.0}
-"""Every anchor with a mask is a cell."""
+"""Every anchor or proposal with a mask is a cell."""
+
+MANY = 800
+"""Cells that a random network finds then, at least."""
 
 
 def rendered(height: int, width: int, cells: int) -> np.ndarray:
@@ -72,7 +75,7 @@ def test_the_server_answers_as_the_graphs_do(client, chains, pipeline, name, thr
 def test_thousands_of_cells_and_none(client, pipeline):
     frame = rendered(640, 640, 15)
     many = client.segment(frame, pipeline, **EVERYTHING)
-    assert len(many) > 1000
+    assert len(many) > MANY
     assert np.all(np.diff(many.scores) <= 0)
     none = client.segment(frame, pipeline, score_threshold=1.0)
     assert len(none) == none.found == 0
@@ -86,7 +89,7 @@ def test_the_cap_is_reported(client, pipeline):
     )
     assert len(cells) <= 50
     assert cells.capped
-    assert cells.found > 1000
+    assert cells.found > MANY
 
 
 def test_labels_are_painted_as_the_client_would(client, pipeline):
@@ -163,7 +166,7 @@ def test_memory_grows_with_frame_and_patches_not_with_their_product(server, clie
         frame, pipeline, score_threshold=0.0, overlap_threshold=1.0, max_cells=2000
     )
     grown = resident_bytes(server.pid) + psutil.Process().memory_info().rss - before
-    assert len(cells) > 1000
+    assert len(cells) > MANY
     assert grown < 1e9
 
 
