@@ -6,8 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -39,6 +41,8 @@ from training.yolo_network import SegmentationModel, new_network
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several test processes share the cores; a pool of all cores in each would only contend.
     torch.set_num_threads(1)
+
+Counts = TypeVar("Counts")
 
 ROOT = Path(__file__).parents[1]
 UNET_WIDTH = 4
@@ -188,6 +192,24 @@ def make_random_unet() -> Callable[..., UNet]:
 def make_random_yolo() -> Callable[[int, Sequence[np.ndarray]], SegmentationModel]:
     """See `random_yolo`."""
     return random_yolo
+
+
+@pytest.fixture(scope="session")
+def settled() -> Callable[[Callable[[], Counts]], Counts]:
+    """Reads a server's counts when they have not moved for a while.
+
+    Triton counts an inference after it has sent its answer, so a caller can ask too early.
+    """
+
+    def read(counts: Callable[[], Counts], quiet: float = 0.5) -> Counts:
+        latest, since = counts(), time.monotonic()
+        while time.monotonic() - since < quiet:
+            time.sleep(0.05)
+            if (now := counts()) != latest:
+                latest, since = now, time.monotonic()
+        return latest
+
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,9 @@ def run(tmp_path_factory, checkpoints, exported_repository):
     for name in ("maskrcnn", "sam"):
         (folder / name).symlink_to(checkpoints / name)
     (folder / "model_repository").symlink_to(exported_repository)
-    save_checkpoint(folder / "other", build_sam(TINY).state_dict(), recipe(SAM, size=TINY))
+    save_checkpoint(
+        folder / "other", build_sam(TINY).state_dict(), recipe(SAM, size=TINY, epochs=1)
+    )
     return folder
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import psutil
@@ -110,26 +110,14 @@ def executions(server, model: str) -> tuple[int, int]:
     return statistics.inference_count, statistics.execution_count
 
 
-def settled_executions(server, model: str, quiet: float = 0.5) -> tuple[int, int]:
-    """`executions`, read when it has not moved for `quiet` seconds.
-
-    Triton counts an inference after it has sent its answer, so a caller can ask too early.
-    """
-    latest, since = executions(server, model), time.monotonic()
-    while time.monotonic() - since < quiet:
-        time.sleep(0.05)
-        if (now := executions(server, model)) != latest:
-            latest, since = now, time.monotonic()
-    return latest
-
-
-def test_the_label_image_is_painted_only_when_asked_for(server, client, pipeline):
+def test_the_label_image_is_painted_only_when_asked_for(server, client, pipeline, settled):
+    painted = partial(executions, server, "cell_labels")
     frame = rendered(200, 200, 3)
-    before = settled_executions(server, "cell_labels")
+    before = settled(painted)
     client.segment(frame, pipeline)
-    assert settled_executions(server, "cell_labels") == before
+    assert settled(painted) == before
     client.segment(frame, pipeline, labels=True)
-    assert settled_executions(server, "cell_labels") == (before[0] + 1, before[1] + 1)
+    assert settled(painted) == (before[0] + 1, before[1] + 1)
 
 
 def test_frames_of_several_clients_share_an_execution(server, client):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -83,14 +84,17 @@ def test_the_server_answers_as_the_graphs_do(
     assert cells.frame_shape == image.shape[:2]
 
 
-def test_the_second_prompt_on_a_frame_does_not_run_the_encoder(server, client: Client) -> None:
+def test_the_second_prompt_on_a_frame_does_not_run_the_encoder(
+    server, client: Client, settled
+) -> None:
+    encoder = partial(executions, server, "sam_encoder")
     image = rendered(210, 310, seed=77)
-    before = executions(server, "sam_encoder")
+    before = settled(encoder)
     client.prompt(image, Prompts(boxes=[(10, 10, 60, 60)]))
-    first = executions(server, "sam_encoder")
+    first = settled(encoder)
     client.prompt(image, Prompts(points=[[(100, 90)]]))
     client.prompt(image, Prompts(boxes=boxes(5, 210, 310)))
-    assert before < first == executions(server, "sam_encoder")
+    assert before < first == settled(encoder)
 
 
 def test_cells_of_another_pipeline_are_made_finer(client: Client) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -80,6 +81,7 @@ class Asking:
     """Asks a server's models, and how often they ran."""
 
     client: InferenceServerClient
+    settled: Callable[[Callable[[], tuple[int, int]]], tuple[int, int]]
 
     def ask(self, name: str, **arrays: np.ndarray) -> np.ndarray:
         inputs = []
@@ -91,11 +93,17 @@ class Asking:
 
     def counts(self, name: str) -> tuple[int, int]:
         """Executions and hits so far."""
-        statistics = self.client.get_inference_statistics(name).model_stats[0]
-        return int(statistics.execution_count), int(statistics.inference_stats.cache_hit.count)
+
+        def read() -> tuple[int, int]:
+            statistics = self.client.get_inference_statistics(name).model_stats[0]
+            return int(statistics.execution_count), int(statistics.inference_stats.cache_hit.count)
+
+        return self.settled(read)
 
 
-def served(repository: Path, tiny_repository: Path, megabytes: int) -> Iterator[Asking]:
+def served(
+    repository: Path, tiny_repository: Path, megabytes: int, settled: Any
+) -> Iterator[Asking]:
     ignore = shutil.ignore_patterns("conformance_*")
     shutil.copytree(tiny_repository, repository, ignore=ignore)
     fill(repository)
@@ -103,15 +111,17 @@ def served(repository: Path, tiny_repository: Path, megabytes: int) -> Iterator[
         client = InferenceServerClient(server.url)
         for name in ("prompt", "rows"):
             client.load_model(name)
-        yield Asking(client)
+        yield Asking(client, settled)
         client.close()
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory, tiny_repository: Path) -> Iterator[Asking]:
+def kept(
+    tmp_path_factory: pytest.TempPathFactory, tiny_repository: Path, settled: Any
+) -> Iterator[Asking]:
     """A server with the smallest cache."""
     folder = tmp_path_factory.mktemp("kept")
-    yield from served(folder / "model_repository", tiny_repository, CACHE_MB)
+    yield from served(folder / "model_repository", tiny_repository, CACHE_MB, settled)
 
 
 def values(seed: int, *shape: int) -> np.ndarray:
@@ -172,8 +182,10 @@ def test_further_prompts_on_a_frame_do_not_run_the_network(kept: Asking, prompts
     assert kept.counts("decode")[0] == decoded + 3
 
 
-def test_without_a_cache_every_request_runs(tmp_path: Path, tiny_repository: Path) -> None:
-    for asking in served(tmp_path / "model_repository", tiny_repository, 0):
+def test_without_a_cache_every_request_runs(
+    tmp_path: Path, tiny_repository: Path, settled: Any
+) -> None:
+    for asking in served(tmp_path / "model_repository", tiny_repository, 0, settled):
         for _ in range(2):
             asking.ask("network", x=values(0, 1, 9))
         assert asking.counts("network") == (2, 0)
