@@ -12,11 +12,10 @@ from torchvision.ops import sigmoid_focal_loss
 FOCAL_WEIGHT = 20.0
 """Focal loss to Dice loss, 20 to 1 (Kirillov et al. 2023, appendix A)."""
 
-
 MaskLoss = Literal["focal+dice", "surroundings+dice"]
 """SAM's own; or cross-entropy by `surroundings`, for a network that begins with random weights: of
 a frame with hundreds of cells all but a few thousandths lie outside of a prompt's, and where all
-pixels weigh the same it learns for hours to answer with nothing."""
+pixels weigh the same it first learns to answer with nothing, and stays there."""
 
 
 def surroundings(truths: Tensor) -> Tensor:
