@@ -30,7 +30,7 @@ from server.embedded import EmbeddedServer
 from training.rendered import RenderSettings, render_frame
 
 COUNTS = (0, 1, 300, 2000)
-INSTANCE_PIPELINES = [name for name, pipeline in PIPELINES.items() if not pipeline.is_semantic]
+INSTANCE_PIPELINES = [name for name, pipeline in PIPELINES.items() if pipeline.is_instance]
 
 
 @dataclass(frozen=True)

@@ -171,3 +171,32 @@ S3 = {
     "128/64 zero": ((0.708, 0.555), (0.691, 0.533)),
 }
 """Set of tiles -> (Dice, IoU) in the test of both networks; 80/20 of 162 images."""
+
+
+@dataclass(frozen=True)
+class InstanceFigures:
+    """Study S4 on one of its data sets; figures of both networks by pipeline."""
+
+    annotated: float
+    """Cells an image in the truth."""
+    found: float
+    """Cells an image that Mask R-CNN found, and SAM with it."""
+    confidence: Mapping[str, float] = field(hash=False)
+    mean_average_precision: Mapping[str, float] = field(hash=False)
+
+
+S4 = {
+    "rat MSC": InstanceFigures(
+        8.4,
+        10.0,
+        confidence={"maskrcnn": 0.938, "maskrcnn_sam": 0.927},
+        mean_average_precision={"maskrcnn": 0.640, "maskrcnn_sam": 0.605},
+    ),
+    "human MSC": InstanceFigures(
+        41.85,
+        37.17,
+        confidence={"maskrcnn": 0.801, "maskrcnn_sam": 0.848},
+        mean_average_precision={"maskrcnn": 0.306, "maskrcnn_sam": 0.262},
+    ),
+}
+"""Mask R-CNN ResNet-50-FPN v2 and SAM ViT-H on its boxes; 80/20 of 48 and of 207 images."""

@@ -3,6 +3,9 @@
 \b
     python -m export yolo        --targets runs/targets
     python -m export yolo_resnet --cells runs/general --classifier runs/classifier
+    python -m export maskrcnn    --checkpoint runs/maskrcnn
+    python -m export maskrcnn_sam --maskrcnn runs/maskrcnn --sam sam_vit_b.pth --sam-size vit_b
+    python -m export sam_prompt  --sam runs/sam
     python -m export glioma_unet --checkpoint runs/glioma
     python -m export glioma_unet_livecell --checkpoint runs/glioma-livecell --resize-to 1472x1120
     python -m export nuclei_unet --checkpoint runs/nuclei
@@ -31,9 +34,13 @@ from export.frames import parity_frames
 from export.install import RepositoryBusyError
 from export.instance_pipelines import export_yolo, export_yolo_resnet
 from export.lint import lint_repository
+from export.maskrcnn_pipeline import export_maskrcnn
 from export.parity import ParityError
 from export.pipelines import ExportedPipeline, install_pipeline
+from export.sam_pipelines import SamSizesError, export_maskrcnn_sam, export_sam_prompt
 from training.checkpoint import CheckpointError
+from training.maskrcnn_network import load_maskrcnn
+from training.sam_network import SIZES
 from training.unet_network import load_unet
 from training.yolo_network import load_network
 
@@ -53,7 +60,14 @@ FRAMES = click.option(
     help="Image file or folder to prove the chain on. Default: frames that the checkpoint was "
     "trained on, or rendered ones where those are gone.",
 )
-FAILURES = (CheckpointError, ModelConfigError, ParityError, RepositoryBusyError, OSError)
+FAILURES = (
+    CheckpointError,
+    ModelConfigError,
+    ParityError,
+    RepositoryBusyError,
+    SamSizesError,
+    OSError,
+)
 """What a user can mend; anything else is a defect and keeps its traceback."""
 
 MESSAGE_LENGTH = 600
@@ -101,6 +115,67 @@ def yolo_resnet(cells: Path, classifier: Path, repository: Path, frames: Path | 
     """Pipeline `yolo_resnet`: a one-class network, then a classifier on every cell."""
     chosen = parity_frames(frames, load_network(cells)[1])
     _install(export_yolo_resnet(cells, classifier, _say), repository, chosen)
+
+
+@main.command()
+@_checkpoint("--checkpoint", "Checkpoint of `python -m training.maskrcnn`.")
+@REPOSITORY
+@FRAMES
+def maskrcnn(checkpoint: Path, repository: Path, frames: Path | None) -> None:
+    """Pipeline `maskrcnn`: torchvision's Mask R-CNN."""
+    chosen = parity_frames(frames, load_maskrcnn(checkpoint)[1])
+    _install(export_maskrcnn(checkpoint, _say), repository, chosen)
+
+
+SAM = click.option(
+    "--sam",
+    type=click.Path(path_type=Path, exists=True),
+    required=True,
+    help="Checkpoint of `python -m training.sam`, or a .pth file as segment-anything publishes it.",
+)
+SAM_SIZE = click.option(
+    "--sam-size", type=click.Choice(SIZES), help="Size of a published SAM; a checkpoint tells it."
+)
+FP16 = click.option(
+    "--fp16",
+    is_flag=True,
+    help="Let SAM's image encoder compute in float16: half the file, and faster on a GPU.",
+)
+
+
+@main.command("maskrcnn_sam")
+@_checkpoint("--maskrcnn", "Checkpoint of `python -m training.maskrcnn`.")
+@SAM
+@SAM_SIZE
+@FP16
+@REPOSITORY
+@FRAMES
+def maskrcnn_sam(
+    maskrcnn: Path,
+    sam: Path,
+    sam_size: str | None,
+    fp16: bool,
+    repository: Path,
+    frames: Path | None,
+) -> None:
+    """Pipeline `maskrcnn_sam`: boxes of Mask R-CNN as prompts for SAM."""
+    chosen = parity_frames(frames, load_maskrcnn(maskrcnn)[1])
+    pipeline = export_maskrcnn_sam(maskrcnn, sam, sam_size, fp16, _say)
+    _install(pipeline, repository, chosen)
+
+
+@main.command("sam_prompt")
+@SAM
+@SAM_SIZE
+@FP16
+@REPOSITORY
+@FRAMES
+def sam_prompt(
+    sam: Path, sam_size: str | None, fp16: bool, repository: Path, frames: Path | None
+) -> None:
+    """Pipeline `sam_prompt`: SAM, prompted by boxes, points and coarse masks."""
+    pipeline = export_sam_prompt(sam, sam_size, fp16, _say)
+    _install(pipeline, repository, parity_frames(frames, pipeline.recipes["sam_encoder"]))
 
 
 def frame_size(

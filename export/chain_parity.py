@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from cytoserve.patches import Region, regions
 from export.chain import Arrays, Chain
 from export.networks import CLASSIFIER_CHUNK
 from export.parity import ParityError
-from export.reference import ReferenceCells, UltralyticsYolo, normalised_rgb
+from export.reference import Detector, ReferenceCells, normalised_rgb
 from training.cell_crops import CellCrops
 from training.classifier import CellClassifier
 from training.normalise import PercentileLevels
@@ -27,14 +28,14 @@ MASK_IOU = 0.99
 
 UNMATCHED = 0.02
 """Share of both sides' cells that may have no partner, though always one of each side: OpenCV's
-letterbox rounds some pixels by one grey level otherwise than ours, which can carry a score over a
-threshold, or let NMS prefer the box of a neighbouring anchor."""
+letterbox rounds some pixels by one grey level otherwise than ours, and any convolution its last
+digits, which can carry a score over a threshold, or let NMS prefer a neighbouring box."""
 
 CLASS_MARGIN = 0.02
 """A cell whose two best classes are closer than this may be called either by such a rounding."""
 
 REFERENCE_PIXELS = 500_000_000
-"""Most pixels of all masks together that ultralytics is asked for: it holds a whole frame a cell,
+"""Most pixels of all masks together that a library is asked for: it holds a whole frame a cell,
 in float32, where the chain holds a patch. At a threshold with more, a frame is not compared."""
 
 THRESHOLDS = (0.5, SCORE_THRESHOLD, 0.05)
@@ -60,17 +61,17 @@ class ChainParity:
 
 def check_chain(
     chain: Chain,
-    yolo: UltralyticsYolo,
+    detector: Detector,
     classifier: CellClassifier | None,
     frames: Mapping[str, npt.NDArray[np.generic]],
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> list[ChainParity]:
-    """Compare the chain with ultralytics, and torchvision's ResNet50 where there is a classifier.
+    """Compare the chain with its detector's library, and its classifier where there is one.
 
     Args:
-        chain: the graphs of pipeline `yolo` or `yolo_resnet`.
-        yolo: the same network in ultralytics' hands.
-        classifier: the same classifier in torch; None for `yolo`.
+        chain: the graphs of an instance pipeline.
+        detector: the same network in the hands of the library that trained it.
+        classifier: the same classifier in torch; None where the detector tells the classes.
         frames: name -> camera frame ``[H, W]`` or ``[H, W, C]``.
         thresholds: score thresholds to try.
 
@@ -87,7 +88,7 @@ def check_chain(
             )
             if len(answer["boxes"]) * camera.shape[0] * camera.shape[1] > REFERENCE_PIXELS:
                 continue
-            expected = yolo.cells(rgb, threshold, OVERLAP_THRESHOLD)
+            expected = detector.cells(rgb, threshold, OVERLAP_THRESHOLD)
             # A classifier sees crops of the very boxes that the chain found: half a pixel more or
             # less may turn a doubtful cell, which is no fault of the chain's.
             classes = None if classifier is None else _classify(classifier, camera, answer["boxes"])
@@ -96,9 +97,9 @@ def check_chain(
             figures.append(figure)
     if not figures:
         raise ParityError(
-            f"none of {len(frames)} frames can be compared with ultralytics, whose masks would "
-            f"have more than {REFERENCE_PIXELS:,} pixels together; give smaller frames, or frames "
-            "of fewer cells, with --frames."
+            f"none of {len(frames)} frames can be compared with {detector.library}, whose masks "
+            f"would have more than {REFERENCE_PIXELS:,} pixels together; give smaller frames, or "
+            "frames of fewer cells, with --frames."
         )
     return figures
 
@@ -139,7 +140,11 @@ def _compare(
     tells the classes.
     """
     boxes = answer["boxes"].astype(np.float32)
-    ours, theirs, distance = _pairs(boxes, expected.boxes)
+    if classes is None:
+        ids = (answer["class_ids"].astype(np.int64), expected.class_ids)
+        ours, theirs, distance = pair_cells(boxes, expected.boxes, *ids)
+    else:
+        ours, theirs, distance = pair_cells(boxes, expected.boxes)
     unmatched = len(boxes) + len(expected.boxes) - 2 * len(ours)
     if not len(ours):
         return ChainParity(frame, threshold, len(boxes), unmatched, 0.0, 1.0, 1.0)
@@ -170,17 +175,27 @@ def _agreement(answer: Arrays, ours: npt.NDArray[np.intp], theirs: npt.NDArray[n
     return float(same[clear].mean()) if clear.any() else 1.0
 
 
-def _pairs(
-    ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]
+def pair_cells(
+    ours: npt.NDArray[Any],
+    theirs: npt.NDArray[Any],
+    our_ids: npt.NDArray[Any] | None = None,
+    their_ids: npt.NDArray[Any] | None = None,
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.float32]]:
-    """Indices of boxes that are each other's nearest, and the largest coordinate difference."""
+    """Indices of boxes that are each other's nearest, and the largest coordinate difference.
+
+    Of boxes that lie as near, those of the same class are paired, where class ids ``[N]`` are
+    given: Mask R-CNN may find one cell as two classes.
+    """
     if not len(ours) or not len(theirs):
         none = np.zeros(0, np.intp)
         return none, none, np.zeros(0, np.float32)
     distance = np.abs(ours[:, None] - theirs[None]).max(axis=2)
-    nearest = distance.argmin(axis=1)
+    apart = distance
+    if our_ids is not None and their_ids is not None:
+        apart = distance + BOX_TOLERANCE / 2 * (our_ids[:, None] != their_ids[None])
+    nearest = apart.argmin(axis=1)
     rows = np.arange(len(ours))
-    mutual = (distance.argmin(axis=0)[nearest] == rows) & (distance[rows, nearest] <= BOX_TOLERANCE)
+    mutual = (apart.argmin(axis=0)[nearest] == rows) & (distance[rows, nearest] <= BOX_TOLERANCE)
     return rows[mutual], nearest[mutual], distance[rows, nearest][mutual]
 
 
@@ -188,7 +203,7 @@ def _mask_iou(region: Region, box: npt.NDArray[np.float32], theirs: npt.NDArray[
     """IoU over the pixels that both sides count as inside the box.
 
     A pixel is inside for us when its centre is, for ultralytics when its index is: half a pixel
-    apart, which is a choice and no error.
+    apart, which is a choice and no error. torchvision widens a box to whole pixels.
     """
     x0, y0, x1, y1 = box
     rows = slice(max(region.rows.start, int(np.ceil(y0))), min(region.rows.stop, int(y1 + 0.5)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 from cytoserve.contract import STEPS
 from export.chunked import in_chunks
 from export.graphs import trace_graph
-from export.parity import Case, check_parity
+from export.parity import FLOAT_TOLERANCE, Case, check_parity
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ def export_step(
     cases: Sequence[Case],
     *,
     chunk: int | None = None,
+    chunked: Collection[str] | None = None,
+    reference: nn.Module | None = None,
+    float_tolerance: float = FLOAT_TOLERANCE,
     settings: Mapping[str, Any] | None = None,
 ) -> ExportedStep:
     """Trace ``module`` with the first case and check all of them.
@@ -41,6 +44,9 @@ def export_step(
         module: what the graph is to equal.
         cases: inputs to compare on.
         chunk: rows that the graph takes at once, see `export.chunked.in_chunks`; None: all.
+        chunked: inputs whose rows these are; None: all inputs.
+        reference: what the graph is to equal where that is not ``module``, but more exact.
+        float_tolerance: see `export.parity.FLOAT_TOLERANCE`.
         settings: what is fixed in the module, for the manifest.
 
     Raises:
@@ -49,5 +55,7 @@ def export_step(
     step = STEPS[name]
     graph = trace_graph(module.eval(), step, cases[0].inputs)
     if chunk is not None:
-        graph = in_chunks(graph, chunk)
-    return ExportedStep(name, graph, check_parity(module, graph, step, cases), settings or {})
+        graph = in_chunks(graph, chunk, chunked)
+    original = module if reference is None else reference.eval()
+    parity = check_parity(original, graph, step, cases, float_tolerance)
+    return ExportedStep(name, graph, parity, settings or {})

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx
 import torch
+from onnx.external_data_helper import load_external_data_for_model
 
 from cytoserve.contract import Step
 from cytoserve.contract import Tensor as ContractTensor
@@ -56,9 +57,13 @@ def trace_graph(
             output_names=[tensor.name for tensor in step.outputs],
             dynamic_axes={t.name: _dynamic_axes(t, step) for t in (*step.inputs, *step.outputs)},
         )
-        graph = onnx.load(file)
-    _declare(graph, step)
-    onnx.checker.check_model(graph, full_check=True)
+        graph = onnx.load(file, load_external_data=False)
+        _declare(graph, step)
+        # Checked as a file: weights of more than 2 GiB, which the exporter lays beside it, fit
+        # into no message.
+        onnx.save(graph, file)
+        onnx.checker.check_model(str(file), full_check=True)
+        load_external_data_for_model(graph, folder)
     return graph
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from typing import Any
 import onnx
 
 from cytoserve.model_config import MODEL_FILES, versions
+from export.graph_files import file_sha256, save_graph
 
 MODEL_FILE = MODEL_FILES["onnxruntime"]
 CARD_FILE = "card.json"
@@ -73,7 +73,7 @@ class Staging:
         self, name: str, graph: onnx.ModelProto, manifest: Mapping[str, Any]
     ) -> StagedModel:
         """Write out a version of a step or a card: its graph and its manifest."""
-        onnx.save(graph, self._folder(name) / MODEL_FILE)
+        save_graph(graph, self._folder(name) / MODEL_FILE)
         return self._finish(name, manifest)
 
     def add_ensemble(
@@ -90,10 +90,7 @@ class Staging:
 
     def _finish(self, name: str, manifest: Mapping[str, Any]) -> StagedModel:
         folder = self.root / name
-        hashes = {
-            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.iterdir())
-        }
+        hashes = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
         _write_json(folder / MANIFEST_FILE, {"model": name, "sha256": hashes, **manifest})
         return StagedModel(name, folder, hashes)
 
@@ -137,8 +134,7 @@ def _lock(repository: Path) -> int:
 def _holds(version: Path, sha256: Mapping[str, str]) -> bool:
     """Whether a version really has these files and a manifest: a damaged one is replaced."""
     return (version / MANIFEST_FILE).is_file() and all(
-        (version / name).is_file()
-        and hashlib.sha256((version / name).read_bytes()).hexdigest() == expected
+        (version / name).is_file() and file_sha256(version / name) == expected
         for name, expected in sha256.items()
     )
 

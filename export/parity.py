@@ -11,7 +11,7 @@ import onnx
 import torch
 
 from cytoserve.contract import Step
-from export.onnx_session import open_session
+from export.graph_files import open_graph
 
 FLOAT_TOLERANCE = 1e-4
 """Largest deviation of a float tensor, as a share of its largest magnitude (at least 1)."""
@@ -37,8 +37,16 @@ def check_parity(
     graph: onnx.ModelProto,
     step: Step,
     cases: Sequence[Case],
+    float_tolerance: float = FLOAT_TOLERANCE,
 ) -> dict[str, dict[str, float]]:
     """Run every case through both and compare all outputs.
+
+    Args:
+        module: the original.
+        graph: its export.
+        step: of the contract; names and orders inputs and outputs.
+        cases: inputs to compare on.
+        float_tolerance: see `FLOAT_TOLERANCE`.
 
     Returns:
         Case name -> tensor name -> deviation, in the units of `deviation`.
@@ -47,7 +55,7 @@ def check_parity(
         ParityError: a shape or dtype differs, or a deviation is beyond tolerance; the message
             names step, case and tensor.
     """
-    session = open_session(graph.SerializeToString())
+    session = open_graph(graph)
     declared = {value.name: value.type for value in session.get_inputs()}
     figures: dict[str, dict[str, float]] = {}
     for case in cases:
@@ -63,7 +71,7 @@ def check_parity(
         for tensor, theirs, ours in zip(step.outputs, expected, answers, strict=True):
             figure = deviation(theirs.numpy(), ours)
             figures[case.name][tensor.name] = figure
-            tolerance = _tolerance(ours.dtype)
+            tolerance = _tolerance(ours.dtype, float_tolerance)
             if figure > tolerance:
                 raise ParityError(
                     f"{step.name}, case '{case.name}', output '{tensor.name}': ONNX Runtime "
@@ -86,10 +94,10 @@ def deviation(expected: npt.NDArray[np.generic], answer: npt.NDArray[np.generic]
     return float(np.nan_to_num(difference, nan=np.inf) / scale)
 
 
-def _tolerance(dtype: npt.DTypeLike) -> float:
+def _tolerance(dtype: npt.DTypeLike, float_tolerance: float) -> float:
     if dtype == np.uint8:
         return LEVEL_TOLERANCE
-    return FLOAT_TOLERANCE if np.dtype(dtype).kind == "f" else 0.0
+    return float_tolerance if np.dtype(dtype).kind == "f" else 0.0
 
 
 def _as_declared(value: npt.NDArray[np.generic], declared: str) -> npt.NDArray[np.generic]:

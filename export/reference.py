@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -36,6 +36,18 @@ class ReferenceCells:
     """``[N, H, W]``."""
 
 
+class Detector(Protocol):
+    """A trained network in the hands of the library that trained it."""
+
+    library: str
+    """Its name."""
+
+    def cells(
+        self, rgb: npt.NDArray[np.uint8], score_threshold: float, overlap_threshold: float
+    ) -> ReferenceCells:
+        """What it finds in an 8-bit RGB image ``[H, W, 3]``."""
+
+
 def normalised_rgb(image: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
     """The camera frame ``[H, W]`` or ``[H, W, C]`` as the 8-bit RGB image of study scripts."""
     camera = torch.from_numpy(np.atleast_3d(image).astype(np.int32))
@@ -52,6 +64,8 @@ class UltralyticsYolo:
         masks_on_frame: compute masks at the frame's resolution (``retina_masks``), as a
             comparison wants it; ultralytics' default computes them at the network's.
     """
+
+    library = "ultralytics"
 
     def __init__(self, network: SegmentationModel, masks_on_frame: bool = True) -> None:
         self.yolo: Any = YOLO(MODEL_FILE, task="segment", verbose=False)

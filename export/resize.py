@@ -14,12 +14,12 @@ def resize(images: Tensor, height: Tensor, width: Tensor) -> Tensor:
     matrix products, for ONNX's Resize of the opset in use cannot widen it.
     """
     shape = torch._shape_as_tensor(images)
-    rows = _weights(shape[-2], height)
-    columns = _weights(shape[-1], width)
+    rows = bilinear_weights(shape[-2], height)
+    columns = bilinear_weights(shape[-1], width)
     return torch.matmul(torch.matmul(rows, images), columns.transpose(0, 1))
 
 
-def _weights(source: Tensor, target: Tensor) -> Tensor:
+def bilinear_weights(source: Tensor, target: Tensor) -> Tensor:
     """Share of every source pixel in every target pixel: float32 ``[target, source]``."""
     scale = source.double() / target.double()
     centres = _centres(target) * scale

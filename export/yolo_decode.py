@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from cytoserve.contract import MASK_SIZE, PROTOTYPES
+from export.nms import NonMaximumSuppression
 
 COEFFICIENTS = PROTOTYPES.dims[0]
 PROTOTYPE_STRIDE = 4
@@ -21,25 +20,6 @@ patch; in chunks this is paid for 64 cells, not for thousands."""
 
 INSIDE = 128
 """A patch value of at least this is inside the cell (probability 0.5)."""
-
-
-class _Nms(torch.autograd.Function):
-    """Greedy NMS whose IoU threshold is a tensor; torchvision exports a constant one only."""
-
-    @staticmethod
-    def forward(ctx: Any, boxes: Tensor, scores: Tensor, threshold: Tensor) -> Tensor:
-        kept: Tensor = torchvision.ops.nms(boxes, scores, float(threshold))
-        return kept
-
-    @staticmethod
-    def symbolic(g: Any, boxes: Any, scores: Any, threshold: Any) -> Any:
-        axes = g.op("Constant", value_t=torch.tensor([0]))
-        boxes = g.op("Unsqueeze", boxes, axes)
-        scores = g.op("Unsqueeze", g.op("Unsqueeze", scores, axes), axes)
-        everything = g.op("Constant", value_t=torch.tensor([2**31 - 1]))
-        selected = g.op("NonMaxSuppression", boxes, scores, everything, threshold)
-        column = g.op("Constant", value_t=torch.tensor(2))
-        return g.op("Gather", selected, column, axis_i=1)
 
 
 def _mask_patches(
@@ -109,7 +89,9 @@ class YoloDecode(nn.Module):
         candidates = torch.nonzero(best > score_threshold)[:, 0]
         anchors = anchors.index_select(0, candidates)
         corners = _corners(anchors[:, :4])
-        selected = _Nms.apply(corners, best.index_select(0, candidates), overlap_threshold)
+        selected = NonMaximumSuppression.apply(
+            corners, best.index_select(0, candidates), overlap_threshold
+        )
         found = torch._shape_as_tensor(selected)[0]
         anchors = anchors.index_select(0, selected[: max_cells[0].long()])
 

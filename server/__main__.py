@@ -8,7 +8,7 @@ import click
 
 from cytoserve.contract import PIPELINES
 from server.errors import ServerError
-from server.launcher import LaunchSettings, serve
+from server.launcher import RESPONSE_CACHE_MB, LaunchSettings, serve
 
 
 def pipeline_names(
@@ -65,6 +65,14 @@ def pipeline_names(
     help="Seconds that running requests get to end when the server is told to stop.",
 )
 @click.option(
+    "--response-cache-mb",
+    type=click.IntRange(0),
+    default=RESPONSE_CACHE_MB,
+    show_default=True,
+    help="MiB of memory for answers of steps with a response cache, such as the embedding of a "
+    "frame that is prompted again; 0 keeps none.",
+)
+@click.option(
     "--stop-at-eof",
     is_flag=True,
     help="Stop when standard input ends: for a program that starts the server and may die.",
@@ -77,6 +85,7 @@ def main(
     metrics_port: int | None,
     listen: str,
     exit_timeout: int,
+    response_cache_mb: int,
     stop_at_eof: bool,
     tritonserver_flags: tuple[str, ...],
 ) -> None:
@@ -91,6 +100,7 @@ def main(
         metrics_port=metrics_port,
         listen=listen,
         exit_timeout=exit_timeout,
+        response_cache_mb=response_cache_mb,
         stop_at_eof=stop_at_eof,
         extra_flags=tritonserver_flags,
     )

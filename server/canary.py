@@ -15,12 +15,17 @@ from tritonclient.grpc import (
 from tritonclient.utils import InferenceServerException
 
 from cytoserve.contract import (
+    COARSE_BOXES,
+    COARSE_MASKS,
     IMAGE,
     MAX_CELLS,
     MAX_CELLS_INPUT,
     OVERLAP_THRESHOLD,
     OVERLAP_THRESHOLD_INPUT,
+    POINT_LABELS,
     PROBABILITY_THRESHOLD_INPUT,
+    PROMPT_LABELS,
+    PROMPT_POINTS,
     SCORE_THRESHOLD_INPUT,
     WHITE_LEVEL_INPUT,
     Pipeline,
@@ -35,10 +40,25 @@ VALUES: dict[str, np.ndarray[Any, Any]] = {
     MAX_CELLS_INPUT.name: np.array([MAX_CELLS], np.int32),
     PROBABILITY_THRESHOLD_INPUT.name: np.array([1.0], np.float32),
     WHITE_LEVEL_INPUT.name: np.array([32 * 32 - 1], np.float32),
+    # One click in the middle, as SAM reads it: with a point that says nothing.
+    PROMPT_POINTS.name: np.array([[[16, 16], [0, 0]]], np.float32),
+    PROMPT_LABELS.name: np.array([[POINT_LABELS["foreground"], POINT_LABELS["none"]]], np.int32),
+    COARSE_MASKS.name: np.empty((0, *COARSE_MASKS.dims[1:]), np.uint8),
+    COARSE_BOXES.name: np.empty((0, *COARSE_BOXES.dims[1:]), np.float32),
 }
 
 INTERVAL = 2.0
-"""Seconds between two looks at a pipeline: a canary costs as much as a frame."""
+"""Least seconds between two looks at a pipeline: a canary costs as much as a frame."""
+
+SHARE = 0.05
+"""Most of the time that canaries of a pipeline may take: a slow network is looked at less often."""
+
+FRESH = 300.0
+"""Seconds after which canaries carry another frame.
+
+A step whose answers are kept in Triton's response cache does not run for a frame that it has seen.
+A new frame each time would put out of the cache what users come back to.
+"""
 
 DEADLINE = 60.0
 """Seconds in which a canary, or any other request of its pipeline, must be answered.
@@ -62,6 +82,7 @@ class Canary:
         self.pipeline = pipeline
         self.answers: queue.SimpleQueue[InferenceServerException | None] = queue.SimpleQueue()
         self.flying = False
+        self.sent = 0.0
         self.errors = 0
         self.due = time.monotonic() + INTERVAL
         self.count = answered(client, pipeline)
@@ -78,7 +99,8 @@ class Canary:
             return None
         self.flying = False
         reason = self.judge(error)
-        self.due = time.monotonic() + (0 if self.errors else INTERVAL)
+        now = time.monotonic()
+        self.due = now + (0 if self.errors else max(INTERVAL, (now - self.sent) / SHARE))
         self.count = answered(self.client, self.pipeline)
         return reason
 
@@ -89,7 +111,7 @@ class Canary:
             self.count = count
             self.due = time.monotonic() + INTERVAL
             return
-        self.flying = True
+        self.flying, self.sent = True, time.monotonic()
         self.client.async_infer(
             self.pipeline.name,
             inputs(self.pipeline),
@@ -123,13 +145,21 @@ def send_and_wait(client: InferenceServerClient, pipeline: Pipeline) -> None:
 
 
 def inputs(pipeline: Pipeline) -> list[InferInput]:
-    """Return a canary's inputs: a 32 x 32 px frame and thresholds that let no cell pass."""
+    """Return a canary's inputs: a 32 x 32 px frame, thresholds that let no cell pass, a click."""
+    values = VALUES | {IMAGE.name: frame(time.monotonic())}
     tensors = []
     for tensor in pipeline.inputs:
-        value = VALUES[tensor.name]
+        value = values[tensor.name]
         tensors.append(InferInput(tensor.name, value.shape, tensor.dtype))
         tensors[-1].set_data_from_numpy(value)
     return tensors
+
+
+def frame(now: float) -> np.ndarray[Any, Any]:
+    """Return the frame that canaries carry at ``now``, a new one every ``FRESH`` seconds."""
+    ramp = VALUES[IMAGE.name].copy()
+    ramp.flat[0] = int(now / FRESH) % (ramp.size - 1)  # the range of the ramp stays
+    return ramp
 
 
 def outputs(pipeline: Pipeline) -> list[InferRequestedOutput]:

@@ -13,7 +13,7 @@ from types import TracebackType
 
 from cytoserve.contract import PIPELINES
 from server.errors import StartError
-from server.launcher import READY
+from server.launcher import READY, RESPONSE_CACHE_MB
 from server.worker_environment import folder_of, joined
 
 LAST_LINES = 20
@@ -44,6 +44,7 @@ class EmbeddedServer:
         pipelines: Sequence[str] | None = None,
         grpc_port: int = 0,
         *,
+        response_cache_mb: int = RESPONSE_CACHE_MB,
         options: Sequence[str] = (),
         timeout: float = 300.0,
     ) -> None:
@@ -52,6 +53,7 @@ class EmbeddedServer:
             f"--model-repository={model_repository}",
             f"--pipelines={','.join(pipelines or PIPELINES)}",
             f"--grpc-port={grpc_port}",
+            f"--response-cache-mb={response_cache_mb}",
             "--stop-at-eof",
             *options,
         ]

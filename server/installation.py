@@ -31,6 +31,9 @@ class Installation:
     stub: Path
     """The worker's executable, built for the running Python."""
 
+    caches: Path
+    """Folder of the response caches that ``tritonserver`` can load."""
+
     library_path: tuple[Path, ...]
     """Folders for ``LD_LIBRARY_PATH``."""
 
@@ -52,6 +55,7 @@ def find_installation() -> Installation:
         python_backend=root / "tritonserver/backends/python",
         stub=root
         / f"tritonserver/python_backend_stubs/{PYTHON_VERSION}/triton_python_backend_stub",
+        caches=root / "tritonserver/caches",
         library_path=(root.parent / "nvidia_pytriton.libs", python_library_folder()),
         setpriv=system_program("setpriv", package="util-linux"),
     )

@@ -34,6 +34,9 @@ from server.worker_environment import worker_environment
 
 MODEL_LOAD_THREADS = 16
 
+RESPONSE_CACHE_MB = 256
+"""Default of ``--response-cache-mb``: 60 embeddings of SAM, 4 MiB each, and what Triton adds."""
+
 READY_LINE = "Ready at {url}: {pipelines} ({seconds:.1f} s)"
 READY = re.compile(r"^Ready at (?P<url>\S+): ", re.MULTILINE)
 """Finds the ready line in a launcher's output."""
@@ -59,6 +62,10 @@ class LaunchSettings:
 
     exit_timeout: int = 10
     """Seconds that running requests get to end when the server is told to stop."""
+
+    response_cache_mb: int = RESPONSE_CACHE_MB
+    """MiB of memory for the answers of steps whose configuration says ``response_cache``; 0: none
+    is kept. It is taken at once, and the answers that were not used for longest give way."""
 
     stop_at_eof: bool = False
     """Stop as well when standard input ends, as it does when the process that started us dies."""
@@ -207,5 +214,16 @@ def server_command(
         "--reuse-grpc-port=true",  # shared with the launcher's reservation, see server.port
         f"--allow-metrics={str(metrics).lower()}",
         *([f"--metrics-address={host}", f"--metrics-port={settings.metrics_port}"] * metrics),
+        *response_cache_flags(settings.response_cache_mb, installation),
         *settings.extra_flags,
+    ]
+
+
+def response_cache_flags(megabytes: int, installation: Installation) -> list[str]:
+    """Return what makes ``tritonserver`` keep answers in its own memory; nothing for 0."""
+    if not megabytes:
+        return []
+    return [
+        f"--cache-directory={installation.caches}",
+        f"--cache-config=local,size={megabytes * 1024 * 1024}",
     ]

@@ -6,8 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -15,15 +17,21 @@ import tifffile
 import torch
 from click.testing import CliRunner
 from filelock import FileLock
+from torchvision.models.detection import MaskRCNN
 
 from export.__main__ import main as export_main
+from export.reference import normalised_rgb
 from server.embedded import EmbeddedServer
 from training.checkpoint import Recipe, save_checkpoint
 from training.classifier import ARCHITECTURE as RESNET50
 from training.classifier import CellClassifier
 from training.contrast import PrepareWholeFrame
 from training.letterbox import PrepareFrame
+from training.maskrcnn_network import ARCHITECTURE as MASKRCNN
+from training.maskrcnn_network import build_maskrcnn
 from training.rendered import RenderSettings, render_frame
+from training.sam_network import ARCHITECTURE as SAM
+from training.sam_network import TINY, build_sam
 from training.unet_encoders import PLAIN_UNET
 from training.unet_network import ARCHITECTURE as UNET
 from training.unet_network import UNet, build_unet
@@ -34,9 +42,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Several test processes share the cores; a pool of all cores in each would only contend.
     torch.set_num_threads(1)
 
+Counts = TypeVar("Counts")
+
 ROOT = Path(__file__).parents[1]
 UNET_WIDTH = 4
 NUCLEI_RADIUS = 6.0
+MASKRCNN_SETTINGS = {"min_size": 128, "max_size": 256, "proposals": 600, "width": 8}
 LEVEL_ENDS = (6400, 8000, 8400)
 """Anchors of the three levels of the 640 px network, summed up."""
 
@@ -121,6 +132,56 @@ def random_unet(
     return unet
 
 
+def random_maskrcnn(class_count: int) -> MaskRCNN:
+    """A narrow Mask R-CNN that finds hundreds of cells without having learned anything.
+
+    Its batch norms fit a rendered frame and noise, its scores spread from 0 to 1, and its masks
+    fill most of their boxes. Its residual branches are weak, for strong ones of random weights
+    make much of a rounding in the last digit.
+    """
+    torch.manual_seed(class_count)
+    network = build_maskrcnn(class_count, **MASKRCNN_SETTINGS)
+    for name, module in network.named_modules():
+        if name.endswith("bn3"):
+            torch.nn.init.constant_(module.weight, 0.2)
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # running statistics become those of the one batch
+            module.reset_running_stats()
+    heads, rpn = network.roi_heads, network.rpn
+    frame = torch.from_numpy(normalised_rgb(rendered(0, side=256)).transpose(2, 0, 1) / 255).float()
+    with torch.inference_mode():
+        network.eval()
+        images, _ = network.transform([frame, torch.rand(frame.shape)])
+        levels = fitted(network.backbone, images.tensors)
+        logits = torch.cat([level.flatten() for level in rpn.head(list(levels.values()))[0]])
+        rpn.head.cls_logits.weight.mul_(1 / logits.std())
+        proposals, _ = rpn(images, levels)
+        features = fitted(heads.box_head, heads.box_roi_pool(levels, proposals, images.image_sizes))
+        classes, deltas = heads.box_predictor.cls_score, heads.box_predictor.bbox_pred
+        classes.weight.mul_(1.5 / classes(features).std(0)[:, None])
+        classes.bias.sub_(classes(features).mean(0))
+        deltas.weight.mul_(0.5 / deltas(features).std())
+        features = fitted(
+            heads.mask_head, heads.mask_roi_pool(levels, proposals, images.image_sizes)
+        )
+        last = heads.mask_predictor.mask_fcn_logits
+        last.weight.mul_(1 / heads.mask_predictor(features).std())
+        last.bias.add_(3 - heads.mask_predictor(features).mean())
+    return network
+
+
+def fitted(part: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """What ``part`` answers once its batch norms fit ``inputs``."""
+    part.train()(inputs)
+    return part.eval()(inputs)
+
+
+@pytest.fixture(scope="session")
+def make_random_maskrcnn() -> Callable[[int], MaskRCNN]:
+    """See `random_maskrcnn`; its settings are `MASKRCNN_SETTINGS`."""
+    return random_maskrcnn
+
+
 @pytest.fixture(scope="session")
 def make_random_unet() -> Callable[..., UNet]:
     """See `random_unet`."""
@@ -131,6 +192,24 @@ def make_random_unet() -> Callable[..., UNet]:
 def make_random_yolo() -> Callable[[int, Sequence[np.ndarray]], SegmentationModel]:
     """See `random_yolo`."""
     return random_yolo
+
+
+@pytest.fixture(scope="session")
+def settled() -> Callable[[Callable[[], Counts]], Counts]:
+    """Reads a server's counts when they have not moved for a while.
+
+    Triton counts an inference after it has sent its answer, so a caller can ask too early.
+    """
+
+    def read(counts: Callable[[], Counts], quiet: float = 0.5) -> Counts:
+        latest, since = counts(), time.monotonic()
+        while time.monotonic() - since < quiet:
+            time.sleep(0.05)
+            if (now := counts()) != latest:
+                latest, since = now, time.monotonic()
+        return latest
+
+    return read
 
 
 @pytest.fixture(scope="session")
@@ -156,7 +235,8 @@ def made_once(
 
 @pytest.fixture(scope="session")
 def checkpoints(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
-    """Folder with the checkpoints `targets`, `cells`, `classifier`, `glioma` and `nuclei`."""
+    """Folder with a checkpoint of every kind: `targets`, `cells`, `classifier`, `maskrcnn`, `sam`,
+    `glioma` and `nuclei`."""
     return made_once("checkpoints", fill_checkpoints)
 
 
@@ -171,6 +251,10 @@ def fill_checkpoints(folder: Path) -> None:
     torch.manual_seed(0)
     classifier = CellClassifier(2)
     save_checkpoint(folder / "classifier", classifier.state_dict(), recipe(RESNET50, names))
+    about = recipe(MASKRCNN, names, **MASKRCNN_SETTINGS)
+    save_checkpoint(folder / "maskrcnn", random_maskrcnn(2).state_dict(), about)
+    torch.manual_seed(0)
+    save_checkpoint(folder / "sam", build_sam(TINY).state_dict(), recipe(SAM, ("cell",), size=TINY))
     settings = {"encoder": PLAIN_UNET, "width": UNET_WIDTH}
     for name, about in {"glioma": {}, "nuclei": {"radius": NUCLEI_RADIUS}}.items():
         unet = random_unet(rendered(0, side=256), seed=len(name))
@@ -258,6 +342,9 @@ def fill_repository(
         assert str(repository / arguments[0] / "1") in output.split()
     # In this process, where all is imported already: another costs longer than the export.
     for arguments in (
+        ("maskrcnn", "--checkpoint", checkpoints / "maskrcnn"),
+        ("maskrcnn_sam", "--maskrcnn", checkpoints / "maskrcnn", "--sam", checkpoints / "sam"),
+        ("sam_prompt", "--sam", checkpoints / "sam"),
         ("glioma_unet", "--checkpoint", checkpoints / "glioma"),
         ("glioma_unet_livecell", "--checkpoint", checkpoints / "glioma", "--resize-to", "200x160"),
         ("nuclei_unet", "--checkpoint", checkpoints / "nuclei"),

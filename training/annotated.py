@@ -96,6 +96,12 @@ class AnnotatedFrame:
     height: int
     width: int
     cells: tuple[AnnotatedCell, ...]
+    name: str = ""
+    """Unique in a data set; the stem of ``path`` where none is given."""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", self.path.stem)
 
     def read(self) -> npt.NDArray[Any]:
         """The image as the camera gave it: ``[H, W]`` or ``[H, W, 3]`` RGB, mostly uint8 or uint16.
@@ -109,20 +115,20 @@ class AnnotatedFrame:
 class AnnotatedDataset:
     """Frames that share one list of classes.
 
-    Raises AnnotationError where two image files share a stem, since frames are named by it.
+    Raises AnnotationError where two frames share a name, which is mostly the image file's stem.
     """
 
     class_names: tuple[str, ...]
     frames: tuple[AnnotatedFrame, ...]
 
     def __post_init__(self) -> None:
-        stems = Counter(frame.path.stem for frame in self.frames)
+        names = Counter(frame.name for frame in self.frames)
         for frame in self.frames:
-            if stems[frame.path.stem] > 1:
+            if names[frame.name] > 1:
                 raise AnnotationError(
                     frame.path,
                     "",
-                    f"{stems[frame.path.stem]} images are called '{frame.path.stem}'; frames are "
+                    f"{names[frame.name]} images are called '{frame.name}'; frames are "
                     "named by their file name without suffix, so rename all but one",
                 )
 
@@ -131,13 +137,13 @@ class AnnotatedDataset:
 
         Raises ValueError for a name that no frame has.
         """
-        unknown = sorted(set(names) - {frame.path.stem for frame in self.frames})
+        unknown = sorted(set(names) - {frame.name for frame in self.frames})
         if unknown:
             raise ValueError(
                 f"no frame is called {', '.join(map(repr, unknown))}; "
                 f"give file names without suffix of the {len(self.frames)} frames here"
             )
-        return replace(self, frames=tuple(f for f in self.frames if f.path.stem in names))
+        return replace(self, frames=tuple(f for f in self.frames if f.name in names))
 
     def as_one_class(self, name: str = "cell") -> AnnotatedDataset:
         """The same cells, all of the one class ``name``."""

@@ -27,6 +27,7 @@ RECORDED_PACKAGES = (
     "torch",
     "torchvision",
     "ultralytics",
+    "segment-anything",
     "segmentation-models-pytorch",
     "lightning",
     "numpy",

@@ -18,8 +18,8 @@ from training.validation_errors import explain
 Settings = TypeVar("Settings", bound=BaseModel)
 
 DATA_HELP = (
-    "Annotated data set: a folder in COCO, label image or YOLO-seg layout, or the path of one "
-    "COCO JSON. DIR@FILE takes only "
+    "Annotated data set: a folder in COCO, label image, YOLO-seg or Cell Tracking Challenge "
+    "layout, or the path of one COCO JSON. DIR@FILE takes only "
     "the frames that FILE names, one a line without suffix. May be given several times."
 )
 SETTINGS_HELP = "YAML file of settings that change the preset's."

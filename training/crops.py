@@ -95,7 +95,7 @@ def _cut_frame(frame: AnnotatedFrame, out: Path, split: str) -> list[Crop]:
     pixels = CellCrops()(camera, PercentileLevels()(camera), torch.from_numpy(boxes))
     crops = []
     for i, (cell, crop) in enumerate(zip(frame.cells, pixels, strict=True)):
-        file = f"{split}/{frame.path.stem}_{i:04d}.png"
+        file = f"{split}/{frame.name}_{i:04d}.png"
         if not cv2.imwrite(str(out / file), crop.permute(1, 2, 0).numpy()[:, :, ::-1]):
             raise OSError(f"{out / file} could not be written; is the disk full?")
         crops.append(Crop(file=file, class_id=cell.class_id))

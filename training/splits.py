@@ -69,7 +69,7 @@ def random_split(dataset: AnnotatedDataset, sizes: SplitSizes, seed: int) -> Dat
     Raises:
         ValueError: the data set has fewer frames than the split takes.
     """
-    frames = {frame.path.stem: frame for frame in dataset.frames}
+    frames = {frame.name: frame for frame in dataset.frames}
     if sizes.frames > len(frames):
         raise ValueError(
             f"a split {sizes} into training, validation and test takes {sizes.frames} frames; the "
@@ -95,7 +95,7 @@ def split_by_frame(
     Raises:
         ValueError: the data set has fewer than two frames, or there is no cell on one side.
     """
-    names = sorted(frame.path.stem for frame in dataset.frames)
+    names = sorted(frame.name for frame in dataset.frames)
     if len(names) < 2:
         raise ValueError(
             f"a split into training and validation takes two frames or more; got {len(names)}. "

@@ -98,9 +98,7 @@ def _prepare_frame(frame: AnnotatedFrame) -> MaskedImage:
         )
     image = image[:, :, None] if image.ndim == 2 else image
     prepared = PrepareWholeFrame()(torch.from_numpy(image.astype(np.int32)))[0]
-    return _masked_image(
-        frame.path.stem, prepared[: image.shape[2]].clone(), foreground_mask(frame)
-    )
+    return _masked_image(frame.name, prepared[: image.shape[2]].clone(), foreground_mask(frame))
 
 
 def read_tiles(folder: Path, files: Sequence[tuple[str, str]]) -> tuple[MaskedImage, ...]:

@@ -59,7 +59,7 @@ def write_yolo_dataset(
                 chosen = random.choice(len(windows), windows_per_frame, replace=False)
                 windows = [windows[i] for i in sorted(chosen)]
             for index, (pixels, lines) in enumerate(windows):
-                name = f"{frame.path.stem}_{index:02d}"
+                name = f"{frame.name}_{index:02d}"
                 if not cv2.imwrite(str(images / f"{name}.png"), pixels[:, :, ::-1]):
                     raise OSError(f"{images / name}.png could not be written; is the disk full?")
                 (labels / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))

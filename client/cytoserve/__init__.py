@@ -7,6 +7,7 @@
     with cytoserve.Client("localhost:8001") as client:
         cells = client.segment(frame)  # numpy, [H, W] or [H, W, 3]
         glioma = client.foreground(frame, "glioma_unet")  # a probability for every pixel
+        cell = client.prompt(frame, cytoserve.Prompts(points=[[(120, 85)]]))  # what was clicked
     print(cells, cells.label_image().max(), cells.table()["area"])
     print(glioma, glioma.confluency, glioma.mask.shape)
 """
@@ -20,6 +21,7 @@ from cytoserve.errors import (
     CytoserveError,
     DeadlineExceeded,
     FrameTooLarge,
+    InvalidPrompts,
     InvalidRequest,
     InvalidSetting,
     PipelineNotServed,
@@ -32,6 +34,7 @@ from cytoserve.fake import FakeServer, cells_from_labels
 from cytoserve.foreground import Foreground
 from cytoserve.images import read_frame
 from cytoserve.patches import Region, paint_labels
+from cytoserve.prompts import Prompts
 from cytoserve.transport import Request, ServerInfo, Transport
 
 __version__ = "0.1.0"
@@ -48,9 +51,11 @@ __all__ = [
     "FakeServer",
     "Foreground",
     "FrameTooLarge",
+    "InvalidPrompts",
     "InvalidRequest",
     "InvalidSetting",
     "PipelineNotServed",
+    "Prompts",
     "Region",
     "Request",
     "ServerError",

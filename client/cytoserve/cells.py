@@ -15,13 +15,14 @@ from cytoserve.patches import Region, outlines, paint_labels, regions
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """N cells, best score first; every array is read-only.
+    """N cells, best score first, or in the order of their prompts; every array is read-only.
 
     Coordinates are continuous frame pixels: pixel ``i`` spans ``[i, i + 1)``.
 
     Attributes:
         boxes: float32 ``[N, 4]``, (x0, y0, x1, y1).
-        scores: float32 ``[N]``, 0..1, descending.
+        scores: float32 ``[N]``, 0..1, descending; of prompted cells the quality that SAM
+            predicts of its mask, about 0..1, in the order of the prompts.
         class_ids: int32 ``[N]``, index into ``class_names``.
         class_probs: float32 ``[N, K]``, 0..1, one column a class.
         patches: uint8 ``[N, M, M]``, probability 0..255 inside the box; see
@@ -100,7 +101,8 @@ class Cells:
     def label_image(self) -> NDArray[np.uint16] | NDArray[np.uint32]:
         """Return ``[H, W]``: 0 background, ``i`` the i-th cell from 1 on.
 
-        Where cells overlap the better-scored one keeps the pixel. uint16, or uint32 when
+        Where cells overlap the earlier one keeps the pixel: the better-scored, or that of the
+        earlier prompt. uint16, or uint32 when
         N > 65535.
         """
         if self.labels is not None:

@@ -1,4 +1,4 @@
-"""The client: ask a server for the cells or the foreground of a frame.
+"""The client: ask a server for the cells or the foreground of a frame, or for what is prompted.
 
 The logic of a call is written once, as coroutines over a transport. :class:`AsyncClient` awaits
 them. :class:`Client` runs them over a transport that blocks and therefore never suspends them.
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cytoserve import contract
 from cytoserve.cells import Cells
-from cytoserve.codec import cards, foregrounds, instances
+from cytoserve.codec import cards, foregrounds, instances, prompted
 from cytoserve.codec.cards import Card
 from cytoserve.errors import (
     DeadlineExceeded,
@@ -27,9 +27,11 @@ from cytoserve.errors import (
 )
 from cytoserve.foreground import Foreground
 from cytoserve.frames import check_frame, check_values
+from cytoserve.prompts import Prompts
 from cytoserve.settings import (
     DEFAULT_FOREGROUND_PIPELINE,
     DEFAULT_PIPELINE,
+    DEFAULT_PROMPT_PIPELINE,
     DEFAULT_TIMEOUT_S,
     DEFAULT_URL,
     ForegroundSettings,
@@ -37,6 +39,7 @@ from cytoserve.settings import (
     check_timeout,
     find_instance_pipeline,
     find_pipeline,
+    find_prompted_pipeline,
     find_semantic_pipeline,
 )
 from cytoserve.transport import Request, ServerInfo, Tensors, Transport
@@ -93,7 +96,7 @@ class Client:
         Args:
             image: ``[H, W]``, ``[H, W, 1]`` or ``[H, W, 3]`` (RGB) of uint8, uint16, or float
                 within 0..1; see :mod:`cytoserve.frames`.
-            pipeline: one of ``contract.PIPELINES`` that is not semantic.
+            pipeline: one of ``contract.PIPELINES`` that finds cells by itself.
             score_threshold: detections that score below it are dropped; 0..1.
             overlap_threshold: of two boxes with a larger IoU the better-scored one stays; 0..1.
             max_cells: most cells of the answer; ``Cells.capped`` tells when it cut.
@@ -141,6 +144,37 @@ class Client:
         """
         settings = ForegroundSettings(probability_threshold, white_level)
         return _finish(self._calls.foreground(image, pipeline, settings, timeout))
+
+    def prompt(
+        self,
+        image: NDArray[np.generic],
+        prompts: Prompts,
+        pipeline: str = DEFAULT_PROMPT_PIPELINE,
+        *,
+        timeout: float | None = None,
+    ) -> Cells:
+        """Find the cells of one frame that the prompts tell of.
+
+        The server keeps what it computed of a frame for some time, so that further prompts on the
+        same frame cost little; ask for all that are known at once all the same.
+
+        Args:
+            image: ``[H, W]``, ``[H, W, 1]`` or ``[H, W, 3]`` (RGB) of uint8, uint16, or float
+                within 0..1; see :mod:`cytoserve.frames`.
+            prompts: N boxes, points or coarse masks, in pixels of ``image``.
+            pipeline: one of ``contract.PIPELINES`` that is prompted.
+            timeout: deadline of this call in seconds; the client's if None.
+
+        Returns:
+            N cells **in the order of the prompts**, of one class. Their scores are the quality,
+            the IoU with the cell, that SAM predicts of its mask. Where no pixel was found the
+            patch is empty. In the label image the earlier prompt keeps a pixel that two claim.
+
+        Raises:
+            InvalidRequest: the image or a prompt is at fault; nothing was sent.
+            ServerUnreachable, DeadlineExceeded, ServerError: see :mod:`cytoserve.errors`.
+        """
+        return _finish(self._calls.prompt(image, prompts, pipeline, timeout))
 
     def card(self, pipeline: str = DEFAULT_PIPELINE, *, timeout: float | None = None) -> Card:
         """Return what a pipeline says of itself; at most ``CARD_LIFETIME_S`` old."""
@@ -208,6 +242,17 @@ class AsyncClient:
         """Find which part of one frame is foreground; see :meth:`Client.foreground`."""
         settings = ForegroundSettings(probability_threshold, white_level)
         return await self._calls.foreground(image, pipeline, settings, timeout)
+
+    async def prompt(
+        self,
+        image: NDArray[np.generic],
+        prompts: Prompts,
+        pipeline: str = DEFAULT_PROMPT_PIPELINE,
+        *,
+        timeout: float | None = None,
+    ) -> Cells:
+        """Find the cells of one frame that the prompts tell of; see :meth:`Client.prompt`."""
+        return await self._calls.prompt(image, prompts, pipeline, timeout)
 
     async def card(self, pipeline: str = DEFAULT_PIPELINE, *, timeout: float | None = None) -> Card:
         """Return what a pipeline says of itself; at most ``CARD_LIFETIME_S`` old."""
@@ -300,6 +345,19 @@ class _Calls:
         return foregrounds.decode_answer(
             answer, request, card.class_names[0], settings.probability_threshold
         )
+
+    async def prompt(
+        self,
+        image: NDArray[np.generic],
+        prompts: Prompts,
+        pipeline: str,
+        timeout: float | None,
+    ) -> Cells:
+        deadline = self._deadline(pipeline, timeout)
+        request = prompted.encode_request(image, find_prompted_pipeline(pipeline), prompts)
+        card = await self._card(pipeline, deadline)
+        answer = await self._infer(pipeline, request, deadline)
+        return prompted.decode_answer(answer, request, card.class_names)
 
     async def card(self, pipeline: str, timeout: float | None) -> Card:
         return await self._card(pipeline, self._deadline(pipeline, timeout))

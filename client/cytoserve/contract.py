@@ -17,6 +17,9 @@ MASK_SIZE = 56
 NETWORK_SIZE = 640
 """Side of the square, letterboxed image that the YOLO networks see, in pixels."""
 
+SAM_MASK_SIZE = 112
+"""M of SAM's masks, whose borders are sharper than those of the other networks."""
+
 CROP_SIZE = 48
 """Side of the crop that the classifier sees, in pixels."""
 
@@ -110,8 +113,18 @@ class Pipeline:
 
     @property
     def is_semantic(self) -> bool:
-        """Whether it answers with a probability for every pixel, and not with cells."""
+        """Whether it answers with a probability for every pixel."""
         return PROBABILITY in self.outputs
+
+    @property
+    def is_prompted(self) -> bool:
+        """Whether it answers one mask a prompt, in the order of the prompts."""
+        return PROMPT_POINTS in self.inputs
+
+    @property
+    def is_instance(self) -> bool:
+        """Whether it finds cells by itself."""
+        return CELLS_FOUND in self.outputs
 
 
 # -- What a caller sees -----------------------------------------------------------------------
@@ -126,8 +139,17 @@ CLASS_IDS = Tensor("class_ids", "INT32", (-1,))  # N, index into the card's clas
 CLASS_PROBS = Tensor("class_probs", "FP32", (-1, -1))  # N, K
 # N, M, M; the probability 0..255 inside the box
 MASKS = Tensor("masks", "UINT8", (-1, MASK_SIZE, MASK_SIZE))
+SAM_MASKS = Tensor("masks", "UINT8", (-1, SAM_MASK_SIZE, SAM_MASK_SIZE))  # as `masks`
 CELLS_FOUND = Tensor("cells_found", "INT32", (1,))  # before the cap; > N when it was reached
 LABELS = Tensor("labels", "UINT16", (-1, -1))  # H, W; 0 background, i the i-th cell
+
+# What a person or a program says of N cells, each by P points: clicks, and the corners of a box.
+# (x, y) in frame pixels; what a label means stands in `POINT_LABELS`.
+PROMPT_POINTS = Tensor("prompt_points", "FP32", (-1, -1, 2))
+PROMPT_LABELS = Tensor("prompt_labels", "INT32", (-1, -1))
+# C, M, M; C = N, or 0 if no prompt has a coarse mask: the probability 0..255 inside its box.
+COARSE_MASKS = Tensor("coarse_masks", "UINT8", (-1, MASK_SIZE, MASK_SIZE))
+COARSE_BOXES = Tensor("coarse_boxes", "FP32", (-1, 4))  # C
 
 PROBABILITY_THRESHOLD_INPUT = Tensor("probability_threshold", "FP32", (1,))
 # The camera value that is white, 1.0, in the stain's training images: 255 for 8-bit frames. Not
@@ -141,6 +163,10 @@ CENTRE_SCORES = Tensor("centre_scores", "FP32", (-1,))  # N, descending; smoothe
 
 INSTANCE_INPUTS = (IMAGE, SCORE_THRESHOLD_INPUT, OVERLAP_THRESHOLD_INPUT, MAX_CELLS_INPUT)
 INSTANCE_OUTPUTS = (BOXES, SCORES, CLASS_IDS, CLASS_PROBS, MASKS, CELLS_FOUND)
+
+POINT_LABELS = {"background": 0, "foreground": 1, "box_start": 2, "box_end": 3, "none": -1}
+"""Values of `PROMPT_LABELS`, as SAM's own ONNX model takes them (Kirillov et al. 2023). ``none``
+fills up the rows of prompts that have fewer points than others."""
 
 # -- The card: what a pipeline says of itself ---------------------------------------------------
 CARD_INPUT = Tensor("page", "INT64", (1,))  # always 0: one page
@@ -160,9 +186,21 @@ DETECTED_PROBS = Tensor("detected_probs", "FP32", (-1, -1))
 # is also an output of the ensemble, or Triton answers "unexpected deadlock".
 CELL_BOXES = Tensor("cell_boxes", "FP32", (-1, 4))
 CELL_MASKS = Tensor("cell_masks", "UINT8", MASKS.dims)
+SAM_CELL_MASKS = Tensor("cell_masks", "UINT8", SAM_MASKS.dims)
+# As `cell_labels` reads them, of any M. A graph says its own M: ONNX Runtime infers it, and Triton
+# refuses a configuration that leaves open what the graph fixes.
+PAINTED_MASKS = Tensor("cell_masks", "UINT8", (-1, -1, -1))
 FRAME_SIZE = Tensor("frame_size", "INT32", (2,))  # H, W
 CROPS = Tensor("crops", "UINT8", (3, CROP_SIZE, CROP_SIZE), rows=-1)  # one row at least
 CROP_PROBS = Tensor("crop_probs", "FP32", (-1,), rows=-1)  # K
+
+NORMALISED_RGB = Tensor("normalised_rgb", "UINT8", (3, -1, -1), rows=1)  # at the frame's size
+# Longest side scaled to SAM's input side S, pixel statistics, zeros to the right and below.
+SAM_IMAGE = Tensor("sam_image", "FP32", (3, -1, -1), rows=1)  # S, S
+SAM_EMBEDDING = Tensor("sam_embedding", "FP32", (-1, -1, -1), rows=1)  # E, S / 16, S / 16
+PROMPT_BOXES = Tensor("prompt_boxes", "FP32", (-1, 4))  # N, around SAM's masks, in frame pixels
+PROMPT_MASKS = Tensor("prompt_masks", "UINT8", SAM_MASKS.dims)
+QUALITIES = Tensor("qualities", "FP32", (-1,))  # N, the IoU that SAM predicts of its mask
 
 FRAME_RGB = Tensor("frame_rgb", "UINT8", (3, -1, -1), rows=1)  # normalised, contrast raised
 FRAME_PROBABILITY = Tensor("frame_probability", "UINT8", (-1, -1), rows=1)  # H, W
@@ -202,7 +240,60 @@ STEPS = {
         Step("cell_crops", (IMAGE, LEVELS, CELL_BOXES), (CROPS,)),
         Step("resnet50_cells", (CROPS,), (CROP_PROBS,), batches=True),
         Step("cell_classes", (CROP_PROBS, CELL_BOXES), (CLASS_IDS, CLASS_PROBS)),
-        Step("cell_labels", (CELL_BOXES, CELL_MASKS, FRAME_SIZE), (LABELS,)),
+        Step("cell_labels", (CELL_BOXES, PAINTED_MASKS, FRAME_SIZE), (LABELS,)),
+        Step("maskrcnn_prepare", (IMAGE,), (NORMALISED_RGB, FRAME_SIZE)),
+        # Not batched: what leaves its backbone is 90 MB a frame, and its cells differ in number.
+        Step(
+            "maskrcnn_network",
+            (
+                NORMALISED_RGB,
+                SCORE_THRESHOLD_INPUT,
+                OVERLAP_THRESHOLD_INPUT,
+                MAX_CELLS_INPUT,
+            ),
+            (
+                BOXES,
+                SCORES,
+                DETECTED_IDS,
+                DETECTED_PROBS,
+                MASKS,
+                CELLS_FOUND,
+                CELL_BOXES,
+                CELL_MASKS,
+            ),
+        ),
+        Step("sam_prepare", (IMAGE,), (SAM_IMAGE, FRAME_SIZE)),
+        Step("sam_encoder", (SAM_IMAGE,), (SAM_EMBEDDING,), batches=True),
+        Step(
+            "sam_box_prompts",
+            (BOXES,),
+            (PROMPT_POINTS, PROMPT_LABELS, COARSE_MASKS, COARSE_BOXES),
+        ),
+        Step(
+            "sam_decoder",
+            (
+                SAM_EMBEDDING,
+                FRAME_SIZE,
+                PROMPT_POINTS,
+                PROMPT_LABELS,
+                COARSE_MASKS,
+                COARSE_BOXES,
+            ),
+            (PROMPT_BOXES, PROMPT_MASKS, QUALITIES),
+        ),
+        Step(
+            "sam_cells",
+            (PROMPT_BOXES, PROMPT_MASKS, QUALITIES, DETECTED_IDS, DETECTED_PROBS),
+            (
+                BOXES,
+                SCORES,
+                CLASS_IDS,
+                CLASS_PROBS,
+                SAM_MASKS,
+                CELL_BOXES,
+                SAM_CELL_MASKS,
+            ),
+        ),
         Step("glioma_prepare", (IMAGE,), (FRAME_RGB,)),
         Step("glioma_network", (FRAME_RGB,), (FRAME_PROBABILITY,), batches=True),
         Step("glioma_livecell_network", (FRAME_RGB,), (FRAME_PROBABILITY,), batches=True),
@@ -248,6 +339,45 @@ PIPELINES = {
             outputs=INSTANCE_OUTPUTS,
             on_request=(LABELS,),
             card="yolo_resnet_card",
+        ),
+        Pipeline(
+            "maskrcnn",
+            summary="Mask R-CNN ResNet50-FPN v2",
+            study="S4",
+            steps=("maskrcnn_prepare", "maskrcnn_network", "cell_labels"),
+            inputs=INSTANCE_INPUTS,
+            outputs=INSTANCE_OUTPUTS,
+            on_request=(LABELS,),
+            card="maskrcnn_card",
+        ),
+        Pipeline(
+            "maskrcnn_sam",
+            summary="boxes of Mask R-CNN as prompts for SAM",
+            study="S4",
+            steps=(
+                "maskrcnn_prepare",
+                "maskrcnn_network",
+                "sam_prepare",
+                "sam_encoder",
+                "sam_box_prompts",
+                "sam_decoder",
+                "sam_cells",
+                "cell_labels",
+            ),
+            inputs=INSTANCE_INPUTS,
+            outputs=(BOXES, SCORES, CLASS_IDS, CLASS_PROBS, SAM_MASKS, CELLS_FOUND),
+            on_request=(LABELS,),
+            card="maskrcnn_sam_card",
+        ),
+        Pipeline(
+            "sam_prompt",
+            summary="SAM, prompted by boxes, points and coarse masks",
+            study="S4, what its authors ask for",
+            steps=("sam_prepare", "sam_encoder", "sam_decoder"),
+            inputs=(IMAGE, PROMPT_POINTS, PROMPT_LABELS, COARSE_MASKS, COARSE_BOXES),
+            outputs=(PROMPT_BOXES, PROMPT_MASKS, QUALITIES),
+            on_request=(),
+            card="sam_prompt_card",
         ),
         Pipeline(
             "glioma_unet",

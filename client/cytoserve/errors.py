@@ -7,6 +7,7 @@
     │   ├── UnsupportedImage            an array that is no frame
     │   ├── FrameTooLarge               a frame beyond the limits of the contract
     │   ├── InvalidSetting              a threshold, cap, deadline, pipeline name or address
+    │   ├── InvalidPrompts              boxes, points or coarse masks that say nothing clear
     │   └── UnreadableImage             a file that holds no frame
     ├── ServerUnreachable               nobody answers; the only error that is tried again
     ├── DeadlineExceeded (TimeoutError) no answer in time
@@ -39,6 +40,10 @@ class FrameTooLarge(InvalidRequest):
 
 class InvalidSetting(InvalidRequest):
     """A threshold, cap, deadline, pipeline name or server address is out of its range."""
+
+
+class InvalidPrompts(InvalidRequest):
+    """Boxes, points or coarse masks: missing, contradictory, or outside the frame."""
 
 
 class UnreadableImage(InvalidRequest):

@@ -9,6 +9,10 @@
     foreground = cytoserve.Foreground.from_probability(probability)
     client = cytoserve.Client(transport=cytoserve.FakeServer(foreground=foreground))
     assert client.foreground(frame).confluency == foreground.confluency
+
+    client = cytoserve.Client(transport=cytoserve.FakeServer(cells))
+    prompts = cytoserve.Prompts.from_cells(cells)
+    assert len(client.prompt(frame, prompts)) == len(prompts)
 """
 
 from __future__ import annotations
@@ -23,10 +27,11 @@ from numpy.typing import NDArray
 
 from cytoserve import contract
 from cytoserve.cells import Cells
-from cytoserve.codec import cards, foregrounds, instances
+from cytoserve.codec import cards, foregrounds, instances, prompted
 from cytoserve.codec.cards import Card
 from cytoserve.errors import PipelineNotServed
 from cytoserve.foreground import Foreground
+from cytoserve.prompts import Prompts
 from cytoserve.transport import Request, ServerInfo, Tensors
 
 Finder = Callable[[NDArray[np.uint16]], Cells]
@@ -37,16 +42,21 @@ ForegroundFinder = Callable[[NDArray[np.uint16]], Foreground]
 """Frame ``[H, W, C]`` uint16 -> its foreground, ``[H, W]``."""
 
 
+_PROMPTED_NAMES = ("cell",)
+_HALF_A_PIXEL = np.array([-0.5, -0.5, 0.5, 0.5], np.float32)
+
+
 class FakeServer:
     """Answers like a server, through the same codec; a transport for both clients.
 
     Score threshold and ``max_cells`` act as on a server; boxes are not compared for overlap. The
-    probability threshold makes the mask anew, and drops centres that score below it.
+    probability threshold makes the mask anew, and drops centres that score below it. A prompt is
+    answered by the cell whose box fits it best, or by an empty mask of quality 0 where none is.
 
     Args:
         cells: the cells of every frame, or a function from the frame to its cells. An error
             that the function raises reaches the caller, so that error handling can be tested.
-            None: no instance pipeline is served.
+            None: no instance pipeline is served, and no prompted one.
         class_names: the classes on the cards of instance pipelines; needed with a function.
         pipelines: the pipelines that it serves; by default all that it has an answer for.
         foreground: the foreground of every frame, cut or continued with 0 where a frame has
@@ -98,11 +108,11 @@ class FakeServer:
         for name in self._pipelines:
             pipeline = contract.PIPELINES[name]
             if request.model == pipeline.card:
-                semantic = (self._foreground_name,)
-                names = semantic if pipeline.is_semantic else self._class_names
-                return cards.encode_answer(Card(name, names))
+                return cards.encode_answer(Card(name, self._names(pipeline)))
             if request.model == name and pipeline.is_semantic:
                 return foregrounds.encode_answer(self._foreground(request), request)
+            if request.model == name and pipeline.is_prompted:
+                return prompted.encode_answer(self._prompted(request), request)
             if request.model == name:
                 return instances.encode_answer(self._cells(request), request)
         raise PipelineNotServed(request.model)
@@ -119,13 +129,26 @@ class FakeServer:
     async def close(self) -> None:
         """There is no connection."""
 
+    def _names(self, pipeline: contract.Pipeline) -> tuple[str, ...]:
+        if pipeline.is_semantic:
+            return (self._foreground_name,)
+        return _PROMPTED_NAMES if pipeline.is_prompted else self._class_names
+
     def _cells(self, request: Request) -> Cells:
         assert self._find is not None  # or the pipeline is not served
         frame, settings = instances.decode_request(request)
         height, width = frame.shape[:2]
         cells = self._find(frame)
         cells = cells[cells.scores >= settings.score_threshold]
-        return replace(cells[: settings.max_cells], found=cells.found, frame_shape=(height, width))
+        found, cells = cells.found, cells[: settings.max_cells]
+        masks = {tensor.name: tensor for tensor in contract.PIPELINES[request.model].outputs}
+        patches = _sized(cells.patches, masks[contract.MASKS.name].dims[-1])
+        return replace(cells, patches=patches, found=found, frame_shape=(height, width))
+
+    def _prompted(self, request: Request) -> Cells:
+        assert self._find is not None  # or the pipeline is not served
+        frame, prompts = prompted.decode_request(request)
+        return _answered(self._find(frame), prompts, (frame.shape[0], frame.shape[1]))
 
     def _foreground(self, request: Request) -> Foreground:
         assert self._find_foreground is not None  # or the pipeline is not served
@@ -138,6 +161,46 @@ class FakeServer:
         return Foreground.from_probability(
             found.probability, settings.probability_threshold, found.class_name, centres, scores
         )
+
+
+def _answered(cells: Cells, prompts: Prompts, frame_shape: tuple[int, int]) -> Cells:
+    """The cell that fits every prompt best, by the boxes' IoU; a point counts as a box of 1 px."""
+    number, size = len(prompts), contract.SAM_MASK_SIZE
+    boxes, scores = prompts.hulls(), np.zeros(number, np.float32)
+    patches = np.zeros((number, size, size), np.uint8)
+    for row, hull in enumerate(boxes.copy() if len(cells) else ()):
+        overlaps = _overlaps(hull + _HALF_A_PIXEL, cells.boxes)
+        best = int(overlaps.argmax())
+        if overlaps[best] > 0:
+            boxes[row], scores[row] = cells.boxes[best], cells.scores[best]
+            patches[row] = _sized(cells.patches[best : best + 1], size)[0]
+    return Cells(
+        boxes=boxes,
+        scores=scores,
+        class_ids=np.zeros(number, np.int32),
+        class_probs=np.ones((number, 1), np.float32),
+        patches=patches,
+        frame_shape=frame_shape,
+        class_names=_PROMPTED_NAMES,
+        found=number,
+    )
+
+
+def _sized(patches: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Patches as ``[N, size, size]``: pipelines differ in M."""
+    if patches.shape[1:] == (size, size):
+        return patches
+    resized = [cv2.resize(patch, (size, size)) for patch in patches]
+    return np.array(resized, np.uint8).reshape(-1, size, size)
+
+
+def _overlaps(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """IoU of one box with N others."""
+    corner = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
+    shared = corner.clip(min=0).prod(axis=1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
+    overlaps: NDArray[np.float32] = shared / np.maximum(areas - shared, 1e-6)
+    return overlaps
 
 
 def _finder(cells: Cells | Finder | None) -> Finder | None:

@@ -14,7 +14,7 @@ import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from cytoserve.contract import MASK_SIZE, MAX_FRAME_BYTES
+from cytoserve.contract import MASK_SIZE, MAX_FRAME_BYTES, SAM_MASK_SIZE
 from cytoserve.errors import (
     AccessDenied,
     AnswerMalformed,
@@ -25,14 +25,19 @@ from cytoserve.errors import (
     ServerError,
     ServerUnreachable,
 )
+from cytoserve.prompts import MOST_PROMPTS
 from cytoserve.settings import DEFAULT_URL, MOST_CELLS
 from cytoserve.transport import Request, ServerInfo, Tensors
 
 _HEAD_BYTES = 1024 * 1024  # names, shapes, thresholds
-_CELL_BYTES = MASK_SIZE**2 + 1024  # patch, box, score, and the probabilities of up to 250 classes
+_CELL_BYTES = (
+    SAM_MASK_SIZE**2 + 1024
+)  # patch, box, score, and the probabilities of up to 250 classes
+
+_PROMPT_BYTES = MASK_SIZE**2 + 1024  # coarse mask, box, and all points with their labels
 
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_send_message_length", MAX_FRAME_BYTES + _HEAD_BYTES),
+    ("grpc.max_send_message_length", MAX_FRAME_BYTES + MOST_PROMPTS * _PROMPT_BYTES + _HEAD_BYTES),
     # The largest answer: a label image as large as the frame, and every cell's patch.
     ("grpc.max_receive_message_length", MAX_FRAME_BYTES + MOST_CELLS * _CELL_BYTES + _HEAD_BYTES),
     # A server with default limits drops callers that ping more often than every 5 minutes.

@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 from cytoserve.cells import Cells
 from cytoserve.client import Client
 from cytoserve.foreground import Foreground
+from cytoserve.prompts import Prompts
 from cytoserve.settings import find_pipeline
+
+_SELF_TEST_PROMPTS = Prompts(boxes=[(90, 60, 150, 110), None], points=[None, [(128, 96)]])
 
 
 def self_test_frame() -> NDArray[np.uint16]:
@@ -35,6 +38,9 @@ def run_self_test(client: Client, pipeline: str, timeout: float) -> Cells | Fore
     Raises:
         CytoserveError: no answer, or one that breaks the contract.
     """
-    if find_pipeline(pipeline).is_semantic:
+    asked = find_pipeline(pipeline)
+    if asked.is_semantic:
         return client.foreground(self_test_frame(), pipeline, timeout=timeout)
+    if asked.is_prompted:
+        return client.prompt(self_test_frame(), _SELF_TEST_PROMPTS, pipeline, timeout=timeout)
     return client.segment(self_test_frame(), pipeline, timeout=timeout)

@@ -16,6 +16,7 @@ from cytoserve.frames import WIRE_WHITE
 DEFAULT_URL = "localhost:8001"
 DEFAULT_PIPELINE = "yolo_resnet"
 DEFAULT_FOREGROUND_PIPELINE = "glioma_unet"
+DEFAULT_PROMPT_PIPELINE = "sam_prompt"
 DEFAULT_TIMEOUT_S = 60.0
 """Deadline of a call unless the caller sets one, in seconds, its repetitions included."""
 
@@ -120,33 +121,60 @@ def names_with(tensor: contract.Tensor) -> str:
 
 
 def find_instance_pipeline(name: str) -> contract.Pipeline:
-    """Return the pipeline called ``name``, which answers with cells.
+    """Return the pipeline called ``name``, which finds cells by itself.
 
     Raises:
-        InvalidSetting: there is none, or it is semantic.
+        InvalidSetting: there is none, or it is of another kind.
     """
-    pipeline = find_pipeline(name)
-    if pipeline.is_semantic:
-        raise InvalidSetting(
-            "segment() asks a pipeline that answers with cells: "
-            f"{names_with(contract.CELLS_FOUND)}; given: {name!r}, which answers with a "
-            f"probability for every pixel. Call foreground(image, {name!r})."
-        )
-    return pipeline
+    return _find_for("segment", name)
 
 
 def find_semantic_pipeline(name: str) -> contract.Pipeline:
     """Return the pipeline called ``name``, which answers with a probability for every pixel.
 
     Raises:
-        InvalidSetting: there is none, or it answers with cells.
+        InvalidSetting: there is none, or it is of another kind.
     """
-    pipeline = find_pipeline(name)
-    if not pipeline.is_semantic:
+    return _find_for("foreground", name)
+
+
+def find_prompted_pipeline(name: str) -> contract.Pipeline:
+    """Return the pipeline called ``name``, which answers one cell a prompt.
+
+    Raises:
+        InvalidSetting: there is none, or it is of another kind.
+    """
+    return _find_for("prompt", name)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What one method of the client asks: in words, by which tensor, with which arguments."""
+
+    answers: str
+    tensor: contract.Tensor
+    arguments: str
+
+    def has(self, pipeline: contract.Pipeline) -> bool:
+        return self.tensor in (*pipeline.inputs, *pipeline.outputs)
+
+
+_KINDS = {
+    "segment": _Kind("answers with cells", contract.CELLS_FOUND, "image"),
+    "foreground": _Kind(
+        "answers with a probability for every pixel", contract.PROBABILITY, "image"
+    ),
+    "prompt": _Kind("answers with one cell a prompt", contract.PROMPT_POINTS, "image, prompts"),
+}
+
+
+def _find_for(method: str, name: str) -> contract.Pipeline:
+    pipeline, wanted = find_pipeline(name), _KINDS[method]
+    if not wanted.has(pipeline):
+        right, kind = next((key, kind) for key, kind in _KINDS.items() if kind.has(pipeline))
         raise InvalidSetting(
-            "foreground() asks a pipeline that answers with a probability for every pixel: "
-            f"{names_with(contract.PROBABILITY)}; given: {name!r}, which answers with cells. Call "
-            f"segment(image, {name!r})."
+            f"{method}() asks a pipeline that {wanted.answers}: {names_with(wanted.tensor)}; "
+            f"given: {name!r}, which {kind.answers}. Call {right}({kind.arguments}, {name!r})."
         )
     return pipeline
 

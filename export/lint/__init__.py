@@ -13,6 +13,7 @@ from export.install import STAGING
 from export.lint.ensembles import lint_ensemble
 from export.lint.exported import lint_pipeline_versions, lint_versions
 from export.lint.models import CONFIG_FILE, Model, contract_models
+from export.lint.one_sam import lint_one_sam
 from export.lint.problem import Problem
 from export.lint.serving import lint_serving
 from export.lint.tensors import lint_tensors
@@ -44,6 +45,7 @@ def _lint_model(model: Model, models: dict[str, Model]) -> Iterator[Problem]:
     if model.is_pipeline:
         yield from lint_ensemble(model, models)
         yield from lint_pipeline_versions(model, models)
+        yield from lint_one_sam(model, models)
 
 
 def _folders(repository: Path) -> Iterator[Problem]:

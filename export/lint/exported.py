@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from cytoserve.contract import PIPELINES, Step, Tensor
 from cytoserve.model_config import MODEL_FILES, versions
+from export.graph_files import file_sha256
 from export.graphs import CONTRACT_DTYPES, leaves_outputs_open
 from export.install import CARD_FILE, MANIFEST_FILE, MODEL_FILE
 from export.lint.models import Model
@@ -88,7 +88,7 @@ def _manifest(version: Path) -> Iterator[Problem]:
         if name not in there:
             yield Problem(version / name, "file", "present, as its manifest says", "absent")
             continue
-        found = hashlib.sha256((version / name).read_bytes()).hexdigest()
+        found = file_sha256(version / name)
         if found != expected:
             yield Problem(version / name, "sha256", f"{expected} of its manifest", found)
 

@@ -1,11 +1,11 @@
-"""How a model is run: backend, batching, instances, parameters, warm-up."""
+"""How a model is run: backend, batching, instances, parameters, response cache, warm-up."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from cytoserve.contract import Tensor
+from cytoserve.contract import SAM_EMBEDDING, Tensor
 from export.lint.models import STEP_BACKENDS, Model, configured, dtype_name, show_dims
 from export.lint.problem import Problem
 
@@ -28,6 +28,7 @@ def lint_serving(model: Model) -> Iterator[Problem]:
     yield from _batching(model)
     yield from _instances(model)
     yield from _parameters(model)
+    yield from _response_cache(model)
     yield from _warmups(model)
 
 
@@ -77,6 +78,25 @@ def _parameters(model: Model) -> Iterator[Problem]:
             )
 
 
+def _response_cache(model: Model) -> Iterator[Problem]:
+    """Answers may be kept where the same request always has the same answer, and pays.
+
+    A cache is asked by a hash over all of a request's bytes, so it is for networks; in front of
+    an ensemble it would keep what a person hardly asks for twice.
+    """
+    config, field = model.config, "response_cache"
+    if SAM_EMBEDDING in model.contract.outputs and not config.response_cache.enable:
+        expected = "enable: true, so that further prompts on a frame cost the decoder only"
+        yield Problem(model.file, field, expected, "absent")
+    if not config.response_cache.enable:
+        return
+    if not (model.contract.batches and config.backend == "onnxruntime"):
+        yield Problem(model.file, field, "absent: it is for network steps", "enabled")
+    if config.HasField("sequence_batching") or config.model_transaction_policy.decoupled:
+        found = "enabled beside sequence_batching or a decoupled policy"
+        yield Problem(model.file, field, "absent: answers depend on earlier requests", found)
+
+
 def _warmups(model: Model) -> Iterator[Problem]:
     config = model.config
     if not model.contract.batches:
@@ -84,7 +104,9 @@ def _warmups(model: Model) -> Iterator[Problem]:
             expected = "absent: Triton refuses it on an ensemble"
             yield Problem(model.file, "model_warmup", expected, "present")
         return
-    if not config.model_warmup:
+    # The side of an image encoder's input is that of the SAM that was exported: no one config
+    # could warm up every size. The server's canary asks it before the first client does.
+    if not config.model_warmup and SAM_EMBEDDING not in model.contract.outputs:
         expected = "present: the first request to a network step must not pay for its start"
         yield Problem(model.file, "model_warmup", expected, "absent")
     for sample in config.model_warmup:

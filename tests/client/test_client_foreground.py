@@ -12,7 +12,7 @@ from cytoserve.contract import MAX_WHOLE_FRAME_PIXELS, PIPELINES
 from cytoserve.errors import FrameTooLarge, InvalidRequest, InvalidSetting, UnsupportedImage
 
 SEMANTIC = [name for name, pipeline in PIPELINES.items() if pipeline.is_semantic]
-INSTANCE = [name for name in PIPELINES if name not in SEMANTIC]
+OTHERS = [name for name in PIPELINES if name not in SEMANTIC]
 
 
 def brightness(frame):
@@ -56,14 +56,15 @@ def test_a_frame_through_a_socket(client, foreground, frame):
 
 @pytest.mark.parametrize("name", SEMANTIC)
 def test_segment_refuses_semantic_pipelines_by_name(fake, frame, name):
-    with pytest.raises(InvalidSetting, match=rf"yolo, yolo_resnet; given: '{name}'.*foreground\("):
+    with pytest.raises(InvalidSetting, match=rf"yolo_resnet, .*; given: '{name}'.*foreground\("):
         Client(transport=fake).segment(frame, name)
     assert not fake.requests
 
 
-@pytest.mark.parametrize("name", INSTANCE)
-def test_foreground_refuses_instance_pipelines_by_name(fake, frame, name):
-    with pytest.raises(InvalidSetting, match=rf"nuclei_unet; given: '{name}'.*segment\("):
+@pytest.mark.parametrize("name", OTHERS)
+def test_foreground_refuses_other_pipelines_by_name(fake, frame, name):
+    call = "prompt" if PIPELINES[name].is_prompted else "segment"
+    with pytest.raises(InvalidSetting, match=rf"nuclei_unet; given: '{name}'.* Call {call}\("):
         Client(transport=fake).foreground(frame, name)
     assert not fake.requests
 
@@ -164,7 +165,7 @@ def test_a_fake_foreground_fits_any_frame(fake, foreground, shape):
 @pytest.mark.parametrize(
     ("arguments", "served"),
     [
-        pytest.param(("cells",), INSTANCE, id="cells"),
+        pytest.param(("cells",), OTHERS, id="cells"),
         pytest.param(("foreground",), SEMANTIC, id="foreground"),
         pytest.param(("cells", "foreground"), list(PIPELINES), id="both"),
     ],

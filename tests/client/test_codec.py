@@ -16,7 +16,7 @@ from cytoserve.errors import AnswerMalformed
 from cytoserve.settings import Settings
 
 YOLO = PIPELINES["yolo"]
-INSTANCE = [pipeline for pipeline in PIPELINES.values() if not pipeline.is_semantic]
+INSTANCE = [pipeline for pipeline in PIPELINES.values() if pipeline.is_instance]
 
 
 def arrays(dtype, shape, **elements):

@@ -35,6 +35,21 @@ print(peak() - before)
 """Prints by how many kB a run of 3,000 crops raises the peak of the process's memory."""
 
 
+THEN = helper.make_graph(
+    [helper.make_node("Identity", ["seen"], ["alone"])],
+    "without masks",
+    [],
+    [helper.make_tensor_value_info("alone", TensorProto.FLOAT, ["n", 3])],
+)
+ELSE = helper.make_graph(
+    [helper.make_node("Add", ["seen", "masks"], ["both"])],
+    "with masks",
+    [],
+    [helper.make_tensor_value_info("both", TensorProto.FLOAT, ["n", 3])],
+)
+"""Branches that read a chunk from outside."""
+
+
 @pytest.fixture(scope="module")
 def plain() -> onnx.ModelProto:
     """Two convolutions, a mean over the crop and a matrix: a classifier in small."""
@@ -95,6 +110,51 @@ def test_rows_of_images(rows: int) -> None:
     [answer] = session.run(None, {"tiles": tiles})
     assert answer.dtype == np.uint8
     np.testing.assert_array_equal(answer, tiles.max(axis=1).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("rows", "masks"), [(0, 0), (1, 1), (9, 9), (9, 0)], ids=["none", "one", "many", "no masks"]
+)
+def test_some_inputs_are_chunked(rows: int, masks: int) -> None:
+    """Two outputs, one input that every chunk sees whole, and one that may have no rows at all."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Exp", ["frame"], ["scene"]),  # once, before the loop
+            helper.make_node("Mul", ["scene", "points"], ["seen"]),
+            helper.make_node("Constant", [], ["zero"], value_ints=[0]),
+            helper.make_node("Shape", ["masks"], ["mask_rows"], start=0, end=1),
+            helper.make_node("Equal", ["mask_rows", "zero"], ["no_masks"]),
+            helper.make_node("If", ["no_masks"], ["whole"], then_branch=THEN, else_branch=ELSE),
+            helper.make_node("ReduceSum", ["points", "one"], ["sums"], keepdims=0),
+        ],
+        "prompts",
+        [
+            helper.make_tensor_value_info("frame", TensorProto.FLOAT, [1, 3]),
+            helper.make_tensor_value_info("points", TensorProto.FLOAT, ["n", 3]),
+            helper.make_tensor_value_info("masks", TensorProto.FLOAT, ["c", 3]),
+        ],
+        [
+            helper.make_tensor_value_info("whole", TensorProto.FLOAT, ["n", 3]),
+            helper.make_tensor_value_info("sums", TensorProto.FLOAT, ["n"]),
+        ],
+        [numpy_helper.from_array(np.array([1]), "one")],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    network = helper.make_model(graph, opset_imports=opset, ir_version=8)
+    chunked = in_chunks(network, 4, ["points", "masks"])
+    [loop] = [node for node in chunked.graph.node if node.op_type == "Loop"]
+    assert "Exp" in [node.op_type for node in chunked.graph.node]
+    assert "Exp" not in [node.op_type for node in loop.attribute[0].g.node]
+    random = np.random.default_rng(0)
+    feeds = {
+        "frame": random.normal(size=(1, 3)).astype(np.float32),
+        "points": random.normal(size=(rows, 3)).astype(np.float32),
+        "masks": random.normal(size=(masks, 3)).astype(np.float32),
+    }
+    whole, sums = open_session(chunked.SerializeToString(), 1).run(None, feeds)
+    seen = np.exp(feeds["frame"]) * feeds["points"]
+    np.testing.assert_allclose(whole, seen + feeds["masks"] if masks else seen, rtol=1e-5)
+    np.testing.assert_allclose(sums, feeds["points"].sum(axis=1), rtol=1e-5, atol=1e-6)
 
 
 def test_no_rows(plain: onnx.ModelProto) -> None:

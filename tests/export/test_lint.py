@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from export.__main__ import main
 from export.install import MANIFEST_FILE
 from export.lint import Problem, lint_repository
+from export.sam_steps import SIZE_SETTING
 
 ROOT = Path(__file__).parents[2]
 WARMUP = """model_warmup [
@@ -83,6 +84,14 @@ CONFIG_CASES = [
 ]""", "", "output", "'tile_probabilities' UINT8 [256, 256]", "no such tensor"),
     case("warm-up of varying sides", "glioma_network", "dims: [ 3, 256, 256 ] zero", "dims: [ 1, 256, 256 ] zero", "model_warmup 'a small frame' 'frame_rgb' dims", "[3, -1, -1]", "[1, 256, 256]"),
     case("white level not wired", "nuclei_unet", '      input_map { key: "white_level" value: "white_level" }\n', "", f"{STEP} 'nuclei_prepare' input_map", "input 'white_level'", "not wired"),
+    case("response cache of a step", "yolo_decode", "max_batch_size: 0", "max_batch_size: 0 response_cache { enable: true }", "response_cache", "for network steps", "enabled"),
+    case("no response cache of the encoder", "sam_encoder", "response_cache { enable: true }", "", "response_cache", "enable: true", "absent"),
+    case("response cache of Python", "cell_labels", "max_batch_size: 0", "max_batch_size: 0 response_cache { enable: true }", "response_cache", "for network steps", "enabled"),
+    case("response cache of an ensemble", "yolo", 'platform: "ensemble"', 'platform: "ensemble" response_cache { enable: true }', "response_cache", "for network steps", "enabled"),
+    case("response cache of sequences", "yolo_cells", "dynamic_batching { }", "response_cache { enable: true } sequence_batching { }", "response_cache", "depend on earlier requests", "sequence_batching"),
+    case("response cache of a stream", "yolo_cells", "dynamic_batching", "response_cache { enable: true } model_transaction_policy { decoupled: true } dynamic_batching", "response_cache", "depend on earlier requests", "decoupled"),
+    case("patches of one size only", "cell_labels", "TYPE_UINT8 dims: [ -1, -1, -1 ]", "TYPE_UINT8 dims: [ -1, 56, 56 ]", "input 'cell_masks' dims", "[-1, -1, -1]", "[-1, 56, 56]"),
+    case("patches of any size", "yolo_decode", '"cell_masks" data_type: TYPE_UINT8 dims: [ -1, 56, 56 ]', '"cell_masks" data_type: TYPE_UINT8 dims: [ -1, -1, -1 ]', "output 'cell_masks' dims", "[-1, 56, 56]", "[-1, -1, -1]"),
     case("step unknown", "yolo", '"yolo_targets"', '"yolo_target"', STEP, "a model of the repository", "'yolo_target'"),
     case("other step", "yolo", '"yolo_targets"', '"yolo_cells"', STEP, "yolo_prepare, yolo_targets", "yolo_prepare, yolo_cells"),
     case("old version pinned", "yolo", "model_version: -1", "model_version: 1", f"{STEP} 'yolo_prepare' model_version", "-1", "1"),
@@ -204,6 +213,33 @@ def remove(folder: str) -> Callable[[Path], None]:
 
 def wrong_hash(repository: Path) -> None:
     edit_manifest(repository / "cell_crops" / "1", {"model.onnx": "0" * 64})
+
+
+SMALL = {"side": 512, "embedding": [64, 32, 32]}
+LARGE = {"side": 1024, "embedding": [256, 64, 64]}
+
+
+@pytest.mark.parametrize(
+    ("sams", "wrong"),
+    [
+        pytest.param(
+            {"sam_prepare": SMALL, "sam_encoder": SMALL, "sam_decoder": SMALL}, [], id="one"
+        ),
+        pytest.param({"sam_encoder": LARGE, "sam_decoder": SMALL}, ["sam_decoder"], id="decoder"),
+        pytest.param({"sam_prepare": SMALL, "sam_encoder": LARGE}, ["sam_encoder"], id="prepared"),
+        pytest.param({"sam_decoder": SMALL}, [], id="alone"),
+    ],
+)
+def test_steps_of_different_sams(configs: Path, sams: dict[str, object], wrong: list[str]) -> None:
+    for name, sam in sams.items():
+        settings = {"settings": {SIZE_SETTING: sam}}
+        write(f"{name}/1/manifest.json", json.dumps(settings))(configs)
+    field = f"settings '{SIZE_SETTING}'"
+    problems = [problem for problem in lint_repository(configs) if problem.field == field]
+    assert {problem.file for problem in problems} == {
+        configs / name / "1" / MANIFEST_FILE for name in wrong
+    }
+    assert all("from one checkpoint" in str(problem) for problem in problems)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import psutil
@@ -26,10 +26,13 @@ FRAMES = {
     "saturated": lambda: np.full((300, 200, 3), 65535, np.uint16),
 }
 
-INSTANCE_PIPELINES = [name for name, pipeline in PIPELINES.items() if not pipeline.is_semantic]
+INSTANCE_PIPELINES = [name for name, pipeline in PIPELINES.items() if pipeline.is_instance]
 
 EVERYTHING = {"score_threshold": 0.0, "overlap_threshold": 1.0}
-"""Every anchor with a mask is a cell."""
+"""Every anchor or proposal with a mask is a cell."""
+
+MANY = 800
+"""Cells that a random network finds then, at least."""
 
 
 def rendered(height: int, width: int, cells: int) -> np.ndarray:
@@ -72,7 +75,7 @@ def test_the_server_answers_as_the_graphs_do(client, chains, pipeline, name, thr
 def test_thousands_of_cells_and_none(client, pipeline):
     frame = rendered(640, 640, 15)
     many = client.segment(frame, pipeline, **EVERYTHING)
-    assert len(many) > 1000
+    assert len(many) > MANY
     assert np.all(np.diff(many.scores) <= 0)
     none = client.segment(frame, pipeline, score_threshold=1.0)
     assert len(none) == none.found == 0
@@ -86,7 +89,7 @@ def test_the_cap_is_reported(client, pipeline):
     )
     assert len(cells) <= 50
     assert cells.capped
-    assert cells.found > 1000
+    assert cells.found > MANY
 
 
 def test_labels_are_painted_as_the_client_would(client, pipeline):
@@ -107,26 +110,14 @@ def executions(server, model: str) -> tuple[int, int]:
     return statistics.inference_count, statistics.execution_count
 
 
-def settled_executions(server, model: str, quiet: float = 0.5) -> tuple[int, int]:
-    """`executions`, read when it has not moved for `quiet` seconds.
-
-    Triton counts an inference after it has sent its answer, so a caller can ask too early.
-    """
-    latest, since = executions(server, model), time.monotonic()
-    while time.monotonic() - since < quiet:
-        time.sleep(0.05)
-        if (now := executions(server, model)) != latest:
-            latest, since = now, time.monotonic()
-    return latest
-
-
-def test_the_label_image_is_painted_only_when_asked_for(server, client, pipeline):
+def test_the_label_image_is_painted_only_when_asked_for(server, client, pipeline, settled):
+    painted = partial(executions, server, "cell_labels")
     frame = rendered(200, 200, 3)
-    before = settled_executions(server, "cell_labels")
+    before = settled(painted)
     client.segment(frame, pipeline)
-    assert settled_executions(server, "cell_labels") == before
+    assert settled(painted) == before
     client.segment(frame, pipeline, labels=True)
-    assert settled_executions(server, "cell_labels") == (before[0] + 1, before[1] + 1)
+    assert settled(painted) == (before[0] + 1, before[1] + 1)
 
 
 def test_frames_of_several_clients_share_an_execution(server, client):
@@ -163,7 +154,7 @@ def test_memory_grows_with_frame_and_patches_not_with_their_product(server, clie
         frame, pipeline, score_threshold=0.0, overlap_threshold=1.0, max_cells=2000
     )
     grown = resident_bytes(server.pid) + psutil.Process().memory_info().rss - before
-    assert len(cells) > 1000
+    assert len(cells) > MANY
     assert grown < 1e9
 
 

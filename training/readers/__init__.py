@@ -1,10 +1,11 @@
-"""Readers of annotated data sets: COCO, label images and YOLO-seg, one module a format."""
+"""Readers of annotated data sets: one module a format."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from training.annotated import AnnotatedDataset, AnnotationError
+from training.readers.cell_tracking import read_cell_tracking, truth_folders
 from training.readers.coco import read_coco
 from training.readers.label_images import label_files, read_label_images
 from training.readers.yolo_seg import read_yolo_seg
@@ -14,7 +15,8 @@ __all__ = ["AnnotatedDataset", "AnnotationError", "read_annotated"]
 LAYOUTS = (
     "COCO: images/ and instances.json (or one other *.json; of several, name the file); "
     "label images: images/, labels/*.png or *.tif and, for several classes, classes.json; "
-    "YOLO-seg: images/, labels/*.txt and data.yaml"
+    "YOLO-seg: images/, labels/*.txt and data.yaml; "
+    "Cell Tracking Challenge: 01/tNNN.tif and 01_GT/SEG or 01_ST/SEG with man_segNNN.tif"
 )
 
 
@@ -22,8 +24,8 @@ def read_annotated(path: Path) -> AnnotatedDataset:
     """Read the data set in the folder ``path``, or that a COCO ``*.json`` or ``data.yaml`` names.
 
     The layout is recognised by its files, in this order: ``instances.json``, ``data.yaml``,
-    images in ``labels/``, one ``*.json``. Masks are read now, images on
-    :meth:`~training.annotated.AnnotatedFrame.read`.
+    images in ``labels/``, ``01_GT/SEG`` or ``01_ST/SEG``, one ``*.json``. Masks
+    are read now, images on :meth:`~training.annotated.AnnotatedFrame.read`.
 
     Raises AnnotationError, which names file, entry, reason and remedy.
     """
@@ -38,6 +40,8 @@ def read_annotated(path: Path) -> AnnotatedDataset:
         return read_yolo_seg(path)
     if label_files(path):
         return read_label_images(path)
+    if truth_folders(path):
+        return read_cell_tracking(path)
     tables = sorted(path.glob("*.json"))
     if len(tables) == 1:
         return read_coco(tables[0])

@@ -80,7 +80,7 @@ def image_size(path: Path) -> tuple[int, int]:
     except FileNotFoundError as error:
         reason = "is missing; add the image file, or take its annotations out"
         raise AnnotationError(path, "", reason) from error
-    except (OSError, ValueError) as error:  # tifffile's own error is a ValueError
+    except (OSError, ValueError, IndexError) as error:  # tifffile raises all of them
         reason = f"cannot be read as an image ({error}); replace the file"
         raise AnnotationError(path, "", reason) from error
 

@@ -58,9 +58,9 @@ def read_label_images(directory: Path) -> AnnotatedDataset:
     frames = []
     for stem, image in images.items():
         height, width = image_size(image)
-        label_image = _read_labels(labels[stem], height, width)
+        label_image = read_label_image(labels[stem], height, width)
         of_label = None if class_ids is None else class_ids.get(stem, {})
-        cells = _cells(label_image, of_label, labels[stem])
+        cells = labelled_cells(label_image, of_label, labels[stem])
         frames.append(AnnotatedFrame(image, height, width, cells))
     return AnnotatedDataset(class_names, tuple(frames))
 
@@ -85,7 +85,7 @@ def _read_classes(
     return tuple(names), by_stem
 
 
-def _read_labels(path: Path, height: int, width: int) -> npt.NDArray[np.integer[Any]]:
+def read_label_image(path: Path, height: int, width: int) -> npt.NDArray[np.integer[Any]]:
     """The label image of a frame of ``height`` x ``width``: integers, ``[H, W]``."""
     labels = _pixels(path)
     if labels.ndim != 2 or labels.dtype.kind not in "bui":
@@ -114,7 +114,7 @@ def _pixels(path: Path) -> npt.NDArray[Any]:
     return np.asarray(image)
 
 
-def _cells(
+def labelled_cells(
     labels: npt.NDArray[np.integer[Any]], class_ids: dict[int, int] | None, path: Path
 ) -> tuple[AnnotatedCell, ...]:
     """One cell for every label, by label; all of class 0 where there are no ``class_ids``."""

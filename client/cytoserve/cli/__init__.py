@@ -11,6 +11,7 @@ import cytoserve
 from cytoserve.cli.doctor import doctor
 from cytoserve.cli.exit_codes import EPILOG, ExitCode
 from cytoserve.cli.pipelines import pipelines
+from cytoserve.cli.prompt import prompt
 from cytoserve.cli.segment import segment
 from cytoserve.errors import CytoserveError, InvalidRequest, PipelineNotServed
 
@@ -46,5 +47,6 @@ def main() -> None:
 
 
 main.add_command(segment)
+main.add_command(prompt)
 main.add_command(pipelines)
 main.add_command(doctor)

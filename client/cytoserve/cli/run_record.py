@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
+
 from cytoserve.outputs import write_atomically
 
 DONE, SKIPPED, FAILED, NOT_DONE = STATES = ("done", "skipped", "failed", "not done")
@@ -81,3 +83,17 @@ class RunRecord:
         except ValueError:
             return  # the line that was being written when the run was killed
         self.files[key] = entry
+
+
+def open_record(folder: Path, run: Entry) -> RunRecord:
+    """Open the record of ``folder``, and see that it can be written, before any work is done.
+
+    Raises:
+        click.UsageError: it cannot be read or written.
+    """
+    try:
+        record = RunRecord.open(folder)
+        record.save(run)
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"Results cannot go to --out {folder}: {error}") from error
+    return record

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
 import click
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-import cytoserve
 from cytoserve import contract
 from cytoserve.cli.batch import Batch, Job
 from cytoserve.cli.exit_codes import EPILOG, ExitCode
@@ -26,7 +23,8 @@ from cytoserve.cli.pipeline_options import (
     parse_save,
     takers_help,
 )
-from cytoserve.cli.run_record import FAILED, STATES, Entry, RunRecord
+from cytoserve.cli.run_facts import run_facts
+from cytoserve.cli.run_record import FAILED, STATES, open_record
 from cytoserve.client import Client
 from cytoserve.settings import DEFAULT_PIPELINE, ForegroundSettings, Settings
 
@@ -126,6 +124,11 @@ def segment(
     command again skips what is done, unless image, models or settings have changed.
     """
     asked = contract.PIPELINES[pipeline]
+    if asked.is_prompted:
+        raise click.UsageError(
+            f"segment asks pipelines that need no prompts; given: --pipeline {pipeline}, which "
+            "takes boxes and points. Call `cytoserve prompt IMAGE --box X0,Y0,X1,Y1`."
+        )
     check_options(context, asked)
     kinds = check_save(save, asked)
     settings: Settings | ForegroundSettings
@@ -147,8 +150,9 @@ def _run(job: Job, client: Client, url: str, inputs: list[Input]) -> tuple[ExitC
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     started = time.time()
     models = client.card(job.pipeline).hashes()
-    run = _facts(job, client, url) | {"models": models}
-    record = _opened(job.out, run)
+    facts = run_facts(client, url, job.pipeline, asdict(job.settings), job.save, job.timeout)
+    run = facts | {"models": models}
+    record = open_record(job.out, run)
     batch = Batch(job, client, record, models, tell=console.print)
     states: Counter[str] = Counter()
     try:
@@ -164,33 +168,6 @@ def _run(job: Job, client: Client, url: str, inputs: list[Input]) -> tuple[ExitC
     if batch.stopped:
         return ExitCode.SERVER_FAILED, words
     return (ExitCode.SOME_FAILED if states[FAILED] else ExitCode.DONE), words
-
-
-def _facts(job: Job, client: Client, url: str) -> Entry:
-    """What makes a run repeatable."""
-    server = client.server_info()
-    return {
-        "cytoserve": cytoserve.__version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-        "server": {"url": url, "name": server.name, "version": server.version},
-        "pipeline": job.pipeline,
-        "settings": asdict(job.settings),
-        "save": list(job.save),
-        "timeout_s": job.timeout,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-
-
-def _opened(out: Path, run: Entry) -> RunRecord:
-    """Open the record, and see that it can be written, before any work is done."""
-    try:
-        record = RunRecord.open(out)
-        record.save(run)
-    except (OSError, ValueError) as error:
-        raise click.UsageError(f"Results cannot go to --out {out}: {error}") from error
-    return record
 
 
 def _progress(console: Console) -> Progress:

@@ -20,7 +20,7 @@ class Card:
     Attributes:
         pipeline: its name.
         class_names: the K classes, in the order of ``class_probs``; a semantic pipeline has one,
-            its foreground.
+            its foreground, and so has a prompted one, what is prompted.
         models: for every exported step its ``version`` and ``sha256``.
         recipes: how the networks were trained.
     """
@@ -71,8 +71,9 @@ def decode_answer(answer: Tensors, pipeline: contract.Pipeline) -> Card:
             raise ValueError(f"models {models!r}")
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise malformed(pipeline.card, wanted, repr(error)) from error
-    if pipeline.is_semantic and len(class_names) != 1:
+    if not pipeline.is_instance and len(class_names) != 1:
+        only = "its foreground" if pipeline.is_semantic else "what is prompted"
         raise malformed(
-            pipeline.card, f"{wanted}, one class: its foreground", f"class_names {class_names!r}"
+            pipeline.card, f"{wanted}, one class: {only}", f"class_names {class_names!r}"
         )
     return Card(str(values.get("pipeline", pipeline.name)), class_names, models, recipes)

@@ -1,0 +1,95 @@
+"""Three ways from a camera frame to the cells of study S4, all on the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from segment_anything import SamPredictor
+from segment_anything.modeling import Sam
+from torchvision.models.detection import MaskRCNN
+
+from cytoserve import Cells, Client
+from cytoserve.contract import (
+    OVERLAP_THRESHOLD,
+    OVERLAP_THRESHOLD_INPUT,
+    PIPELINES,
+    SCORE_THRESHOLD,
+)
+from export.chain import Chain
+from export.chain_parity import instance_inputs
+from export.maskrcnn_reference import TorchvisionMaskRcnn
+
+NAMES = {"maskrcnn": "Mask R-CNN", "maskrcnn_sam": "SAM"}
+"""Pipelines of the study -> its names."""
+
+Image = npt.NDArray[Any]
+Way = Callable[[Image], object]
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Which detections of Mask R-CNN are cells."""
+
+    score: float = SCORE_THRESHOLD
+    overlap: float = OVERLAP_THRESHOLD
+    """Box IoU."""
+
+
+def served(client: Client, thresholds: Thresholds) -> dict[str, Callable[[Image], Cells]]:
+    """Both pipelines through the server, from a camera frame."""
+
+    def way(name: str) -> Callable[[Image], Cells]:
+        return lambda image: client.segment(
+            image,
+            name,
+            score_threshold=thresholds.score,
+            overlap_threshold=thresholds.overlap,
+        )
+
+    return {name: way(name) for name in NAMES}
+
+
+def in_process(repository: Path, thresholds: Thresholds) -> dict[str, Way]:
+    """Both pipelines as graphs in this process, with all its cores, from a camera frame."""
+
+    def way(name: str) -> Way:
+        chain = Chain(repository, name)
+        names = [tensor.name for tensor in PIPELINES[name].outputs]
+        overlap = {OVERLAP_THRESHOLD_INPUT.name: np.array([thresholds.overlap], np.float32)}
+
+        def run(image: Image) -> object:
+            camera = np.atleast_3d(image).astype(np.uint16)
+            return chain.run(instance_inputs(camera, thresholds.score) | overlap, names)
+
+        return run
+
+    return {name: way(name) for name in NAMES}
+
+
+def study(maskrcnn: MaskRCNN, sam: Sam, thresholds: Thresholds) -> dict[str, Way]:
+    """Both as the study ran them: torchvision, then `SamPredictor` box by box.
+
+    They take 8-bit RGB ``[H, W, 3]``: the study's images had it. Of the several masks of a box the
+    one of the best predicted quality is kept.
+    """
+    detector, predictor = TorchvisionMaskRcnn(maskrcnn), SamPredictor(sam)
+
+    def detect(rgb: Image) -> dict[str, torch.Tensor]:
+        return detector.predict(rgb, thresholds.score, thresholds.overlap)
+
+    def detect_and_prompt(rgb: Image) -> list[npt.NDArray[np.bool_]]:
+        boxes = detect(rgb)["boxes"].numpy()
+        predictor.set_image(rgb)
+        kept = []
+        for box in boxes:
+            masks, qualities, _ = predictor.predict(box=box, multimask_output=True)
+            kept.append(masks[int(np.argmax(qualities))])
+        return kept
+
+    return {"maskrcnn": detect, "maskrcnn_sam": detect_and_prompt}

@@ -1,0 +1,143 @@
+"""``cytoserve prompt``: find the cells of one image that boxes and points tell of."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from cytoserve import contract
+from cytoserve.cli.exit_codes import EPILOG
+from cytoserve.cli.inputs import Input
+from cytoserve.cli.options import timeout_option, url_option
+from cytoserve.cli.pipeline_options import check_save, parse_save
+from cytoserve.cli.prompt_files import prompts_of_options, read_prompts
+from cytoserve.cli.run_facts import run_facts
+from cytoserve.cli.run_record import DONE, open_record
+from cytoserve.client import Client
+from cytoserve.frames import request_limits
+from cytoserve.images import read_frame
+from cytoserve.outputs import CELLS_OUTPUTS, encode_output, write_atomically
+from cytoserve.prompts import Prompts
+from cytoserve.settings import DEFAULT_PROMPT_PIPELINE, find_prompted_pipeline
+
+_EXAMPLE = """\b
+Example, of one cell by a box and two clicks, and of many cells by a file:
+  cytoserve prompt x.png --out out --box 10,12,60,70 --point 35,41 --point 58,20,bg
+  cytoserve prompt x.png --out out --prompts cells.json
+
+\b
+cells.json, a list with one object a cell:
+  [{"box": [10, 12, 60, 70]},
+   {"points": [[99, 40], [120, 44]], "point_labels": [1, 0]}]
+cells.csv, one box a row, or one point a row:
+  x0,y0,x1,y1       cell,x,y,label
+  10,12,60,70       1,99,40,fg
+
+"""
+
+
+@click.command(epilog=_EXAMPLE + EPILOG)
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option(
+    "--box",
+    "boxes",
+    multiple=True,
+    metavar="X0,Y0,X1,Y1",
+    help="A box around one cell, in pixels; may be given several times.",
+)
+@click.option(
+    "--point",
+    "points",
+    multiple=True,
+    metavar="X,Y[,fg|bg]",
+    help="A point in the cell, or with bg a point that is not; several are of one cell, and with "
+    "a --box of the cell in it.",
+)
+@click.option(
+    "--prompts",
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Boxes and points of any number of cells, .json or .csv; in place of --box and --point.",
+)
+@click.option(
+    "--pipeline",
+    type=click.Choice([name for name, each in contract.PIPELINES.items() if each.is_prompted]),
+    default=DEFAULT_PROMPT_PIPELINE,
+    show_default=True,
+    help="Which pipeline to ask.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the results and of run.json.",
+)
+@click.option(
+    "--save",
+    default=None,
+    callback=parse_save,
+    metavar="KINDS",
+    help=f"What to write, with commas: {', '.join(CELLS_OUTPUTS)}.  [default: labels,table]",
+)
+@url_option
+@timeout_option
+def prompt(
+    image: Path,
+    boxes: tuple[str, ...],
+    points: tuple[str, ...],
+    file: Path | None,
+    pipeline: str,
+    out: Path,
+    save: tuple[str, ...] | None,
+    url: str,
+    timeout: float,
+) -> None:
+    """Find the cells of IMAGE that boxes and points tell of.
+
+    The i-th prompt is cell i of the label image and row i of the table. The server keeps what it
+    computed of an image for some time, so asking again with other prompts is quick.
+    """
+    asked = find_prompted_pipeline(pipeline)
+    kinds = check_save(save, asked)
+    prompts = _prompts(boxes, points, file)
+    given = Input(image.absolute(), image.name)
+    frame = read_frame(image, request_limits(asked))
+    prompts.check_for((frame.shape[0], frame.shape[1]))
+    with Client(url, timeout=timeout) as client:
+        begun = time.time()
+        run = run_facts(client, url, pipeline, {"prompts": prompts.entries()}, kinds, timeout)
+        record = open_record(out, run)
+        cells = client.prompt(frame, prompts, pipeline)
+        models = client.card(pipeline).hashes()
+    contents = {
+        given.output(CELLS_OUTPUTS[kind].ending): encode_output(kind, frame, cells, image.name)
+        for kind in kinds
+    }
+    for name, content in contents.items():
+        write_atomically(out / name, content)
+    entry = {
+        "source": str(given.path),
+        "job": {"pipeline": pipeline, **run["settings"]},
+        "status": DONE,
+        "models": models,
+        "outputs": list(contents),
+        "cells": len(cells),
+        "qualities": [round(float(quality), 4) for quality in cells.scores],
+    }
+    record.put(given.key, entry)
+    record.save(run | {"models": models, "seconds": round(time.time() - begun, 3)})
+    click.echo(f"{len(cells)} cells. Recorded in {record.path}.")
+
+
+def _prompts(boxes: tuple[str, ...], points: tuple[str, ...], file: Path | None) -> Prompts:
+    if file is None:
+        return prompts_of_options(boxes, points)
+    if boxes or points:
+        raise click.UsageError(
+            "Prompts come from --prompts, or from --box and --point; given: both. Write them all "
+            "into the file."
+        )
+    return read_prompts(file)

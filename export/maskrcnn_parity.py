@@ -1,0 +1,86 @@
+"""The graph of Mask R-CNN against its module: the same cells, in whatever order equal ones come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import torch
+
+from cytoserve.contract import STEPS
+from export.chain import Arrays
+from export.chain_parity import pair_cells
+from export.graph_files import open_graph
+from export.maskrcnn_network import MaskRcnnNetwork
+from export.parity import Case, ParityError
+
+STEP = STEPS["maskrcnn_network"]
+
+UNMATCHED = 0.02
+"""Share of both sides' cells that may have no partner, though always one of each side: a rounding
+in the last digit decides between two boxes of one score, or at a threshold."""
+
+TOLERANCES = {"boxes": 0.1, "scores": 1e-3, "detected_probs": 1e-3, "masks": 0.5}
+"""Largest deviation of paired cells: frame pixels, probabilities twice, and mean levels of 255 over
+all mask patches, of which few may lie on another whole frame pixel."""
+
+
+def check_cells(
+    module: MaskRcnnNetwork, graph: onnx.ModelProto, cases: Sequence[Case]
+) -> dict[str, dict[str, float]]:
+    """Run every case through both and compare the cells that they find.
+
+    Returns:
+        Case name -> ``cells`` and ``unmatched``, counts, and the deviations of `TOLERANCES`.
+
+    Raises:
+        ParityError: a deviation is beyond tolerance; the message names case and figure.
+    """
+    session = open_graph(graph)
+    names = [tensor.name for tensor in STEP.outputs]
+    figures = {}
+    for case in cases:
+        with torch.inference_mode():
+            outputs = [output.numpy() for output in module(*case.inputs)]
+        feeds = {
+            tensor.name: value.numpy()
+            for tensor, value in zip(STEP.inputs, case.inputs, strict=True)
+        }
+        expected = dict(zip(names, outputs, strict=True))
+        answer = dict(zip(names, session.run(names, feeds), strict=True))
+        figures[case.name] = _compare(case.name, expected, answer)
+    return figures
+
+
+def _compare(case: str, expected: Arrays, answer: Arrays) -> dict[str, float]:
+    for name, array in expected.items():
+        if (array.shape[1:], array.dtype) != (answer[name].shape[1:], answer[name].dtype):
+            raise ParityError(
+                f"{STEP.name}, case '{case}', output '{name}': ONNX Runtime answers "
+                f"{answer[name].dtype} {answer[name].shape}, torch {array.dtype} {array.shape}."
+            )
+    ours, theirs, _ = pair_cells(
+        answer["boxes"], expected["boxes"], answer["detected_ids"], expected["detected_ids"]
+    )
+    counts = [len(side["boxes"]) for side in (answer, expected)]
+    found = abs(int(answer["cells_found"][0]) - int(expected["cells_found"][0]))
+    figures = {"cells": float(counts[1]), "unmatched": float(sum(counts) - 2 * len(ours))}
+    rules = {"unmatched": max(2.0, round(UNMATCHED * sum(counts)))}
+    figures["cells_found"] = float(found)
+    rules["cells_found"] = max(1.0, round(UNMATCHED * int(expected["cells_found"][0])))
+    for name, tolerance in TOLERANCES.items():
+        difference = np.abs(
+            answer[name][ours].astype(np.float64) - expected[name][theirs].astype(np.float64)
+        )
+        summary = np.mean if name == "masks" else np.max
+        # A value that is not finite must not pass as a small one.
+        figures[name] = float(np.nan_to_num(summary(difference), nan=np.inf)) if len(ours) else 0.0
+        rules[name] = tolerance
+    for name, most in rules.items():
+        if figures[name] > most:
+            raise ParityError(
+                f"{STEP.name}, case '{case}', '{name}': ONNX Runtime deviates from torch by "
+                f"{figures[name]:.3g}; at most {most:g} is allowed, {counts[1]} cells were found."
+            )
+    return figures

@@ -1,0 +1,44 @@
+"""Export of the S4 pipeline `maskrcnn`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+from torchvision.models.detection import MaskRCNN
+
+from export import maskrcnn_steps as steps
+from export.chain import Chain
+from export.chain_parity import ChainParity, check_chain
+from export.exported_step import ExportedStep
+from export.maskrcnn_reference import TorchvisionMaskRcnn
+from export.pipelines import ExportedPipeline, Progress
+from training.checkpoint import Recipe
+from training.maskrcnn_network import load_maskrcnn
+
+
+def export_maskrcnn(checkpoint: Path, say: Progress) -> ExportedPipeline:
+    """Export the steps of `maskrcnn` from the checkpoint folder of `training.maskrcnn`.
+
+    Raises:
+        CheckpointError: the checkpoint is absent, damaged or of another network.
+        ParityError: a graph does not answer as its module does.
+    """
+    network, recipe = load_maskrcnn(checkpoint)
+    say("exporting maskrcnn_prepare, maskrcnn_network")
+    exported = (steps.maskrcnn_prepare(), steps.maskrcnn_network(network))
+    return maskrcnn_pipeline(exported, recipe, network)
+
+
+def maskrcnn_pipeline(
+    exported: tuple[ExportedStep, ...], recipe: Recipe, network: MaskRCNN
+) -> ExportedPipeline:
+    """The exported steps of `maskrcnn`, to be compared with torchvision's own forward."""
+
+    def check(chain: Chain, frames: Mapping[str, npt.NDArray[Any]]) -> list[ChainParity]:
+        return check_chain(chain, TorchvisionMaskRcnn(network), None, frames)
+
+    recipes = {"maskrcnn_network": recipe}
+    return ExportedPipeline("maskrcnn", recipe.class_names, exported, recipes, "torchvision", check)

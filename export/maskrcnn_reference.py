@@ -1,0 +1,63 @@
+"""The study's way of running the same Mask R-CNN: torchvision's own forward.
+
+What the served pipeline is proven equal to, and what it is timed against.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torchvision.models.detection import MaskRCNN
+from torchvision.ops.poolers import initLevelMapper
+
+from cytoserve.contract import MAX_CELLS, PROBABILITY_THRESHOLD
+from export.reference import ReferenceCells
+
+FINEST, COARSEST = 2, 5
+"""Pyramid levels that boxes are pooled from; level ``i`` has ``2 ** i`` pixels a cell."""
+
+
+class TorchvisionMaskRcnn:
+    """torchvision's own prediction with a network of ours.
+
+    Args:
+        network: a trained Mask R-CNN; it is copied.
+    """
+
+    library = "torchvision"
+
+    def __init__(self, network: MaskRCNN) -> None:
+        self.network = copy.deepcopy(network).eval()
+        self.network.roi_heads.detections_per_img = MAX_CELLS
+        for pool in (self.network.roi_heads.box_roi_pool, self.network.roi_heads.mask_roi_pool):
+            # torchvision guesses them from the first frame, and for a tiny one guesses wrong.
+            pool.scales = [2.0**-level for level in range(FINEST, COARSEST + 1)]
+            pool.map_levels = initLevelMapper(FINEST, COARSEST)
+
+    def predict(
+        self, rgb: npt.NDArray[np.uint8], score_threshold: float, overlap_threshold: float
+    ) -> dict[str, Tensor]:
+        """torchvision's ``boxes``, ``labels``, ``scores`` and ``masks`` of an 8-bit RGB image
+        ``[H, W, 3]``."""
+        self.network.roi_heads.score_thresh = score_threshold
+        self.network.roi_heads.nms_thresh = overlap_threshold
+        image = torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))).float() / 255
+        with torch.inference_mode():
+            [found] = self.network([image])
+        return dict(found)
+
+    def cells(
+        self, rgb: npt.NDArray[np.uint8], score_threshold: float, overlap_threshold: float
+    ) -> ReferenceCells:
+        """The prediction as arrays."""
+        found = self.predict(rgb, score_threshold, overlap_threshold)
+        return ReferenceCells(
+            found["boxes"].numpy(),
+            found["scores"].numpy(),
+            found["labels"].numpy() - 1,  # torchvision's 0 is background
+            (found["masks"][:, 0] >= PROBABILITY_THRESHOLD).numpy(),
+        )

@@ -1,0 +1,172 @@
+"""Export of the SAM pipelines of S4: `maskrcnn_sam` and `sam_prompt`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+from segment_anything.modeling import Sam
+
+from cytoserve.contract import PIPELINES
+from export import maskrcnn_steps
+from export import sam_steps as steps
+from export.chain import Chain
+from export.exported_step import ExportedStep
+from export.graph_files import file_sha256
+from export.pipelines import ExportedPipeline, Progress
+from export.sam_parity import SamParity, check_cells, check_prompts
+from training.checkpoint import CheckpointError, Recipe, new_recipe
+from training.maskrcnn_network import load_maskrcnn
+from training.sam_network import ARCHITECTURE, load_published, load_sam
+
+CLASS_NAMES = ("cell",)
+"""Of a published SAM, which was trained on no classes."""
+
+
+class SamSizesError(ValueError):
+    """Steps of different SAMs, which cannot work together."""
+
+
+def read_sam(path: Path, size: str | None) -> tuple[Sam, Recipe]:
+    """A SAM from the folder of `python -m training.sam`, or from a published ``.pth`` file.
+
+    Args:
+        path: folder or file.
+        size: of the published SAM; a folder tells its own.
+
+    Raises:
+        CheckpointError: it is absent, damaged, of another network or size, or ``size`` is missing
+            or left over.
+    """
+    if path.is_dir():
+        if size is not None:
+            raise CheckpointError(
+                f"{path} is the folder of a checkpoint, whose recipe tells its size; leave out "
+                f"--sam-size {size}, which is for a published file."
+            )
+        return load_sam(path)
+    if size is None:
+        raise CheckpointError(
+            f"{path} is a file, as segment-anything publishes its checkpoints, and does not tell "
+            "its size; add --sam-size, vit_h, vit_l or vit_b."
+        )
+    sam = load_published(path, size)
+    recipe = new_recipe(
+        architecture=ARCHITECTURE,
+        class_names=CLASS_NAMES,
+        settings={"size": size},
+        data={},
+        initialised_from=f"{path.name}@{file_sha256(path)}",
+        seed=0,
+        metrics={},
+    )
+    return sam, recipe
+
+
+def export_sam_prompt(
+    checkpoint: Path, size: str | None, half: bool, say: Progress
+) -> ExportedPipeline:
+    """Export the steps of `sam_prompt`.
+
+    Args:
+        checkpoint: see :func:`read_sam`, with ``size``.
+        size: see there.
+        half: let the encoder compute in float16.
+        say: told what is being done.
+
+    Raises:
+        CheckpointError: the checkpoint is absent, damaged or of another network.
+        ParityError: a graph does not answer as its module does.
+    """
+    sam, recipe = read_sam(checkpoint, size)
+    say("exporting sam_prepare, sam_encoder, sam_decoder")
+    exported = (steps.sam_prepare(sam), steps.sam_encoder(sam, half), steps.sam_decoder(sam))
+    return prompt_pipeline(exported, sam, recipe, half)
+
+
+def export_maskrcnn_sam(
+    maskrcnn: Path, checkpoint: Path, size: str | None, half: bool, say: Progress
+) -> ExportedPipeline:
+    """Export the steps of `maskrcnn_sam`.
+
+    Args:
+        maskrcnn: checkpoint folder of `training.maskrcnn`.
+        checkpoint: of SAM; for it and the others see :func:`export_sam_prompt`.
+        size: see there.
+        half: see there.
+        say: told what is being done.
+
+    Raises:
+        CheckpointError: a checkpoint is absent, damaged or of another network.
+        ParityError: a graph does not answer as its module does.
+    """
+    network, network_recipe = load_maskrcnn(maskrcnn)
+    sam, recipe = read_sam(checkpoint, size)
+    names = [name for name in PIPELINES["maskrcnn_sam"].steps if name != "cell_labels"]
+    say(f"exporting {', '.join(names)}")
+    exported = (
+        maskrcnn_steps.maskrcnn_prepare(),
+        maskrcnn_steps.maskrcnn_network(network),
+        steps.sam_prepare(sam),
+        steps.sam_encoder(sam, half),
+        steps.sam_box_prompts(),
+        steps.sam_decoder(sam),
+        steps.sam_cells(),
+    )
+    return cells_pipeline(exported, sam, recipe, network_recipe, half)
+
+
+def prompt_pipeline(
+    exported: tuple[ExportedStep, ...], sam: Sam, recipe: Recipe, half: bool = False
+) -> ExportedPipeline:
+    """The exported steps of `sam_prompt`, to be compared with segment-anything."""
+    require_one_sam(exported)
+
+    def check(chain: Chain, frames: Mapping[str, npt.NDArray[Any]]) -> list[SamParity]:
+        return check_prompts(chain, sam, frames, half)
+
+    recipes = {"sam_encoder": recipe, "sam_decoder": recipe}
+    return ExportedPipeline(
+        "sam_prompt", recipe.class_names, exported, recipes, "segment-anything", check
+    )
+
+
+def cells_pipeline(
+    exported: tuple[ExportedStep, ...],
+    sam: Sam,
+    recipe: Recipe,
+    network_recipe: Recipe,
+    half: bool = False,
+) -> ExportedPipeline:
+    """The exported steps of `maskrcnn_sam`, to be compared with segment-anything."""
+    require_one_sam(exported)
+
+    def check(chain: Chain, frames: Mapping[str, npt.NDArray[Any]]) -> list[SamParity]:
+        return check_cells(chain, sam, frames, half)
+
+    recipes = {"maskrcnn_network": network_recipe, "sam_encoder": recipe, "sam_decoder": recipe}
+    return ExportedPipeline(
+        "maskrcnn_sam", network_recipe.class_names, exported, recipes, "segment-anything", check
+    )
+
+
+def require_one_sam(exported: Sequence[ExportedStep]) -> None:
+    """Refuse an encoder and a decoder, or an input, of different SAMs.
+
+    Raises:
+        SamSizesError: names the steps and what they were made for.
+    """
+    made_for = {
+        step.name: step.settings[steps.SIZE_SETTING]
+        for step in exported
+        if steps.SIZE_SETTING in step.settings
+    }
+    first, *others = made_for
+    for other in others:
+        if made_for[other] != made_for[first]:
+            raise SamSizesError(
+                f"the steps of a pipeline are of one SAM; {first} is for {made_for[first]} and "
+                f"{other} for {made_for[other]}. Export all of them from one checkpoint."
+            )

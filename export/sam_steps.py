@@ -1,0 +1,163 @@
+"""Every step of SAM: its module, an example to trace, and the cases of its parity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from cytoserve.contract import (
+    COARSE_BOXES,
+    COARSE_MASKS,
+    MASK_SIZE,
+    POINT_LABELS,
+    PROMPT_LABELS,
+    PROMPT_POINTS,
+    SAM_MASK_SIZE,
+)
+from export.exported_step import ExportedStep, export_step
+from export.parity import FLOAT_TOLERANCE, Case
+from export.sam_box_prompts import SamBoxPrompts
+from export.sam_cells import SamCells
+from export.sam_decoder import CHUNK, SamDecoder
+from export.sam_encoder import ImageEncoder
+from export.sam_prepare import SamPrepare
+from export.sample_inputs import camera_frame, generator, pixels
+
+HALF_TOLERANCE = 0.02
+"""Largest deviation of a float16 encoder's embedding, as a share of its largest magnitude."""
+
+SIZE_SETTING = "sam"
+"""In the manifest of a step that fits one SAM only: what tells it from others."""
+
+
+def describe_sam(sam: Sam) -> dict[str, Any]:
+    """What the encoder, its input and the decoder of one SAM must agree in."""
+    encoder = sam.image_encoder
+    return {
+        "side": encoder.img_size,
+        "embedding": [sam.mask_decoder.transformer_dim, *sam.prompt_encoder.image_embedding_size],
+        "encoder": [len(encoder.blocks), encoder.patch_embed.proj.out_channels],
+    }
+
+
+def sam_prepare(sam: Sam) -> ExportedStep:
+    """The step that makes SAM's input of a frame."""
+    side = sam.image_encoder.img_size
+    shapes = {
+        "odd grey": (97, 330, 1),  # traced with: the tracer would fold the sides of a 1x1 frame
+        "odd RGB": (97, 33, 3),
+        "1x1": (1, 1, 1),
+        "one row": (1, 700, 1),
+        "one column, no content": (3 * side, 1, 1),
+        "as SAM sees it": (side, side, 3),
+        "larger": (side + 2, side + 301, 1),
+    }
+    cases = [Case(name, (camera_frame(*shape),)) for name, shape in shapes.items()]
+    cases.append(Case("16 bit", (camera_frame(60, 50, 1) * 16,)))
+    # Where a value lies between two levels, the order of a sum decides which one it becomes.
+    level = float(1 / sam.pixel_std.min())
+    settings = {SIZE_SETTING: describe_sam(sam)}
+    module = SamPrepare(sam)
+    return export_step("sam_prepare", module, cases, float_tolerance=level, settings=settings)
+
+
+def sam_encoder(sam: Sam, half: bool = False) -> ExportedStep:
+    """The image encoder; ``half`` computes in float16 and is compared with float32."""
+    side = sam.image_encoder.img_size
+    cases = [
+        Case(f"batch of {count}", (torch.randn((count, 3, side, side), generator=generator()),))
+        for count in (1, 2)
+    ]
+    settings = {SIZE_SETTING: describe_sam(sam), "precision": "float16" if half else "float32"}
+    return export_step(
+        "sam_encoder",
+        ImageEncoder(sam, half),
+        cases,
+        reference=ImageEncoder(sam) if half else None,
+        float_tolerance=HALF_TOLERANCE if half else FLOAT_TOLERANCE,
+        settings=settings,
+    )
+
+
+def sam_box_prompts() -> ExportedStep:
+    """The step that makes prompts of boxes."""
+    cases = [Case(f"{count} boxes", (_boxes(count, 330, 97),)) for count in (42, 0, 1, 500)]
+    return export_step("sam_box_prompts", SamBoxPrompts(), cases)
+
+
+def sam_decoder(sam: Sam) -> ExportedStep:
+    """Prompt encoder and mask decoder, in chunks of prompts."""
+    none = (torch.zeros((0, MASK_SIZE, MASK_SIZE), dtype=torch.uint8), torch.zeros((0, 4)))
+    side = sam.image_encoder.img_size
+    cases = []
+    for title, (height, width), count, coarse in (
+        ("coarse masks", (97, 330), CHUNK + 1, True),  # traced with
+        ("boxes", (97, 330), 2 * CHUNK + 1, False),
+        ("no prompt", (97, 330), 0, False),
+        ("one prompt, larger frame", (2 * side, side + 301), 1, False),
+        ("1x1", (1, 1), 1, False),
+    ):
+        boxes = _boxes(count, width, height)
+        masks = (pixels(count, MASK_SIZE, MASK_SIZE), boxes) if coarse else none
+        cases.append(_decoder_case(title, sam, (height, width), boxes, masks))
+    return export_step(
+        "sam_decoder",
+        SamDecoder(sam),
+        cases,
+        chunk=CHUNK,
+        chunked=[t.name for t in (PROMPT_POINTS, PROMPT_LABELS, COARSE_MASKS, COARSE_BOXES)],
+        settings={SIZE_SETTING: describe_sam(sam)},
+    )
+
+
+def sam_cells() -> ExportedStep:
+    """The step that sorts cells by quality."""
+    cases = []
+    for count, classes in ((33, 2), (0, 1), (1, 1), (500, 3)):
+        random = generator()
+        # No two alike: torch's sort, unlike ONNX's, leaves open which of them is first.
+        qualities = torch.randperm(count, generator=random) / max(count, 1)
+        ids = torch.randint(0, classes, (count,), generator=random, dtype=torch.int32)
+        inputs = (
+            _boxes(count, 330, 97),
+            pixels(count, SAM_MASK_SIZE, SAM_MASK_SIZE),
+            qualities,
+            ids,
+            torch.rand((count, classes), generator=random),
+        )
+        cases.append(Case(f"{count} cells, {classes} classes", inputs))
+    return export_step("sam_cells", SamCells(), cases)
+
+
+def _decoder_case(
+    title: str,
+    sam: Sam,
+    frame_size: tuple[int, int],
+    boxes: Tensor,
+    coarse: tuple[Tensor, Tensor],
+) -> Case:
+    """Prompts by a box each, and beside it points: one of each label, and one that is none."""
+    count = len(boxes)
+    corners = boxes.reshape(count, 2, 2)
+    weights = torch.tensor([[0.5, 0.5], [0.1, 0.9], [1.0, 0.0]])
+    points = torch.cat([corners, torch.einsum("pc,ncx->npx", weights, corners)], dim=1)
+    names = ("box_start", "box_end", "foreground", "background", "none")
+    labels = torch.tensor([POINT_LABELS[name] for name in names], dtype=torch.int32)
+    labels = labels.repeat(count, 1)
+    labels[1::3, :2] = POINT_LABELS["none"]  # every third by its points alone
+    channels, grid = sam.mask_decoder.transformer_dim, sam.prompt_encoder.image_embedding_size
+    # Smooth, as an image's is: noise would make masks of noise.
+    embedding = torch.randn((1, channels, 5, 5), generator=generator())
+    embedding = torch.nn.functional.interpolate(embedding, grid, mode="bicubic")
+    size = torch.tensor(frame_size, dtype=torch.int32)
+    return Case(title, (embedding, size, points, labels, *coarse))
+
+
+def _boxes(count: int, width: int, height: int) -> Tensor:
+    """Boxes, some of them over the frame's edge: float32 ``[count, 4]``."""
+    random = generator()
+    corner = torch.rand((count, 2), generator=random) * torch.tensor([width, height])
+    return torch.cat([corner, corner + torch.rand((count, 2), generator=random) * 60 + 0.5], dim=1)

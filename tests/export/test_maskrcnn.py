@@ -1,0 +1,295 @@
+"""Mask R-CNN as one graph: torchvision's own answer, whatever the frame and the thresholds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+from cytoserve.contract import INSTANCE_OUTPUTS, MASK_SIZE, STEPS
+from cytoserve.patches import regions
+from export import maskrcnn_steps
+from export.chain import Arrays, Chain
+from export.chain_parity import check_chain, instance_inputs, pair_cells
+from export.graphs import trace_graph
+from export.maskrcnn_heads import BoxHead, MaskHead, pasting_weights
+from export.maskrcnn_network import MaskRcnnNetwork
+from export.maskrcnn_parity import check_cells
+from export.maskrcnn_prepare import PrepareRgb
+from export.maskrcnn_reference import TorchvisionMaskRcnn
+from export.onnx_session import open_session
+from export.parity import Case, ParityError
+from export.reference import normalised_rgb
+from export.sample_inputs import camera_frame
+from training.rendered import RenderSettings, render_frame
+
+STEP = STEPS["maskrcnn_network"]
+
+Find = Callable[..., Arrays]
+
+
+def rendered(seed: int, height: int = 256, width: int = 256) -> np.ndarray:
+    return render_frame(RenderSettings(height=height, width=width, cells=12), seed)[0]
+
+
+@pytest.fixture(scope="module")
+def networks(make_random_maskrcnn: Callable[[int], MaskRCNN]) -> dict[int, MaskRCNN]:
+    """Number of classes -> network."""
+    return {count: make_random_maskrcnn(count) for count in (1, 2)}
+
+
+@pytest.fixture(scope="module")
+def graphs(networks: dict[int, MaskRCNN]) -> dict[int, onnx.ModelProto]:
+    """The same as graphs, traced with a frame of another size than those of any test."""
+    example = inputs_of(camera_frame(90, 111, 1), 0.3, 0.5, 4096)
+    return {
+        count: trace_graph(MaskRcnnNetwork(network), STEP, example)
+        for count, network in networks.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def find(graphs: dict[int, onnx.ModelProto]) -> Find:
+    """Runs the graph of a network on a camera frame."""
+    sessions = {n: open_session(graph.SerializeToString(), 1) for n, graph in graphs.items()}
+
+    def run(
+        classes: int, camera: torch.Tensor, score: float, overlap: float = 0.5, cap: int = 4096
+    ) -> Arrays:
+        values = [value.numpy() for value in inputs_of(camera, score, overlap, cap)]
+        names = [tensor.name for tensor in STEP.outputs]
+        feeds = dict(zip([tensor.name for tensor in STEP.inputs], values, strict=True))
+        return dict(zip(names, sessions[classes].run(names, feeds), strict=True))
+
+    return run
+
+
+def inputs_of(
+    camera: torch.Tensor, score: float, overlap: float, cap: int
+) -> tuple[torch.Tensor, ...]:
+    rgb = PrepareRgb()(camera)[0]
+    cap_tensor = torch.tensor([cap], dtype=torch.int32)
+    return rgb, torch.tensor([score]), torch.tensor([overlap]), cap_tensor
+
+
+def ious(answer: Arrays, masks: np.ndarray) -> list[float]:
+    """IoU of every patch, laid on the frame, with a mask ``[H, W]`` of the same cell in its box."""
+    shape = (masks.shape[1], masks.shape[2])
+    figures = []
+    for region, mask in zip(regions(answer["boxes"], answer["masks"], shape), masks, strict=True):
+        other = mask[region.rows, region.columns]
+        union = (region.mask | other).sum()
+        figures.append(float((region.mask & other).sum() / union) if union else 1.0)
+    return figures
+
+
+FRAMES = {
+    # Of 97 rows, 128 remain only if the scale is computed as exactly as torchvision does.
+    "odd RGB": camera_frame(97, 130, 3),
+    "uint16": torch.from_numpy(rendered(3).astype(np.int32) * 17)[:, :, None],
+    "long": camera_frame(60, 331, 1),
+    "1x1": camera_frame(1, 1, 1),
+}
+
+
+@pytest.mark.parametrize("classes", [pytest.param(1, id="K=1"), pytest.param(2, id="K=2")])
+@pytest.mark.parametrize("frame", list(FRAMES))
+@pytest.mark.parametrize("score", [0.05, 0.4])
+def test_torchvisions_own_cells(
+    networks: dict[int, MaskRCNN], find: Find, classes: int, frame: str, score: float
+) -> None:
+    camera = FRAMES[frame]
+    answer = find(classes, camera, score)
+    expected = TorchvisionMaskRcnn(networks[classes]).cells(
+        normalised_rgb(camera.numpy()), score, 0.5
+    )
+    ours, theirs, distance = pair_cells(
+        answer["boxes"], expected.boxes, answer["detected_ids"], expected.class_ids
+    )
+    # A tie in the last digit may go either way.
+    assert len(answer["boxes"]) + len(expected.boxes) - 2 * len(ours) <= 2
+    assert len(ours) >= 1
+    assert distance.max() < 0.02
+    np.testing.assert_allclose(answer["scores"][ours], expected.scores[theirs], atol=1e-3)
+    np.testing.assert_array_equal(answer["detected_ids"][ours], expected.class_ids[theirs])
+    paired = {name: answer[name][ours] for name in ("boxes", "masks")}
+    assert np.mean(ious(paired, expected.masks[theirs])) > 0.99
+    chosen = answer["detected_probs"][np.arange(len(answer["boxes"])), answer["detected_ids"]]
+    np.testing.assert_array_equal(chosen, answer["scores"])
+
+
+@pytest.mark.parametrize("cap", [0, 1, 42, 500])
+def test_the_best_cells_up_to_the_cap(find: Find, cap: int) -> None:
+    camera = FRAMES["uint16"]
+    everything = find(2, camera, 0.01, overlap=0.95)
+    answer = find(2, camera, 0.01, overlap=0.95, cap=cap)
+    found = int(everything["cells_found"][0])
+    assert found == len(everything["boxes"]) > 500
+    assert answer["cells_found"].tolist() == [found]
+    assert answer["masks"].shape == (cap, MASK_SIZE, MASK_SIZE)
+    np.testing.assert_array_equal(answer["scores"], everything["scores"][:cap])
+    assert (np.diff(everything["scores"]) <= 0).all()
+    np.testing.assert_array_equal(answer["cell_boxes"], answer["boxes"])
+    np.testing.assert_array_equal(answer["cell_masks"], answer["masks"])
+
+
+def test_no_cell(find: Find) -> None:
+    answer = find(2, FRAMES["odd RGB"], 1.0)
+    shapes = {name: array.shape for name, array in answer.items()}
+    assert shapes["boxes"] == (0, 4)
+    assert shapes["detected_probs"] == (0, 2)
+    assert shapes["masks"] == (0, MASK_SIZE, MASK_SIZE)
+    assert answer["cells_found"].tolist() == [0]
+
+
+@pytest.mark.parametrize("size", [(1, 700), (700, 1)], ids=["one row", "one column"])
+def test_a_frame_that_torchvision_scales_to_nothing(
+    networks: dict[int, MaskRCNN], find: Find, size: tuple[int, int]
+) -> None:
+    camera = camera_frame(*size, 1)
+    with pytest.raises(RuntimeError, match="Input and output sizes should be greater than 0"):
+        TorchvisionMaskRcnn(networks[1]).cells(normalised_rgb(camera.numpy()), 0.0, 0.5)
+    answer = find(1, camera, 0.0)
+    assert np.isfinite(answer["boxes"]).all()
+    assert (answer["boxes"] <= [size[1], size[0], size[1], size[0]]).all()
+
+
+@pytest.mark.parametrize("side", [20, 35, 60, 200])
+def test_patches_are_torchvisions_pasted_masks(side: int) -> None:
+    grid = (np.arange(28) + 0.5) / 28 * 2 - 1
+    disc = 1 / (1 + np.exp(-15 * (0.95 - np.hypot(grid, grid[:, None]))))
+    rng = np.random.default_rng(side)
+    corner = rng.uniform(-0.3 * side, 260 - 0.7 * side, (40, 2))
+    corners = np.hstack([corner, corner + rng.uniform(0.8, 1.2, (40, 2)) * side])
+    boxes = torch.from_numpy(corners.clip(0, 260).astype(np.float32))
+    masks = torch.from_numpy(disc.astype(np.float32)).repeat(40, 1, 1)
+    expected = paste_masks_in_image(masks[:, None], boxes, (260, 260))[:, 0] >= 0.5
+    rows, columns = (pasting_weights(boxes[:, i], boxes[:, i + 2], 28, MASK_SIZE) for i in (1, 0))
+    patches = (rows @ masks @ columns.transpose(1, 2) * 255).round().to(torch.uint8)
+    answer = {"boxes": boxes.numpy(), "masks": patches.numpy()}
+    assert np.mean(ious(answer, expected.numpy())) > 0.99
+
+
+def test_chunks_change_nothing(networks: dict[int, MaskRCNN]) -> None:
+    heads = networks[2].eval().roi_heads
+    random = torch.Generator().manual_seed(0)
+    levels = [torch.randn((1, 32, 64 >> i, 64 >> i), generator=random) for i in range(4)]
+    corner = torch.rand((50, 2), generator=random) * 200
+    boxes = torch.cat([corner, corner + torch.rand((50, 2), generator=random) ** 3 * 500], dim=1)
+    labels = torch.arange(50) % 2 + 1
+    with torch.inference_mode():
+        for chunked, whole, inputs in (
+            (BoxHead(heads, 7), BoxHead(heads, 99), (boxes,)),
+            (MaskHead(heads, 56, 7), MaskHead(heads, 56, 99), (boxes, labels, boxes / 2)),
+        ):
+            answers = [head.eval()(*levels, *inputs) for head in (chunked, whole)]
+            for some, all_at_once in zip(*answers, strict=True):
+                torch.testing.assert_close(some, all_at_once, atol=1e-4, rtol=1e-4)
+
+
+def test_another_network_is_refused(
+    networks: dict[int, MaskRCNN], graphs: dict[int, onnx.ModelProto]
+) -> None:
+    cases = [Case("a frame", inputs_of(FRAMES["uint16"], 0.3, 0.5, 4096))]
+    figures = check_cells(MaskRcnnNetwork(networks[1]), graphs[1], cases)["a frame"]
+    assert figures["cells"] > 20
+    assert figures["unmatched"] <= 2
+    last = networks[1].roi_heads.mask_predictor.mask_fcn_logits
+    with torch.no_grad():
+        last.bias.sub_(0.5)
+        other = MaskRcnnNetwork(networks[1])
+        last.bias.add_(0.5)
+    with pytest.raises(ParityError, match="case 'a frame', 'masks': ONNX Runtime deviates"):
+        check_cells(other, graphs[1], cases)
+    with pytest.raises(ParityError, match=r"output 'detected_probs': ONNX Runtime answers"):
+        check_cells(MaskRcnnNetwork(networks[2]), graphs[1], cases)
+
+
+class ChangedChain(Chain):
+    """A chain whose answers are changed."""
+
+    def __init__(self, chain: Chain, change: Callable[[Arrays], None]) -> None:
+        self.chain, self.change = chain, change
+
+    def run(self, inputs: Arrays, requested: list[str]) -> Arrays:
+        answer = {name: array.copy() for name, array in self.chain.run(inputs, requested).items()}
+        self.change(answer)
+        return answer
+
+
+def shift_boxes(answer: Arrays) -> None:
+    answer["boxes"] += np.float32(0.6)
+
+
+def shift_masks(answer: Arrays) -> None:
+    answer["masks"] = np.roll(answer["masks"], 9, axis=1)
+    answer["masks"][:, :9] = 0
+
+
+def other_class(answer: Arrays) -> None:
+    surest = int(answer["scores"].argmax())
+    answer["class_ids"][surest] = 1 - answer["class_ids"][surest]
+
+
+def test_the_manifest_tells_the_figures(exported_repository: Path) -> None:
+    chain = json.loads((exported_repository / "maskrcnn" / "1" / "manifest.json").read_text())[
+        "parity"
+    ]
+    assert [figure["score_threshold"] for figure in chain] == [0.5, 0.25, 0.05]
+    assert all(figure["mask_iou"] >= 0.99 and figure["same_classes"] == 1 for figure in chain)
+    network = json.loads(
+        (exported_repository / "maskrcnn_network" / "1" / "manifest.json").read_text()
+    )
+    assert network["settings"] == {"min_size": 128, "max_size": 256, "proposals": 600}
+    assert [figures["cells"] for figures in network["parity"].values()][-1] == 500
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(shift_boxes, r"have none within 0\.5 px", id="boxes shifted"),
+        pytest.param(shift_masks, r"mean mask IoU 0\.\d+ < 0\.99", id="masks shifted"),
+        pytest.param(other_class, r"classes agree for 9", id="one class changed"),
+    ],
+)
+def test_a_wrong_chain_is_refused(
+    exported_repository: Path,
+    networks: dict[int, MaskRCNN],
+    change: Callable[[Arrays], None],
+    message: str,
+) -> None:
+    chain = Chain(exported_repository, "maskrcnn", threads=1)
+    frames = {"rendered.tif": rendered(1)}
+    changed = ChangedChain(chain, change)
+    reference = TorchvisionMaskRcnn(networks[2])
+    [figure] = check_chain(chain, reference, None, frames, thresholds=[0.5])
+    assert figure.cells > 10
+    with pytest.raises(
+        ParityError, match=f"frame rendered.tif at score threshold 0.5: .*{message}"
+    ):
+        check_chain(changed, reference, None, frames, thresholds=[0.5])
+
+
+def test_an_empty_frame_has_no_cells(exported_repository: Path) -> None:
+    black = np.zeros((100, 120, 1), np.uint16)
+    names = [tensor.name for tensor in INSTANCE_OUTPUTS]
+    answer = Chain(exported_repository, "maskrcnn", threads=1).run(
+        instance_inputs(black, 1.5), names
+    )
+    assert answer["class_probs"].shape == (0, 2)
+
+
+def test_prepared_frames() -> None:
+    step = maskrcnn_steps.maskrcnn_prepare()
+    assert max(figures["frame_size"] for figures in step.parity.values()) == 0
+    frame = camera_frame(31, 45, 3)
+    rgb, size = PrepareRgb()(frame)
+    np.testing.assert_array_equal(rgb[0].permute(1, 2, 0).numpy(), normalised_rgb(frame.numpy()))
+    assert size.tolist() == [31, 45]

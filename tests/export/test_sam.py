@@ -1,0 +1,414 @@
+"""SAM as graphs: the answers of segment-anything's own predictor, prompt by prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from scipy import ndimage
+from segment_anything import SamPredictor
+from segment_anything.modeling import (
+    ImageEncoderViT,
+    MaskDecoder,
+    PromptEncoder,
+    Sam,
+    TwoWayTransformer,
+)
+from torch import nn
+
+from cytoserve.contract import STEPS
+from cytoserve.patches import regions
+from export import sam_steps
+from export.exported_step import ExportedStep
+from export.graph_files import open_graph
+from export.parity import ParityError
+from export.reference import normalised_rgb
+from export.sam_decoder import CHUNK, SamDecoder
+from export.sam_parity import LOGIT_MARGIN, prompt_inputs
+from export.sam_pipelines import SamSizesError, require_one_sam
+from export.sam_reference import PredictorSam, Prompt
+
+Arrays = Mapping[str, np.ndarray]
+SIDE = 128
+
+
+def small_sam(side: int = SIDE, width: int = 32) -> Sam:
+    """A SAM of the library's own classes, small enough to trace in a second.
+
+    Its masks differ from prompt to prompt and are smooth, as those of a trained one, though it has
+    learned nothing: it tells tokens apart, and has no detail within a token.
+    """
+    torch.manual_seed(0)
+    grid = side // 8
+    sam = Sam(
+        image_encoder=ImageEncoderViT(
+            img_size=side,
+            patch_size=8,
+            embed_dim=32,
+            depth=2,
+            num_heads=2,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            global_attn_indexes=(1,),
+            window_size=7,  # no divisor of the grid: windows are padded
+            out_chans=width,
+        ),
+        prompt_encoder=PromptEncoder(width, (grid, grid), (side, side), mask_in_chans=16),
+        mask_decoder=MaskDecoder(
+            transformer=TwoWayTransformer(
+                depth=2, embedding_dim=width, mlp_dim=2 * width, num_heads=2
+            ),
+            transformer_dim=width,
+        ),
+    ).eval()
+    with torch.no_grad():
+        for name, weight in sam.named_parameters():
+            if "rel_pos" in name or "pos_embed" in name:
+                weight.normal_(std=0.1)
+            elif "mask_decoder.transformer" in name and weight.ndim == 2:
+                weight.mul_(2.5)
+            elif "hypernetworks" in name and "layers.2" in name:
+                weight.mul_(25)
+        for module in sam.mask_decoder.output_upscaling:
+            if isinstance(module, nn.ConvTranspose2d):
+                kernel = module.weight.mean(dim=(2, 3), keepdim=True)
+                module.weight.copy_(8 * kernel.expand_as(module.weight))
+    return sam
+
+
+@pytest.fixture(scope="module")
+def sam() -> Sam:
+    return small_sam()
+
+
+@dataclass(frozen=True)
+class Served:
+    """The three steps of `sam_prompt`, as graphs."""
+
+    prepare: onnxruntime.InferenceSession
+    encoder: onnxruntime.InferenceSession
+    decoder: onnxruntime.InferenceSession
+
+    def prompt(self, camera: np.ndarray, prompts: Arrays) -> tuple[np.ndarray, ...]:
+        """Boxes, masks and qualities."""
+        image, frame_size = self.prepare.run(None, {"image": camera})
+        [embedding] = self.encoder.run(None, {"sam_image": image})
+        feeds = {"sam_embedding": embedding, "frame_size": frame_size, **prompts}
+        boxes, masks, qualities = self.decoder.run(None, feeds)
+        return boxes, masks, qualities
+
+
+@pytest.fixture(scope="module")
+def steps(sam: Sam) -> dict[str, ExportedStep]:
+    made = (
+        sam_steps.sam_prepare(sam),
+        sam_steps.sam_encoder(sam),
+        sam_steps.sam_box_prompts(),
+        sam_steps.sam_decoder(sam),
+        sam_steps.sam_cells(),
+    )
+    return {step.name: step for step in made}
+
+
+@pytest.fixture(scope="module")
+def sessions(steps: dict[str, ExportedStep]) -> dict[str, onnxruntime.InferenceSession]:
+    return {name: open_graph(step.graph, 1) for name, step in steps.items()}
+
+
+@pytest.fixture(scope="module")
+def served(sessions: dict[str, onnxruntime.InferenceSession]) -> Served:
+    return Served(*(sessions[name] for name in ("sam_prepare", "sam_encoder", "sam_decoder")))
+
+
+def smooth_frame(height: int, width: int, channels: int = 1) -> np.ndarray:
+    """A camera frame uint16 ``[H, W, C]`` of blobs, with bits above the eighth in use."""
+    noise = np.random.default_rng(0).normal(size=(height, width, channels))
+    smooth = ndimage.gaussian_filter(noise, (6, 6, 0))
+    return (4000 * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.uint16)
+
+
+def some_boxes(count: int, height: int, width: int) -> np.ndarray:
+    """Boxes float32 ``[count, 4]``, some of them over the frame's edge."""
+    random = np.random.default_rng(count)
+    centres = random.uniform(0, 1, (count, 2)) * [width, height]
+    half = random.uniform(4, 40, (count, 2))
+    return np.concatenate([centres - half, centres + half], axis=1).astype(np.float32)
+
+
+def point_labels(count: int) -> np.ndarray:
+    return np.array([1, 0, 1][:count], np.int32)
+
+
+def coarse_mask() -> np.ndarray:
+    steps = (np.arange(56) + 0.5) / 56 - 0.5
+    return np.round(255 * np.clip(1.5 - 3 * np.hypot(steps[:, None], steps), 0, 1)).astype(np.uint8)
+
+
+def by_boxes(boxes: np.ndarray) -> list[Prompt]:
+    return [Prompt(box=box) for box in boxes]
+
+
+def by_points(boxes: np.ndarray) -> list[Prompt]:
+    """One to three points each, so that rows are filled up."""
+    return [
+        Prompt(
+            points=np.stack([(b[:2] + b[2:]) / 2, b[:2], b[[2, 1]]])[: 1 + i % 3],
+            point_labels=point_labels(1 + i % 3),
+        )
+        for i, b in enumerate(boxes)
+    ]
+
+
+def by_both(boxes: np.ndarray) -> list[Prompt]:
+    """Every second by a box as well."""
+    return [
+        Prompt(box=b if i % 2 else None, points=p.points, point_labels=p.point_labels)
+        for i, (b, p) in enumerate(zip(boxes, by_points(boxes), strict=True))
+    ]
+
+
+def by_coarse_masks(boxes: np.ndarray) -> list[Prompt]:
+    return [Prompt(box=box, coarse_mask=coarse_mask(), coarse_box=box) for box in boxes]
+
+
+PREDICTOR_CASES = [
+    pytest.param((97, 150), 42, by_boxes, id="42 boxes, odd grey"),
+    pytest.param((97, 150), 1, by_boxes, id="one box"),
+    pytest.param((48, 64), 10, by_boxes, id="enlarged"),
+    pytest.param((128, 128), 10, by_points, id="points, as SAM sees it"),
+    pytest.param((150, 97), 10, by_both, id="points and boxes"),
+    pytest.param((150, 97), 10, by_coarse_masks, id="coarse masks"),
+    pytest.param((301, 299), 10, by_boxes, id="reduced"),
+]
+
+
+@pytest.mark.parametrize(("shape", "count", "kind"), PREDICTOR_CASES)
+def test_the_predictors_masks(
+    sam: Sam,
+    served: Served,
+    shape: tuple[int, int],
+    count: int,
+    kind: Callable[[np.ndarray], list[Prompt]],
+) -> None:
+    camera = smooth_frame(*shape, channels=1 if shape[0] % 2 else 3)
+    prompts = kind(some_boxes(count, *shape))
+    boxes, patches, qualities = served.prompt(camera, prompt_inputs(prompts))
+    predictor = PredictorSam(sam)
+    predictor.set_frame(camera)
+    overlaps, empty = [], 0
+    for index, region in enumerate(regions(boxes, patches, shape)):
+        expected = predictor.candidates(prompts[index])
+        best = expected.qualities.argmax()
+        assert qualities[index] == pytest.approx(expected.qualities[best], abs=1e-3)
+        mask = expected.logits[best] > 0
+        ours = np.zeros(shape, bool)
+        ours[region.rows, region.columns] = region.mask
+        if not mask.any():
+            empty += 1
+            assert not ours.any()
+            continue
+        clear = np.abs(expected.logits[best]) > LOGIT_MARGIN
+        overlaps.append((ours & mask & clear).sum() / ((ours | mask) & clear).sum())
+        rows, columns = np.nonzero(mask)
+        tight = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        # Frames that SAM sees enlarged or as they are have tight boxes; a box of a reduced one
+        # may reach a pixel of SAM's input beyond, but never cuts the mask.
+        slack = max(0.0, max(shape) / SIDE)
+        assert (boxes[index, :2] <= np.add(tight[:2], 1)).all()
+        np.testing.assert_allclose(boxes[index], tight, atol=slack + 1)
+    assert empty < count / 2 or count == 1
+    assert np.mean(overlaps) >= 0.99, overlaps
+
+
+@pytest.mark.parametrize("count", [0, 1, CHUNK, 500])
+def test_any_number_of_prompts(served: Served, count: int) -> None:
+    camera = smooth_frame(97, 150)
+    boxes = some_boxes(500, 97, 150)[:count]
+    answer = served.prompt(camera, prompt_inputs(by_boxes(boxes)))
+    assert [part.shape for part in answer] == [(count, 4), (count, 112, 112), (count,)]
+    assert [part.dtype for part in answer] == [np.float32, np.uint8, np.float32]
+    if count > 1:  # in the order of the prompts
+        alone = served.prompt(camera, prompt_inputs(by_boxes(boxes[-1:])))
+        np.testing.assert_allclose(alone[0][0], answer[0][-1])
+        np.testing.assert_allclose(alone[2][0], answer[2][-1], atol=1e-5)
+
+
+def test_rows_that_are_filled_up_change_nothing(served: Served) -> None:
+    camera = smooth_frame(97, 150)
+    prompts = prompt_inputs(by_boxes(some_boxes(3, 97, 150)))
+    filled = dict(prompts)
+    filled["prompt_points"] = np.pad(prompts["prompt_points"], ((0, 0), (0, 4), (0, 0)))
+    filled["prompt_labels"] = np.pad(prompts["prompt_labels"], ((0, 0), (0, 4)), constant_values=-1)
+    for one, other in zip(
+        served.prompt(camera, prompts), served.prompt(camera, filled), strict=True
+    ):
+        np.testing.assert_allclose(one.astype(float), other.astype(float), atol=1.0)
+    np.testing.assert_allclose(
+        served.prompt(camera, prompts)[2], served.prompt(camera, filled)[2], atol=1e-5
+    )
+
+
+def test_a_coarse_box_without_area_is_no_coarse_mask(served: Served) -> None:
+    camera, boxes = smooth_frame(97, 150), some_boxes(4, 97, 150)
+    prompts = prompt_inputs(by_coarse_masks(boxes))
+    prompts["coarse_boxes"][1:3, 2:] = prompts["coarse_boxes"][1:3, :2]
+    mixed = served.prompt(camera, prompts)[2]
+    none = served.prompt(camera, prompt_inputs(by_boxes(boxes)))[2]
+    coarse = served.prompt(camera, prompt_inputs(by_coarse_masks(boxes)))[2]
+    np.testing.assert_allclose(mixed, [coarse[0], none[1], none[2], coarse[3]], atol=1e-5)
+    assert np.abs(coarse - none).min() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("points", "labels", "box"),
+    [
+        pytest.param([[9, 8], [30, 40]], [2, 3], [9, 8, 30, 40], id="its box"),
+        pytest.param([[9, 8], [30, 40], [90, 90]], [2, 3, 1], [9, 8, 30, 40], id="not its points"),
+        pytest.param([[9, 40], [30, 8], [90, 90]], [1, 1, 0], [9, 8, 30, 40], id="foreground"),
+        pytest.param([[9, 40], [30, 8]], [0, -1], [0, 0, 0, 0], id="background alone"),
+        pytest.param(np.zeros((0, 2)), [], [0, 0, 0, 0], id="nothing"),
+    ],
+)
+def test_box_of_an_empty_mask(
+    sam: Sam, points: list[list[float]], labels: list[int], box: list[float]
+) -> None:
+    logits = torch.full((1, SIDE // 2, SIDE // 2), -1.0)
+    boxes, patches = decode_logits(sam, logits, (97, 150), points, labels)
+    np.testing.assert_array_equal(boxes[0], box)
+    assert patches.max() < 128
+
+
+def test_an_empty_mask_has_no_pixel(sam: Sam) -> None:
+    """A peak that falls between the pixels of a small frame is in the patch, but not above 127."""
+    logits = torch.full((1, SIDE // 2, SIDE // 2), -1.0)
+    logits[0, 6, 6] = 9.0  # between the pixels 1 and 2 of 20
+    boxes, patches = decode_logits(sam, logits, (20, 20), [[1, 1], [3, 3]], [2, 3])
+    np.testing.assert_array_equal(boxes[0], [1, 1, 3, 3])
+    assert patches.max() == 127
+
+
+def decode_logits(
+    sam: Sam,
+    logits: torch.Tensor,
+    frame_size: tuple[int, int],
+    points: list[list[float]],
+    labels: list[int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes and patches of one prompt whose low-resolution mask is ``logits``."""
+    decoder = SamDecoder(sam)
+    decoder._best_masks = lambda *_: (logits, torch.zeros(1))  # type: ignore[method-assign]
+    with torch.inference_mode():
+        boxes, patches, _ = decoder(
+            torch.zeros(1, 32, decoder.grid, decoder.grid),
+            torch.tensor(frame_size, dtype=torch.int32),
+            torch.tensor(points, dtype=torch.float32).reshape(1, -1, 2),
+            torch.tensor(labels, dtype=torch.int32).reshape(1, -1),
+            torch.zeros((0, 56, 56), dtype=torch.uint8),
+            torch.zeros((0, 4)),
+        )
+    return boxes.numpy(), patches.numpy()
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels"),
+    [((97, 331), 1), ((97, 33), 3), ((128, 128), 1), ((64, 48), 3), ((1, 1), 1), ((500, 401), 1)],
+)
+def test_input_is_that_of_set_image(
+    sam: Sam, served: Served, shape: tuple[int, int], channels: int
+) -> None:
+    camera = smooth_frame(*shape, channels) if min(shape) > 1 else np.full((1, 1, 1), 7, np.uint16)
+    image, frame_size = served.prepare.run(None, {"image": camera})
+    predictor = SamPredictor(sam)
+    resized = predictor.transform.apply_image(normalised_rgb(camera))
+    pixels = torch.from_numpy(resized).permute(2, 0, 1)[None].float()
+    difference = np.abs(image - sam.preprocess(pixels).numpy()) * float(sam.pixel_std.max())
+    assert frame_size.tolist() == list(shape)
+    assert difference.max() < 1.1  # grey levels
+    assert (difference > 0.1).mean() < 0.002
+
+
+def test_an_image_of_another_sam_is_refused(served: Served) -> None:
+    image = np.zeros((1, 3, SIDE // 2, SIDE // 2), np.float32)
+    with pytest.raises(Exception, match="cannot be reshaped"):
+        served.encoder.run(None, {"sam_image": image})
+
+
+def test_images_of_several_frames_are_not_taken_for_one(served: Served) -> None:
+    image = np.zeros((4, 3, SIDE // 2, SIDE // 2), np.float32)
+    with pytest.raises(Exception, match="cannot be reshaped"):
+        served.encoder.run(None, {"sam_image": image})
+
+
+@pytest.mark.parametrize(
+    "name", ["sam_prepare", "sam_encoder", "sam_box_prompts", "sam_decoder", "sam_cells"]
+)
+def test_dims_are_those_of_the_contract(
+    sessions: dict[str, onnxruntime.InferenceSession], name: str
+) -> None:
+    """As ONNX Runtime infers them: what a graph fixes, a configuration must not leave open."""
+    session, step = sessions[name], STEPS[name]
+    for nodes, tensors in (
+        (session.get_inputs(), step.inputs),
+        (session.get_outputs(), step.outputs),
+    ):
+        found = {n.name: tuple(d if isinstance(d, int) else -1 for d in n.shape) for n in nodes}
+        assert found == {tensor.name: step.graph_dims(tensor) for tensor in tensors}
+
+
+def test_half_precision(sam: Sam, steps: dict[str, ExportedStep]) -> None:
+    half = sam_steps.sam_encoder(sam, half=True)
+    assert half.settings["precision"] == "float16"
+    assert 1e-5 < half.parity["batch of 2"]["sam_embedding"] < sam_steps.HALF_TOLERANCE
+    assert half.graph.ByteSize() < 0.7 * steps["sam_encoder"].graph.ByteSize()
+
+
+def test_half_precision_that_overflows_is_refused(sam: Sam) -> None:
+    large = small_sam()
+    large.image_encoder.neck[0].weight.data.mul_(1e6)
+    with pytest.raises(ParityError, match="sam_encoder, case 'batch of 1'"):
+        sam_steps.sam_encoder(large, half=True)
+
+
+def test_steps_of_different_sams_are_refused(steps: dict[str, ExportedStep]) -> None:
+    require_one_sam(list(steps.values()))
+    other = ExportedStep(
+        "sam_decoder",
+        steps["sam_decoder"].graph,
+        {},
+        {sam_steps.SIZE_SETTING: sam_steps.describe_sam(small_sam(side=256))},
+    )
+    with pytest.raises(SamSizesError, match=r"sam_prepare is for .* and sam_decoder for "):
+        require_one_sam([steps["sam_prepare"], steps["sam_encoder"], other])
+
+
+@pytest.mark.parametrize("count", [0, 1, 33])
+def test_cells_are_sorted_by_quality(
+    sessions: dict[str, onnxruntime.InferenceSession], count: int
+) -> None:
+    random = np.random.default_rng(count)
+    feeds = {
+        "prompt_boxes": random.uniform(0, 100, (count, 4)).astype(np.float32),
+        "prompt_masks": random.integers(0, 256, (count, 112, 112), np.uint8),
+        "qualities": random.permutation(count).astype(np.float32) / 40,
+        "detected_ids": random.integers(0, 3, count, np.int32),
+        "detected_probs": random.uniform(size=(count, 3)).astype(np.float32),
+    }
+    session = sessions["sam_cells"]
+    names = [node.name for node in session.get_outputs()]
+    answer = dict(zip(names, session.run(None, feeds), strict=True))
+    order = np.argsort(-feeds["qualities"])
+    for output, source in (
+        ("boxes", "prompt_boxes"),
+        ("cell_boxes", "prompt_boxes"),
+        ("masks", "prompt_masks"),
+        ("cell_masks", "prompt_masks"),
+        ("scores", "qualities"),
+        ("class_ids", "detected_ids"),
+        ("class_probs", "detected_probs"),
+    ):
+        np.testing.assert_array_equal(answer[output], feeds[source][order])

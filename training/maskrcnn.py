@@ -1,0 +1,258 @@
+"""Train the Mask R-CNN of study S4: every cell of a frame with its mask.
+
+Mesenchymal stem cells, from torchvision's COCO weights; then a further data set, from the network
+that the first command made:
+
+\b
+    python -m training.maskrcnn --data runs/data/rat-msc --out runs/rat-msc --init coco
+    python -m training.maskrcnn --data runs/data/human-msc --out runs/human-msc --init runs/rat-msc
+
+`--preset demo` trains a narrower network from random weights on two CPU cores. A run that was cut
+off goes on with `--resume`. OUT is the checkpoint, of the epoch with the lowest loss in validation;
+OUT/log is for TensorBoard.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch.utils.data import DataLoader
+from torchvision.models.detection import MaskRCNN
+
+from training.annotated import AnnotatedDataset
+from training.checkpoint import (
+    CheckpointError,
+    Recipe,
+    fill_network,
+    load_checkpoint,
+    new_recipe,
+    save_checkpoint,
+)
+from training.command_line import DATA_HELP, SETTINGS_HELP, choose_settings, read_data
+from training.lightning_runs import STATE_NAME, fit
+from training.maskrcnn_frames import (
+    TrainingInstances,
+    ValidationInstances,
+    collate,
+    prepare_instances,
+)
+from training.maskrcnn_network import (
+    ARCHITECTURE,
+    NetworkSettings,
+    build_maskrcnn,
+    fill_all_but_predictors,
+    read_network_settings,
+)
+from training.maskrcnn_settings import PRESETS, MaskrcnnSettings
+from training.maskrcnn_trainer import MaskrcnnTraining
+from training.progress import EpochProgress
+from training.run_folder import RESUME_HELP, RunFolder
+from training.splits import split_by_frame
+from training.unet_frames import EpochBatches
+
+RANDOM = "random"
+COCO = "coco"
+LEVELS = ("layer4", "layer3", "layer2", "layer1", "conv1")
+"""Of the backbone, the deepest first."""
+
+_log = logging.getLogger(__name__)
+
+
+def train_maskrcnn(
+    train: AnnotatedDataset,
+    validation: AnnotatedDataset,
+    settings: MaskrcnnSettings,
+    out: Path,
+    *,
+    init: str = RANDOM,
+    seed: int = 0,
+    resume: bool = False,
+    data: Mapping[str, str] | None = None,
+) -> Recipe:
+    """Train one Mask R-CNN and write its checkpoint to ``out``.
+
+    Args:
+        train: frames to train on; those without cells are trained on too.
+        validation: other frames of the same classes, by which the best epoch is chosen.
+        settings: of the run.
+        out: folder of the checkpoint.
+        init: ``random``, ``coco``, or a checkpoint folder.
+        seed: of the weights, the order, the windows and their changes.
+        resume: go on with a run that was cut off.
+        data: data sets and their sha256, for the recipe.
+
+    Returns:
+        The recipe that was written, with the metrics of the best epoch.
+
+    Raises:
+        ValueError: frames, settings and split do not go together.
+        CheckpointError: weights to start from, or the run to resume, cannot be had.
+    """
+    _check(train, validation)
+    facts = {
+        "architecture": ARCHITECTURE,
+        "class_names": train.class_names,
+        "settings": settings.model_dump(),
+        "data": dict(data or {}),
+        "initialised_from": init,
+        "seed": seed,
+    }
+    torch.manual_seed(seed)
+    network = _initial_network(train.class_names, settings, init)
+    loaders, batches = _loaders(train, validation, settings, seed)
+    folder = RunFolder(out, STATE_NAME)
+    folder.begin(facts, resume=resume)
+    with EpochProgress(settings.epochs) as progress:
+        training = MaskrcnnTraining(
+            network, settings, batches=batches, seed=seed, progress=progress
+        )
+        fit(training, loaders, folder, epochs=settings.epochs, bf16=settings.bf16, resume=resume)
+    recipe = new_recipe(**facts, metrics=training.best_metrics)
+    save_checkpoint(out, training.best_weights, recipe)
+    folder.finish()
+    return recipe
+
+
+def _check(train: AnnotatedDataset, validation: AnnotatedDataset) -> None:
+    """See that there is something to learn, and something else to validate on."""
+    if train.class_names != validation.class_names:
+        raise ValueError(
+            "frames to validate on must have the classes of those to train on: "
+            f"{', '.join(train.class_names)}; they have {', '.join(validation.class_names)}."
+        )
+    shared = {f.path for f in train.frames} & {f.path for f in validation.frames}
+    if shared:
+        raise ValueError(
+            f"{len(shared)} frames stand in training and validation, {min(shared)} among them; "
+            "validate on frames that are not trained on."
+        )
+    if not train.frames or not validation.frames:
+        raise ValueError(
+            "a Mask R-CNN needs frames to train on and others to validate on; got "
+            f"{len(train.frames)} and {len(validation.frames)}. Annotate more, or split them "
+            "otherwise."
+        )
+    for use, dataset in (("train", train), ("validate", validation)):
+        if not any(frame.cells for frame in dataset.frames):
+            raise ValueError(
+                f"there is no cell in any of {len(dataset.frames)} frames to {use} on; annotate "
+                "some."
+            )
+
+
+def _initial_network(
+    class_names: tuple[str, ...], settings: MaskrcnnSettings, init: str
+) -> MaskRCNN:
+    shape = {name: getattr(settings, name) for name in NetworkSettings.model_fields}
+    network = build_maskrcnn(len(class_names), **shape, coco=init == COCO)
+    if init not in (RANDOM, COCO):
+        _fill_from_checkpoint(network, class_names, settings, Path(init))
+    if init != RANDOM:
+        _freeze(network, settings.trainable_levels)
+    return network
+
+
+def _fill_from_checkpoint(
+    network: MaskRCNN, class_names: tuple[str, ...], settings: NetworkSettings, init: Path
+) -> None:
+    weights, recipe = load_checkpoint(init, ARCHITECTURE)
+    before = read_network_settings(recipe, init)
+    for name in ("width", "normalisation"):
+        if getattr(before, name) != getattr(settings, name):
+            raise CheckpointError(
+                f"{init} is a network with {name} {getattr(before, name)}; here {name} "
+                f"{getattr(settings, name)} is trained. Choose the {name} of the one to start from."
+            )
+    if len(recipe.class_names) == len(class_names) == 1 or recipe.class_names == class_names:
+        fill_network(network, weights, str(init))
+        return
+    _log.warning(
+        "%s tells apart %s; for %s the layers that tell classes are trained from random weights.",
+        init,
+        ", ".join(recipe.class_names),
+        ", ".join(class_names),
+    )
+    fill_all_but_predictors(network, weights, str(init))
+
+
+def _freeze(network: MaskRCNN, trainable_levels: int) -> None:
+    """Keep the first levels of the backbone as they are."""
+    trained = LEVELS[:trainable_levels]
+    for name, parameter in network.backbone.body.named_parameters():
+        if trainable_levels < len(LEVELS) and not name.startswith(trained):
+            parameter.requires_grad_(False)
+
+
+def _loaders(
+    train: AnnotatedDataset, validation: AnnotatedDataset, settings: MaskrcnnSettings, seed: int
+) -> tuple[tuple[DataLoader[Any], ...], EpochBatches]:
+    """Batches to train on and single images to validate on."""
+    examples = TrainingInstances(prepare_instances(train), settings)
+    kept = ValidationInstances(prepare_instances(validation), settings)
+    batches = EpochBatches(len(examples), settings.windows_per_frame, settings.batch, seed)
+    # Generators of their own, for loaders draw from them: those that choose boxes stay untouched.
+    return (
+        DataLoader(
+            examples, batch_sampler=batches, collate_fn=collate, generator=torch.Generator()
+        ),
+        DataLoader(kept, batch_size=1, collate_fn=collate, generator=torch.Generator()),
+    ), batches
+
+
+@click.command(help=__doc__, context_settings={"show_default": True})
+@click.option("--data", multiple=True, required=True, help=DATA_HELP)
+@click.option("--validation", multiple=True, help="The same, of frames to validate on only.")
+@click.option(
+    "--validation-share", type=float, help="Share of the frames, where none are given to validate."
+)
+@click.option("--one-class", is_flag=True, help='Call every cell "cell", whatever its class.')
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint folder.")
+@click.option("--init", default=RANDOM, help="`random`, `coco`, or a checkpoint folder.")
+@click.option(
+    "--preset", type=click.Choice(list(PRESETS)), default="study", help="Settings by name."
+)
+@click.option("--settings", "file", type=click.Path(path_type=Path), help=SETTINGS_HELP)
+@click.option("--epochs", type=int, help="Passes over the data.")
+@click.option("--bf16/--no-bf16", default=None, help="Mixed precision in bfloat16.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Of the split, the weights, the windows and their changes.",
+)
+@click.option("--resume", is_flag=True, help=RESUME_HELP)
+def main(
+    data: tuple[str, ...],
+    validation: tuple[str, ...],
+    one_class: bool,
+    out: Path,
+    init: str,
+    preset: str,
+    file: Path | None,
+    seed: int,
+    resume: bool,
+    **overrides: Any,
+) -> None:
+    """Train a Mask R-CNN; the module's docstring is the help."""
+    settings = choose_settings(PRESETS, preset, file, **overrides)
+    train, hashes = read_data(data, one_class)
+    with RunFolder(out, STATE_NAME).reported():
+        if validation:
+            kept, kept_hashes = read_data(validation, one_class)
+            hashes |= kept_hashes
+        else:
+            train, kept = split_by_frame(train, settings.validation_share, seed)
+        recipe = train_maskrcnn(
+            train, kept, settings, out, init=init, seed=seed, resume=resume, data=hashes
+        )
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in recipe.metrics.items())
+    click.echo(f"checkpoint {out}: {', '.join(recipe.class_names)}, {metrics}")
+
+
+if __name__ == "__main__":
+    main()

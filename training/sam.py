@@ -1,0 +1,265 @@
+"""Train SAM on annotated cells: adapt a published one, or train `tiny` from random weights.
+
+\b
+    python -m training.sam --data runs/data/msc --out runs/sam --size vit_b \\
+        --init sam_vit_b_01ec64.pth
+    python -m training.sam --preset demo --data runs/data/t98g --out runs/sam-tiny
+
+Cells are prompted by their boxes, moved at random as a detector might, in some steps by points and
+coarse masks too. The first command trains the mask decoder alone: the encoder's embeddings are
+computed once and kept in OUT/embeddings, which may be deleted. Published files are at
+https://github.com/facebookresearch/segment-anything; --init takes the folder of another run too.
+
+A run that was cut off goes on with `--resume`. OUT is the checkpoint, of the epoch with the best
+mean IoU of the cells to validate on, prompted by their true boxes; OUT/log is for TensorBoard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import torch
+from segment_anything.modeling import Sam
+from torch.utils.data import DataLoader
+
+from training.annotated import AnnotatedDataset
+from training.checkpoint import (
+    WEIGHTS_FILE,
+    CheckpointError,
+    Recipe,
+    hash_files,
+    new_recipe,
+    save_checkpoint,
+)
+from training.command_line import DATA_HELP, SETTINGS_HELP, choose_settings, read_data
+from training.lightning_runs import STATE_NAME, fit
+from training.progress import EpochProgress
+from training.run_folder import RESUME_HELP, RunFolder
+from training.sam_embeddings import KeptEmbeddings
+from training.sam_frames import (
+    SamFrame,
+    Sides,
+    TrainingPrompts,
+    TrainingSample,
+    ValidationFrames,
+    prepare_frames,
+)
+from training.sam_network import ARCHITECTURE, SIZES, build_sam, load_published, load_sam
+from training.sam_settings import PRESETS, SamSettings
+from training.sam_trainer import SamTraining
+from training.splits import split_by_frame
+from training.unet_frames import EpochBatches
+
+RANDOM = "random"
+EMBEDDINGS_FOLDER = "embeddings"
+
+Sample = TypeVar("Sample", TrainingSample, SamFrame)
+
+
+def train_sam(
+    train: AnnotatedDataset,
+    validation: AnnotatedDataset,
+    settings: SamSettings,
+    out: Path,
+    *,
+    init: str = RANDOM,
+    seed: int = 0,
+    resume: bool = False,
+    data: Mapping[str, str] | None = None,
+) -> Recipe:
+    """Train one SAM and write its checkpoint to ``out``.
+
+    Frames without cells give no prompts: they are left out, and their count is said.
+
+    Args:
+        train: frames to train on; cells of all classes are prompted alike.
+        validation: other frames, by which the best epoch is chosen.
+        settings: of the run.
+        out: folder of the checkpoint.
+        init: ``random``, a published ``.pth`` file of that size, or a checkpoint folder.
+        seed: of the weights, the order, the cells and their prompts.
+        resume: go on with a run that was cut off.
+        data: data sets and their sha256, for the recipe.
+
+    Returns:
+        The recipe that was written, with the metrics of the best epoch: ``box_iou``, the mean IoU
+        of masks for true boxes, and ``quality_error``, the mean error of the predicted IoUs.
+
+    Raises:
+        ValueError: frames and settings do not go together, or there is no cell.
+        CheckpointError: weights to start from, or the run to resume, cannot be had.
+    """
+    shared = {f.path for f in train.frames} & {f.path for f in validation.frames}
+    if shared:
+        raise ValueError(
+            f"{len(shared)} frames stand in training and validation, {min(shared)} among them; "
+            "validate on frames that are not trained on."
+        )
+    train, validation = with_cells(train, "to train on"), with_cells(validation, "to validate on")
+    torch.manual_seed(seed)
+    sam = _initial_sam(settings, init)
+    sides = Sides.of(sam)
+    loaders, batches = _loaders(
+        TrainingPrompts(prepare_frames(train, sides), sides, settings),
+        ValidationFrames(prepare_frames(validation, sides), settings.validation_prompts),
+        settings,
+        seed,
+    )
+    facts = {
+        "architecture": ARCHITECTURE,
+        "class_names": train.class_names,
+        "settings": settings.model_dump(),
+        "data": {**(data or {}), **_hash_init(init)},
+        "initialised_from": init,
+        "seed": seed,
+    }
+    folder = RunFolder(out, STATE_NAME)
+    folder.begin(facts, resume=resume)
+    kept = None if settings.train_encoder else KeptEmbeddings(sam, out / EMBEDDINGS_FOLDER)
+    with EpochProgress(settings.epochs) as progress:
+        training = SamTraining(
+            sam, settings, batches=batches, embeddings=kept, seed=seed, progress=progress
+        )
+        fit(
+            training,
+            loaders,
+            folder,
+            epochs=settings.epochs,
+            bf16=settings.bf16,
+            resume=resume,
+        )
+    if kept is not None:
+        kept.drop_others()
+    recipe = new_recipe(**facts, metrics=training.best_metrics)
+    save_checkpoint(out, training.best_sam(), recipe)
+    folder.finish()
+    return recipe
+
+
+def with_cells(dataset: AnnotatedDataset, purpose: str) -> AnnotatedDataset:
+    """The frames that have a cell; says how many were left out.
+
+    Raises:
+        ValueError: none has one.
+    """
+    frames = tuple(frame for frame in dataset.frames if frame.cells)
+    empty = len(dataset.frames) - len(frames)
+    if not frames:
+        raise ValueError(
+            f"SAM learns from prompts for cells, and none of {len(dataset.frames)} frames "
+            f"{purpose} has a cell; annotate some."
+        )
+    if empty:
+        click.echo(
+            f"{empty} of {len(dataset.frames)} frames {purpose} have no cell; they are left out",
+            err=True,
+        )
+    return replace(dataset, frames=frames)
+
+
+def _initial_sam(settings: SamSettings, init: str) -> Sam:
+    size = settings.size
+    if init == RANDOM:
+        if not settings.train_encoder:
+            raise ValueError(
+                "a frozen encoder needs weights that were trained, or nothing can be learnt from "
+                "it: give --init, a published .pth file or a checkpoint folder, or set "
+                "train_encoder."
+            )
+        return build_sam(size)
+    if not Path(init).is_dir():
+        return load_published(Path(init), size)
+    sam, recipe = load_sam(Path(init))
+    if recipe.settings["size"] != size:
+        raise CheckpointError(
+            f"{init} is a SAM of size {recipe.settings['size']}; here {size} is trained. The whole "
+            "model starts from it, so choose that size."
+        )
+    return sam
+
+
+def _hash_init(init: str) -> dict[str, str]:
+    """The weights to start from are told from others of their name."""
+    if init == RANDOM:
+        return {}
+    return {init: hash_files([Path(init) / WEIGHTS_FILE if Path(init).is_dir() else Path(init)])}
+
+
+def _loaders(
+    train: TrainingPrompts, validation: ValidationFrames, settings: SamSettings, seed: int
+) -> tuple[tuple[DataLoader[Any], ...], EpochBatches]:
+    batches = EpochBatches(len(train), settings.draws_per_frame, settings.batch, seed)
+    return (
+        DataLoader(train, batch_sampler=batches, collate_fn=_as_they_are),
+        DataLoader(validation, collate_fn=_as_they_are),
+    ), batches
+
+
+def _as_they_are(samples: list[Sample]) -> list[Sample]:
+    """Frames differ in shape and in the number of prompts: a batch stays a list."""
+    return samples
+
+
+@click.command(help=__doc__, context_settings={"show_default": True})
+@click.option("--data", multiple=True, required=True, help=DATA_HELP)
+@click.option("--validation", multiple=True, help="The same, of frames to validate on only.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint folder.")
+@click.option(
+    "--init",
+    default=RANDOM,
+    help="`random`, a published .pth file, or a checkpoint folder.",
+)
+@click.option(
+    "--preset", type=click.Choice(list(PRESETS)), default="study", help="Settings by name."
+)
+@click.option("--settings", "file", type=click.Path(path_type=Path), help=SETTINGS_HELP)
+@click.option("--size", type=click.Choice(SIZES), help="Of SAM's image encoder.")
+@click.option("--train-encoder/--freeze-encoder", default=None, help="Train the image encoder too.")
+@click.option("--epochs", type=int, help="Passes over the data.")
+@click.option("--bf16/--no-bf16", default=None, help="Mixed precision in bfloat16.")
+@click.option(
+    "--validation-share", type=float, help="Share of the frames, where none are given to validate."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Of the split, the weights, the cells and their prompts.",
+)
+@click.option("--resume", is_flag=True, help=RESUME_HELP)
+def main(
+    data: tuple[str, ...],
+    validation: tuple[str, ...],
+    out: Path,
+    init: str,
+    preset: str,
+    file: Path | None,
+    seed: int,
+    resume: bool,
+    **overrides: Any,
+) -> None:
+    """Train SAM; the module's docstring is the help."""
+    settings = choose_settings(PRESETS, preset, file, **overrides)
+    dataset, hashes = read_data(data, one_class=True)
+    with RunFolder(out, STATE_NAME).reported():
+        if validation:
+            train = dataset
+            kept, kept_hashes = read_data(validation, one_class=True)
+            hashes |= kept_hashes
+        else:
+            train, kept = split_by_frame(
+                with_cells(dataset, "of the data set"), settings.validation_share, seed
+            )
+        recipe = train_sam(
+            train, kept, settings, out, init=init, seed=seed, resume=resume, data=hashes
+        )
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in recipe.metrics.items())
+    click.echo(f"checkpoint {out}: {recipe.settings['size']}, {metrics}")
+
+
+if __name__ == "__main__":
+    main()

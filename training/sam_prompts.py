@@ -1,0 +1,223 @@
+"""Prompts of SAM: how boxes, points and coarse masks reach the network, and are drawn to train it.
+
+Boxes are (x0, y0, x1, y1) and points (x, y), in pixels of the image that the encoder sees unless
+said otherwise. Coarse masks lie on the grid of SAM's low-resolution masks, whose side is 4 times
+that of the embedding.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from segment_anything.modeling import PromptEncoder
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from cytoserve.contract import MASK_SIZE, POINT_LABELS
+
+HALF_LEVEL = 0.5 / 255
+"""Probabilities are kept this far from 0 and 1, half a step of 8 bits, so logits stay finite."""
+
+BOX_SPREAD = 0.1
+"""Standard deviation of a drawn box's edges, in sides of the box (Kirillov et al. 2023, A)."""
+
+BOX_REACH = 20 / 1024
+"""Farthest that an edge is drawn from the true one, in sides of SAM's input image (the same)."""
+
+MAX_POINTS = 3
+"""Most foreground points that a drawn prompt has, and most background points."""
+
+_RING = 0.25  # background points lie in the box made this much wider on every side, in its sides
+
+
+class Prompts(NamedTuple):
+    """One prompt for each of N cells, all of one kind."""
+
+    points: Tensor
+    """float32 ``[N, P, 2]``; the corners of a box are its two points."""
+    labels: Tensor
+    """int64 ``[N, P]``, values of `cytoserve.contract.POINT_LABELS`."""
+    masks: Tensor | None
+    """Logits float32 ``[N, 1, G, G]`` of coarse masks; None where there are none."""
+
+
+def mask_logits(probabilities: Tensor) -> Tensor:
+    """Logits, as SAM takes a coarse mask, of probabilities 0..1 of any shape; finite."""
+    return torch.logit(torch.clamp(probabilities.float(), HALF_LEVEL, 1 - HALF_LEVEL))
+
+
+def paste_coarse_masks(patches: Tensor, boxes: Tensor, side: int) -> Tensor:
+    """Lay the patches of coarse masks on SAM's low-resolution grid.
+
+    As `cytoserve.patches` lays them on a frame: a grid pixel whose centre is in the box samples
+    the patch bilinearly, edges clamped. Outside the box, and where it has no area, the
+    probability is 0. Written as two matrix products, so that a graph of it takes any number.
+
+    Args:
+        patches: uint8 ``[C, M, M]``, the probability 0..255 inside the box.
+        boxes: ``[C, 4]`` in pixels of the grid.
+        side: G, of the grid.
+
+    Returns:
+        Logits float32 ``[C, 1, G, G]``, see :func:`mask_logits`.
+    """
+    size = patches.shape[-1]
+    rows = _sampling(boxes[:, 1], boxes[:, 3], side, size)
+    columns = _sampling(boxes[:, 0], boxes[:, 2], side, size)
+    pasted = rows @ (patches.float() / 255) @ columns.transpose(1, 2)
+    return mask_logits(pasted).unsqueeze(1)
+
+
+def _sampling(low: Tensor, high: Tensor, side: int, size: int) -> Tensor:
+    """Weights ``[C, G, M]`` of a patch's rows (or columns) in every row (or column) of the grid."""
+    centres = torch.arange(side, device=low.device) + 0.5
+    low, high = low[:, None].float(), high[:, None].float()
+    inside = (centres >= low) & (centres < high)
+    places = (centres - low) * (size / torch.clamp(high - low, min=1e-6)) - 0.5
+    distances = torch.clamp(places, 0, size - 1)[:, :, None] - torch.arange(size, device=low.device)
+    return torch.clamp(1 - torch.abs(distances), min=0.0) * inside[:, :, None]
+
+
+def embed_prompts(encoder: PromptEncoder, prompts: Prompts) -> tuple[Tensor, Tensor]:
+    """SAM's tokens ``[N, P, E]`` and its dense embedding ``[N, E, g, g]`` of prompts.
+
+    As `segment_anything.utils.onnx.SamOnnxModel`, which takes boxes and points in one tensor;
+    `PromptEncoder.forward` makes the same of boxes, and of points with one point ``none`` added.
+    """
+    count = len(prompts.points)
+    coordinates = prompts.points + 0.5  # to the centre of a pixel
+    tokens = encoder.pe_layer.forward_with_coords(coordinates, encoder.input_image_size)
+    labels = prompts.labels[:, :, None]
+    tokens = tokens * (labels != POINT_LABELS["none"])
+    tokens = tokens + encoder.not_a_point_embed.weight * (labels == POINT_LABELS["none"])
+    for label, embedding in enumerate(encoder.point_embeddings):
+        tokens = tokens + embedding.weight * (labels == label)
+    if prompts.masks is not None:
+        return tokens, encoder.mask_downscaling(prompts.masks)
+    dense = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+    return tokens, dense.expand(count, -1, *encoder.image_embedding_size)
+
+
+def box_prompts(boxes: Tensor) -> Prompts:
+    """Boxes ``[N, 4]`` as prompts."""
+    labels = torch.tensor(
+        [POINT_LABELS["box_start"], POINT_LABELS["box_end"]], device=boxes.device
+    ).expand(len(boxes), 2)
+    return Prompts(boxes.reshape(-1, 2, 2).float(), labels, None)
+
+
+def point_prompts(points: Tensor, labels: Tensor) -> Prompts:
+    """Points ``[N, P, 2]`` without a box as prompts; SAM expects a point ``none`` after them."""
+    count = len(points)
+    none = torch.full((count, 1), POINT_LABELS["none"], device=points.device)
+    nowhere = torch.zeros((count, 1, 2), device=points.device)
+    return Prompts(torch.cat([points, nowhere], dim=1), torch.cat([labels, none], dim=1), None)
+
+
+def jitter_boxes(
+    boxes: Tensor,
+    size: tuple[float, float],
+    generator: torch.Generator,
+    *,
+    spread: float = BOX_SPREAD,
+    reach: float = BOX_REACH,
+) -> Tensor:
+    """Boxes as a detector or a person might draw them: every edge moved at random.
+
+    Kirillov et al. 2023, appendix A: normal noise of a share of the box's side, and cut off.
+
+    Args:
+        boxes: ``[N, 4]``.
+        size: (height, width) of the image, which the edges do not leave.
+        generator: of the random numbers.
+        spread: standard deviation in sides of the box; 0 leaves the boxes.
+        reach: farthest that an edge moves, in the longer side of the image.
+
+    Returns:
+        float32 ``[N, 4]``; never inverted, at least a pixel, or all of a smaller true side, wide.
+    """
+    height, width = size
+    sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+    farthest = reach * max(height, width)
+    noise = torch.randn(boxes.shape, generator=generator) * spread * sides
+    # An edge stays on its side of the true middle.
+    limit = torch.clamp((sides - torch.clamp(sides, max=1.0)) / 2, max=farthest)
+    outwards = torch.tensor([-1.0, -1.0, 1.0, 1.0])
+    moved = torch.clamp(noise, min=-limit, max=torch.full_like(sides, farthest))
+    ends = torch.tensor([width, height, width, height])
+    return torch.clamp(boxes + outwards * moved, torch.zeros(4), ends).float()
+
+
+def draw_points(
+    truths: Tensor, boxes: Tensor, scale: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Clicks: 1 to ``MAX_POINTS`` foreground points inside each cell, some background outside.
+
+    The numbers are the same for all cells of one draw. Background points lie in and near the box,
+    where a person would correct a mask; a cell that leaves no room there has ``none`` instead.
+
+    Args:
+        truths: ``[N, G, G]``, how much of every grid pixel is the cell's, 0..1.
+        boxes: ``[N, 4]`` in pixels of the grid.
+        scale: pixels of the image a grid pixel.
+        generator: of the random numbers.
+
+    Returns:
+        Points float32 ``[N, P, 2]`` in pixels of the image, and their labels int64 ``[N, P]``.
+    """
+    inside = int(torch.randint(1, MAX_POINTS + 1, (), generator=generator))
+    outside = int(torch.randint(0, MAX_POINTS + 1, (), generator=generator))
+    side = truths.shape[-1]
+    centres = torch.arange(side) + 0.5
+    low, high = boxes[:, :2], boxes[:, 2:]
+    margin = _RING * (high - low) + 1
+    near = [
+        (centres > (low - margin)[:, axis, None]) & (centres < (high + margin)[:, axis, None])
+        for axis in (0, 1)
+    ]
+    ring = near[1][:, :, None] & near[0][:, None, :]
+    points, labels = [], []
+    for count, weights, label in (
+        (inside, truths, POINT_LABELS["foreground"]),
+        (outside, (ring & (truths == 0)).float(), POINT_LABELS["background"]),
+    ):
+        if not count:
+            continue
+        flat = weights.flatten(1)
+        empty = flat.sum(1) == 0
+        flat = torch.where(empty[:, None], torch.ones_like(flat), flat)
+        drawn = torch.multinomial(flat, count, replacement=True, generator=generator)
+        points.append((torch.stack([drawn % side, drawn // side], dim=2) + 0.5) * scale)
+        given = torch.full_like(drawn, label)
+        labels.append(torch.where(empty[:, None], POINT_LABELS["none"], given))
+    return torch.cat(points, dim=1), torch.cat(labels, dim=1)
+
+
+def draw_coarse_masks(truths: Tensor, boxes: Tensor, generator: torch.Generator) -> Tensor:
+    """Coarse masks as another network might give them: blurred, too small or too large.
+
+    Args:
+        truths: ``[N, G, G]``, how much of every grid pixel is the cell's, 0..1.
+        boxes: ``[N, 4]`` in pixels of the grid, jittered.
+        generator: of the random numbers.
+
+    Returns:
+        Logits float32 ``[N, 1, G, G]``, through patches of ``MASK_SIZE`` as they are served.
+    """
+    steps = (torch.arange(MASK_SIZE) + 0.5) / MASK_SIZE
+    places = boxes[:, None, :2] + steps[:, None] * (boxes[:, 2:] - boxes[:, :2])[:, None]
+    places = 2 * places / truths.shape[-1] - 1  # N, M, (x, y), as `grid_sample` counts them
+    grid = torch.stack(
+        [
+            places[:, None, :, 0].expand(-1, MASK_SIZE, -1),
+            places[:, :, None, 1].expand(-1, -1, MASK_SIZE),
+        ],
+        dim=3,
+    )
+    patches = torch.nn.functional.grid_sample(truths[:, None].float(), grid, align_corners=False)
+    sigma, shift = torch.rand(2, generator=generator).tolist()
+    blurred = transforms.gaussian_blur(patches, [25, 25], [0.5 + 5.5 * sigma])
+    # A lower or higher bar makes the mask larger or smaller; its edge stays soft.
+    soft = torch.sigmoid((blurred[:, 0] - (0.3 + 0.4 * shift)) * 12)
+    return paste_coarse_masks(torch.round(soft * 255).to(torch.uint8), boxes, truths.shape[-1])

@@ -1,0 +1,222 @@
+"""One step, one validation of a SAM: what Lightning runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import lightning
+import torch
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from training.progress import EpochProgress
+from training.sam_embeddings import KeptEmbeddings
+from training.sam_frames import SamFrame, TrainingSample
+from training.sam_losses import sam_loss
+from training.sam_prompts import Prompts, box_prompts, embed_prompts
+from training.sam_settings import SamSettings
+from training.unet_frames import EpochBatches
+
+VALIDATION_CHUNK = 16
+"""Prompts decoded at a time in validation: each takes some frames of float32 in memory."""
+
+_FINAL_RATE = 0.01  # of the highest learning rate, at the end
+
+
+def decode(sam: Sam, embedding: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor]:
+    """SAM's three masks for every prompt, and the IoUs it predicts of them.
+
+    Args:
+        sam: the network; its encoder is not run.
+        embedding: ``[1, E, g, g]`` of one image.
+        prompts: for N cells in it.
+
+    Returns:
+        Logits float32 ``[N, 3, G, G]`` and qualities float32 ``[N, 3]``.
+    """
+    tokens, dense = embed_prompts(sam.prompt_encoder, prompts)
+    logits, qualities = sam.mask_decoder(
+        image_embeddings=embedding,
+        image_pe=sam.prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=tokens,
+        dense_prompt_embeddings=dense,
+        multimask_output=True,
+    )
+    return logits.float(), qualities.float()
+
+
+def box_ious(sam: Sam, embedding: Tensor, frame: SamFrame) -> Iterator[tuple[float, float]]:
+    """IoU with the truth, in frame pixels, of the mask for each cell's true box.
+
+    Of the three masks that with the best predicted quality is taken. Yields the IoU and that
+    quality, in the order of the cells.
+    """
+    cells = iter(frame.cells)
+    for boxes in torch.split(frame.boxes().to(embedding.device), VALIDATION_CHUNK):
+        logits, qualities = decode(sam, embedding, box_prompts(boxes))
+        best = qualities.argmax(dim=1)
+        chosen = logits[torch.arange(len(best)), best][:, None]
+        masks = sam.postprocess_masks(chosen, frame.pixels.shape[1:], frame.size)[:, 0]
+        predicted = (masks > sam.mask_threshold).cpu().numpy()
+        for mask, quality in zip(predicted, qualities.amax(dim=1).tolist(), strict=True):
+            cell = next(cells)
+            height, width = cell.mask.shape
+            inside = mask[cell.y : cell.y + height, cell.x : cell.x + width]
+            both = int((inside & cell.mask).sum())
+            yield both / (int(mask.sum()) + cell.area - both), quality
+
+
+class SamTraining(lightning.LightningModule):  # type: ignore[misc]  # ships no types
+    """One step, one validation, and the weights of the best epoch.
+
+    The mean IoU of the cells to validate on, prompted by their true boxes, decides which epoch is
+    best.
+    """
+
+    def __init__(
+        self,
+        sam: Sam,
+        settings: SamSettings,
+        *,
+        batches: EpochBatches,
+        embeddings: KeptEmbeddings | None,
+        seed: int,
+        progress: EpochProgress,
+    ) -> None:
+        super().__init__()
+        self.sam = sam.train()  # nothing in SAM differs by it
+        sam.image_encoder.requires_grad_(settings.train_encoder)
+        sam.prompt_encoder.requires_grad_(settings.train_prompt_encoder)
+        self.settings = settings
+        self.batches = batches
+        self.embeddings = embeddings
+        self.seed = seed
+        self.progress = progress
+        self.scores: list[tuple[float, float]] = []
+        self.best_weights: dict[str, Tensor] = {}
+        self.best_metrics: dict[str, float] = {}
+        # An interrupted run's state leaves out what is frozen, gigabytes in the large sizes.
+        self.strict_loading = False
+
+    def on_train_start(self) -> None:
+        """Show how long the run is."""
+        self.progress.begin(self.trainer.num_training_batches, self.current_epoch)
+
+    def on_train_epoch_start(self) -> None:
+        """Give every epoch random numbers of its own."""
+        self._draw_epoch(self.current_epoch)
+
+    def training_step(self, batch: list[TrainingSample], batch_index: int) -> Tensor:
+        """Mean loss of some frames' prompts."""
+        losses = []
+        for sample, embedding in zip(batch, self._embed([s.image for s in batch]), strict=True):
+            logits, qualities = decode(self.sam, embedding[None], sample.prompts)
+            losses.append(sam_loss(logits, qualities, sample.truths, self.settings.loss))
+        loss = torch.stack(losses).mean()
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch))
+        rate = self.optimizers().param_groups[0]["lr"]
+        self.log("train/learning_rate", rate, on_step=False, on_epoch=True, batch_size=1)
+        self.progress.step()
+        return loss
+
+    def transfer_batch_to_device(
+        self, batch: list[Any], device: torch.device, dataloader_idx: int
+    ) -> list[Any]:
+        """Samples move; of a frame to validate on only its image and boxes do, later."""
+        if isinstance(batch[0], SamFrame):
+            return batch
+        moved: list[Any] = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Keep one strange step from spoiling the network."""
+        torch.nn.utils.clip_grad_norm_(self._trained(), self.settings.gradient_clip)
+
+    def validation_step(self, batch: list[SamFrame], batch_index: int) -> None:
+        """Scores of every cell of some frames."""
+        for frame in batch:
+            embedding = self._embed([frame.rgb().to(self.device)])
+            self.scores.extend(box_ious(self.sam, embedding, frame))
+
+    def on_validation_epoch_end(self) -> None:
+        """Keep the weights when the mean IoU is the best so far.
+
+        Raises:
+            ValueError: the network answers with no numbers.
+        """
+        scores = torch.tensor(self.scores, dtype=torch.float64)
+        self.scores.clear()
+        iou, quality = scores.mean(dim=0).tolist()
+        if not math.isfinite(quality):
+            raise ValueError(
+                f"the training diverged: in epoch {self.current_epoch + 1} the predicted quality "
+                f"is {quality}. Lower learning_rate, {self.settings.learning_rate:g}."
+            )
+        error = float((scores[:, 0] - scores[:, 1]).abs().mean())
+        metrics = {"box_iou": iou, "quality_error": error}
+        for name, value in metrics.items():
+            self.log(f"validation/{name}", value)
+        self.progress.epoch(self.current_epoch + 1, metrics)
+        if not self.best_metrics or iou >= self.best_metrics["box_iou"]:
+            self.best_metrics = metrics
+            # What is frozen is not copied: it takes gigabytes in the large sizes.
+            self.best_weights = {
+                name: weights.detach().clone()
+                for name, weights in self.sam.named_parameters()
+                if weights.requires_grad
+            }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let `--resume` know the best epoch so far."""
+        frozen = {f"sam.{n}" for n, w in self.sam.named_parameters() if not w.requires_grad}
+        for name in frozen:
+            del checkpoint["state_dict"][name]
+        checkpoint["best"] = {"weights": self.best_weights, "metrics": self.best_metrics}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the best epoch so far from an interrupted run, and draw the epoch after it."""
+        self._draw_epoch(checkpoint["epoch"] + 1)
+        self.best_weights = checkpoint["best"]["weights"]
+        self.best_metrics = checkpoint["best"]["metrics"]
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW; the learning rate rises, then falls by a cosine."""
+        settings = self.settings
+        optimizer = torch.optim.AdamW(
+            self._trained(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        rising = round(steps * settings.warm_up)
+
+        def rate(step: int) -> float:
+            if step < rising:
+                return (step + 1) / (rising + 1)
+            done = (step - rising) / max(1, steps - rising)
+            return _FINAL_RATE + (1 - _FINAL_RATE) * (1 + math.cos(math.pi * done)) / 2
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def best_sam(self) -> dict[str, Tensor]:
+        """All weights of the best epoch, the frozen ones among them."""
+        return {**self.sam.state_dict(), **self.best_weights}
+
+    def _embed(self, images: list[Tensor]) -> Tensor:
+        """Embeddings ``[B, E, g, g]`` of images uint8 ``[3, h, w]``."""
+        if self.embeddings is not None:
+            return torch.cat([self.embeddings(image) for image in images])
+        prepared = [self.sam.preprocess(image.float()) for image in images]
+        embeddings: Tensor = self.sam.image_encoder(torch.stack(prepared))
+        return embeddings
+
+    def _trained(self) -> list[Tensor]:
+        return [weights for weights in self.sam.parameters() if weights.requires_grad]
+
+    def _draw_epoch(self, epoch: int) -> None:
+        torch.manual_seed(self.seed + epoch)
+        self.batches.epoch = epoch
