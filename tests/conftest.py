@@ -110,11 +110,17 @@ def random_yolo(class_count: int, frames: Sequence[np.ndarray]) -> SegmentationM
 
 
 def random_unet(
-    frame: np.ndarray, encoder: str = PLAIN_UNET, width: int = UNET_WIDTH, seed: int = 0
+    frame: np.ndarray,
+    encoder: str = PLAIN_UNET,
+    width: int = UNET_WIDTH,
+    seed: int = 0,
+    noise: int = 0,
 ) -> UNet:
     """A U-Net whose probabilities spread from 0 to 1 on ``frame`` without having learned anything.
 
-    Its batch norms fit the frame, and its logits there have mean 0 and deviation 2.
+    Its batch norms fit the frame and ``noise`` images of noise, and its logits on the frame have
+    mean 0 and deviation 2. Deep encoders need the noise: what few values fit, others blow up, until
+    float32 itself is too coarse.
     """
     torch.manual_seed(seed)
     unet = build_unet(encoder, width=width)
@@ -123,8 +129,9 @@ def random_unet(
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # running statistics become those of the one batch
             module.reset_running_stats()
+    noisy = torch.randint(0, 256, (noise, *images.shape[1:]), dtype=torch.uint8)
     with torch.inference_mode():
-        unet.train()(images)
+        unet.train()(torch.cat([images, noisy]))
         logits = unet.eval()(images)
         last = [module for module in unet.modules() if isinstance(module, torch.nn.Conv2d)][-1]
         last.weight.mul_(2 / logits.std())

@@ -13,7 +13,7 @@ from training.unet_network import UNet
 
 FAST = ("MobileNetV2",)
 
-FRAME = np.random.default_rng(0).integers(0, 256, (64, 96), np.uint8)
+FRAME = np.random.default_rng(0).integers(0, 256, (128, 192), np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ FRAME = np.random.default_rng(0).integers(0, 256, (64, 96), np.uint8)
     [pytest.param(n, marks=() if n in FAST else pytest.mark.slow, id=n) for n in ENCODERS],
 )
 def test_encoder(make_random_unet: Callable[..., UNet], name: str) -> None:
-    step = glioma_network("glioma_network", make_random_unet(FRAME, name))
+    step = glioma_network("glioma_network", make_random_unet(FRAME, name, noise=7))
     assert {"1x1", "one row", "batch of 2"} < set(step.parity)
     assert max(case["frame_probability"] for case in step.parity.values()) <= 1
 
@@ -29,5 +29,5 @@ def test_encoder(make_random_unet: Callable[..., UNet], name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NUCLEI_NETWORKS.values())
 def test_network_on_tiles(make_random_unet: Callable[..., UNet], name: str) -> None:
-    step = nuclei_network(make_random_unet(FRAME, name, width=64))
+    step = nuclei_network(make_random_unet(FRAME, name, width=64, noise=7))
     assert max(case["tile_probabilities"] for case in step.parity.values()) <= 1
