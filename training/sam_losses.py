@@ -15,7 +15,7 @@ FOCAL_WEIGHT = 20.0
 MaskLoss = Literal["focal+dice", "surroundings+dice"]
 """SAM's own; or cross-entropy by `surroundings`, for a network that begins with random weights: of
 a frame with hundreds of cells all but a few thousandths lie outside of a prompt's, and where all
-pixels weigh the same it first learns to answer with nothing, and stays there."""
+pixels weigh the same it first learns to answer with nothing."""
 
 
 def surroundings(truths: Tensor) -> Tensor:
