@@ -52,7 +52,7 @@ from training.maskrcnn_settings import PRESETS, MaskrcnnSettings
 from training.maskrcnn_trainer import MaskrcnnTraining
 from training.progress import EpochProgress
 from training.run_folder import RESUME_HELP, RunFolder
-from training.splits import split_by_frame
+from training.splits import refuse_shared_frames, split_by_frame
 from training.unet_frames import EpochBatches
 
 RANDOM = "random"
@@ -125,12 +125,7 @@ def _check(train: AnnotatedDataset, validation: AnnotatedDataset) -> None:
             "frames to validate on must have the classes of those to train on: "
             f"{', '.join(train.class_names)}; they have {', '.join(validation.class_names)}."
         )
-    shared = {f.path for f in train.frames} & {f.path for f in validation.frames}
-    if shared:
-        raise ValueError(
-            f"{len(shared)} frames stand in training and validation, {min(shared)} among them; "
-            "validate on frames that are not trained on."
-        )
+    refuse_shared_frames(train, validation)
     if not train.frames or not validation.frames:
         raise ValueError(
             "a Mask R-CNN needs frames to train on and others to validate on; got "

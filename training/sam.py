@@ -51,7 +51,7 @@ from training.sam_frames import (
 from training.sam_network import ARCHITECTURE, SIZES, build_sam, load_published, load_sam
 from training.sam_settings import PRESETS, SamSettings
 from training.sam_trainer import SamTraining
-from training.splits import split_by_frame
+from training.splits import refuse_shared_frames, split_by_frame
 from training.unet_frames import EpochBatches
 
 RANDOM = "random"
@@ -93,12 +93,7 @@ def train_sam(
         ValueError: frames and settings do not go together, or there is no cell.
         CheckpointError: weights to start from, or the run to resume, cannot be had.
     """
-    shared = {f.path for f in train.frames} & {f.path for f in validation.frames}
-    if shared:
-        raise ValueError(
-            f"{len(shared)} frames stand in training and validation, {min(shared)} among them; "
-            "validate on frames that are not trained on."
-        )
+    refuse_shared_frames(train, validation)
     train, validation = with_cells(train, "to train on"), with_cells(validation, "to validate on")
     torch.manual_seed(seed)
     sam = _initial_sam(settings, init)

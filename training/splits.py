@@ -117,3 +117,13 @@ def split_by_frame(
 
 def _has_cells(dataset: AnnotatedDataset) -> bool:
     return any(frame.cells for frame in dataset.frames)
+
+
+def refuse_shared_frames(train: AnnotatedDataset, validation: AnnotatedDataset) -> None:
+    """See that no frame is both trained and validated on; ValueError where one is."""
+    shared = {f.path for f in train.frames} & {f.path for f in validation.frames}
+    if shared:
+        raise ValueError(
+            f"{len(shared)} frames stand in training and validation, {min(shared)} among them; "
+            "validate on frames that are not trained on."
+        )

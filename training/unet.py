@@ -45,7 +45,7 @@ from training.lightning_runs import STATE_NAME, fit
 from training.nuclei_tiles import Tile, read_tile_index
 from training.progress import EpochProgress
 from training.run_folder import RESUME_HELP, RunFolder
-from training.splits import split_by_frame
+from training.splits import refuse_shared_frames, split_by_frame
 from training.unet_encoders import NETWORKS, NUCLEI_NETWORKS, PLAIN_UNET
 from training.unet_frames import (
     EpochBatches,
@@ -97,12 +97,7 @@ def train_unet(
         ValueError: frames, settings and split do not go together.
         CheckpointError: weights to start from, or the run to resume, cannot be had.
     """
-    shared = {f.path for f in train.frames} & {f.path for f in validation.frames}
-    if shared:
-        raise ValueError(
-            f"{len(shared)} frames stand in training and validation, {min(shared)} among them; "
-            "validate on frames that are not trained on."
-        )
+    refuse_shared_frames(train, validation)
     images = prepare_frames(train), prepare_frames(validation)
     facts = _facts(settings, {}, data or {}, init, seed)
     return _train(*images, settings, RunFolder(out, STATE_NAME), facts, resume=resume)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -26,4 +27,11 @@ timeout_option: Callable[..., Any] = click.option(
     show_default=True,
     metavar="SECONDS",
     help="Deadline of every image.",
+)
+
+out_option: Callable[..., Any] = click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the results and of run.json.",
 )

@@ -10,7 +10,7 @@ import click
 from cytoserve import contract
 from cytoserve.cli.exit_codes import EPILOG
 from cytoserve.cli.inputs import Input
-from cytoserve.cli.options import timeout_option, url_option
+from cytoserve.cli.options import out_option, timeout_option, url_option
 from cytoserve.cli.pipeline_options import check_save, parse_save
 from cytoserve.cli.prompt_files import prompts_of_options, read_prompts
 from cytoserve.cli.run_facts import run_facts
@@ -69,12 +69,7 @@ cells.csv, one box a row, or one point a row:
     show_default=True,
     help="Which pipeline to ask.",
 )
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the results and of run.json.",
-)
+@out_option
 @click.option(
     "--save",
     default=None,

@@ -15,7 +15,7 @@ from cytoserve import contract
 from cytoserve.cli.batch import Batch, Job
 from cytoserve.cli.exit_codes import EPILOG, ExitCode
 from cytoserve.cli.inputs import Input, find_inputs
-from cytoserve.cli.options import timeout_option, url_option
+from cytoserve.cli.options import out_option, timeout_option, url_option
 from cytoserve.cli.pipeline_options import (
     check_options,
     check_save,
@@ -38,12 +38,7 @@ from cytoserve.settings import DEFAULT_PIPELINE, ForegroundSettings, Settings
     show_default=True,
     help="Which pipeline to ask.",
 )
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the results and of run.json.",
-)
+@out_option
 @click.option(
     "--save",
     default=None,
