@@ -24,8 +24,11 @@ from benchmarks.stages import Stages, begin_afresh, precision_options
 SETTINGS = Path("benchmarks/rendered-cells")
 RESULTS = Path("benchmarks/results/rendered-cells.json")
 SIDE = 2048
-FRAMES = {2000: 10, 300: 8, 30: 4, 0: 6, 3: 16}
+FRAMES = {2000: 10, 300: 8, 30: 4, 0: 6, 3: 24}
 """Frames for training, by their cells."""
+
+MEASURED_FRAMES = 8
+"""Of every count of cells: one frame says little of a single cell."""
 
 LATER = 3
 """Cells of the frames that only the second training sees."""
@@ -101,6 +104,7 @@ def export_and_measure(stages: Stages, folders: dict[int, Path], out: Path) -> N
     stages.run(
         "Measuring",
         *("python", "-m", "benchmarks.cells", "--pipeline", "yolo_resnet", "--side", f"{SIDE}"),
+        *("--frames", f"{MEASURED_FRAMES}", "--repeats", "1"),
         *(word for name, value in THRESHOLDS.items() for word in (name, str(value))),
         *("--model-repository", repository, "--json", RESULTS),
         *("--markdown", RESULTS.with_suffix(".md")),
