@@ -26,9 +26,9 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import track
 
+from benchmarks.approaches_tables import approaches_table
 from benchmarks.machine import fingerprint
 from benchmarks.matching import FrameMatches, match_cells, quality
-from benchmarks.report_tables import approaches_table
 from benchmarks.result_files import write_result
 from benchmarks.served_weights import check_weights
 from benchmarks.timing import in_turn
