@@ -141,12 +141,13 @@ class Measurement:
         return read_report(self._output, _children_cpu() - self._cpu_before)
 
 
-def find(folder: Path = FOLDER) -> PerfAnalyzer:
-    """Return the installed program, after it was started once.
+def find(folder: Path | None = None) -> PerfAnalyzer:
+    """Return the program installed in ``folder``, by default `FOLDER`, after it was started once.
 
     Raises:
         PerfAnalyzerMissing: it is not installed, or a library that it needs is not found.
     """
+    folder = folder or FOLDER
     debian = sorted((folder / "debian" / "usr" / "lib").glob("*-linux-gnu"))
     libraries = (folder / "nvidia" / "cuda_runtime" / "lib", *debian)
     tool = PerfAnalyzer(folder / "bin" / "perf_analyzer", libraries)
