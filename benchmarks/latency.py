@@ -3,14 +3,14 @@
 \b
     python -m benchmarks.latency --json latency.json
 
-Every exported pipeline is asked with frames of growing size, and, unless it is semantic, with frames
-of growing numbers of cells, through gRPC with and without system shared memory. p50, p95 and p99 are what the caller of
-`cytoserve.Client` sees. Their mean is split into:
+Every exported pipeline is asked with frames of growing size and, unless it is semantic, with frames
+of growing numbers of cells, through gRPC with and without system shared memory. p50, p95 and p99
+are what the caller of `cytoserve.Client` sees. Their mean is split into:
 
 \b
     encode   from the camera's array to the request's tensors
     wire     what is left: messages or shared memory, gRPC, both processes' waking up
-    server   from the request's arrival at Triton to its answer
+    server   from the request's arrival at Triton until it has let it go, shortly after its answer
     decode   from the answer's tensors to cells or foreground
 
 and the server's share into queue, input, compute and output of every step. At one size, requests in
@@ -40,7 +40,7 @@ import numpy as np
 from rich.progress import track
 
 from benchmarks.in_process import InProcess
-from benchmarks.latency_cases import SIZES, Case, asked, cross, product, read_sizes
+from benchmarks.latency_cases import SIZES, Case, asked, cross, exported, product, read_sizes
 from benchmarks.latency_split import CallSeconds, SplitClock
 from benchmarks.latency_tables import latency_table
 from benchmarks.load import CELL_COUNTS, LoadFrame, ask, count_answered
@@ -55,7 +55,6 @@ from cytoserve.grpc_transport import GrpcTransport
 from cytoserve.shared_memory_transport import SharedMemoryTransport
 from server.embedded import EmbeddedServer
 from server.errors import ServerError
-from server.repository import survey
 
 GRPC = "gRPC"
 SHARED_MEMORY = "shared memory"
@@ -244,26 +243,6 @@ def measure(
             row = measure_overhead(ways, repository, name, OVERHEAD_AT, 3 * seconds, fewest)
             rows["overhead"].append(row)
     return rows
-
-
-def exported(repository: Path, names: Sequence[str]) -> list[str]:
-    """The named pipelines, or all, that the repository has.
-
-    Raises:
-        click.ClickException: it lacks one that is named, or has none, or is no repository.
-    """
-    try:
-        exports = survey(repository, names or PIPELINES)
-    except ServerError as error:
-        raise click.ClickException(str(error)) from error
-    missing = [export for export in exports if export.missing]
-    if missing and (names or len(missing) == len(exports)):
-        raise click.ClickException(
-            f"A pipeline must be exported to be measured; {repository} lacks "
-            f"{', '.join(export.pipeline.name for export in missing)}. Make it with: "
-            f"{missing[0].command}"
-        )
-    return [export.pipeline.name for export in exports if not export.missing]
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})

@@ -1,15 +1,18 @@
-"""Which frames are measured: along image sizes, and along counts of cells."""
+"""What is measured: pipelines, with frames along image sizes and along counts of cells."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import click
 
 from benchmarks.load import IMAGE_SIZES, LoadFrame, load_frame
 from cytoserve.contract import PIPELINES
+from server.errors import ServerError
+from server.repository import survey
 
 USUAL_SIZE = (2048, 2048)
 """Width and height of the frames along which the cells grow."""
@@ -72,6 +75,26 @@ def asked(pipeline: str, cases: Sequence[Case]) -> list[Case]:
     for case in fitting:
         first.setdefault((case.width, case.height), case)
     return list(first.values())
+
+
+def exported(repository: Path, names: Sequence[str]) -> list[str]:
+    """The named pipelines, or all, that the repository has.
+
+    Raises:
+        click.ClickException: it lacks one that is named, or has none, or is no repository.
+    """
+    try:
+        exports = survey(repository, names or PIPELINES)
+    except ServerError as error:
+        raise click.ClickException(str(error)) from error
+    missing = [export for export in exports if export.missing]
+    if missing and (names or len(missing) == len(exports)):
+        raise click.ClickException(
+            f"A pipeline must be exported to be measured; {repository} lacks "
+            f"{', '.join(export.pipeline.name for export in missing)}. Make it with: "
+            f"{missing[0].command}"
+        )
+    return [export.pipeline.name for export in exports if not export.missing]
 
 
 def read_sizes(
