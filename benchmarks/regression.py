@@ -33,6 +33,7 @@ import numpy.typing as npt
 
 from benchmarks.bounds import REGRESSION, judge, verdicts_table
 from benchmarks.in_process import InProcess
+from benchmarks.latency_cases import exported
 from benchmarks.load import ask, load_frame
 from benchmarks.machine import fingerprint, machine_note
 from benchmarks.memory import PeakMemory
@@ -55,7 +56,6 @@ from export.chain_parity import instance_inputs
 from export.reference import UltralyticsYolo, classify_one_by_one, normalised_rgb
 from server.embedded import EmbeddedServer
 from server.errors import ServerError
-from server.repository import survey
 from training.classifier import CellClassifier
 from training.yolo_network import new_network
 
@@ -72,7 +72,7 @@ BATCHED = "yolo"
 class Load:
     """How much is measured."""
 
-    repeats: int = 5
+    repeats: int = 3
     """Timed rounds, of which the median counts."""
     frame: tuple[int, int] = (1024, 1024)
     """(width, height) in pixels."""
@@ -296,10 +296,9 @@ def main(
     if few >= many:
         raise click.UsageError(f"--many is more than --few; given: {many} and {few}.")
     load = Load(repeats=repeats, few=few, many=many, requests=requests)
-    exports = survey(model_repository, pipelines or PIPELINES)
-    served = [export.pipeline.name for export in exports if not export.missing]
+    served = exported(model_repository, pipelines)
     try:
-        with EmbeddedServer(model_repository, served or pipelines) as server:
+        with EmbeddedServer(model_repository, served) as server:
             checks = measure(server, model_repository, served, load)
     except ServerError as error:
         raise click.ClickException(str(error)) from error

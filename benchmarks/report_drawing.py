@@ -25,6 +25,7 @@ WIDTH = 390
 """Units; the height follows from what is drawn."""
 
 SERIES = tuple(f"series-{number}" for number in range(1, 9))
+GREY = SERIES[6]
 COLOURS = {
     name: f"#a0b0{number:02x}"
     for number, name in enumerate(("ink", "muted", "grid", "surface", "limit", *SERIES))
@@ -87,12 +88,21 @@ def value_text(value: float) -> str:
     return f"{value:,.{2 if abs(value) < 10 else 1 if abs(value) < 100 else 0}f}"
 
 
-def bars(title: str, axis: Axis, values: Mapping[str, float], limit: Limit | None = None) -> Plot:
-    """One bar from zero for each name, with its value at the end."""
+def bars(
+    title: str,
+    axis: Axis,
+    values: Mapping[str, float],
+    limit: Limit | None = None,
+    shown_first: str | None = None,
+) -> Plot:
+    """One bar from zero for each name, with its value beside; those but ``shown_first`` are grey,
+    if it is given.
+    """
     with _drawing(_rows_height(len(values))) as (figure, axes):
         largest = max([*values.values(), limit.value if limit else 0.0])
         for row, (name, value) in enumerate(values.items()):
-            axes.barh(row, value, height=0.42, color=COLOURS[SERIES[0]])
+            colour = SERIES[0] if shown_first in (None, name) else GREY
+            axes.barh(row, value, height=0.42, color=COLOURS[colour])
             _row_text(axes, row, name, value_text(value))
         _rows(axes, len(values), axis)
         axes.set_xlim(0, largest * 1.2)
@@ -271,7 +281,7 @@ def _top_label(axes: Axes, limit: Limit) -> None:
 def _scales(axes: Axes, x: Axis, y: Axis, xs: Sequence[float]) -> None:
     for side, axis in ((axes.xaxis, x), (axes.yaxis, y)):
         side.set_major_formatter(
-            FuncFormatter(lambda value, _: f"{value:,.4g}" if value < 1e4 else f"{value:,.0f}")
+            FuncFormatter(lambda value, _: f"{value:,.3g}" if value < 1e3 else f"{value:,.0f}")
         )
         side.set_major_locator(LogLocator(subs=(1, 2, 5)) if axis.log else MaxNLocator(6))
         side.set_minor_locator(NullLocator())

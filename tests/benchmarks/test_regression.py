@@ -34,7 +34,7 @@ def test_the_real_pipelines_keep_all_bounds(exported_repository, tmp_path):
         [
             *("--model-repository", str(exported_repository), "--repeats", "2"),
             *(word for name in pipelines for word in ("--pipeline", name)),
-            *("--few", "20", "--many", "200", "--requests", "4"),
+            *("--few", "20", "--many", "400", "--requests", "4"),
             *("--json", str(tmp_path / "regression.json")),
         ],
     )
@@ -137,7 +137,7 @@ def test_a_result_that_is_missing_is_not_judged():
     ("words", "said"),
     [
         pytest.param(["--few", "10", "--many", "10"], "--many is more than --few", id="no growth"),
-        pytest.param(["--pipeline", "maskrcnn"], "not exported", id="nothing to serve"),
+        pytest.param(["--pipeline", "maskrcnn"], "must be exported", id="nothing to serve"),
     ],
 )
 def test_bad_wishes_are_refused(words, said, source_repository, tmp_path):
