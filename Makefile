@@ -47,7 +47,7 @@ bench-tools: .bench/perf_analyzer/.installed ## perf_analyzer and its libraries,
 	mkdir -p $(@D)/debian
 	$(UV) pip install --quiet --python "$(PYTHONS)" --no-deps --require-hashes \
 		--target $(@D) --requirement $<
-	PATH="$$PATH:/sbin"; ldconfig -p | grep -q libb64.so.0d || { cd $(@D)/debian \
+	@PATH="$$PATH:/sbin"; ldconfig -p | grep -q libb64.so.0d || { cd $(@D)/debian \
 		&& apt-get download -qq -o APT::Sandbox::User="$$(id -un)" libb64-0d && dpkg -x *.deb . ; } \
 		|| { echo "perf_analyzer needs libb64.so.0d: apt-get update, or apt install libb64-0d"; exit 1; }
 	@touch $@
