@@ -86,7 +86,8 @@ def models_of_variant(
 
     Raise `RepositoryError` where there is none.
     """
-    steps = dict.fromkeys(step for pipeline in pipelines for step in pipeline.steps)
+    ensembles = [read_config(config_file(repository / pipeline.name)) for pipeline in pipelines]
+    steps = dict.fromkeys(step.model_name for e in ensembles for step in e.ensemble_scheduling.step)
     found = tuple(s for s in steps if config_file(repository / s, variant).stem == variant)
     if not found:
         raise RepositoryError(
