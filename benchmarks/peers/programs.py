@@ -57,10 +57,25 @@ def installed_version(environment: Path, package: str) -> str:
 
 
 class Program:
-    """A started program and all processes that belong to it."""
+    """A started program and all processes that belong to it.
+
+    Args:
+        run: marks its processes and holds its log.
+        command: the program and its arguments.
+        variables: of its environment, beside this process's.
+        number: tells the logs of a run apart.
+        by_lines: it reads requests from standard input and answers on standard output, which
+            otherwise goes to the log.
+    """
 
     def __init__(
-        self, run: Run, command: Sequence[str], variables: Mapping[str, str], number: int = 0
+        self,
+        run: Run,
+        command: Sequence[str],
+        variables: Mapping[str, str],
+        *,
+        number: int,
+        by_lines: bool,
     ) -> None:
         self.command = command
         self.run = run
@@ -71,8 +86,8 @@ class Program:
                 command,
                 env={**os.environ, **variables, RUN_VARIABLE: run.id, "PYTHONPATH": imports},
                 cwd=run.folder,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdin=subprocess.PIPE if by_lines else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if by_lines else log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is this process's to handle
                 text=True,
@@ -101,22 +116,15 @@ class Program:
 
 
 @contextmanager
-def program(command: Sequence[str], variables: Mapping[str, str]) -> Iterator[Program]:
-    """Run a program as long as the block; it ends as well when this process is killed."""
-    with programs([command], variables) as [only]:
-        yield only
-
-
-@contextmanager
 def programs(
-    commands: Sequence[Sequence[str]], variables: Mapping[str, str]
+    commands: Sequence[Sequence[str]], variables: Mapping[str, str], *, by_lines: bool
 ) -> Iterator[list[Program]]:
-    """Run several programs as long as the block."""
+    """Run programs as long as the block; they end as well when this process is killed."""
     started: list[Program] = []
     with new_run() as run:
         try:
             for number, command in enumerate(commands):
-                started.append(Program(run, command, variables, number))
+                started.append(Program(run, command, variables, number=number, by_lines=by_lines))
             yield started
         finally:
             # First all processes: what a program started may hold its standard output open.

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from benchmarks.approaches import PIPELINES
 from benchmarks.peers.found import Found
 from benchmarks.peers.lines import READY
-from benchmarks.peers.programs import Program, environment_of, program, programs
+from benchmarks.peers.programs import Program, environment_of, programs
 from benchmarks.peers.raw_network import RAW_NETWORK
 from benchmarks.peers.study import CHECKPOINTS_VARIABLE
 from cytoserve import Client
@@ -149,7 +149,7 @@ class LineAsker:
 def open_study(setting: Setting) -> Iterator[Sequence[Asker]]:
     """One Python process, which takes frame after frame, whoever asks."""
     command = [sys.executable, "-m", "benchmarks.peers.study_process"]
-    with program(command, checkpoints_variable(setting)) as started:
+    with programs([command], checkpoints_variable(setting), by_lines=True) as [started]:
         asker = LineAsker(started)
         asker.wait()
         yield [asker] * setting.clients
@@ -161,7 +161,7 @@ def open_ultralytics(setting: Setting) -> Iterator[Sequence[Asker]]:
     python = environment_of("ultralytics") / "bin/python"
     address = f"grpc://{setting.url}/{RAW_NETWORK}"
     command = [str(python), "-m", "benchmarks.peers.ultralytics_client", address]
-    with programs([command] * setting.clients, {}) as started:
+    with programs([command] * setting.clients, {}, by_lines=True) as started:
         clients = [LineAsker(each) for each in started]
         for client in clients:
             client.wait()
@@ -267,7 +267,7 @@ def open_litserve(setting: Setting) -> Iterator[Sequence[Asker]]:
     python = environment_of("litserve") / "bin/python"
     port = free_port()
     command = [str(python), "-m", "benchmarks.peers.litserve_server", str(port)]
-    with program(command, checkpoints_variable(setting)) as started:
+    with programs([command], checkpoints_variable(setting), by_lines=False) as [started]:
         server = HttpServer(started, port, ready_path="/health")
         yield [HttpAsker(server, field="image") for _ in range(setting.clients)]
 
@@ -283,7 +283,7 @@ def open_bentoml(setting: Setting) -> Iterator[Sequence[Asker]]:
         *("--port", str(port)),
     ]
     variables = {**checkpoints_variable(setting), "BENTOML_DO_NOT_TRACK": "True"}
-    with program(command, variables) as started:
+    with programs([command], variables, by_lines=False) as [started]:
         server = HttpServer(started, port, ready_path="/readyz")
         yield [HttpAsker(server, field="images") for _ in range(setting.clients)]
 

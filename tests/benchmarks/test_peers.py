@@ -12,13 +12,14 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.approaches import Checkpoints
-from benchmarks.peers import programs
+from benchmarks.peers import programs as peer_programs
 from benchmarks.peers.__main__ import main, measure
 from benchmarks.peers.found import Found
-from benchmarks.peers.programs import MissingEnvironment, PeerError, environment_of, program
+from benchmarks.peers.programs import MissingEnvironment, PeerError, environment_of, programs
 from benchmarks.peers.same_answers import DifferentAnswers, compare, hold
 from benchmarks.peers.tables import peers_table
 from benchmarks.peers.ways import LineAsker, PeerFrame
+from server.watcher import processes_of
 
 
 def cells(count: int = 100, *, shift: float = 0.0, other_class: int = 0, cell: float = 12) -> Found:
@@ -74,7 +75,7 @@ def test_answers_survive_json():
 
 
 def test_an_unfinished_environment_is_missing(monkeypatch, tmp_path):
-    monkeypatch.setattr(programs, "ENVIRONMENTS", tmp_path)
+    monkeypatch.setattr(peer_programs, "ENVIRONMENTS", tmp_path)
     (tmp_path / "litserve").mkdir()
     with pytest.raises(MissingEnvironment, match=r"litserve is left out.*`make peers` makes it"):
         environment_of("litserve")
@@ -88,24 +89,25 @@ subprocess.run([sys.executable, "-c", "import time; time.sleep(600)"])
 
 
 def fail_with_two_processes():
-    with program([sys.executable, "-c", PARENT], {}) as started:
+    with programs([[sys.executable, "-c", PARENT]], {}, by_lines=True) as [started]:
         LineAsker(started).wait()
-        while len(members := started.members()) < 2:
+        while len(started.members()) < 2:
             time.sleep(0.02)
-        raise RuntimeError(members)
+        raise RuntimeError(started.run.id)
 
 
 def test_a_program_ends_with_all_that_it_started_when_the_block_fails():
     with pytest.raises(RuntimeError) as failure:
         fail_with_two_processes()
-    [members] = failure.value.args
-    assert not [member for member in members if member.is_running()]
+    [run_id] = failure.value.args
+    assert run_id.startswith("cytoserve-")
+    assert not list(processes_of(run_id))
 
 
 def test_a_program_that_fails_is_told_with_its_last_lines(tmp_path):
     command = [sys.executable, "-c", "print('ready', flush=True); input(); raise SystemExit('why')"]
     frame = PeerFrame(np.zeros((1, 1), np.uint8), tmp_path / "frame.bmp", b"")
-    with program(command, {}) as started:
+    with programs([command], {}, by_lines=True) as [started]:
         asker = LineAsker(started)
         asker.wait()
         with pytest.raises(PeerError, match=r"ended:\nwhy"):
@@ -113,7 +115,7 @@ def test_a_program_that_fails_is_told_with_its_last_lines(tmp_path):
 
 
 def installed(*names: str) -> list[str]:
-    return [name for name in names if (programs.ENVIRONMENTS / name / ".installed").exists()]
+    return [name for name in names if (peer_programs.ENVIRONMENTS / name / ".installed").exists()]
 
 
 def test_a_real_run(checkpoints, exported_repository, monkeypatch, tmp_path):
@@ -121,8 +123,8 @@ def test_a_real_run(checkpoints, exported_repository, monkeypatch, tmp_path):
     own = tmp_path / "environments"
     own.mkdir()
     for name in installed("litserve"):
-        (own / name).symlink_to(programs.ENVIRONMENTS / name)
-    monkeypatch.setattr(programs, "ENVIRONMENTS", own)
+        (own / name).symlink_to(peer_programs.ENVIRONMENTS / name)
+    monkeypatch.setattr(peer_programs, "ENVIRONMENTS", own)
     weights = Checkpoints(*(checkpoints / name for name in ("cells", "targets", "classifier")))
     names = ["study", *installed("litserve"), "bentoml"]
     result = measure(
