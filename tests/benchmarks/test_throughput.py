@@ -60,12 +60,18 @@ def test_layouts(cores, expected):
     ]
 
 
-def test_callers_ask_at_the_same_time_until_they_are_stopped():
-    both = threading.Barrier(2)
-    callers = Callers([lambda n: both.wait(5), lambda n: both.wait(5)], in_step=True)
+def test_callers_that_wait_for_one_another_end_with_the_same_frame():
+    both = threading.Barrier(2, timeout=5)
+
+    def slow(frame):
+        both.wait()
+        time.sleep(0.2)  # meanwhile the other begins its next frame, and both are told to stop
+
+    callers = Callers([lambda n: both.wait(), slow], in_step=True)
     callers.start()
     callers.wait_until_warm()
-    exchanges = callers.stop()  # without `in_step` one would wait for the other for ever
+    time.sleep(0.1)
+    exchanges = callers.stop()
     assert len(exchanges) >= 2
     assert len(exchanges) % 2 == 0
 
