@@ -12,7 +12,7 @@ GROUPS := server training export benchmarks dev
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: help demo test test-slow lint lock bench-tools lock-bench-tools clean
+.PHONY: help demo test test-slow lint lock peers lock-peers bench-tools lock-bench-tools clean
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,25 @@ $(VENV)/.installed: requirements.lock pyproject.toml | $(UV)
 	$(UV) pip sync --require-hashes requirements.lock
 	$(UV) pip install --quiet --no-deps --editable .
 	@touch $@
+
+PEERS := bentoml litserve ultralytics
+
+peers: $(PEERS:%=.bench/%/.installed) ## What benchmarks.peers compares with, one environment each
+
+# uv takes most of it from its cache by hard links: three times PyTorch costs the disk little.
+.bench/%/.installed: benchmarks/peers/%.lock | $(UV)
+	$(UV) venv --quiet --allow-existing --python "$(PYTHONS)" .bench/$*
+	$(UV) pip sync --require-hashes --python .bench/$*/bin/python $<
+	@touch $@
+
+# Where a package is this project's as well, its locked version is kept: peers differ by themselves.
+lock-peers: | $(UV) ## Choose the peers' versions anew
+	for peer in $(PEERS); do \
+		cp requirements.lock benchmarks/peers/$$peer.lock; \
+		$(UV) pip compile benchmarks/peers/$$peer.in --universal --python-version 3.10 \
+			--generate-hashes --no-header --no-annotate --quiet \
+			--output-file benchmarks/peers/$$peer.lock || exit 1; \
+	done
 
 bench-tools: .bench/perf_analyzer/.installed ## perf_analyzer and its libraries, for benchmarks.throughput
 
