@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from export.accuracy_budget import LARGEST_DROP
+
 Results = Mapping[str, Mapping[str, Any]]
 """Name of a result, such as ``latency`` -> what its JSON file holds."""
 
@@ -30,8 +32,8 @@ class Where:
     """The figure's key in each row; "" where the rows are a mapping of name -> figure."""
     among: Mapping[str, Any] = field(default_factory=dict)
     """Only rows with these values count."""
-    named_by: str = ""
-    """Key that names a row, such as ``pipeline``; "" where there is only one."""
+    named_by: tuple[str, ...] = ()
+    """Keys that tell rows apart, such as ``pipeline``."""
 
     def figures(self, results: Results) -> Iterator[tuple[str, float]]:
         """Yield name and figure of every row that counts and has it."""
@@ -41,7 +43,8 @@ class Where:
                 continue
             counts = all(row.get(name) == value for name, value in self.among.items())
             if counts and isinstance(row.get(self.column), (int, float)):
-                yield str(row.get(self.named_by, "")), float(row[self.column])
+                name = ", ".join(str(row.get(key)) for key in self.named_by)
+                yield name, float(row[self.column])
 
     def _rows(self, results: Results) -> Sequence[Row]:
         found: Any = results.get(self.result, {})
@@ -141,7 +144,7 @@ def _known(value: float, unknown: float) -> float:
 
 
 def _checked(check: str) -> Where:
-    return Where("regression", "checks", "ratio", {"check": check}, named_by="of")
+    return Where("regression", "checks", "ratio", {"check": check}, named_by=("of",))
 
 
 REGRESSION = (
@@ -159,7 +162,7 @@ OVERHEAD = Bound(
     "served through gRPC / the same graphs in process, every pipeline at 1024 x 1024",
     "<=",
     1.1,
-    Where("latency", "overhead", "overhead", named_by="pipeline"),
+    Where("latency", "overhead", "overhead", named_by=("pipeline",)),
 )
 
 TARGETS = (
@@ -169,7 +172,7 @@ TARGETS = (
         "the same, with frames and answers in shared memory",
         "<=",
         1.1,
-        Where("latency", "overhead", "overhead_shared_memory", named_by="pipeline"),
+        Where("latency", "overhead", "overhead_shared_memory", named_by=("pipeline",)),
     ),
     Bound(
         "Overhead of the server, real frames",
@@ -209,7 +212,7 @@ TARGETS = (
         "frames per second served / the most that the graphs do in one process",
         ">=",
         0.95,
-        Where("throughput", "saturation", "share", named_by="pipeline"),
+        Where("throughput", "saturation", "share", named_by=("pipeline",)),
     ),
     Bound(
         "Batches of 8 clients",
@@ -217,7 +220,11 @@ TARGETS = (
         ">",
         1,
         Where(
-            "throughput", "batches", "requests_per_execution", {"concurrency": 8}, named_by="step"
+            "throughput",
+            "batches",
+            "requests_per_execution",
+            {"concurrency": 8},
+            named_by=("step",),
         ),
     ),
     Bound(
@@ -237,8 +244,18 @@ TARGETS = (
             "memory",
             "share",
             {"cells": 2000, "width": 2048, "height": 2048},
-            named_by="pipeline",
+            named_by=("pipeline",),
         ),
+    ),
+    *(
+        Bound(
+            f"Faster variants, {title}",
+            "the default's figure on annotated frames - that of a variant",
+            "<=",
+            LARGEST_DROP[figure],
+            Where("variants", "rows", f"{figure}_drop", named_by=("variant", "pipeline")),
+        )
+        for figure, title in {"iou": "IoU", "accuracy": "accuracy", "dice": "Dice"}.items()
     ),
 )
 """What is aimed at, on a quiet machine."""

@@ -24,6 +24,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,42 +113,48 @@ def measure(
     checks = []
     with Client(server.url, timeout=300) as client, without_canaries(server):
         if CLASSIFIED in pipelines:
-            best = BestCells(client, repository)
-            # Memory first: what the server keeps of many cells would hide what they cost.
-            checks += [memory(best, server.pid, load), growth(best, load), speedup(best, load)]
+            image = load_frame(load.side, load.side, load.few).image
+            few, many = best_cells(client, repository, image, (load.few, load.many))
+            checks += [
+                # First, for what the server keeps of many cells would hide what they cost.
+                Check("memory", CLASSIFIED, memory(few, many, server.pid) / image.size),
+                Check("growth", CLASSIFIED, growth(few, many, load.repeats)),
+                speedup(client, repository, load),
+            ]
         checks += [overhead(client, repository, name, load) for name in pipelines]
         if BATCHED in pipelines:
             checks.append(batch(server.url, load))
     return sorted(checks, key=lambda check: check.check)
 
 
-class BestCells:
-    """Requests to `yolo_resnet` that are answered with a given number of cells."""
+def best_cells(
+    client: Client, repository: Path, image: Image, counts: Sequence[int]
+) -> list[Callable[[], Cells]]:
+    """Requests to `yolo_resnet` for the best cells of ``image``, which may overlap; one a count.
 
-    def __init__(self, client: Client, repository: Path) -> None:
-        self.client = client
-        self._chain = Chain(repository, CLASSIFIED)
+    The score threshold cuts, not the cap, so that no step sees more cells than are answered.
 
-    def of(self, image: Image, count: int) -> Callable[[], Cells]:
-        """Return a request for the ``count`` best cells of ``image``, which may overlap.
-
-        The score threshold cuts, not the cap, so that no step sees more cells than these.
-
-        Raises:
-            click.ClickException: there are not that many.
-        """
-        inputs = instance_inputs(np.atleast_3d(image), score_threshold=0)
-        inputs[OVERLAP_THRESHOLD_INPUT.name] = np.ones(1, np.float32)
-        scores = self._chain.run(inputs, [SCORES.name])[SCORES.name]
-        if len(scores) <= count:
-            raise click.ClickException(
-                f"{count} cells are asked for, but {CLASSIFIED} finds only {len(scores)}, however "
-                "low they score. Ask for fewer, or export networks that do not reject all."
-            )
-        threshold = float(scores[count])
-        return lambda: self.client.segment(
-            image, CLASSIFIED, score_threshold=threshold, overlap_threshold=1
+    Raises:
+        click.ClickException: there are not that many.
+    """
+    inputs = instance_inputs(np.atleast_3d(image), score_threshold=0)
+    inputs[OVERLAP_THRESHOLD_INPUT.name] = np.ones(1, np.float32)
+    scores = Chain(repository, CLASSIFIED).run(inputs, [SCORES.name])[SCORES.name]
+    if len(scores) <= max(counts):
+        raise click.ClickException(
+            f"{max(counts)} cells are asked for, but {CLASSIFIED} finds only {len(scores)}, "
+            "however low they score. Ask for fewer, or export networks that do not reject all."
         )
+    return [
+        partial(
+            client.segment,
+            image,
+            CLASSIFIED,
+            score_threshold=float(scores[count]),
+            overlap_threshold=1,
+        )
+        for count in counts
+    ]
 
 
 def overhead(client: Client, repository: Path, pipeline: str, load: Load) -> Check:
@@ -167,14 +174,14 @@ def overhead(client: Client, repository: Path, pipeline: str, load: Load) -> Che
     return Check("overhead", pipeline, _ratio(seconds, "served", "limit"))
 
 
-def speedup(best: BestCells, load: Load) -> Check:
+def speedup(client: Client, repository: Path, load: Load) -> Check:
     """Seconds of PyTorch, cell by cell / seconds of the server, for the same cells.
 
     PyTorch's networks have random weights, for their time does not depend on them. So its detector
     finds nothing: decoding masks, which the server does, is not even counted.
     """
     image = load_frame(*load.frame, load.cells).image
-    served = best.of(image, load.cells)
+    [served] = best_cells(client, repository, image, [load.cells])
     boxes = [box.reshape(2, 2) for box in served().boxes]
     rgb = normalised_rgb(image)
     detector = UltralyticsYolo(new_network(1).eval(), masks_on_frame=False)
@@ -188,30 +195,22 @@ def speedup(best: BestCells, load: Load) -> Check:
     return Check("speedup", CLASSIFIED, _ratio(seconds, "one by one", "served"))
 
 
-def growth(best: BestCells, load: Load) -> Check:
+def growth(few: Callable[[], Cells], many: Callable[[], Cells], repeats: int) -> float:
     """How many times longer many cells take than few, over how many times more they are."""
-    image = load_frame(load.side, load.side, load.few).image
-    few, many = (best.of(image, count) for count in (load.few, load.many))
     cells = len(many()) / len(few())
-    seconds = in_turn({"few": few, "many": many}, max(1, load.repeats // 2))
-    return Check("growth", CLASSIFIED, _ratio(seconds, "many", "few") / cells)
+    seconds = in_turn({"few": few, "many": many}, max(1, repeats // 2))
+    return _ratio(seconds, "many", "few") / cells
 
 
-def memory(best: BestCells, pid: int, load: Load) -> Check:
-    """Bytes that one more cell adds to the peak of the server of ``pid``, over the frame's pixels.
-
-    A mask as large as the frame, of one byte a pixel, is 1.
-    """
-    image = load_frame(load.side, load.side, load.few).image
-    requests = [best.of(image, count) for count in (load.few, load.many)]
-    requests[0]()  # what the first answer of all costs is not its cells' cost
+def memory(few: Callable[[], Cells], many: Callable[[], Cells], pid: int) -> float:
+    """Bytes that one more cell adds to the peak of the server whose launcher is ``pid``."""
+    few()  # what the first answer of all costs is not its cells' cost
     peaks, cells = [], []
-    for request in requests:
+    for request in (few, many):
         with PeakMemory(pid) as sampled:
             cells.append(len(request()))
         peaks.append(sampled.peak)
-    added = (peaks[1] - peaks[0]) / (cells[1] - cells[0])
-    return Check("memory", CLASSIFIED, added / image.size)
+    return (peaks[1] - peaks[0]) / (cells[1] - cells[0])
 
 
 def batch(url: str, load: Load) -> Check:

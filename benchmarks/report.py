@@ -58,7 +58,7 @@ def build(results: Results, written: datetime, machine: Mapping[str, str]) -> Pa
         "Bounds",
         f"{reached} of {measured} measured bounds are reached"
         + (f"; {missing} are not measured yet. " if missing else ". ")
-        + "Each is a ratio of two measurements in one run on one machine, "
+        + "Each compares two measurements of one run on one machine, "
         "and the worst measurement of all that it is about decides.",
         verdicts=verdicts,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.bounds import OVERHEAD
 from benchmarks.latency import GRPC
+from benchmarks.peers.ways import OURS
 from benchmarks.report_drawing import Axis, Limit, Plot, bars, lines, stacked_bars, value_text
 
 Result = Mapping[str, Any]
@@ -58,22 +59,15 @@ def latency_plots(result: Result) -> list[Plot]:
 
 
 def _growth(calls: Sequence[Row]) -> Iterator[Plot]:
-    """Latency against cells on frames of the commonest size, and against pixels likewise."""
-    size = _commonest((row["width"], row["height"]) for row in calls)
-    cells = _commonest(row["cells"] for row in calls)
-    seconds = Axis("milliseconds, median", log=True)
-    of_size = [row for row in calls if (row["width"], row["height"]) == size]
-    of_cells = [
-        {**row, "megapixels": row["width"] * row["height"] / 1e6}
-        for row in calls
-        if row["cells"] == cells
-    ]
-    for title, axis, rows, column in (
-        (f"Latency against cells, {size[0]} x {size[1]} px", "cells", of_size, "cells"),
-        (f"Latency against pixels, {cells} cells", "megapixels", of_cells, "megapixels"),
+    """Latency against cells and against pixels."""
+    of_size, of_cells, size, cells = _crossed(calls)
+    for title, axis, rows in (
+        (f"Latency against cells, {size[0]} x {size[1]} px", "cells", of_size),
+        (f"Latency against pixels, {cells} cells", "megapixels", of_cells),
     ):
-        lined = _series(rows, "pipeline", column, "p50_ms")
-        yield lines(title, Axis(axis, log=True), seconds, lined)
+        milliseconds = Axis("milliseconds, median", log=True)
+        lined = _series(rows, "pipeline", axis, "p50_ms")
+        yield lines(title, Axis(axis, log=True), milliseconds, lined)
 
 
 def cells_plots(result: Result) -> list[Plot]:
@@ -119,8 +113,94 @@ def _parts(rows: Sequence[Row], columns: Mapping[str, str]) -> dict[str, float]:
     return {name: sum(row[column] for row in rows) for name, column in columns.items()}
 
 
+def _crossed(
+    rows: Sequence[Row],
+) -> tuple[list[Row], list[Row], tuple[int, int], int]:
+    """Rows along which the cells grow, those along which the pixels do, and what stays the same.
+
+    Returns:
+        rows of the commonest size, rows of the commonest count of cells with their
+        ``megapixels``, that size (width, height), that count.
+    """
+    size = _commonest((row["width"], row["height"]) for row in rows)
+    cells = _commonest(row["cells"] for row in rows)
+    return (
+        [row for row in rows if (row["width"], row["height"]) == size],
+        [
+            {**row, "megapixels": row["width"] * row["height"] / 1e6}
+            for row in rows
+            if row["cells"] == cells
+        ],
+        size,
+        cells,
+    )
+
+
 def _commonest(values: Iterable[Any]) -> Any:
     return Counter(values).most_common(1)[0][0]
+
+
+def peers_plots(result: Result) -> list[Plot]:
+    """Every way to have cells found, on the first kind of frame: alone, and with many clients."""
+    first = _kind(result["frames"][0])
+    rows = [row for row in result["frames"] if _kind(row) == first]
+    clients = result["clients"]
+    return [
+        bars(
+            f"{pipeline}, {what}, {_named(first)}",
+            Axis(unit),
+            {row["way"]: row[column] * scale for row in own},
+            shown_first=OURS.name,
+        )
+        for pipeline, own in _by(rows, "pipeline").items()
+        for what, unit, column, scale in (
+            ("one client", "milliseconds a frame, less is better", "seconds", 1e3),
+            (f"{clients} clients", "frames per second, more is better", "frames_per_second", 1),
+        )
+    ]
+
+
+def scaling_plots(result: Result) -> list[Plot]:
+    """How memory and time grow with cells, pixels, clients and pipelines."""
+    measured = [row for row in result["frames"] if row["peak_mb"] is not None]
+    of_size, of_cells, size, cells = _crossed(measured)
+    megabytes = Axis("peak of the server's memory, MB above idle")
+    loaded = {"server": [(row["pipelines"], row["memory_mb"]) for row in result["loaded"]]}
+    return [
+        lines(
+            f"Memory against cells, {size[0]} x {size[1]} px",
+            Axis("cells", log=True),
+            megabytes,
+            _series(of_size, "pipeline", "cells", "peak_mb"),
+        ),
+        lines(
+            f"Memory against pixels, {cells} cells",
+            Axis("megapixels", log=True),
+            megabytes,
+            _series(of_cells, "pipeline", "megapixels", "peak_mb"),
+        ),
+        lines(
+            "Latency against clients",
+            Axis("clients that ask at once", log=True),
+            Axis("milliseconds, median", log=True),
+            _series(result["clients"], "pipeline", "clients", "p50_ms"),
+        ),
+        lines("Memory against pipelines", Axis("pipelines loaded"), Axis("MB at rest"), loaded),
+    ]
+
+
+def variants_plots(result: Result) -> list[Plot]:
+    """How much faster each variant of the repository is, by pipeline."""
+    speedup = Axis("seconds of the default / of the variant")
+    return [
+        bars(
+            f"Variant {variant}",
+            speedup,
+            {row["pipeline"]: row["speedup"] for row in rows},
+            Limit(1, "the default"),
+        )
+        for variant, rows in _by(result["rows"], "variant").items()
+    ]
 
 
 def _by(rows: Sequence[Row], column: str) -> dict[str, list[Row]]:

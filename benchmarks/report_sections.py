@@ -11,10 +11,20 @@ from benchmarks.approaches_tables import approaches_table
 from benchmarks.cells import cells_table
 from benchmarks.instance_tables import instances_page
 from benchmarks.latency_tables import latency_table
+from benchmarks.peers.tables import peers_table
 from benchmarks.regression import regression_table
 from benchmarks.report_drawing import Plot
-from benchmarks.report_plots import cells_plots, latency_plots, throughput_plots
+from benchmarks.report_plots import (
+    cells_plots,
+    latency_plots,
+    peers_plots,
+    scaling_plots,
+    throughput_plots,
+    variants_plots,
+)
+from benchmarks.scaling_tables import scaling_table
 from benchmarks.throughput_tables import throughput_table
+from benchmarks.variant_tables import variants_table
 
 Result = Mapping[str, Any]
 
@@ -56,6 +66,33 @@ SHOWN = (
         "python -m benchmarks.throughput --json benchmarks/results/throughput.json",
         throughput_table,
         throughput_plots,
+    ),
+    Shown(
+        "peers",
+        "What people use instead",
+        "The same weights and frames, served in other ways; the cells that each finds are compared "
+        "before any time is taken.",
+        "make peers && python -m benchmarks.peers --cells runs/general --targets runs/targets "
+        "--classifier runs/classifier --json benchmarks/results/peers.json",
+        peers_table,
+        peers_plots,
+    ),
+    Shown(
+        "scaling",
+        "Growth",
+        "How time and memory grow with cells, pixels, clients and pipelines.",
+        "python -m benchmarks.scaling --json benchmarks/results/scaling.json",
+        scaling_table,
+        scaling_plots,
+    ),
+    Shown(
+        "variants",
+        "Faster variants",
+        "The same networks in bfloat16 or 8-bit integers, where the processor has the "
+        "instructions for it: how much faster, and what it costs in accuracy.",
+        "python -m benchmarks.variants --json benchmarks/results/variants.json",
+        variants_table,
+        variants_plots,
     ),
     Shown(
         "rendered-cells",

@@ -89,7 +89,7 @@ def test_a_broken_bound_ends_the_check(row, said):
     assert "| **not reached** |" in regression_table(result(*GOOD, row))
 
 
-WHERE = Where("latency", "pipelines", "overhead", {"side": 1024}, named_by="pipeline")
+WHERE = Where("latency", "pipelines", "overhead", {"side": 1024}, named_by=("pipeline",))
 NESTED = Where("latency", "served.overhead", "")
 
 

@@ -263,7 +263,7 @@ def open_page(browser, url, dark, folder):
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,  # on a machine of many tests
         check=True,
     )
     console = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
