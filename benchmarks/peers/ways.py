@@ -60,7 +60,7 @@ class Setting:
     url: str
     """Of the embedded Triton, which serves the pipelines and the raw network."""
     checkpoints: Path
-    """Folder with the checkpoints `cells`, `targets` and `classifier`."""
+    """Folder with the checkpoints `cells`, `targets` and `classifier`, in a temporary one."""
     clients: int
 
 
@@ -282,7 +282,11 @@ def open_bentoml(setting: Setting) -> Iterator[Sequence[Asker]]:
         *("benchmarks.peers.bentoml_service:FindCells", "--host", "127.0.0.1"),
         *("--port", str(port)),
     ]
-    variables = {**checkpoints_variable(setting), "BENTOML_DO_NOT_TRACK": "True"}
+    variables = {
+        **checkpoints_variable(setting),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "BENTOML_HOME": str(setting.checkpoints.parent),  # otherwise in the user's home
+    }
     with programs([command], variables, by_lines=False) as [started]:
         server = HttpServer(started, port, ready_path="/readyz")
         yield [HttpAsker(server, field="images") for _ in range(setting.clients)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 
 from benchmarks.approaches import Checkpoints
 from benchmarks.peers import programs as peer_programs
-from benchmarks.peers.__main__ import main, measure
+from benchmarks.peers.__main__ import installed_ways, main, measure
 from benchmarks.peers.found import Found
 from benchmarks.peers.programs import MissingEnvironment, PeerError, environment_of, programs
 from benchmarks.peers.same_answers import DifferentAnswers, compare, hold
@@ -79,6 +80,25 @@ def test_an_unfinished_environment_is_missing(monkeypatch, tmp_path):
     (tmp_path / "litserve").mkdir()
     with pytest.raises(MissingEnvironment, match=r"litserve is left out.*`make peers` makes it"):
         environment_of("litserve")
+
+
+def test_a_missing_peer_is_named_with_its_remedy(monkeypatch, tmp_path):
+    monkeypatch.setattr(peer_programs, "ENVIRONMENTS", tmp_path)
+    ways, left_out = installed_ways(["study", "litserve", "bentoml"])
+    assert [way.name for way in ways] == ["cytoserve", "study"]
+    assert set(left_out) == {"litserve", "bentoml"}
+    assert all("`make peers` makes it" in reason for reason in left_out.values())
+
+
+@pytest.mark.parametrize("name", ["bentoml", "litserve", "ultralytics"])
+def test_locks_have_exact_versions_and_hashes_and_no_address(name, pytestconfig):
+    lock = pytestconfig.rootpath / "benchmarks" / "peers" / f"{name}.lock"
+    lines = lock.read_text().splitlines()
+    packages = [line for line in lines if re.match(r"^[a-z0-9]", line)]
+    assert any(line.startswith(f"{name}==") for line in packages)
+    assert all("==" in line for line in packages)
+    assert sum("--hash=sha256:" in line for line in lines) >= len(packages)
+    assert not [line for line in lines if "://" in line]
 
 
 PARENT = """
