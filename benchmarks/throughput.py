@@ -59,6 +59,7 @@ from cytoserve import CytoserveError
 from cytoserve.codec import foregrounds, instances, prompted
 from cytoserve.contract import PIPELINES
 from cytoserve.images import SUFFIXES, read_frame
+from cytoserve.model_config import ModelConfigError
 from cytoserve.transport import Request
 from server.embedded import EmbeddedServer
 from server.errors import StartError
@@ -66,6 +67,12 @@ from server.errors import StartError
 CONCURRENCY = (1, 2, 4, 8, 16)
 RENDERED = 4
 """Frames that are rendered."""
+
+EXPECTED = (
+    *(CytoserveError, ModelConfigError, StartError),
+    *(PerfAnalyzerMissing, PerfAnalyzerFailed),
+)
+"""Errors whose message is all that a caller needs."""
 
 
 def measure(
@@ -234,7 +241,7 @@ def main(
             )
             for name, more in found.items():
                 rows[name] += more
-    except (CytoserveError, StartError, PerfAnalyzerMissing, PerfAnalyzerFailed) as error:
+    except EXPECTED as error:
         raise click.ClickException(str(error)) from error
     height, width = frames[0].image.shape[:2]
     result = {

@@ -238,3 +238,10 @@ def test_a_missing_tool_is_one_message(tmp_path, monkeypatch):
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 1
     assert "Run `make bench-tools`" in done.output
+
+
+def test_a_repository_without_the_pipeline_is_one_message(tmp_path):
+    arguments = ["--json", "out.json", "--model-repository", str(tmp_path), "--size", "64x64"]
+    done = CliRunner().invoke(main, [*arguments, "--cells", "1", "--without-perf-analyzer"])
+    assert done.exit_code == 1
+    assert "yolo/config.pbtxt is absent" in done.output
