@@ -100,11 +100,7 @@ def measure(
 
 def smallest_first(cases: Sequence[Case]) -> list[Case]:
     """Order frames so that most are the largest so far, in pixels and in cells."""
-    usual = size_of_cells(cases)
-    return sorted(
-        cases,
-        key=lambda case: (case.width * case.height, (case.width, case.height) == usual, case.cells),
-    )
+    return sorted(cases, key=lambda case: (case.width * case.height, case.cells))
 
 
 def size_of_cells(cases: Sequence[Case]) -> tuple[int, int]:
@@ -143,7 +139,8 @@ def cost_of_a_cell(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         )
         for name in (ONE_STEP, TWO_STEPS)
     }
-    alone = statistics.median(row["classifier_ms_per_crop"] for row in rows)
+    crops = sum(row["classifier_crops"] for row in rows)
+    alone = sum(row["classifier_ms"] for row in rows) / crops
     marginal = line[TWO_STEPS].slope - line[ONE_STEP].slope
     return {
         **{f"{name}_ms_per_cell": each.slope for name, each in line.items()},

@@ -163,28 +163,30 @@ def load_pipelines(repository: Path, pipelines: Sequence[str]) -> Rows:
 def grow_classified(
     server: EmbeddedServer, cases: Sequence[Case], *, seconds: float, fewest: int
 ) -> Rows:
-    """Ask `yolo` and `yolo_resnet` and classify one chunk of crops in this process, in turn.
+    """Ask `yolo` and `yolo_resnet`, and classify as many crops in this process, in turn.
 
-    The classifier alone is its graph, with all cores and as many crops as it takes at a time.
+    The classifier alone is its graph, with all cores. Its crops are rounded up to full chunks, as
+    many as it takes at a time.
     """
     file = newest_graph(server.repository / CLASSIFIER)
     assert file is not None  # or the pipeline is not exported
     classifier = open_session(file)
-    shape = (CLASSIFIER_CHUNK, *CROPS.dims)
-    crops = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    random = np.random.default_rng(0)
     rows: Rows = []
     pipelines = (ONE_STEP, TWO_STEPS)
     with Client(server.url, timeout=DEADLINE) as client:
         for case in cases:
             frame = case.frame()
-            ways: Mapping[str, Callable[[], object]] = {
-                **{name: partial(ask, client, name, frame) for name in pipelines},
-                CLASSIFIER: partial(classifier.run, [CROP_PROBS.name], {CROPS.name: crops}),
-            }
             found, alone = {}, 0.0
             for name in pipelines:
                 answer, alone = timed(partial(ask, client, name, frame))
                 found[name] = count_answered(answer)
+            count = CLASSIFIER_CHUNK * max(1, math.ceil(found[TWO_STEPS] / CLASSIFIER_CHUNK))
+            crops = random.integers(0, 256, (count, *CROPS.dims), np.uint8)
+            ways: Mapping[str, Callable[[], object]] = {
+                **{name: partial(ask, client, name, frame) for name in pipelines},
+                CLASSIFIER: partial(classifier.run, [CROP_PROBS.name], {CROPS.name: crops}),
+            }
             times = in_turn(ways, min(MOST, max(fewest, math.ceil(seconds / alone))))
             medians = {name: statistics.median(each) * 1e3 for name, each in times.items()}
             rows.append(
@@ -194,7 +196,8 @@ def grow_classified(
                     "cells": case.cells,
                     **{f"found_{name}": count for name, count in found.items()},
                     **{f"{name}_ms": medians[name] for name in pipelines},
-                    "classifier_ms_per_crop": medians[CLASSIFIER] / CLASSIFIER_CHUNK,
+                    "classifier_crops": count,
+                    "classifier_ms": medians[CLASSIFIER],
                     "requests": len(times[TWO_STEPS]),
                 }
             )
