@@ -172,7 +172,7 @@ def _time_frame(
 
 def _describe(frame: AnnotatedFrame) -> dict[str, Any]:
     return {
-        "name": frame.path.stem,
+        "name": frame.name,
         "height": frame.height,
         "width": frame.width,
         "cells": len(frame.cells),

@@ -4,8 +4,9 @@
     python -m benchmarks.cells --json cells.json
 
 Frames of 2048 x 2048 pixels are rendered with 0, 1, 300 and 2,000 cells and sent to a pipeline.
-For each count: cells found, recall and precision at mask IoU 0.5, median seconds, the size of the
-answer, and how much the server's memory peaked above where it stood before the first frame.
+For each count: cells found in all frames of it, recall and precision at mask IoU 0.5, median
+seconds, the size of the largest answer, and how much the server's memory peaked above where it
+stood before the first frame.
 """
 
 from __future__ import annotations
@@ -30,15 +31,21 @@ from server.embedded import EmbeddedServer
 from training.rendered import RenderSettings, render_frame
 
 COUNTS = (0, 1, 300, 2000)
+SEEDS_APART = 1000
+"""Between two frames of one count; the first has the count itself as its seed."""
+
 INSTANCE_PIPELINES = [name for name, pipeline in PIPELINES.items() if pipeline.is_instance]
 
 
 @dataclass(frozen=True)
 class CellCost:
-    """One frame's figures."""
+    """Figures of the frames of one count."""
 
     cells: int
+    """In each frame."""
+    frames: int
     found: int
+    """In all of them."""
     capped: bool
     recall: float
     precision: float
@@ -53,11 +60,12 @@ def measure(
     pipeline: str,
     *,
     side: int,
+    frames: int,
     repeats: int,
     score_threshold: float,
     overlap_threshold: float,
 ) -> list[CellCost]:
-    """Send one frame per count and measure each ``repeats`` times after a first, untimed one."""
+    """Send ``frames`` frames per count, each ``repeats`` times after a first, untimed time."""
     figures = []
     with Client(server.url, timeout=300) as client:
         ask = partial(
@@ -69,24 +77,29 @@ def measure(
         before = resident_bytes(server.pid)
         for count in COUNTS:
             settings = RenderSettings(height=side, width=side, cells=count)
-            frame, truth = render_frame(settings, seed=count)
-            with PeakMemory(server.pid) as memory:
-                answer = ask(frame)
-            peak, seconds = memory.peak - before, []
-            for _ in range(repeats):
-                start = time.perf_counter()
-                answer = ask(frame)
-                seconds.append(time.perf_counter() - start)
-            figure = quality([match_cells(answer, truth)])
+            answers, matches, seconds, peak = [], [], [], 0
+            for number in range(frames):
+                frame, truth = render_frame(settings, seed=count + number * SEEDS_APART)
+                with PeakMemory(server.pid) as memory:
+                    answer = ask(frame)
+                peak = max(peak, memory.peak - before)
+                for _ in range(repeats):
+                    start = time.perf_counter()
+                    ask(frame)
+                    seconds.append(time.perf_counter() - start)
+                answers.append(answer)
+                matches.append(match_cells(answer, truth))
+            figure = quality(matches)
             figures.append(
                 CellCost(
                     count,
-                    len(answer),
-                    answer.capped,
+                    frames,
+                    sum(map(len, answers)),
+                    any(answer.capped for answer in answers),
                     figure.recall,
                     figure.precision,
                     statistics.median(seconds),
-                    answer_bytes(answer),
+                    max(map(answer_bytes, answers)),
                     peak,
                 )
             )
@@ -102,12 +115,13 @@ def answer_bytes(cells: Cells) -> int:
 def cells_table(result: dict[str, Any]) -> str:
     """The figures as Markdown."""
     rows = [
-        "| cells | found | recall | precision | seconds | answer kB | server peak MB |",
-        "|---|---|---|---|---|---|---|",
+        "| cells | frames | found | recall | precision | seconds | answer kB | server peak MB |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for row in result["frames"]:
+    for row in result["counts"]:
         rows.append(
-            f"| {row['cells']} | {row['found']}{' (capped)' if row['capped'] else ''} "
+            f"| {row['cells']} | {row['frames']} "
+            f"| {row['found']}{' (capped)' if row['capped'] else ''} "
             f"| {row['recall']:.3f} | {row['precision']:.3f} | {row['seconds']:.3f} "
             f"| {row['answer_bytes'] / 1e3:.0f} | {row['server_peak_bytes'] / 1e6:.0f} |"
         )
@@ -126,6 +140,7 @@ def cells_table(result: dict[str, Any]) -> str:
 @click.option("--side", type=click.IntRange(64), default=2048, help="Frame side in pixels.")
 @click.option("--score-threshold", type=click.FloatRange(0, 1), default=SCORE_THRESHOLD)
 @click.option("--overlap-threshold", type=click.FloatRange(0, 1), default=OVERLAP_THRESHOLD)
+@click.option("--frames", type=click.IntRange(1), default=1, help="Frames for every count.")
 @click.option("--repeats", type=click.IntRange(1), default=3, help="Timed requests a frame.")
 @click.option(
     "--model-repository",
@@ -139,6 +154,7 @@ def main(
     side: int,
     score_threshold: float,
     overlap_threshold: float,
+    frames: int,
     repeats: int,
     model_repository: Path,
     json_file: Path,
@@ -148,13 +164,13 @@ def main(
     thresholds = {"score_threshold": score_threshold, "overlap_threshold": overlap_threshold}
     with ExitStack() as stack:
         server = stack.enter_context(EmbeddedServer(model_repository, [pipeline]))
-        figures = measure(server, pipeline, side=side, repeats=repeats, **thresholds)
+        figures = measure(server, pipeline, side=side, frames=frames, repeats=repeats, **thresholds)
     result = {
         "pipeline": pipeline,
         "side": side,
         "thresholds": thresholds,
         "repeats": repeats,
-        "frames": [asdict(figure) for figure in figures],
+        "counts": [asdict(figure) for figure in figures],
         "machine": fingerprint(),
     }
     write_result(result, cells_table(result), json_file, markdown)

@@ -229,11 +229,11 @@ def zero_shot_scores(
     kept = protocol.results.load(name) or {}
     dice = kept.setdefault(key, {})
     splits = [random_split(protocol.dataset, protocol.sizes, seed).test.frames for seed in seeds]
-    missing = {f.path.stem: f for frames in splits for f in frames if f.path.stem not in dice}
+    missing = {f.name: f for frames in splits for f in frames if f.name not in dice}
     r1, r2 = (protocol.resolution(NATIVE if name == OWN else name) for name in test)
     dice.update(dice_of_frames(unet, missing.values(), r1, r2))
     protocol.results.save(name, kept)
-    return [[dice[frame.path.stem] for frame in frames] for frames in splits]
+    return [[dice[frame.name] for frame in frames] for frames in splits]
 
 
 def dice_of_frames(
@@ -243,5 +243,5 @@ def dice_of_frames(
     prepare, scores = PrepareWholeFrame(), {}
     for frame in frames:
         camera = torch.from_numpy(np.atleast_3d(frame.read()).astype(np.int32))
-        scores[frame.path.stem] = dice_at(unet, prepare(camera), foreground_mask(frame), r1, r2)
+        scores[frame.name] = dice_at(unet, prepare(camera), foreground_mask(frame), r1, r2)
     return scores

@@ -71,10 +71,10 @@ def measure_quality(
         image = frame.read()
         answer, truth = client.foreground(image, pipeline), foreground_mask(frame)
         if pictures:
-            save_pictures(pictures, frame.path.stem, image, answer)
+            save_pictures(pictures, frame.name, image, answer)
         figures.append(
             {
-                "name": frame.path.stem,
+                "name": frame.name,
                 "height": frame.height,
                 "width": frame.width,
                 "dice": dice_score(answer.mask, truth),
@@ -147,7 +147,7 @@ def measure(
         "dice": statistics.mean(frame["dice"] for frame in frames),
         "iou": statistics.mean(frame["iou"] for frame in frames),
         "speed": speed.figures(),
-        "timed_frames": [frame.path.stem for frame in dataset.frames[:timed_frames]],
+        "timed_frames": [frame.name for frame in dataset.frames[:timed_frames]],
         "repeats": repeats,
         "memory": {"before_bytes": before, "frames": [asdict(figure) for figure in memory]},
         "machine": fingerprint(),

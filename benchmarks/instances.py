@@ -159,8 +159,8 @@ def measure(
         "prompt_cost": cost.figures(),
         "memory": [asdict(figure) for figure in memory],
         "frames": [describe(answer) for answer in answers],
-        "timed_frames": [frame.path.stem for frame in timed],
-        "prompted_frame": densest.path.stem,
+        "timed_frames": [frame.name for frame in timed],
+        "prompted_frame": densest.name,
         "repeats": repeats,
         "score_threshold": thresholds.score,
         "overlap_threshold": thresholds.overlap,
@@ -188,7 +188,7 @@ def draw(answers: Answers, class_names: tuple[str, ...], folder: Path) -> None:
         "Truth": annotated_cells(answers.frame, class_names),
         **{titles[name]: cells for name, cells in answers.found.items()},
     }
-    save_columns(folder, answers.frame.path.stem, answers.frame.read(), columns)
+    save_columns(folder, answers.frame.name, answers.frame.read(), columns)
 
 
 def measure_seconds(
@@ -253,7 +253,7 @@ def describe(answers: Answers) -> dict[str, Any]:
     frame = answers.frame
     ious = prompted_ious(answers.found[PROMPTED], frame.cells) if frame.cells else []
     return {
-        "name": frame.path.stem,
+        "name": frame.name,
         "height": frame.height,
         "width": frame.width,
         "cells": len(frame.cells),

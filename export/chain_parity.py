@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,9 +28,9 @@ MASK_IOU = 0.99
 """Least mean mask IoU over the cells of a frame that both sides found."""
 
 UNMATCHED = 0.02
-"""Share of both sides' cells that may have no partner, though always one of each side: OpenCV's
-letterbox rounds some pixels by one grey level otherwise than ours, and any convolution its last
-digits, which can carry a score over a threshold, or let NMS prefer a neighbouring box."""
+"""Share of both sides' cells that may have no partner: OpenCV's letterbox rounds some pixels by one
+grey level otherwise than ours, and any convolution its last digits, which can carry a score over a
+threshold, or let NMS prefer a neighbouring box. See `_most_unmatched` for frames of few cells."""
 
 CLASS_MARGIN = 0.02
 """A cell whose two best classes are closer than this may be called either by such a rounding."""
@@ -220,10 +221,9 @@ def _mask_iou(region: Region, box: npt.NDArray[np.float32], theirs: npt.NDArray[
 
 
 def _hold(figure: ChainParity) -> None:
-    both_sides = 2 * figure.cells
     rules = (
         (
-            figure.unmatched <= max(2, round(UNMATCHED * both_sides)),
+            figure.unmatched <= _most_unmatched(2 * figure.cells),
             f"{figure.unmatched} cells of either side have none within {BOX_TOLERANCE} px on the "
             f"other; {figure.cells} cells were found",
         ),
@@ -235,3 +235,13 @@ def _hold(figure: ChainParity) -> None:
             raise ParityError(
                 f"frame {figure.frame} at score threshold {figure.score_threshold}: {text}."
             )
+
+
+def _most_unmatched(both_sides: int) -> int:
+    """How many of so many cells may have no partner, always one of each side.
+
+    The share and two standard deviations of so rare events (Poisson's): of a few dozen cells at a
+    low threshold one frame in twenty would have more than the share by chance.
+    """
+    expected = UNMATCHED * both_sides
+    return max(2, round(expected + 2 * math.sqrt(expected)))

@@ -149,7 +149,7 @@ def _prepare(frame: AnnotatedFrame, side: int) -> SamFrame:
         normalised.squeeze(2) if image.ndim == 2 else normalised
     )
     pixels = torch.from_numpy(resized).reshape(*resized.shape[:2], -1).permute(2, 0, 1)
-    return SamFrame(frame.path.stem, pixels.contiguous(), size, frame.cells)
+    return SamFrame(frame.name, pixels.contiguous(), size, frame.cells)
 
 
 class TrainingSample(NamedTuple):

@@ -45,6 +45,8 @@ class YoloSettings(BaseModel):
     """Side of a training window in network pixels; 640 shows the network whole frames."""
     windows_per_frame: int | None = Field(None, gt=0)
     """Windows drawn per frame; None takes all that cover it."""
+    windows_around_cells: int = Field(0, ge=0)
+    """So many more, each with a cell in it, of every frame that has cells."""
     min_visible: float = Field(0.25, gt=0, le=1)
     """A cell cut by a window's edge is labelled if this share of it is inside."""
     batch: int = Field(16, gt=0)
@@ -132,6 +134,7 @@ def _write_windows(
         windows,
         window=settings.window,
         windows_per_frame=settings.windows_per_frame,
+        windows_around_cells=settings.windows_around_cells,
         min_visible=settings.min_visible,
         seed=seed,
     )

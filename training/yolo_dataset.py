@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -29,6 +28,7 @@ def write_yolo_dataset(
     *,
     window: int,
     windows_per_frame: int | None,
+    windows_around_cells: int,
     min_visible: float,
     seed: int,
 ) -> None:
@@ -44,6 +44,8 @@ def write_yolo_dataset(
         directory: made anew, so that no window of an earlier run is trained on.
         window: side of a window in network pixels, at most ``NETWORK_SIZE``.
         windows_per_frame: this many are drawn at random; None takes all that cover the frame.
+        windows_around_cells: so many more of every frame that has cells, each with the middle of a
+            cell somewhere in it: in a nearly empty frame the others would hold none.
         min_visible: a cell cut by a window's edge is labelled if this share of it is inside.
         seed: of the draw.
     """
@@ -54,10 +56,13 @@ def write_yolo_dataset(
         images.mkdir(parents=True, exist_ok=True)
         labels.mkdir(parents=True, exist_ok=True)
         for frame in track(dataset.frames, f"preparing {split} windows", transient=True):
-            windows = list(_windows(frame, window, min_visible))
-            if windows_per_frame is not None and windows_per_frame < len(windows):
-                chosen = random.choice(len(windows), windows_per_frame, replace=False)
-                windows = [windows[i] for i in sorted(chosen)]
+            prepared = _PreparedFrame(frame, window)
+            corners = prepared.covering()
+            if windows_per_frame is not None and windows_per_frame < len(corners):
+                chosen = random.choice(len(corners), windows_per_frame, replace=False)
+                corners = [corners[i] for i in sorted(chosen)]
+            corners += prepared.around_cells(windows_around_cells, random)
+            windows = [prepared.cut(corner, min_visible) for corner in corners]
             for index, (pixels, lines) in enumerate(windows):
                 name = f"{frame.name}_{index:02d}"
                 if not cv2.imwrite(str(images / f"{name}.png"), pixels[:, :, ::-1]):
@@ -75,27 +80,57 @@ def write_yolo_dataset(
     )
 
 
-def _windows(
-    frame: AnnotatedFrame, window: int, min_visible: float
-) -> Iterator[tuple[npt.NDArray[np.uint8], list[str]]]:
-    """The windows that cover one frame: RGB uint8 ``[window, window, 3]`` and label lines."""
-    image = frame.read()
-    image = image[:, :, None] if image.ndim == 2 else image
-    prepared, letterbox, _ = PrepareFrame()(torch.from_numpy(image.astype(np.int32)))
-    pixels = prepared[0].permute(1, 2, 0).numpy()
-    scale_x, scale_y, pad_x, pad_y = (float(value) for value in letterbox[:4])
-    polygons = [
-        (cell, cell.polygon() * (scale_x, scale_y) + (pad_x, pad_y)) for cell in frame.cells
-    ]
-    # Content and padding are whole pixels, but for float32 arithmetic.
-    for top in _starts(round(frame.height * scale_y), round(pad_y), window):
-        for left in _starts(round(frame.width * scale_x), round(pad_x), window):
-            lines = [
-                line
-                for cell, polygon in polygons
-                if (line := _label_line(cell.class_id, polygon - (left, top), window, min_visible))
-            ]
-            yield np.ascontiguousarray(pixels[top : top + window, left : left + window]), lines
+Corner = tuple[int, int]
+"""(top, left) of a window, in pixels of the network."""
+
+
+class _PreparedFrame:
+    """One frame as the network sees it, and windows of it."""
+
+    def __init__(self, frame: AnnotatedFrame, window: int) -> None:
+        image = frame.read()
+        image = image[:, :, None] if image.ndim == 2 else image
+        prepared, letterbox, _ = PrepareFrame()(torch.from_numpy(image.astype(np.int32)))
+        self.window = window
+        self.pixels: npt.NDArray[np.uint8] = prepared[0].permute(1, 2, 0).numpy()
+        scale_x, scale_y, pad_x, pad_y = (float(value) for value in letterbox[:4])
+        self.polygons = [
+            (cell, cell.polygon() * (scale_x, scale_y) + (pad_x, pad_y)) for cell in frame.cells
+        ]
+        # Content and padding are whole pixels, but for float32 arithmetic.
+        self.content = round(frame.height * scale_y), round(frame.width * scale_x)
+        self.padding = round(pad_y), round(pad_x)
+
+    def covering(self) -> list[Corner]:
+        """Windows that cover the frame."""
+        tops, lefts = (
+            _starts(content, padding, self.window)
+            for content, padding in zip(self.content, self.padding, strict=True)
+        )
+        return [(top, left) for top in tops for left in lefts]
+
+    def around_cells(self, count: int, random: np.random.Generator) -> list[Corner]:
+        """Windows that hold the middle of a cell each, none where the frame has no cell."""
+        corners = []
+        for index in random.integers(len(self.polygons), size=count) if self.polygons else ():
+            x, y = self.polygons[index][1].mean(axis=0)
+            top, left = (
+                int(np.clip(middle - place, 0, NETWORK_SIZE - self.window))
+                for middle, place in zip((y, x), random.uniform(0, self.window, 2), strict=True)
+            )
+            corners.append((top, left))
+        return corners
+
+    def cut(self, corner: Corner, min_visible: float) -> tuple[npt.NDArray[np.uint8], list[str]]:
+        """RGB uint8 ``[window, window, 3]`` and label lines."""
+        top, left = corner
+        lines = [
+            line
+            for cell, polygon in self.polygons
+            if (line := _label_line(cell.class_id, polygon - (left, top), self.window, min_visible))
+        ]
+        pixels = self.pixels[top : top + self.window, left : left + self.window]
+        return np.ascontiguousarray(pixels), lines
 
 
 def _starts(content: int, padding: int, window: int) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from cytoserve.contract import CELL_MASKS
 from cytoserve.images import read_frame
 from export import chain_parity, steps
 from export.chain import Arrays, Chain
-from export.chain_parity import check_chain, instance_inputs
+from export.chain_parity import ChainParity, check_chain, instance_inputs
 from export.parity import ParityError
 from export.reference import UltralyticsYolo, classify_one_by_one, normalised_rgb
 from training.classifier import CellClassifier, load_classifier
@@ -97,6 +98,16 @@ def test_a_wrong_chain_is_refused(
         ParityError, match=f"frame rendered.tif at score threshold 0.5: .*{message}"
     ):
         check_chain(changed, yolo, classifier, frames, thresholds=[0.5])
+
+
+@pytest.mark.parametrize(
+    ("cells", "most"), [(0, 2), (1, 2), (50, 5), (63, 6), (500, 29), (4000, 185)]
+)
+def test_few_cells_have_no_partner(cells: int, most: int) -> None:
+    figure = ChainParity("frame.tif", 0.05, cells, most, 0.1, 1.0, 1.0)
+    chain_parity._hold(figure)
+    with pytest.raises(ParityError, match=f"{most + 1} cells of either side"):
+        chain_parity._hold(replace(figure, unmatched=most + 1))
 
 
 def test_masks_that_ultralytics_has_no_memory_for_are_left_out(

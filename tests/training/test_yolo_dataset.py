@@ -29,6 +29,7 @@ def write(train: AnnotatedDataset, directory: Path, **changes: Any) -> list[Path
     options: dict[str, Any] = {
         "window": 640,
         "windows_per_frame": None,
+        "windows_around_cells": 0,
         "min_visible": 0.25,
         "seed": 0,
     }
@@ -139,6 +140,20 @@ def test_the_seed_draws_windows(rendered: Path, tmp_path: Path) -> None:
     assert draw(1, "first") != draw(2, "third")
 
 
+def test_windows_around_cells_hold_a_cell_each(
+    make_dataset: Callable[..., AnnotatedDataset], tmp_path: Path
+) -> None:
+    lone = (600, 20, 20, 20)  # at the frame's edge
+    dataset = make_dataset([lone], [CELL, lone], [], shape=(640, 640))
+    options = {"window": 64, "windows_per_frame": 1, "min_visible": 0.1, "seed": 3}
+    files = write(dataset, tmp_path / "around", **options, windows_around_cells=12)
+    assert len(files) == 3 + 2 * 12
+    assert len({file.read_text() for file in files}) > 12  # the cell is not always at one place
+    held = sum(bool(lines(file)) for file in files)
+    assert held >= 2 * 12
+    assert sum(bool(lines(file)) for file in write(dataset, tmp_path / "others", **options)) < 3
+
+
 def test_windows_of_an_earlier_run_go_away(
     make_dataset: Callable[..., AnnotatedDataset], tmp_path: Path
 ) -> None:
@@ -160,7 +175,14 @@ def test_real_frames(shared_data: Path, tmp_path: Path) -> None:
     part = dataset.subset([frame.path.stem for frame in dataset.frames[:4]])
     train, validation = split_by_frame(part, 0.25, seed=0)
     write_yolo_dataset(
-        train, validation, tmp_path, window=320, windows_per_frame=None, min_visible=0.25, seed=0
+        train,
+        validation,
+        tmp_path,
+        window=320,
+        windows_per_frame=None,
+        windows_around_cells=0,
+        min_visible=0.25,
+        seed=0,
     )
     # 640 x 480 pixels: two by two windows of 320.
     assert len(list((tmp_path / "images" / "train").iterdir())) == 12
