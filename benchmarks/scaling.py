@@ -111,11 +111,18 @@ def size_of_cells(cases: Sequence[Case]) -> tuple[int, int]:
 def memory_of_masks(frames: Sequence[Mapping[str, Any]]) -> Rows:
     """Peak memory of every pipeline that finds cells, against masks of the frame's size.
 
-    Told of the frame with most cells; a mask takes a byte a pixel.
+    Told of the frame with most cells of which it found half or more: beside few cells, what the
+    network needs for itself is most of the memory. A mask takes a byte a pixel.
     """
     rows: Rows = []
     for name in dict.fromkeys(row["pipeline"] for row in frames):
-        own = [row for row in frames if row["pipeline"] == name and row["peak_mb"] is not None]
+        own = [
+            row
+            for row in frames
+            if row["pipeline"] == name
+            and row["peak_mb"] is not None
+            and row["found"] >= row["cells"] / 2
+        ]
         if PIPELINES[name].is_semantic or not own:
             continue
         most = max(own, key=lambda row: row["found"])

@@ -79,7 +79,8 @@ def test_slopes_hold_the_rest_fixed():
 
 
 def test_memory_is_compared_with_a_mask_a_cell():
-    [row] = memory_of_masks(FRAMES)  # semantic pipelines have no cells
+    missed = {**frame("yolo", 2000, 500, 50.0, 9.0), "found": 120}
+    [row] = memory_of_masks([*FRAMES, missed])  # semantic pipelines have no cells
     assert (row["cells"], row["masks_mb"], row["share"]) == (100, 200, 8 / 200)
 
 
