@@ -18,8 +18,8 @@ def scaling_table(result: Result) -> str:
             "pipeline | one more | costs | line at 0 | r² | points", map(_slope, result["slopes"])
         ),
         *_classifier(result),
-        "Memory with the most cells of which half or more were found, above the server's before the "
-        "first frame, against one mask of the frame's size for every cell found.",
+        "Memory with the most cells of which half or more were found, above the server's before "
+        "the first frame, against one mask of the frame's size for every cell found.",
         _table(
             "pipeline | frame | cells | found | peak MB | such masks MB | share",
             map(_memory, result["memory"]),
