@@ -212,7 +212,7 @@ TARGETS = (
         "frames per second served / the most that the graphs do in one process",
         ">=",
         0.95,
-        Where("throughput", "saturation", "share", named_by=("pipeline",)),
+        Where("throughput", "saturation", "share", named_by=("pipeline", "client")),
     ),
     Bound(
         "Batches of 8 clients",
@@ -224,7 +224,7 @@ TARGETS = (
             "batches",
             "requests_per_execution",
             {"concurrency": 8},
-            named_by=("step",),
+            named_by=("step", "client"),
         ),
     ),
     Bound(
