@@ -12,7 +12,7 @@ GROUPS := server training export benchmarks dev
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: help demo test test-slow lint lock peers lock-peers bench-tools lock-bench-tools clean
+.PHONY: help demo test test-slow lint lock peers lock-peers bench-tools lock-bench-tools openvino lock-openvino clean
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12

@@ -23,7 +23,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from cytoserve import Cells
 from cytoserve.contract import INSTANCE_OUTPUTS
 from cytoserve.contract import PIPELINES as CONTRACT
-from cytoserve.model_config import config_file, read_config
+from cytoserve.model_config import VARIANT_FOLDER, config_file, read_config
 from export.accuracy_budget import beyond_budget, drops
 from export.chain import Arrays, Chain, newest_graph
 from export.chain_parity import instance_inputs
@@ -49,7 +49,7 @@ OPERATORS = (
 then converted there and back."""
 
 MOST_ROWS = 256
-"""Rows of a network that are looked at: the crops of many frames would take long and tell no more."""
+"""Most rows of a network that are looked at: thousands of crops tell no more than hundreds."""
 
 Image = npt.NDArray[Any]
 
@@ -63,10 +63,21 @@ class Settings:
     command: tuple[str, ...]
 
 
-def networks_of(repository: Path, pipeline: str) -> list[str]:
-    """Steps of a pipeline that the variant configures."""
+def networks_of(repository: Path, pipeline: str) -> dict[str, Path]:
+    """Step -> its graph, of a pipeline's steps that the variant configures.
+
+    Raises:
+        FileNotFoundError: there is no such step, or one that is not exported.
+    """
     steps = CONTRACT[pipeline].steps
-    return [step for step in steps if config_file(repository / step, VARIANT).stem == VARIANT]
+    named = [step for step in steps if config_file(repository / step, VARIANT).stem == VARIANT]
+    graphs = {step: newest_graph(repository / step) for step in named}
+    if not named or None in graphs.values():
+        raise FileNotFoundError(
+            f"{pipeline} is not exported to {repository}, or none of its models has a "
+            f"{VARIANT_FOLDER}/{VARIANT}.pbtxt there. Make it with: python -m export {pipeline}"
+        )
+    return {step: graph for step, graph in graphs.items() if graph is not None}
 
 
 def export_int8(
@@ -95,12 +106,11 @@ def export_int8(
     """
     with tempfile.TemporaryDirectory() as folder:
         files, graphs = {}, {}
+        sources = networks_of(repository, pipeline)
         chain = Chain(repository, pipeline)
-        for name in networks_of(repository, pipeline):
+        for name, source in sources.items():
             tell(f"{name}: calibrating on {len(calibration)} frames")
             rows = list(network_rows(chain, name, calibration.values(), settings))
-            source = newest_graph(repository / name)
-            assert source is not None  # the chain has opened it
             graphs[name] = quantised(onnx.load(source), rows)
             files[name] = Path(folder) / f"{name}.onnx"
             save_graph(graphs[name], files[name])
@@ -170,9 +180,8 @@ def quantised(graph: onnx.ModelProto, rows: Sequence[Arrays]) -> onnx.ModelProto
     """The same network in 8-bit integers, which takes its rows in chunks where ``graph`` does."""
     network = without_chunks(graph)
     with tempfile.TemporaryDirectory() as folder:
-        plain, prepared, done = (
-            Path(folder) / f"{name}.onnx" for name in ("plain", "ready", "int8")
-        )
+        names = ("network.onnx", "prepared.onnx", "integers.onnx")
+        plain, prepared, done = (Path(folder) / name for name in names)
         save_graph(network, plain)
         quant_pre_process(plain, prepared, skip_symbolic_shape=True)
         quantize_static(

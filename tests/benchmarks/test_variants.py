@@ -64,7 +64,7 @@ CASES = [
     ),
     pytest.param(
         [row("int8", "yolo_resnet", 9.0, "iou drops by 0.1"), row("openvino", "yolo_resnet", 1.1)],
-        "`--variant openvino`",
+        "Serve with `--variant openvino`",
         id="beyond its budget",
     ),
     pytest.param([row("int8", "yolo_resnet", 0.8)], "Serve without a variant", id="none is faster"),
