@@ -169,7 +169,8 @@ def installed_ways(names: Sequence[str]) -> tuple[list[Way], dict[str, str]]:
 
 def write_frame(folder: Path, size: tuple[int, int, int]) -> PeerFrame:
     """Render a frame, normalise it and write it."""
-    image = normalised_rgb(load_frame(*size).image)[:, :, 0]
+    # Twice, after which the server's own normalisation, the third, leaves every pixel as it is.
+    image = normalised_rgb(normalised_rgb(load_frame(*size).image))[:, :, 0]
     file = folder / f"{'-'.join(map(str, size))}.bmp"
     cv2.imwrite(str(file), image)
     return PeerFrame(image, file, file.read_bytes())

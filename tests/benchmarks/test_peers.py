@@ -152,7 +152,7 @@ def test_a_real_run(checkpoints, exported_repository, monkeypatch, tmp_path):
         weights,
         names,
         pipelines=["yolo"],
-        sizes=[(320, 240, 6)],
+        sizes=[(640, 640, 12)],  # no margins, in which a random network would find cells
         repeats=1,
         requests=1,
         bursts=1,
