@@ -13,16 +13,15 @@ machine, one after the other in turn:
                the cells, in one Python process that nothing is sent to
   ultralytics  ultralytics' own client of a Triton server, against ours;
                it can use no network but the raw one, and no pipeline
-  litserve     the models in PyTorch behind LitServe, which many choose
-               first: a few lines, and it forms batches
-  bentoml      the same behind BentoML: of the servers that run Python
-               models it is the one that is used most beside it, is kept
-               up, is Apache-2.0, needs neither a cluster nor a registry,
-               and adapts its batches to the times that it sees
+  litserve     the models in PyTorch behind LitServe, a few lines of
+               code, with the batches that it forms
+  bentoml      the same behind BentoML, which adapts its batches to the
+               times that it sees
 
-Ray Serve was left out because it is a cluster's scheduler, whose processes alone fill two cores;
-TorchServe is archived; PyTriton is the Triton that this server is built on, and KServe and MLServer
-run elsewhere or ask for a container.
+BentoML was chosen because it is kept up (its latest release is of October 2026), is Apache-2.0, runs from
+`pip` with neither a cluster nor a registry, and forms batches. Of the others, MLServer and
+TorchServe had no release in 2026, Ray Serve brings the scheduler of a cluster, and PyTriton is the
+Triton that this server is built on.
 
 Every server and client of a peer runs in an environment of its own, which `make peers` fills from a
 lock file; a peer whose environment is not there is left out, and the result says so. Models have
