@@ -18,10 +18,10 @@ machine, one after the other in turn:
   bentoml      the same behind BentoML, which adapts its batches to the
                times that it sees
 
-BentoML was chosen because it is kept up (its latest release is of October 2026), is Apache-2.0, runs from
-`pip` with neither a cluster nor a registry, and forms batches. Of the others, MLServer and
-TorchServe had no release in 2026, Ray Serve brings the scheduler of a cluster, and PyTriton is the
-Triton that this server is built on.
+BentoML was chosen because it is kept up (its latest release is of October 2026), is Apache-2.0,
+runs from `pip` with neither a cluster nor a registry, and forms batches. Of the others, MLServer
+and TorchServe had no release in 2026, Ray Serve brings the scheduler of a cluster, and PyTriton is
+the Triton that this server is built on.
 
 Every server and client of a peer runs in an environment of its own, which `make peers` fills from a
 lock file; a peer whose environment is not there is left out, and the result says so. Models have
