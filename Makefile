@@ -12,7 +12,7 @@ GROUPS := server training export benchmarks dev
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: help demo test test-slow lint lock clean
+.PHONY: help demo test test-slow lint lock peers lock-peers bench-tools lock-bench-tools openvino lock-openvino clean
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,54 @@ $(VENV)/.installed: requirements.lock pyproject.toml | $(UV)
 	$(UV) pip sync --require-hashes requirements.lock
 	$(UV) pip install --quiet --no-deps --editable .
 	@touch $@
+
+PEERS := bentoml litserve ultralytics
+
+peers: $(PEERS:%=.bench/%/.installed) ## What benchmarks.peers compares with, one environment each
+
+# uv takes most of it from its cache by hard links: three times PyTorch costs the disk little.
+.bench/%/.installed: benchmarks/peers/%.lock | $(UV)
+	$(UV) venv --quiet --allow-existing --python "$(PYTHONS)" .bench/$*
+	$(UV) pip sync --require-hashes --python .bench/$*/bin/python $<
+	@touch $@
+
+# Where a package is this project's as well, its locked version is kept: peers differ by themselves.
+lock-peers: | $(UV) ## Choose the peers' versions anew
+	for peer in $(PEERS); do \
+		cp requirements.lock benchmarks/peers/$$peer.lock; \
+		$(UV) pip compile benchmarks/peers/$$peer.in --universal --python-version 3.10 \
+			--generate-hashes --no-header --no-annotate --quiet \
+			--output-file benchmarks/peers/$$peer.lock || exit 1; \
+	done
+
+bench-tools: .bench/perf_analyzer/.installed ## perf_analyzer and its libraries, for benchmarks.throughput
+
+# libb64 comes from Debian's archive, unpacked beside the rest so that root is not needed.
+.bench/perf_analyzer/.installed: benchmarks/perf_analyzer.lock | $(UV)
+	rm -rf $(@D)
+	mkdir -p $(@D)/debian
+	$(UV) pip install --quiet --python "$(PYTHONS)" --no-deps --require-hashes \
+		--target $(@D) --requirement $<
+	@PATH="$$PATH:/sbin"; ldconfig -p | grep -q libb64.so.0d || { cd $(@D)/debian \
+		&& apt-get download -qq -o APT::Sandbox::User="$$(id -un)" libb64-0d && dpkg -x *.deb . ; } \
+		|| { echo "perf_analyzer needs libb64.so.0d: apt-get update, or apt install libb64-0d"; exit 1; }
+	@touch $@
+
+lock-bench-tools: | $(UV) ## Choose the version of perf_analyzer's library anew
+	$(UV) pip compile benchmarks/perf_analyzer.in --universal --python-version 3.10 --no-deps \
+		--upgrade --generate-hashes --no-header --no-annotate --quiet \
+		--output-file benchmarks/perf_analyzer.lock
+
+openvino: .openvino/.installed ## ONNX Runtime with OpenVINO, for `python -m server --variant openvino`
+
+.openvino/.installed: server/openvino.lock | $(UV) $(VENV)/.installed
+	rm -rf $(@D)
+	$(UV) pip install --quiet --no-deps --require-hashes --target $(@D) --requirement $<
+	@touch $@
+
+lock-openvino: | $(UV) ## Choose the version of ONNX Runtime with OpenVINO anew
+	$(UV) pip compile server/openvino.in --universal --python-version 3.10 --no-deps --upgrade \
+		--generate-hashes --no-header --no-annotate --quiet --output-file server/openvino.lock
 
 .uv/bin/uv:
 	@python3 -m venv .uv || { echo "make needs uv, or Python's venv to fetch it: apt install python3-venv"; exit 1; }

@@ -26,9 +26,8 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import track
 
+from benchmarks.approaches_tables import approaches_table
 from benchmarks.machine import fingerprint
-from benchmarks.matching import FrameMatches, match_cells, quality
-from benchmarks.report_tables import approaches_table
 from benchmarks.result_files import write_result
 from benchmarks.served_weights import check_weights
 from benchmarks.timing import in_turn
@@ -36,6 +35,7 @@ from cytoserve import Cells, Client
 from cytoserve.contract import INSTANCE_OUTPUTS, OVERLAP_THRESHOLD, SCORE_THRESHOLD
 from export.chain import Chain
 from export.chain_parity import instance_inputs
+from export.matching import FrameMatches, match_cells, quality
 from export.reference import UltralyticsYolo, classify_one_by_one, normalised_rgb
 from server.embedded import EmbeddedServer
 from training.annotated import AnnotatedDataset, AnnotatedFrame

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.matching import mask_iou
 from cytoserve import Cells
+from export.matching import mask_iou
 from training.annotated import AnnotatedCell
 
 THRESHOLDS = tuple(hundredths / 100 for hundredths in range(50, 100, 5))

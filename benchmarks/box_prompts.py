@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.matching import mask_iou
 from benchmarks.new_frames import new_frames
 from benchmarks.timing import in_turn
 from cytoserve import Cells, Client, Prompts
 from cytoserve.codec.prompted import encode_request
 from cytoserve.contract import PIPELINES, STEPS
 from export.chain import Arrays, Chain
+from export.matching import mask_iou
 from training.annotated import AnnotatedCell
 
 PROMPTS = 42

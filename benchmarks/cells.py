@@ -22,11 +22,11 @@ from typing import Any
 import click
 
 from benchmarks.machine import fingerprint, machine_note
-from benchmarks.matching import match_cells, quality
 from benchmarks.memory import PeakMemory, resident_bytes
 from benchmarks.result_files import write_result
 from cytoserve import Cells, Client
 from cytoserve.contract import OVERLAP_THRESHOLD, PIPELINES, SCORE_THRESHOLD
+from export.matching import match_cells, quality
 from server.embedded import EmbeddedServer
 from training.rendered import RenderSettings, render_frame
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.machine import machine_note
-from benchmarks.report_tables import training_text
+from benchmarks.recipe_text import training_text
 from benchmarks.semantic_speed import speed_table
 from benchmarks.studies import S2_LEARNING_CURVE
 

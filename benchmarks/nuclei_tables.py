@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.machine import machine_note
-from benchmarks.report_tables import training_text
+from benchmarks.recipe_text import training_text
 from benchmarks.seams import LIMIT
 from benchmarks.semantic_speed import speed_table
 from benchmarks.studies import S3, S3_NETWORKS

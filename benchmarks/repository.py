@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 SOURCE = Path("model_repository")
-WRITTEN_BY_HAND = ("*/config.pbtxt", "*/1/model.py")
+WRITTEN_BY_HAND = ("*/config.pbtxt", "*/configs/*.pbtxt", "*/1/model.py")
 
 
 def copy_repository(target: Path) -> None:

@@ -6,36 +6,10 @@ overlapped follows from arithmetic: what both took together is more than there w
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import tritonclient.grpc as triton
-
-from cytoserve.contract import PIPELINES
-
-POLL = 0.02
-"""Seconds between two looks at the statistics, which follow the answers."""
-
-SETTLED = 5
-"""Looks in a row that must see the same before it is taken for all there is."""
-
-PATIENCE = 10.0
-"""Seconds in which the statistics must tell of an answer that is already here."""
-
-NANOSECONDS = 1e9
-
-
-@dataclass(frozen=True)
-class StepCount:
-    """Cumulative statistics of one model."""
-
-    answers: int
-    """Those from the response cache included."""
-    total: float
-    """Seconds of all its answers, waiting included."""
-    computed: float
-    """Seconds of its executions: inputs, network, outputs."""
+from benchmarks.step_statistics import PATIENCE, counted
 
 
 @dataclass(frozen=True)
@@ -74,51 +48,8 @@ def request_seconds(url: str, pipeline: str, ask: Callable[[], object]) -> Reque
     Raises:
         RuntimeError: ``ask`` sent none or several, or the statistics did not come in time.
     """
-    names = (pipeline, *PIPELINES[pipeline].steps)
-    with triton.InferenceServerClient(url) as connection:
-        before = _settled(connection, names)
-        ask()
-        deadline = time.monotonic() + PATIENCE
-        while (after := _settled(connection, names))[pipeline].answers == before[pipeline].answers:
-            if time.monotonic() > deadline:
-                break
-    answers = after[pipeline].answers - before[pipeline].answers
-    if answers != 1:
-        raise RuntimeError(
-            f"exactly one request to {pipeline} can be timed; the server counts {answers}. Send "
-            "one, and let nobody else use the pipeline meanwhile."
-        )
+    counts = counted(url, pipeline, ask, patience=PATIENCE)
     return RequestSeconds(
-        after[pipeline].total - before[pipeline].total,
-        {
-            name: after[name].computed - before[name].computed
-            for name in names[1:]
-            if after[name].answers > before[name].answers
-        },
+        counts.pop(pipeline).total,
+        {name: count.executed for name, count in counts.items() if count.answers},
     )
-
-
-def _settled(
-    connection: triton.InferenceServerClient, names: Sequence[str]
-) -> dict[str, StepCount]:
-    counts, same = _counts(connection, names), 1
-    while same < SETTLED:
-        time.sleep(POLL)
-        now = _counts(connection, names)
-        same = same + 1 if now == counts else 1
-        counts = now
-    return counts
-
-
-def _counts(connection: triton.InferenceServerClient, names: Sequence[str]) -> dict[str, StepCount]:
-    counts = {}
-    for name in names:
-        [model] = connection.get_inference_statistics(name).model_stats
-        stats = model.inference_stats
-        computed = sum(
-            part.ns for part in (stats.compute_input, stats.compute_infer, stats.compute_output)
-        )
-        counts[name] = StepCount(
-            stats.success.count, stats.success.ns / NANOSECONDS, computed / NANOSECONDS
-        )
-    return counts

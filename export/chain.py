@@ -40,7 +40,7 @@ class Chain:
         self.sessions = {}
         for step in self.steps:
             name = step.model_name
-            file = (models or {}).get(name) or _newest(repository / name)
+            file = (models or {}).get(name) or newest_graph(repository / name)
             if file is not None:
                 self.sessions[name] = open_session(file, threads)
 
@@ -70,7 +70,7 @@ class Chain:
         return needed
 
 
-def _newest(model: Path) -> Path | None:
+def newest_graph(model: Path) -> Path | None:
     """The newest installed ONNX file of a step; None for a step in Python."""
     numbers = versions(model)
     file = model / str(numbers[-1]) / MODEL_FILES["onnxruntime"] if numbers else model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,27 @@ def parity_frames(given: Path | None, recipe: Recipe) -> dict[str, npt.NDArray[A
     step = max(1, len(files) // COUNT)
     try:
         return {file.name: read_frame(file) for file in files[::step][:COUNT]}
+    except CytoserveError as error:
+        raise click.UsageError(f"--frames: {error}") from error
+
+
+def all_frames(given: Path, left_out: Collection[Path]) -> dict[str, npt.NDArray[Any]]:
+    """Name -> frame, of an image file or of all in a folder.
+
+    Raises:
+        click.UsageError: there is none that can be read, or one is among ``left_out``.
+    """
+    files = _images(given)
+    if not files:
+        raise click.UsageError(f"--frames {given}: no image with a suffix of {SUFFIXES}.")
+    shared = {file.resolve() for file in files} & {file.resolve() for file in left_out}
+    if shared:
+        raise click.UsageError(
+            f"--frames {given}: {len(shared)} of its {len(files)} images are in --data as well, "
+            f"{min(shared)} for one; prove on frames that nothing was chosen by."
+        )
+    try:
+        return {file.name: read_frame(file) for file in files}
     except CytoserveError as error:
         raise click.UsageError(f"--frames: {error}") from error
 

@@ -83,6 +83,25 @@ class Staging:
         _write_json(self._folder(name) / CARD_FILE, card)
         return self._finish(name, manifest)
 
+    def add_to_newest(
+        self, name: str, file: str, graph: onnx.ModelProto, about: Mapping[str, Any]
+    ) -> Path:
+        """Let another graph of a model appear in the newest version, which stays as it is besides.
+
+        The manifest gets the hash of ``file`` and, under ``variants``, what is known ``about`` it.
+        """
+        newest = self.repository / name / str(versions(self.repository / name)[-1])
+        staged = self._folder(name)
+        save_graph(graph, staged / file)
+        new = sorted(path.name for path in staged.iterdir())
+        manifest = json.loads((newest / MANIFEST_FILE).read_text())
+        manifest["sha256"] |= {path: file_sha256(staged / path) for path in new}
+        manifest["variants"] = {**manifest.get("variants", {}), file: dict(about)}
+        _write_json(staged / MANIFEST_FILE, manifest)
+        for path in (*new, MANIFEST_FILE):
+            (staged / path).replace(newest / path)
+        return newest / file
+
     def _folder(self, name: str) -> Path:
         folder = self.root / name
         folder.mkdir()

@@ -9,6 +9,7 @@ import click
 from cytoserve.contract import PIPELINES
 from server.errors import ServerError
 from server.launcher import RESPONSE_CACHE_MB, LaunchSettings, serve
+from server.variants import VARIANTS
 
 
 def pipeline_names(
@@ -38,6 +39,13 @@ def pipeline_names(
     default=",".join(PIPELINES),
     show_default=True,
     help="Pipelines to serve, by name, separated by commas.",
+)
+@click.option(
+    "--variant",
+    type=click.Choice(list(VARIANTS)),
+    help="Compute networks in another way, where the processor has the instructions for it: "
+    + "; ".join(f"{variant.name}, {variant.summary}" for variant in VARIANTS.values())
+    + ". `python -m benchmarks.variants` finds the best one for this machine.",
 )
 @click.option(
     "--grpc-port",
@@ -81,6 +89,7 @@ def pipeline_names(
 def main(
     model_repository: Path,
     pipelines: tuple[str, ...],
+    variant: str | None,
     grpc_port: int,
     metrics_port: int | None,
     listen: str,
@@ -96,6 +105,7 @@ def main(
     settings = LaunchSettings(
         model_repository=model_repository,
         pipelines=pipelines,
+        variant=variant,
         grpc_port=grpc_port,
         metrics_port=metrics_port,
         listen=listen,

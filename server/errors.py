@@ -13,6 +13,10 @@ class RepositoryError(ServerError):
     """The model repository has nothing that can be served."""
 
 
+class VariantError(ServerError):
+    """The variant cannot be served by this machine, or by what is installed on it."""
+
+
 class PortError(ServerError):
     """The port is not free, or the address is none of this machine's."""
 

@@ -20,9 +20,10 @@ from server.backend_directory import lay_out
 from server.errors import RepositoryError
 from server.installation import Installation, find_installation
 from server.port import reserve
-from server.repository import PipelineExport, survey
+from server.repository import PipelineExport, models_of_variant, survey
 from server.supervisor import Supervisor
 from server.tritonserver import TritonServer
+from server.variants import OPENVINO_FOLDER, VARIANTS, check_machine, processor_instructions
 from server.watcher import (
     RUN_VARIABLE,
     clean_up,
@@ -67,6 +68,9 @@ class LaunchSettings:
     """MiB of memory for the answers of steps whose configuration says ``response_cache``; 0: none
     is kept. It is taken at once, and the answers that were not used for longest give way."""
 
+    variant: str | None = None
+    """Name of one of `server.variants.VARIANTS`; None: every model by its ``config.pbtxt``."""
+
     stop_at_eof: bool = False
     """Stop as well when standard input ends, as it does when the process that started us dies."""
 
@@ -92,8 +96,14 @@ def serve(
     """
     begun = time.monotonic()
     installation = find_installation()
-    exports = survey(settings.model_repository, settings.pipelines)
+    variant = VARIANTS[settings.variant] if settings.variant else None
+    if variant:
+        check_machine(variant, processor_instructions())
+    exports = survey(settings.model_repository, settings.pipelines, settings.variant)
     pipelines = exported(exports, settings.model_repository, tell)
+    if variant:
+        models = models_of_variant(settings.model_repository, pipelines, variant.name)
+        tell(f"Variant {variant.name} of {', '.join(models)}; all other models as by default.")
     warn_if_open(settings.listen, tell)
     stopping = stop_on_signals()
     if settings.stop_at_eof:
@@ -107,6 +117,9 @@ def serve(
         # Triton starts workers by a shell line without quotes: no path may hold a space.
         (run.folder / "model_repository").symlink_to(settings.model_repository.resolve())
         command = server_command(settings, installation, run, url, pipelines)
+        if variant and variant.on_openvino:
+            # Workers import from the folder they work in first, and from PYTHONPATH not at all.
+            (run.folder / "onnxruntime").symlink_to(OPENVINO_FOLDER / "onnxruntime")
         environment = worker_environment(installation, {**os.environ, RUN_VARIABLE: run.id})
 
         def start() -> TritonServer:
@@ -203,6 +216,7 @@ def server_command(
         f"--backend-directory={run.folder / 'backends'}",
         f"--backend-config=python,shm-region-prefix-name={run.id}",
         "--model-control-mode=explicit",
+        *([f"--model-config-name={settings.variant}"] * bool(settings.variant)),
         # Triton loads an ensemble's steps by itself.
         *(f"--load-model={name}" for each in pipelines for name in (each.name, each.card)),
         # A load is mostly waiting for the worker that completes the configuration.

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cytoserve.contract import PIPELINES, Pipeline
-from cytoserve.model_config import MODEL_FILES, ModelConfigError, read_config, versions
+from cytoserve.model_config import (
+    MODEL_FILES,
+    VARIANT_FOLDER,
+    ModelConfigError,
+    config_file,
+    read_config,
+    versions,
+)
 from server.errors import RepositoryError
 
 
@@ -20,6 +27,9 @@ class PipelineExport:
     missing: tuple[str, ...]
     """What is not there, each as a path below the repository; empty when all is exported."""
 
+    variant: str | None = None
+    """The variant whose own files are all that is missing."""
+
     @property
     def models(self) -> tuple[str, str]:
         """Models to load by name: the ensemble, whose steps Triton loads itself, and the card."""
@@ -28,23 +38,32 @@ class PipelineExport:
     @property
     def command(self) -> str:
         """The command that makes what is missing."""
-        return f"python -m export {self.pipeline.name}"
+        return f"python -m export {self.variant or self.pipeline.name}"
 
 
-def survey(repository: Path, names: Iterable[str] = PIPELINES) -> list[PipelineExport]:
+def survey(
+    repository: Path, names: Iterable[str] = PIPELINES, variant: str | None = None
+) -> list[PipelineExport]:
     """Look for the models of each named pipeline; raise `RepositoryError` for a bad config."""
     if not repository.is_dir():
         raise RepositoryError(f"The model repository {repository} is not a folder.")
-    return [
-        PipelineExport(pipeline, tuple(missing_of(repository, [pipeline.name, pipeline.card])))
-        for pipeline in (PIPELINES[name] for name in names)
-    ]
+    return [survey_one(repository, PIPELINES[name], variant) for name in names]
 
 
-def missing_of(repository: Path, models: Iterable[str]) -> Iterator[str]:
+def survey_one(repository: Path, pipeline: Pipeline, variant: str | None) -> PipelineExport:
+    """Look for the models of one pipeline: first for those that every variant is made from."""
+    models = [pipeline.name, pipeline.card]
+    if missing := tuple(missing_of(repository, models)):
+        return PipelineExport(pipeline, missing)
+    return PipelineExport(pipeline, tuple(missing_of(repository, models, variant)), variant)
+
+
+def missing_of(
+    repository: Path, models: Iterable[str], variant: str | None = None
+) -> Iterator[str]:
     """Yield what ``models``, and the steps of those that are ensembles, lack."""
     for model in dict.fromkeys(models):
-        config_path = repository / model / "config.pbtxt"
+        config_path = config_file(repository / model, variant)
         if not config_path.exists():
             yield f"{model}/config.pbtxt"
             continue
@@ -54,7 +73,25 @@ def missing_of(repository: Path, models: Iterable[str]) -> Iterator[str]:
             raise RepositoryError(str(error)) from error
         steps = [step.model_name for step in config.ensemble_scheduling.step]
         file = "" if steps else config.default_model_filename or MODEL_FILES.get(config.backend, "")
-        folders = (repository / model / str(version) for version in versions(repository / model))
-        if not any((folder / file).exists() for folder in folders):
+        newest = [repository / model / str(n) for n in versions(repository / model)[-1:]]
+        if not any((folder / file).exists() for folder in newest):
             yield f"{model}/<version>/{file}"
-        yield from missing_of(repository, steps)
+        yield from missing_of(repository, steps, variant)
+
+
+def models_of_variant(
+    repository: Path, pipelines: Iterable[Pipeline], variant: str
+) -> tuple[str, ...]:
+    """Return the steps of ``pipelines`` that are configured by ``variant``.
+
+    Raise `RepositoryError` where there is none.
+    """
+    ensembles = [read_config(config_file(repository / pipeline.name)) for pipeline in pipelines]
+    steps = dict.fromkeys(step.model_name for e in ensembles for step in e.ensemble_scheduling.step)
+    found = tuple(s for s in steps if config_file(repository / s, variant).stem == variant)
+    if not found:
+        raise RepositoryError(
+            f"No model of these pipelines has a {VARIANT_FOLDER}/{variant}.pbtxt in {repository}: "
+            f"variant {variant} would change nothing. Serve without --variant."
+        )
+    return found

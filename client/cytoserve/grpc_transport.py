@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ import grpc  # type: ignore[import-untyped]
 import numpy as np
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from cytoserve.contract import MASK_SIZE, MAX_FRAME_BYTES, SAM_MASK_SIZE
@@ -93,8 +94,8 @@ class GrpcTransport:
 
     async def infer(self, request: Request, timeout: float) -> Tensors:  # noqa: D102
         with mapped_errors(self._url, request.model, timeout):
-            answer = self._server.infer(**_arguments(request, self._headers, timeout))
-        return _tensors(answer, request)
+            answer = self._server.infer(**infer_arguments(request, self._headers, timeout))
+        return read_outputs(answer, request)
 
     async def is_ready(self, model: str, timeout: float) -> bool:  # noqa: D102
         with mapped_errors(self._url, model, timeout):
@@ -131,8 +132,8 @@ class AioTransport:
 
     async def infer(self, request: Request, timeout: float) -> Tensors:  # noqa: D102
         with mapped_errors(self._url, request.model, timeout):
-            answer = await self._server.infer(**_arguments(request, self._headers, timeout))
-        return _tensors(answer, request)
+            answer = await self._server.infer(**infer_arguments(request, self._headers, timeout))
+        return read_outputs(answer, request)
 
     async def is_ready(self, model: str, timeout: float) -> bool:  # noqa: D102
         with mapped_errors(self._url, model, timeout):
@@ -178,10 +179,11 @@ def mapped_errors(url: str, model: str, timeout: float) -> Iterator[None]:
         yield
     except InferenceServerException as error:
         text = error.message() or "no text"
-        raise _mapped(_status(error), text, url, model, timeout) from error
+        raise _mapped(status_of(error), text, url, model, timeout) from error
 
 
-def _status(error: InferenceServerException) -> grpc.StatusCode:
+def status_of(error: InferenceServerException) -> grpc.StatusCode:
+    """Return the gRPC status of tritonclient's error."""
     name = str(error.status()).removeprefix("StatusCode.")
     return grpc.StatusCode.__members__.get(name, grpc.StatusCode.UNKNOWN)
 
@@ -223,22 +225,38 @@ def _kind(status: grpc.StatusCode, text: str) -> type[CytoserveError]:
     return ERRORS[status]
 
 
-def _arguments(request: Request, headers: Mapping[str, str], timeout: float) -> dict[str, Any]:
-    inputs = []
-    for name, tensor in request.inputs.items():
-        given = triton.InferInput(name, list(tensor.shape), np_to_triton_dtype(tensor.dtype))
-        inputs.append(given.set_data_from_numpy(tensor))
+def described_input(name: str, tensor: NDArray[Any]) -> triton.InferInput:
+    """Say an input's name, shape and dtype; where its data are is left open."""
+    return triton.InferInput(name, list(tensor.shape), np_to_triton_dtype(tensor.dtype))
+
+
+def input_in_message(name: str, tensor: NDArray[Any]) -> triton.InferInput:
+    """Return an input whose data travel inside the request."""
+    return described_input(name, tensor).set_data_from_numpy(tensor)
+
+
+def infer_arguments(
+    request: Request,
+    headers: Mapping[str, str],
+    timeout: float,
+    make_input: Callable[[str, NDArray[Any]], triton.InferInput] = input_in_message,
+) -> dict[str, Any]:
+    """Return the arguments of tritonclient's ``infer``; ``make_input`` says where data go."""
     return {
         "model_name": request.model,
-        "inputs": inputs,
+        "inputs": [make_input(name, tensor) for name, tensor in request.inputs.items()],
         "outputs": [triton.InferRequestedOutput(name) for name in request.outputs],
         "headers": dict(headers),
         "client_timeout": timeout,
     }
 
 
-def _tensors(answer: triton.InferResult, request: Request) -> Tensors:
-    """Read the outputs that were asked for; those missing are left out."""
+def read_outputs(answer: triton.InferResult, request: Request) -> Tensors:
+    """Read the outputs that were asked for; those missing are left out.
+
+    Raises:
+        AnswerMalformed: the bytes of an output do not fit its shape or dtype.
+    """
     try:
         tensors = {name: answer.as_numpy(name) for name in request.outputs}
     except (ValueError, TypeError, InferenceServerException) as error:

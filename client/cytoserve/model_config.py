@@ -10,12 +10,24 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+CONFIG_FILE = "config.pbtxt"
+
+VARIANT_FOLDER = "configs"
+"""In a model's folder: its ``<variant>.pbtxt`` takes the place of ``config.pbtxt`` in a server that
+was started with ``--model-config-name=<variant>``."""
+
 MODEL_FILES = {"onnxruntime": "model.onnx", "python": "model.py", "tensorrt": "model.plan"}
 """Default file of a version folder, by backend."""
 
 
 class ModelConfigError(ValueError):
     """A ``config.pbtxt`` that is absent or that Triton's schema does not admit."""
+
+
+def config_file(model: Path, variant: str | None = None) -> Path:
+    """The configuration that Triton takes for a model's folder, of a variant where it has one."""
+    own = model / VARIANT_FOLDER / f"{variant}.pbtxt"
+    return own if variant and own.is_file() else model / CONFIG_FILE
 
 
 def read_config(path: Path) -> model_config_pb2.ModelConfig:

@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from cytoserve.model_config import ModelConfigError, read_config
+from cytoserve.model_config import CONFIG_FILE, ModelConfigError, read_config
 from export.install import STAGING
 from export.lint.ensembles import lint_ensemble
 from export.lint.exported import lint_pipeline_versions, lint_versions
-from export.lint.models import CONFIG_FILE, Model, contract_models
+from export.lint.models import Model, contract_models
 from export.lint.one_sam import lint_one_sam
 from export.lint.problem import Problem
 from export.lint.serving import lint_serving
 from export.lint.tensors import lint_tensors
+from export.lint.variants import lint_variants
 
 __all__ = ["Problem", "lint_repository"]
 
@@ -42,6 +43,7 @@ def _lint_model(model: Model, models: dict[str, Model]) -> Iterator[Problem]:
     yield from lint_serving(model)
     yield from lint_tensors(model)
     yield from lint_versions(model)
+    yield from lint_variants(model)
     if model.is_pipeline:
         yield from lint_ensemble(model, models)
         yield from lint_pipeline_versions(model, models)

@@ -35,6 +35,13 @@ def lint_versions(model: Model) -> Iterator[Problem]:
     yield from _graph(version / MODEL_FILE, model.contract)
 
 
+def lint_variant_graph(variant: Model) -> Iterator[Problem]:
+    """The graph that a variant alone serves; one that is not exported yet is no problem."""
+    version, name = newest_version(variant.folder), variant.config.default_model_filename
+    if version and name and (version / name).is_file():
+        yield from _graph(version / name, variant.contract)
+
+
 def lint_pipeline_versions(ensemble: Model, models: Mapping[str, Model]) -> Iterator[Problem]:
     """An exported pipeline has all of its models, and they are those that its card names."""
     version = newest_version(ensemble.folder)

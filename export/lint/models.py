@@ -10,8 +10,7 @@ from typing import Any
 from tritonclient.grpc import model_config_pb2
 
 from cytoserve.contract import CARD_INPUT, CARD_OUTPUT, PIPELINES, STEPS, Step, Tensor
-
-CONFIG_FILE = "config.pbtxt"
+from cytoserve.model_config import CONFIG_FILE
 
 STEP_BACKENDS = ("onnxruntime", "python")
 """What a step or card may run on; a pipeline is an ensemble."""
@@ -19,17 +18,20 @@ STEP_BACKENDS = ("onnxruntime", "python")
 
 @dataclass(frozen=True)
 class Model:
-    """One ``config.pbtxt`` beside what the contract says of it."""
+    """One configuration beside what the contract says of it."""
 
     folder: Path
     contract: Step
     config: Any
     """Triton's ``ModelConfig`` message."""
 
+    file_name: str = CONFIG_FILE
+    """Where in the folder it was read."""
+
     @property
     def file(self) -> Path:
-        """Its ``config.pbtxt``."""
-        return self.folder / CONFIG_FILE
+        """The file that was read."""
+        return self.folder / self.file_name
 
     @property
     def is_pipeline(self) -> bool:

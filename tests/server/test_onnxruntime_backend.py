@@ -58,6 +58,11 @@ def parameter(name: str, value: str) -> str:
     return f'parameters {{ key: "{name}" value: {{ string_value: "{value}" }} }}\n'
 
 
+def accelerated_by(name: str) -> str:
+    accelerator = f'cpu_execution_accelerator [ {{ name: "{name}" }} ]'
+    return f"optimization {{ execution_accelerators {{ {accelerator} }} }}\n"
+
+
 BATCHES = "max_batch_size: 8\n"
 PICKED = tensor("input", "x", "FP32", [-1, 3]) + tensor("input", "i", "INT64", [-1])
 
@@ -326,6 +331,18 @@ def test_completed_batch_of_scalars_is_served(
             io([-1, 3]) + 'default_model_filename: "net.onnx"',
             "unable to find '1/net.onnx'",
             id="file of another name",
+        ),
+        pytest.param(
+            DOUBLE,
+            io([-1, 3]) + accelerated_by("armnn"),
+            "unknown Execution Accelerator 'armnn' is requested",
+            id="unknown accelerator",
+        ),
+        pytest.param(
+            DOUBLE,
+            io([-1, 3]) + accelerated_by("openvino"),
+            "unknown Execution Accelerator 'openvino' is requested",
+            id="accelerator that ONNX Runtime was built without",
         ),
     ],
 )

@@ -28,6 +28,11 @@ Config = dict[str, Any]
 
 Array = np.ndarray[Any, Any]
 
+Accelerator = tuple[str, dict[str, str]]
+"""Name and options of an execution provider of ONNX Runtime."""
+
+CPU, OPENVINO = "CPUExecutionProvider", "OpenVINOExecutionProvider"
+
 DEFAULT_MAX_BATCH_SIZE = 4
 """Triton's own ``--backend-config=default-max-batch-size``."""
 
@@ -81,7 +86,7 @@ class TritonPythonModel:
         """Open the session and refuse a configuration that does not fit the graph."""
         config: Config = json.loads(args["model_config"])
         path = Path(args["model_repository"], args["model_version"], model_filename(config))
-        self.session = open_session(path, session_options(config))
+        self.session = open_session(path, session_options(config), accelerators(config))
         check_inputs(config, self.session)
         check_outputs(config, self.session)
         self.batches = config["max_batch_size"] > 0
@@ -188,15 +193,39 @@ def model_filename(config: Config) -> str:
     return config.get("default_model_filename") or "model.onnx"
 
 
-def open_session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+def open_session(
+    path: Path, options: ort.SessionOptions, accelerated_by: Sequence[Accelerator] = ()
+) -> ort.InferenceSession:
     """Load ``path``, or the ``model.onnx`` inside it where it is a folder."""
     path = path / "model.onnx" if path.is_dir() else path
     if not path.exists():
         refuse(f"unable to find '{path.parent.name}/{path.name}'")
+    providers = [*accelerated_by, (CPU, {})]
     try:
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(path, options, providers=providers)
     except Exception as error:  # ONNX Runtime's errors share no base of their own
         refuse(error_text(error).replace(f"{path.parent}/", ""))
+    # ONNX Runtime's Python falls back to its own provider where another one fails.
+    if absent := {name for name, _ in providers} - set(session.get_providers()):
+        refuse(f"onnx runtime error 1: {', '.join(absent)} could not be used for this model")
+    return session
+
+
+def accelerators(config: Config) -> list[Accelerator]:
+    """Read ``optimization.execution_accelerators``, as for an instance on a CPU.
+
+    The native backend knows ``openvino`` alone, and only if it was built with it; it passes none of
+    the accelerator's parameters on. Here they are OpenVINO's provider options, as those of ``cuda``
+    are there: so a configuration may ask for bfloat16 and loads in both, there in float32.
+    """
+    entries = config.get("optimization", {}).get("execution_accelerators", {})
+    found = []
+    for entry in entries.get("cpu_execution_accelerator", []):
+        if entry["name"] != "openvino" or OPENVINO not in ort.get_available_providers():
+            refuse(f"unknown Execution Accelerator '{entry['name']}' is requested")
+        threads = {"num_of_threads": str(thread_count(config))} if thread_count(config) else {}
+        found.append((OPENVINO, {"device_type": "CPU", **threads, **entry.get("parameters", {})}))
+    return found
 
 
 def session_options(config: Config) -> ort.SessionOptions:
@@ -213,9 +242,7 @@ def session_options(config: Config) -> ort.SessionOptions:
             f"but got {mode} ."
         )
     options.execution_mode = EXECUTION_MODES[mode]
-    threads = parameter(config, "intra_op_thread_count", integer, 0)
-    # The launcher's bound; 0 is ONNX Runtime's own choice, every core of the machine.
-    options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS", "0"))
+    options.intra_op_num_threads = thread_count(config)
     options.inter_op_num_threads = parameter(config, "inter_op_thread_count", integer, 0)
     options.enable_cpu_mem_arena = parameter(config, "enable_mem_arena", boolean, True)
     options.enable_mem_pattern = parameter(config, "enable_mem_pattern", boolean, True)
@@ -223,6 +250,15 @@ def session_options(config: Config) -> ort.SessionOptions:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     return options
+
+
+def thread_count(config: Config) -> int:
+    """Threads of one operator: the model's own number, or else the launcher's bound.
+
+    0 is ONNX Runtime's own choice, every core of the machine.
+    """
+    threads: int = parameter(config, "intra_op_thread_count", integer, 0)
+    return threads or int(os.environ.get("OMP_NUM_THREADS", "0"))
 
 
 def parameter(config: Config, name: str, parse: Callable[[str], Any], default: Any) -> Any:

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.matching import mask_iou, match_cells, quality
 from cytoserve import Cells, cells_from_labels
+from export.matching import mask_iou, match_cells, quality
 from training.annotated import AnnotatedCell
 
 SIDE = 100

@@ -1,4 +1,4 @@
-"""Results as Markdown tables, the study's figures beside ours."""
+"""The result of `benchmarks.approaches` as Markdown tables, study S1's figures beside ours."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 from benchmarks.machine import machine_note
 from benchmarks.studies import S1
-from training.unet_encoders import PLAIN_UNET
 
 
 def approaches_table(result: dict[str, Any]) -> str:
@@ -44,19 +43,3 @@ def approaches_table(result: dict[str, Any]) -> str:
         machine_note(result["machine"]),
     ]
     return "\n".join([*rows, "", *times, "", *(f"{note}\n" for note in notes)])
-
-
-SHOWN_SETTINGS = (
-    *("encoder", "width", "set_name", "resolution", "mode", "epochs"),
-    *("border_map", "class_balance"),
-)
-"""What a reader wants to know first of a U-Net's training."""
-
-
-def training_text(recipe: dict[str, Any]) -> str:
-    """How a U-Net was trained, from its recipe, in one line."""
-    settings = recipe["settings"]
-    if settings["encoder"] != PLAIN_UNET:
-        settings = {name: value for name, value in settings.items() if name != "width"}
-    shown = [f"{name} {settings[name]}" for name in SHOWN_SETTINGS if name in settings]
-    return ", ".join([*shown, f"initialised: {recipe['initialised_from']}"])

@@ -1,0 +1,261 @@
+"""What the served pipelines are held to: ratios, their bounds, and where the results hold them.
+
+A bound is judged by the worst of the rows that it is about; a result that lacks them is not
+judged. Ratios of one run on one machine survive a busy or a slow machine; seconds do not, and
+none is bounded here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from export.accuracy_budget import LARGEST_DROP
+
+Results = Mapping[str, Mapping[str, Any]]
+"""Name of a result, such as ``latency`` -> what its JSON file holds."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where figures stand in the results."""
+
+    result: str
+    """Name of the result: its file without ``.json``."""
+    rows: str
+    """Key of a list of rows, or of one row; keys of nested ones are joined by dots, "" is the
+    result itself."""
+    column: str
+    """The figure's key in each row; "" where the rows are a mapping of name -> figure."""
+    among: Mapping[str, Any] = field(default_factory=dict)
+    """Only rows with these values count."""
+    named_by: tuple[str, ...] = ()
+    """Keys that tell rows apart, such as ``pipeline``."""
+
+    def figures(self, results: Results) -> Iterator[tuple[str, float]]:
+        """Yield name and figure of every row that counts and has it."""
+        for row in self._rows(results):
+            if not self.column:
+                yield from ((name, float(figure)) for name, figure in row.items())
+                continue
+            counts = all(row.get(name) == value for name, value in self.among.items())
+            if counts and isinstance(row.get(self.column), (int, float)):
+                name = ", ".join(str(row.get(key)) for key in self.named_by)
+                yield name, float(row[self.column])
+
+    def _rows(self, results: Results) -> Sequence[Row]:
+        found: Any = results.get(self.result, {})
+        for key in filter(None, self.rows.split(".")):
+            found = found.get(key, {}) if isinstance(found, Mapping) else {}
+        return [found] if isinstance(found, Mapping) else found
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One promise: a ratio, and the limit that its worst measurement must keep."""
+
+    name: str
+    """What it is about, in a few words."""
+    ratio: str
+    """What is divided by what."""
+    sign: Literal["<=", ">=", ">"]
+    """The measured ratio stands on its left, the limit on its right."""
+    limit: float
+    where: Where
+
+    @property
+    def limit_text(self) -> str:
+        """The limit as it is printed."""
+        return f"{self.sign} {self.limit:g}"
+
+    def judge(self, results: Results) -> Verdict:
+        """Compare the worst measured figure with the limit."""
+        figures = list(self.where.figures(results))
+        if not figures:
+            return Verdict(self, None, "")
+        # A figure that is no number is worse than any other.
+        worst, upwards = max if self.sign == "<=" else min, self.sign == "<="
+        unknown = float("inf") if upwards else float("-inf")
+        name, value = worst(figures, key=lambda figure: _known(figure[1], unknown))
+        return Verdict(self, value, name)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A bound and what was measured."""
+
+    bound: Bound
+    measured: float | None
+    """The worst figure; None where no result holds one."""
+    of: str
+    """Whose it is, such as the name of a pipeline; "" where there is only one."""
+
+    @property
+    def word(self) -> str:
+        """``reached``, as a reader wants to see it."""
+        return {True: "reached", False: "not reached", None: "not measured"}[self.reached]
+
+    @property
+    def measured_text(self) -> str:
+        """The figure as it is printed."""
+        return "" if self.measured is None else f"{self.measured:#.3g}".rstrip(".")
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the bound is kept; None where nothing was measured."""
+        if self.measured is None:
+            return None
+        if self.bound.sign == "<=":
+            return self.measured <= self.bound.limit
+        if self.bound.sign == ">=":
+            return self.measured >= self.bound.limit
+        return self.measured > self.bound.limit
+
+
+def judge(bounds: Sequence[Bound], results: Results) -> list[Verdict]:
+    """Judge every bound, in their order."""
+    return [bound.judge(results) for bound in bounds]
+
+
+def verdicts_table(verdicts: Sequence[Verdict]) -> str:
+    """Verdicts as a Markdown table."""
+    return "\n".join(
+        [
+            "| bound | ratio | limit | measured | worst of | |",
+            "|---|---|---|---|---|---|",
+            *(_line(verdict) for verdict in verdicts),
+        ]
+    )
+
+
+def _line(verdict: Verdict) -> str:
+    bound = verdict.bound
+    of = f"`{verdict.of}`" if verdict.of else ""
+    word = f"**{verdict.word}**" if verdict.reached is False else verdict.word
+    cells = (bound.name, bound.ratio, bound.limit_text, verdict.measured_text, of, word)
+    return f"| {' | '.join(cells)} |"
+
+
+def _known(value: float, unknown: float) -> float:
+    return unknown if value != value else value
+
+
+def _checked(check: str) -> Where:
+    return Where("regression", "checks", "ratio", {"check": check}, named_by=("of",))
+
+
+REGRESSION = (
+    Bound("overhead", "served / in process", "<=", 3, _checked("overhead")),
+    Bound("speedup", "PyTorch, cell by cell / served", ">", 1, _checked("speedup")),
+    Bound("batch", "frames / executions of the network", ">", 1, _checked("batch")),
+    Bound("growth", "ratio of seconds / ratio of cells", "<=", 2, _checked("growth")),
+    Bound("memory", "bytes of a further cell / pixels of the frame", "<=", 0.1, _checked("memory")),
+)
+"""What no change may break, on any machine however busy; see `benchmarks.regression`."""
+
+
+OVERHEAD = Bound(
+    "Overhead of the server",
+    "served through gRPC / the same graphs in process, every pipeline at 1024 x 1024",
+    "<=",
+    1.1,
+    Where("latency", "overhead", "overhead", named_by=("pipeline",)),
+)
+
+TARGETS = (
+    OVERHEAD,
+    Bound(
+        "Overhead of the server, shared memory",
+        "the same, with frames and answers in shared memory",
+        "<=",
+        1.1,
+        Where("latency", "overhead", "overhead_shared_memory", named_by=("pipeline",)),
+    ),
+    Bound(
+        "Overhead of the server, real frames",
+        "served / the same graphs in process, blood cells",
+        "<=",
+        1.1,
+        Where("bccd", "overhead", ""),
+    ),
+    Bound(
+        "Cost of classes, real frames",
+        "`yolo_resnet` / `yolo`, both served, 13 cells a frame (the study: 3.25)",
+        "<=",
+        1.6,
+        Where("bccd", "", "cost_of_classes"),
+    ),
+    Bound(
+        "Speed, real frames",
+        "the study's way / `yolo_resnet` served, 13 cells a frame",
+        ">=",
+        4,
+        Where("bccd", "speedup", "yolo_resnet"),
+    ),
+    Bound(
+        "Speed, 15 rendered cells",
+        "the study's way in a process of its own / `yolo_resnet` served",
+        ">=",
+        4,
+        Where(
+            "peers",
+            "frames",
+            "seconds_ratio",
+            {"way": "study", "pipeline": "yolo_resnet", "cells": 15},
+        ),
+    ),
+    Bound(
+        "Throughput of 8 clients",
+        "frames per second served / the most that the graphs do in one process",
+        ">=",
+        0.95,
+        Where("throughput", "saturation", "share", named_by=("pipeline", "client")),
+    ),
+    Bound(
+        "Batches of 8 clients",
+        "frames / executions of a network that batches",
+        ">",
+        1,
+        Where(
+            "throughput",
+            "batches",
+            "requests_per_execution",
+            {"concurrency": 8},
+            named_by=("step", "client"),
+        ),
+    ),
+    Bound(
+        "Cost of a cell",
+        "what one more costs `yolo_resnet` beyond `yolo` / the classifier's own time for a crop",
+        "<=",
+        1.2,
+        Where("scaling", "classifier", "ratio"),
+    ),
+    Bound(
+        "Memory of 2,000 cells at 2048 x 2048",
+        "peak of the server / a mask of the frame's size for each cell",
+        "<=",
+        0.1,
+        Where(
+            "scaling",
+            "memory",
+            "share",
+            {"cells": 2000, "width": 2048, "height": 2048},
+            named_by=("pipeline",),
+        ),
+    ),
+    *(
+        Bound(
+            f"Faster variants, {title}",
+            "the default's figure on annotated frames - that of a variant",
+            "<=",
+            LARGEST_DROP[figure],
+            Where("variants", "rows", f"{figure}_drop", named_by=("variant", "pipeline")),
+        )
+        for figure, title in {"iou": "IoU", "accuracy": "accuracy", "dice": "Dice"}.items()
+    ),
+)
+"""What is aimed at, on a quiet machine."""

@@ -1,0 +1,76 @@
+"""The limit that a server is held to: a client whose requests are answered in its own process.
+
+::
+
+    client = Client(transport=InProcess(Path("model_repository"), ["yolo_resnet"]))
+    cells = client.segment(frame)
+
+The request is encoded, the graphs are run in the ensemble's order, and the answer is decoded by the
+code that does so with a server. What a server adds is the rest: the wire, and the steps' hops.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cytoserve.contract import PIPELINES
+from cytoserve.errors import PipelineNotServed
+from cytoserve.transport import Request, ServerInfo, Tensors
+from export.chain import Chain, newest_graph
+from export.onnx_session import open_session
+
+
+class InProcess:
+    """A transport for `cytoserve.Client` that runs ONNX graphs with ONNX Runtime.
+
+    Args:
+        repository: a model repository with exported models.
+        pipelines: those to open.
+        threads: threads per session; 0 takes all cores.
+    """
+
+    def __init__(self, repository: Path, pipelines: Sequence[str], threads: int = 0) -> None:
+        self._chains = {name: Chain(repository, name, threads=threads) for name in pipelines}
+        self._cards = {}
+        for card in (PIPELINES[name].card for name in pipelines):
+            file = newest_graph(repository / card)
+            if file is None:
+                raise PipelineNotServed(card)
+            self._cards[card] = open_session(file, threads=1)
+
+    async def infer(self, request: Request, timeout: float) -> Tensors:
+        """Run what the request's outputs depend on; there is no deadline."""
+        inputs = dict(request.inputs)
+        if request.model in self._cards:
+            answers = self._cards[request.model].run(list(request.outputs), inputs)
+            # ONNX Runtime gives text, the wire bytes.
+            return {n: as_bytes(a) for n, a in zip(request.outputs, answers, strict=True)}
+        if request.model not in self._chains:
+            raise PipelineNotServed(request.model)
+        return self._chains[request.model].run(inputs, request.outputs)
+
+    async def is_ready(self, model: str, timeout: float) -> bool:
+        """Whether ``model`` is a pipeline that was opened."""
+        return model in self._chains
+
+    async def server_info(self, timeout: float) -> ServerInfo:
+        """Say that there is no server."""
+        return ServerInfo("in process", "")
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def as_bytes(texts: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:
+    """An array of ``str`` as UTF-8."""
+    encoded = [str(text).encode() for text in texts.flat]
+    return np.array(encoded, dtype=np.object_).reshape(texts.shape)

@@ -1,0 +1,314 @@
+"""How long one frame takes, and where the time goes, for one client that asks alone.
+
+\b
+    python -m benchmarks.latency --json latency.json
+
+Every exported pipeline is asked with frames of growing size and, unless it is semantic, with frames
+of growing numbers of cells, through gRPC with and without system shared memory. p50, p95 and p99
+are what the caller of `cytoserve.Client` sees. Their mean is split into:
+
+\b
+    encode   from the camera's array to the request's tensors
+    wire     what is left: messages or shared memory, gRPC, both processes' waking up
+    server   from the request's arrival at Triton until it has let it go, shortly after its answer
+    decode   from the answer's tensors to cells or foreground
+
+and the server's share into queue, input, compute and output of every step. At one size, requests in
+turn with the same graphs in this process, encoded and decoded by the same client, tell what the
+server adds: `overhead`.
+
+The server keeps no answers (`--response-cache-mb=0`), so that a frame sent again costs what a new
+one does, and sends no canaries meanwhile. A case is repeated until `--seconds` are used, at least
+`--fewest` times; of few requests p95 and p99 are the slowest, and the table says so.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.progress import track
+
+from benchmarks.in_process import InProcess
+from benchmarks.latency_cases import SIZES, Case, asked, cross, exported, product, read_sizes
+from benchmarks.latency_split import CallSeconds, SplitClock
+from benchmarks.latency_tables import latency_table
+from benchmarks.load import CELL_COUNTS, LoadFrame, ask, count_answered
+from benchmarks.machine import fingerprint
+from benchmarks.quiet_server import without_canaries
+from benchmarks.result_files import write_result
+from benchmarks.step_statistics import ModelCount, counted
+from benchmarks.timing import in_turn
+from cytoserve import Client
+from cytoserve.contract import PIPELINES
+from cytoserve.grpc_transport import GrpcTransport
+from cytoserve.shared_memory_transport import SharedMemoryTransport
+from server.embedded import EmbeddedServer
+from server.errors import ServerError
+
+GRPC = "gRPC"
+SHARED_MEMORY = "shared memory"
+TRANSPORTS = {GRPC: GrpcTransport, SHARED_MEMORY: SharedMemoryTransport}
+
+OVERHEAD_AT = Case(1024, 1024, 15)
+"""Frames by which the server is compared with its graphs in this process."""
+
+MOST = 100
+"""Requests of one case and way: more would only sharpen the last digit."""
+
+TURNS = 2
+"""Turns in which the ways of a case alternate."""
+
+DEADLINE = 600.0
+"""Seconds that a frame may take."""
+
+Rows = list[dict[str, Any]]
+
+
+class Way:
+    """One transport to the server, with its clock."""
+
+    def __init__(self, name: str, url: str, stack: ExitStack) -> None:
+        self.name = name
+        self.url = url
+        self.clock = SplitClock(TRANSPORTS[name](url))
+        self.client = stack.enter_context(Client(transport=self.clock, timeout=DEADLINE))
+        self.calls: list[CallSeconds] = []
+        self.counts: dict[str, list[ModelCount]] = defaultdict(list)
+        self.found = 0
+        """Cells, or centres, of the latest answer."""
+
+    def begin(self) -> None:
+        """Forget the case before."""
+        self.calls.clear()
+        self.counts.clear()
+
+    def warm_up(self, pipeline: str, frame: LoadFrame) -> float:
+        """Ask once, uncounted: arenas grow, the card is known. Return the seconds."""
+        return self.clock.time(pipeline, partial(self._ask, pipeline, frame)).total
+
+    def repeat(self, pipeline: str, frame: LoadFrame, requests: int) -> None:
+        """Ask so many times, and count at the client and at the server."""
+
+        def ask_all() -> None:
+            for _ in range(requests):
+                call = partial(self._ask, pipeline, frame)
+                self.calls.append(self.clock.time(pipeline, call))
+
+        for name, count in counted(self.url, pipeline, ask_all, requests).items():
+            self.counts[name].append(count)
+
+    def _ask(self, pipeline: str, frame: LoadFrame) -> None:
+        self.found = count_answered(ask(self.client, pipeline, frame))
+
+
+def measure_case(
+    ways: Sequence[Way], pipeline: str, case: Case, seconds: float, fewest: int
+) -> tuple[Rows, Rows]:
+    """Measure one kind of frame through every way, in turns.
+
+    Returns:
+        rows of `cases` and of `steps`.
+    """
+    frame = case.frame()
+    slowest = 0.0
+    for way in ways:
+        way.begin()
+        if slowest <= seconds:  # a slow frame is as warm by one way as by all
+            slowest = max(slowest, way.warm_up(pipeline, frame))
+    repeats = min(MOST, max(fewest, math.ceil(seconds / slowest)))
+    for turn in range(TURNS):
+        for way in ways:
+            requests = (repeats + turn) // TURNS
+            if requests:
+                way.repeat(pipeline, frame, requests)
+    about = {"pipeline": pipeline, "width": case.width, "height": case.height, "cells": case.cells}
+    cases = [{**about, "way": way.name, **client_figures(way, pipeline)} for way in ways]
+    reference = cases[0]["p50_ms"]
+    for row in cases:
+        row["to_grpc"] = row["p50_ms"] / reference
+    steps = [
+        {**about, "way": way.name, "step": step, **step_figures(counts, repeats)}
+        for way in ways
+        for step, counts in way.counts.items()
+        if step != pipeline and any(count.answers for count in counts)
+    ]
+    return cases, steps
+
+
+def client_figures(way: Way, pipeline: str) -> dict[str, Any]:
+    """Percentiles and mean parts of the calls of one way, in milliseconds."""
+    calls = way.calls
+    totals = [call.total * 1e3 for call in calls]
+    server = sum(count.total for count in way.counts[pipeline]) / len(calls)
+    encode, transport, decode = (
+        statistics.mean(getattr(call, part) for call in calls)
+        for part in ("encode", "transport", "decode")
+    )
+    return {
+        "found": way.found,
+        "requests": len(calls),
+        **{f"p{rank}_ms": percentile(totals, rank) for rank in (50, 95, 99)},
+        "mean_ms": statistics.mean(totals),
+        "encode_ms": encode * 1e3,
+        "wire_ms": (transport - server) * 1e3,
+        "server_ms": server * 1e3,
+        "decode_ms": decode * 1e3,
+        "request_bytes": calls[0].request_bytes,
+        "answer_bytes": calls[0].answer_bytes,
+    }
+
+
+def percentile(values: Sequence[float], rank: int) -> float:
+    """The smallest value that ``rank`` percent do not exceed: of few, the largest."""
+    return float(np.percentile(values, rank, method="inverted_cdf"))
+
+
+def step_figures(counts: Sequence[ModelCount], requests: int) -> dict[str, float]:
+    """What a step took of a request on average, in milliseconds."""
+    parts = ("queue", "input", "compute", "output")
+    return {
+        **{f"{p}_ms": sum(getattr(c, p) for c in counts) / requests * 1e3 for p in parts},
+        "executions": sum(count.executions for count in counts) / requests,
+    }
+
+
+def measure_overhead(
+    ways: Sequence[Way], repository: Path, pipeline: str, case: Case, seconds: float, fewest: int
+) -> dict[str, Any]:
+    """Time the server's ways and the graphs in this process in turn; medians and their ratios."""
+    frame = case.frame()
+    with Client(transport=InProcess(repository, [pipeline]), timeout=DEADLINE) as local:
+        clients = {**{way.name: way.client for way in ways}, "in process": local}
+        calls: Mapping[str, Callable[[], object]] = {
+            name: partial(ask, client, pipeline, frame) for name, client in clients.items()
+        }
+        times = in_turn(calls, fewest)
+        round_seconds = sum(sum(each) for each in times.values()) / fewest
+        left = min(MOST, math.floor(seconds / round_seconds)) - fewest
+        if left > 0:
+            times = {name: times[name] + more for name, more in in_turn(calls, left).items()}
+    medians = {name: statistics.median(each) for name, each in times.items()}
+    limit = medians["in process"]
+    return {
+        "pipeline": pipeline,
+        "width": case.width,
+        "height": case.height,
+        "cells": case.cells,
+        "requests": len(times[GRPC]),
+        "grpc_ms": medians[GRPC] * 1e3,
+        "shared_memory_ms": medians[SHARED_MEMORY] * 1e3,
+        "in_process_ms": limit * 1e3,
+        "overhead": medians[GRPC] / limit,
+        "overhead_shared_memory": medians[SHARED_MEMORY] / limit,
+    }
+
+
+def measure(
+    repository: Path,
+    pipelines: Sequence[str],
+    cases: Sequence[Case],
+    *,
+    seconds: float,
+    fewest: int,
+) -> dict[str, Rows]:
+    """Measure all pipelines on one server.
+
+    Returns:
+        ``cases``, ``steps`` and ``overhead``: rows of scalars.
+    """
+    rows: dict[str, Rows] = {"cases": [], "steps": [], "overhead": []}
+    work = [(name, case) for name in pipelines for case in asked(name, cases)]
+    with ExitStack() as stack:
+        server = stack.enter_context(
+            EmbeddedServer(repository, pipelines, response_cache_mb=0, timeout=DEADLINE)
+        )
+        stack.enter_context(without_canaries(server))
+        ways = [Way(name, server.url, stack) for name in TRANSPORTS]
+        for name, case in track(work, "frames", transient=True):
+            case_rows, step_rows = measure_case(ways, name, case, seconds, fewest)
+            rows["cases"] += case_rows
+            rows["steps"] += step_rows
+        for name in track(pipelines, "overhead", transient=True):
+            row = measure_overhead(ways, repository, name, OVERHEAD_AT, 3 * seconds, fewest)
+            rows["overhead"].append(row)
+    return rows
+
+
+@click.command(help=__doc__, context_settings={"show_default": True})
+@click.option(
+    "--pipeline",
+    "pipelines",
+    multiple=True,
+    type=click.Choice(list(PIPELINES)),
+    help="May be given several times. Default: all that are exported.",
+)
+@click.option(
+    "--size",
+    "sizes",
+    callback=read_sizes,
+    multiple=True,
+    default=SIZES,
+    help="Of frames, in pixels.",
+)
+@click.option(
+    "--cells",
+    "counts",
+    type=click.IntRange(0),
+    multiple=True,
+    default=CELL_COUNTS,
+    help="Of frames.",
+)
+@click.option("--all-frames", is_flag=True, help="Every size with every count of cells.")
+@click.option(
+    "--seconds", type=click.FloatRange(0), default=1.0, help="Of requests, a case and way."
+)
+@click.option("--fewest", type=click.IntRange(1), default=2, help="Requests of a case and way.")
+@click.option(
+    "--model-repository",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default="model_repository",
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), required=True)
+@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the tables there.")
+def main(
+    pipelines: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    counts: Sequence[int],
+    all_frames: bool,
+    seconds: float,
+    fewest: int,
+    model_repository: Path,
+    json_file: Path,
+    markdown: Path | None,
+) -> None:
+    """Measure; the module's docstring is the help."""
+    names = exported(model_repository, pipelines)
+    cases = (product if all_frames else cross)(sizes, counts)
+    try:
+        rows = measure(model_repository, names, cases, seconds=seconds, fewest=fewest)
+    except ServerError as error:
+        raise click.ClickException(str(error)) from error
+    result = {
+        "benchmark": "latency",
+        "command": shlex.join(["python", "-m", "benchmarks.latency", *sys.argv[1:]]),
+        "machine": fingerprint(),
+        "seconds": seconds,
+        "fewest": fewest,
+        **rows,
+    }
+    write_result(result, latency_table(result), json_file, markdown)
+
+
+if __name__ == "__main__":
+    main()

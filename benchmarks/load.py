@@ -1,0 +1,77 @@
+"""Frames to measure with, and the one call that every kind of pipeline answers them by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cytoserve import Cells, Client, Foreground, Prompts
+from cytoserve.contract import NETWORK_SIZE, PIPELINES
+from training.rendered import RenderSettings, render_frame
+
+CELL_SIDE = 11.25
+"""Diameter of the rendered cells in pixels of the 640 px network, on a frame of any size: the work
+of a frame is then decided by how many cells it has. Cells of 36 px on frames of 2048."""
+
+MOST_PROMPTS = 500
+"""Of a frame with more cells so many are prompted."""
+
+IMAGE_SIZES = ((640, 480), (1024, 1024), (2048, 2048), (2592, 1952))
+"""(width, height) in pixels of the frames of cameras."""
+
+CELL_COUNTS = (0, 15, 100, 500, 2000)
+
+
+@dataclass(frozen=True)
+class LoadFrame:
+    """A rendered frame and what may be asked of it."""
+
+    image: npt.NDArray[Any]
+    """uint16 ``[H, W]``."""
+    cells: int
+    prompts: Prompts | None
+    """A box for every cell, for pipelines that are prompted; None where there is no cell."""
+
+
+def load_frame(width: int, height: int, cells: int, seed: int = 0) -> LoadFrame:
+    """Render a frame; the same for the same arguments.
+
+    Where the cells do not fit, they are rendered smaller.
+    """
+    settings = RenderSettings(
+        width=width,
+        height=height,
+        cells=cells,
+        mean_diameter=max(6.0, CELL_SIDE * max(width, height) / NETWORK_SIZE),
+        shrink_to_fit=True,
+    )
+    image, truth = render_frame(settings, seed)
+    boxes = [cell.box for cell in truth]
+    prompts = Prompts(boxes=np.array(boxes[:MOST_PROMPTS], np.float32)) if boxes else None
+    return LoadFrame(image, cells, prompts)
+
+
+def ask(client: Client, pipeline: str, frame: LoadFrame) -> Cells | Foreground:
+    """Send ``frame`` through ``pipeline`` with the client's defaults.
+
+    Raises:
+        ValueError: the pipeline needs prompts, and the frame has no cell.
+    """
+    kind = PIPELINES[pipeline]
+    if kind.is_semantic:
+        return client.foreground(frame.image, pipeline)
+    if not kind.is_prompted:
+        return client.segment(frame.image, pipeline)
+    if frame.prompts is None:
+        raise ValueError(f"{pipeline} answers prompts: give a frame with at least one cell.")
+    return client.prompt(frame.image, frame.prompts, pipeline)
+
+
+def count_answered(answer: Cells | Foreground) -> int:
+    """Cells of an answer, or centres of a foreground; 0 where it has none."""
+    if isinstance(answer, Cells):
+        return len(answer)
+    return 0 if answer.centres is None else len(answer.centres)

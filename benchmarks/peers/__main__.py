@@ -1,0 +1,351 @@
+"""The same weights and frames served by what people reach for instead of this server.
+
+\b
+    make peers
+    python -m benchmarks.peers --cells runs/general --targets runs/targets \\
+        --classifier runs/classifier --json peers.json
+
+Four other ways to have the cells of a frame found are measured beside this server, one run, one
+machine, one after the other in turn:
+
+\b
+  study        what the study did: ultralytics' predictor and a loop over
+               the cells, in one Python process that nothing is sent to
+  ultralytics  ultralytics' own client of a Triton server, against ours;
+               it can use no network but the raw one, and no pipeline
+  litserve     the models in PyTorch behind LitServe, a few lines of
+               code, with the batches that it forms
+  bentoml      the same behind BentoML, which adapts its batches to the
+               times that it sees
+
+BentoML was chosen because it is kept up (its latest release is of October 2026), is Apache-2.0,
+runs from `pip` with neither a cluster nor a registry, and forms batches. Of the others, MLServer
+and TorchServe had no release in 2026, Ray Serve brings the scheduler of a cluster, and PyTriton is
+the Triton that this server is built on.
+
+Every server and client of a peer runs in an environment of its own, which `make peers` fills from a
+lock file; a peer whose environment is not there is left out, and the result says so. Models have
+every core, one worker, and the batches that the peer recommends. All are given the same frames, 8
+bits and normalised beforehand, for that is what the study's images were; this server normalises
+them once more. All end with boxes, classes and outlines of cells. Before a time is taken, the cells
+must be the same: all but 2 % have boxes within half a pixel and the same class.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import cv2
+
+from benchmarks.approaches import PIPELINES, Checkpoints
+from benchmarks.load import load_frame
+from benchmarks.machine import fingerprint
+from benchmarks.peers.programs import (
+    MissingEnvironment,
+    PeerError,
+    environment_of,
+    installed_version,
+)
+from benchmarks.peers.raw_network import RAW_NETWORK, link_with_raw_network
+from benchmarks.peers.same_answers import Agreement, DifferentAnswers, compare, hold
+from benchmarks.peers.tables import peers_table
+from benchmarks.peers.ways import OURS, WAYS, Asker, PeerFrame, Setting, Way
+from benchmarks.quiet_server import without_canaries
+from benchmarks.result_files import write_result
+from benchmarks.served_weights import check_weights
+from benchmarks.timing import in_turn
+from cytoserve import Client, CytoserveError
+from export.reference import normalised_rgb
+from server.embedded import EmbeddedServer
+from server.errors import ServerError
+from training.checkpoint import CheckpointError
+
+SIZES = ((640, 480, 15), (1024, 1024, 100))
+"""(width, height, cells) of the rendered frames."""
+
+CLIENTS = 8
+"""Clients that ask at once."""
+
+Case = tuple[str, tuple[int, int, int]]
+"""A pipeline and the size of a frame."""
+
+
+def measure(
+    repository: Path,
+    checkpoints: Checkpoints,
+    names: Sequence[str],
+    *,
+    pipelines: Sequence[str] = PIPELINES,
+    sizes: Sequence[tuple[int, int, int]] = SIZES,
+    repeats: int,
+    requests: int,
+    bursts: int,
+    clients: int = CLIENTS,
+) -> dict[str, Any]:
+    """Start every way that is installed, compare the answers, then take times.
+
+    Args:
+        repository: a model repository with `yolo` and `yolo_resnet`.
+        checkpoints: what it was exported from.
+        names: peers to compare with.
+        pipelines: `yolo`, `yolo_resnet` or both.
+        sizes: (width, height, cells) of the frames.
+        repeats: timed frames of one client.
+        requests: frames that each client of a burst sends.
+        bursts: timed bursts.
+        clients: clients of a burst.
+
+    Raises:
+        CheckpointError: the repository serves other weights.
+        DifferentAnswers: a way found other cells than the server.
+        PeerError: a peer's program failed.
+    """
+    chosen, left_out = installed_ways(names)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="peers-")))
+        frames = {size: write_frame(folder, size) for size in sizes}
+        url = stack.enter_context(serve(repository, checkpoints, folder))
+        setting = Setting(url, link_checkpoints(checkpoints, folder), clients)
+        askers = {}
+        for way in chosen:
+            click.echo(f"Starting {way.name}: {way.title}.", err=True)
+            askers[way.name] = stack.enter_context(way.open(setting))
+        cases = [(pipeline, size) for pipeline in pipelines for size in sizes]
+        ways_of = {case: [w for w in chosen if case[0] in w.pipelines] for case in cases}
+        agreements = {
+            case: check_answers(ways, askers, case, frames[case[1]])
+            for case, ways in ways_of.items()
+        }
+        rows = []
+        for case, ways in ways_of.items():
+            click.echo(f"Measuring {describe(case)}.", err=True)
+            times = take_times(
+                {way.name: askers[way.name] for way in ways},
+                *(case[0], frames[case[1]]),
+                repeats=repeats,
+                requests=requests,
+                bursts=bursts,
+            )
+            rows += case_rows(case, times, agreements[case])
+    return {
+        "benchmark": "peers",
+        "command": " ".join(["python", "-m", "benchmarks.peers", *sys.argv[1:]]),
+        "clients": clients,
+        "repeats": repeats,
+        "requests": requests,
+        "bursts": bursts,
+        "ways": [describe_way(way) for way in chosen],
+        "left_out": [{"way": name, "reason": reason} for name, reason in left_out.items()],
+        "frames": rows,
+        "machine": fingerprint(),
+    }
+
+
+def installed_ways(names: Sequence[str]) -> tuple[list[Way], dict[str, str]]:
+    """The ways with those names whose environment is there, ours first; why others are not."""
+    chosen, left_out = [OURS], {}
+    for way in WAYS:
+        if way is OURS or way.name not in names:
+            continue
+        try:
+            if way.package is not None:
+                environment_of(way.name)
+            chosen.append(way)
+        except MissingEnvironment as error:
+            left_out[way.name] = str(error)
+    return chosen, left_out
+
+
+def write_frame(folder: Path, size: tuple[int, int, int]) -> PeerFrame:
+    """Render a frame, normalise it and write it."""
+    # Twice, after which the server's own normalisation, the third, leaves every pixel as it is.
+    image = normalised_rgb(normalised_rgb(load_frame(*size).image))[:, :, 0]
+    file = folder / f"{'-'.join(map(str, size))}.bmp"
+    cv2.imwrite(str(file), image)
+    return PeerFrame(image, file, file.read_bytes())
+
+
+def link_checkpoints(checkpoints: Checkpoints, folder: Path) -> Path:
+    """A folder in which the programs of peers find the checkpoints by their names."""
+    links = folder / "checkpoints"
+    links.mkdir()
+    for name, path in vars(checkpoints).items():
+        (links / name).symlink_to(path.resolve())
+    return links
+
+
+@contextmanager
+def serve(repository: Path, checkpoints: Checkpoints, folder: Path) -> Iterator[str]:
+    """Serve both pipelines and the raw network, once it is sure that the weights are the same.
+
+    Yields ``host:port``.
+    """
+    both = folder / "model_repository"
+    both.mkdir()
+    link_with_raw_network(repository, checkpoints.targets, both)
+    options = ["--", f"--load-model={RAW_NETWORK}"]
+    with EmbeddedServer(both, PIPELINES, options=options) as server:
+        with Client(server.url) as client:
+            check_weights(
+                client,
+                {
+                    ("yolo", "yolo_targets"): checkpoints.targets,
+                    ("yolo_resnet", "yolo_cells"): checkpoints.cells,
+                    ("yolo_resnet", "resnet50_cells"): checkpoints.classifier,
+                },
+            )
+        with without_canaries(server):
+            yield server.url
+
+
+def check_answers(
+    ways: Sequence[Way],
+    askers: Mapping[str, Sequence[Asker]],
+    case: Case,
+    frame: PeerFrame,
+) -> dict[str, Agreement]:
+    """Hold every way's cells of a frame against the server's."""
+    ours = askers[OURS.name][0].whole(case[0], frame)
+    agreements = {}
+    for way in ways:
+        agreement = compare(ours, askers[way.name][0].whole(case[0], frame))
+        hold(way.name, describe(case), len(ours), agreement)
+        agreements[way.name] = agreement
+    return agreements
+
+
+def take_times(
+    askers: Mapping[str, Sequence[Asker]],
+    pipeline: str,
+    frame: PeerFrame,
+    *,
+    repeats: int,
+    requests: int,
+    bursts: int,
+) -> dict[str, dict[str, float]]:
+    """Way -> median seconds a frame of one client, and frames a second of all clients at once."""
+
+    def ask(asker: Asker, times: int) -> None:
+        for _ in range(times):
+            asker.timed(pipeline, frame)
+
+    def burst(clients: Sequence[Asker]) -> None:
+        with ThreadPoolExecutor(len(clients)) as pool:
+            list(pool.map(partial(ask, times=requests), clients))
+
+    alone = in_turn({name: partial(ask, each[0], 1) for name, each in askers.items()}, repeats)
+    together = in_turn({name: partial(burst, each) for name, each in askers.items()}, bursts)
+    return {
+        name: {
+            "seconds": statistics.median(alone[name]),
+            "frames_per_second": len(each) * requests / statistics.median(together[name]),
+        }
+        for name, each in askers.items()
+    }
+
+
+def case_rows(
+    case: Case, times: Mapping[str, Mapping[str, float]], agreements: Mapping[str, Agreement]
+) -> list[dict[str, Any]]:
+    """A row a way: its figures, and how they compare with the server's."""
+    pipeline, (width, height, cells) = case
+    ours = times[OURS.name]
+    return [
+        {
+            "pipeline": pipeline,
+            "width": width,
+            "height": height,
+            "cells": cells,
+            "way": way,
+            **asdict(agreements[way]),
+            **figures,
+            "seconds_ratio": figures["seconds"] / ours["seconds"],
+            "throughput_ratio": ours["frames_per_second"] / figures["frames_per_second"],
+        }
+        for way, figures in times.items()
+    ]
+
+
+def describe(case: Case) -> str:
+    """A case in words."""
+    pipeline, (width, height, cells) = case
+    return f"{pipeline} on {width} x {height} px with {cells} cells"
+
+
+def describe_way(way: Way) -> dict[str, str]:
+    """A way and the version of what it stands for."""
+    version = (
+        "" if way.package is None else installed_version(environment_of(way.name), way.package)
+    )
+    return {"way": way.name, "title": way.title, "version": version}
+
+
+def _checkpoint(name: str, text: str) -> Callable[[Any], Any]:
+    path = click.Path(path_type=Path, exists=True, file_okay=False)
+    return click.option(name, type=path, required=True, help=f"Checkpoint of {text}.")
+
+
+@click.command(help=__doc__, context_settings={"show_default": True})
+@_checkpoint("--cells", "the one-class network (`yolo_cells`)")
+@_checkpoint("--targets", "the fine-tuned network (`yolo_targets`)")
+@_checkpoint("--classifier", "the classifier (`resnet50_cells`)")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), required=True)
+@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the table there.")
+@click.option(
+    "--model-repository",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default="model_repository",
+)
+@click.option(
+    "--peer",
+    "names",
+    type=click.Choice([way.name for way in WAYS if way is not OURS]),
+    multiple=True,
+    default=[way.name for way in WAYS if way is not OURS],
+    help="Compare with it; may be repeated.",
+)
+@click.option("--repeats", type=click.IntRange(1), default=5, help="Timed frames of one client.")
+@click.option("--bursts", type=click.IntRange(1), default=2, help="Timed bursts of all clients.")
+@click.option("--requests", type=click.IntRange(1), default=2, help="Frames a client and burst.")
+def main(
+    cells: Path,
+    targets: Path,
+    classifier: Path,
+    json_file: Path,
+    markdown: Path | None,
+    model_repository: Path,
+    names: Sequence[str],
+    repeats: int,
+    bursts: int,
+    requests: int,
+) -> None:
+    """Measure all ways; the module's docstring is the help."""
+    try:
+        result = measure(
+            model_repository,
+            Checkpoints(cells, targets, classifier),
+            names,
+            repeats=repeats,
+            requests=requests,
+            bursts=bursts,
+        )
+    except (
+        *(CheckpointError, CytoserveError, DifferentAnswers, FileNotFoundError),
+        *(PeerError, ServerError),
+    ) as error:
+        raise click.ClickException(str(error)) from error
+    write_result(result, peers_table(result), json_file, markdown)
+
+
+if __name__ == "__main__":
+    main()

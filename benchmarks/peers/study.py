@@ -1,0 +1,114 @@
+"""The study's models in PyTorch: run as the study did, and put behind the peers' servers.
+
+This runs in the environments of the peers too, which hold no more than `pytorch.in` and the peer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from benchmarks.peers.found import Found
+from cytoserve.contract import (
+    MAX_CELLS,
+    NETWORK_SIZE,
+    OVERLAP_THRESHOLD,
+    SCORE_THRESHOLD,
+)
+from export.networks import CLASSIFIER_CHUNK
+from training.cell_crops import CellCrops
+from training.classifier import load_classifier
+from training.yolo_network import MODEL_FILE, all_threads, load_network
+
+from ultralytics import YOLO  # isort: skip  # after yolo_network, which keeps ultralytics offline
+
+CHECKPOINTS_VARIABLE = "PEER_CHECKPOINTS"
+"""Environment variable: the folder with the checkpoints `cells`, `targets` and `classifier`."""
+
+MAX_BATCH = 8
+"""Frames that a peer may put together: one of each of the clients that are measured at once."""
+
+PREDICT_SETTINGS: dict[str, Any] = {
+    "imgsz": NETWORK_SIZE,
+    "conf": SCORE_THRESHOLD,
+    "iou": OVERLAP_THRESHOLD,
+    "max_det": MAX_CELLS,
+    "agnostic_nms": True,
+    "rect": False,
+    "verbose": False,
+}
+"""Arguments of ultralytics' ``predict`` that mean what the server's defaults mean."""
+
+Image = npt.NDArray[np.uint8]
+
+
+class StudyModels:
+    """One pipeline on every core, with the checkpoints that the environment names.
+
+    Args:
+        pipeline: ``yolo`` or ``yolo_resnet``.
+        chunk: crops that the classifier takes at once: as many as in the server by default; the
+            study's scripts gave it one.
+    """
+
+    def __init__(self, pipeline: str, chunk: int = CLASSIFIER_CHUNK) -> None:
+        folder = Path(os.environ[CHECKPOINTS_VARIABLE])
+        classified = pipeline == "yolo_resnet"
+        self._yolo: Any = YOLO(MODEL_FILE, task="segment", verbose=False)
+        self._yolo.model = load_network(folder / ("cells" if classified else "targets"))[0]
+        self._classifier = load_classifier(folder / "classifier")[0] if classified else None
+        self._chunk = chunk
+        # ultralytics, when it chooses a CPU with the first frame, leaves one core idle.
+        self.find([np.zeros((NETWORK_SIZE, NETWORK_SIZE, 3), np.uint8)])
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+    def find(self, images: Sequence[Image]) -> list[Found]:
+        """The cells of each 8-bit BGR image ``[H, W, 3]``; all go through the network at once."""
+        with all_threads():
+            found = [as_found(r) for r in self._yolo.predict(list(images), **PREDICT_SETTINGS)]
+            return found if self._classifier is None else self._classified(images, found)
+
+    def _classified(self, images: Sequence[Image], found: Sequence[Found]) -> list[Found]:
+        """Replace the class of every cell by the classifier's for its crop."""
+        assert self._classifier is not None
+        with torch.inference_mode():
+            crops = torch.cat([cut(*pair) for pair in zip(images, found, strict=True)])
+            ids = [
+                self._classifier(crops[start : start + self._chunk]).argmax(dim=1).numpy()
+                for start in range(0, len(crops), self._chunk)
+            ]
+        ends = np.cumsum([len(each) for each in found])[:-1]
+        parts = np.split(np.concatenate([np.zeros(0, np.int64), *ids]), ends)
+        return [
+            Found(each.boxes, own, each.outlines) for each, own in zip(found, parts, strict=True)
+        ]
+
+
+def cut(image: Image, found: Found) -> torch.Tensor:
+    """The crops of cells, uint8 ``[N, 3, S, S]``, as those that the classifier was trained on."""
+    rgb = torch.from_numpy(np.ascontiguousarray(image[:, :, ::-1]))
+    boxes = torch.from_numpy(found.boxes)
+    crops: torch.Tensor = CellCrops()(rgb, torch.tensor([0.0, 255.0]), boxes)
+    return crops[: len(boxes)]
+
+
+def as_found(result: Any) -> Found:
+    """The cells of ultralytics' ``Results``."""
+    outlines = result.masks.xy if result.masks else []
+    return Found(
+        result.boxes.xyxy.numpy(), result.boxes.cls.numpy().astype(np.int64), list(outlines)
+    )
+
+
+def read_image(data: bytes) -> Image:
+    """An image file's bytes as BGR ``[H, W, 3]``."""
+    image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    bgr: Image = image
+    return bgr

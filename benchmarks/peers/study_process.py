@@ -1,0 +1,24 @@
+"""The study's way, as a process of its own: ultralytics' predictor, then a loop over the cells.
+
+It runs in this project's environment, asked by lines: see `benchmarks.peers.lines`.
+"""
+
+from __future__ import annotations
+
+from benchmarks.peers.found import Found
+from benchmarks.peers.lines import Image, answer_lines
+from benchmarks.peers.study import StudyModels
+
+
+def main() -> None:
+    """Load both approaches and answer."""
+    models = {pipeline: StudyModels(pipeline, chunk=1) for pipeline in ("yolo", "yolo_resnet")}
+
+    def find(pipeline: str, image: Image) -> Found:
+        return models[pipeline].find([image])[0]
+
+    answer_lines(find)
+
+
+if __name__ == "__main__":
+    main()

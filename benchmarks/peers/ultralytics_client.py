@@ -1,0 +1,30 @@
+"""ultralytics' own client of a Triton server: ``... ultralytics_client grpc://HOST:PORT/MODEL``.
+
+ultralytics prepares the frame and decodes the network's answer itself, in numpy and torch; the
+server runs the network alone. Asked by lines: see `benchmarks.peers.lines`.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from benchmarks.peers.found import Found
+from benchmarks.peers.lines import Image, answer_lines
+from benchmarks.peers.study import PREDICT_SETTINGS, as_found
+
+from ultralytics import YOLO  # isort: skip  # after study, which keeps ultralytics offline
+
+
+def main() -> None:
+    """Connect and answer."""
+    model: Any = YOLO(sys.argv[1], task="segment")
+
+    def find(pipeline: str, image: Image) -> Found:
+        return as_found(model.predict(image, **PREDICT_SETTINGS)[0])
+
+    answer_lines(find)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,322 @@
+"""The ways to have cells found that are compared, each started with as many clients as are asked.
+
+A way is opened with a `Setting` and gives its clients; each is used by one thread at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.approaches import PIPELINES
+from benchmarks.peers.found import Found
+from benchmarks.peers.lines import READY
+from benchmarks.peers.programs import Program, environment_of, programs
+from benchmarks.peers.raw_network import RAW_NETWORK
+from benchmarks.peers.study import CHECKPOINTS_VARIABLE
+from cytoserve import Client
+
+START_TIMEOUT = 300.0
+"""Seconds in which a peer's server must be ready."""
+
+ANSWER_TIMEOUT = 300.0
+"""Seconds in which it must answer."""
+
+POLL = 0.2
+"""Seconds between two looks whether it is ready."""
+
+BOUNDARY = "end-of-the-frame"
+
+
+@dataclass(frozen=True)
+class PeerFrame:
+    """A frame as the ways are given it."""
+
+    image: npt.NDArray[np.uint8]
+    """``[H, W]``, normalised beforehand."""
+    file: Path
+    """The same as an image file without compression."""
+
+    upload: bytes
+    """The file's bytes: what is posted to the peers."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a way is opened with."""
+
+    url: str
+    """Of the embedded Triton, which serves the pipelines and the raw network."""
+    checkpoints: Path
+    """Folder with the checkpoints `cells`, `targets` and `classifier`, in a temporary one."""
+    clients: int
+
+
+class Asker(Protocol):
+    """One client of a way."""
+
+    def whole(self, pipeline: str, frame: PeerFrame) -> Found:
+        """The cells of a frame."""
+
+    def timed(self, pipeline: str, frame: PeerFrame) -> object:
+        """The same, without what only a comparison needs."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to have cells found."""
+
+    name: str
+    title: str
+    pipelines: tuple[str, ...]
+    open: Callable[[Setting], AbstractContextManager[Sequence[Asker]]]
+    package: str | None = None
+    """What its environment, which has the way's name, is there for; None: this project's own."""
+
+
+class ServedAsker:
+    """Our client, and the outlines that the other ways answer with."""
+
+    def __init__(self, url: str) -> None:
+        self._client = Client(url, timeout=ANSWER_TIMEOUT)
+
+    def whole(self, pipeline: str, frame: PeerFrame) -> Found:
+        """Segment the frame."""
+        cells = self._client.segment(frame.image, pipeline)
+        return Found(cells.boxes, cells.class_ids.astype(np.int64), cells.polygons())
+
+    timed = whole
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
+@contextmanager
+def open_served(setting: Setting) -> Iterator[Sequence[Asker]]:
+    """Clients of the embedded Triton."""
+    clients = [ServedAsker(setting.url) for _ in range(setting.clients)]
+    try:
+        yield clients
+    finally:
+        for client in clients:
+            client.close()
+
+
+class LineAsker:
+    """A program that is asked by lines; threads that share it wait for each other."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._lock = threading.Lock()
+
+    def whole(self, pipeline: str, frame: PeerFrame) -> Found:
+        """Ask for all of the answer."""
+        return Found.from_json(self._ask(pipeline, frame, whole=True))
+
+    def timed(self, pipeline: str, frame: PeerFrame) -> object:
+        """Ask for the count, so that the answer's way out of the program costs nothing."""
+        return self._ask(pipeline, frame, whole=False)
+
+    def _ask(self, pipeline: str, frame: PeerFrame, whole: bool) -> Any:
+        request = {"pipeline": pipeline, "file": str(frame.file), "whole": whole}
+        with self._lock:
+            print(json.dumps(request), file=self._program.requests, flush=True)
+            answer = self._program.answers.readline()
+        if not answer:
+            raise self._program.failed("ended")
+        return json.loads(answer)
+
+    def wait(self) -> None:
+        """Wait until the program says that it is ready."""
+        if self._program.answers.readline().strip() != READY:
+            raise self._program.failed("ended before it was ready")
+
+
+@contextmanager
+def open_study(setting: Setting) -> Iterator[Sequence[Asker]]:
+    """One Python process, which takes frame after frame, whoever asks."""
+    command = [sys.executable, "-m", "benchmarks.peers.study_process"]
+    with programs([command], checkpoints_variable(setting), by_lines=True) as [started]:
+        asker = LineAsker(started)
+        asker.wait()
+        yield [asker] * setting.clients
+
+
+@contextmanager
+def open_ultralytics(setting: Setting) -> Iterator[Sequence[Asker]]:
+    """A process a client, as each microscope has its own."""
+    python = environment_of("ultralytics") / "bin/python"
+    address = f"grpc://{setting.url}/{RAW_NETWORK}"
+    command = [str(python), "-m", "benchmarks.peers.ultralytics_client", address]
+    with programs([command] * setting.clients, {}, by_lines=True) as started:
+        clients = [LineAsker(each) for each in started]
+        for client in clients:
+            client.wait()
+        yield clients
+
+
+class HttpAsker:
+    """A client that posts a frame and gets JSON, over a connection of its own each time.
+
+    Between two requests the server is suspended, with all its processes: some of them look for
+    work a thousand times a second, on the cores that the other ways are measured on.
+    """
+
+    def __init__(self, server: HttpServer, field: str) -> None:
+        self._server = server
+        self._field = field
+
+    def whole(self, pipeline: str, frame: PeerFrame) -> Found:
+        """Post the image file to ``/<pipeline>``."""
+        with self._server.awake():
+            answer = self._server.post(f"/{pipeline}", self._field, frame.upload)
+        # A method that takes batches answers with one, here of the one image that was sent.
+        return Found.from_json(answer[0] if isinstance(answer, list) else answer)
+
+    timed = whole
+
+
+class HttpServer:
+    """A peer's server, ready to be asked."""
+
+    def __init__(self, program: Program, port: int, ready_path: str) -> None:
+        self._program = program
+        self._port = port
+        self._askers = 0
+        self._lock = threading.Lock()
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self._is_ready(ready_path):
+            if program.process.poll() is not None or time.monotonic() > deadline:
+                raise program.failed("did not become ready")
+            time.sleep(POLL)
+        self._members = program.members()
+        self._suspend()
+
+    def post(self, path: str, field: str, image: bytes) -> Any:
+        """Post an image file as a form's field and return the JSON of the answer.
+
+        Raises:
+            PeerError: it did not answer, or not with 200.
+        """
+        head = (
+            f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; '
+            'filename="frame.bmp"\r\nContent-Type: image/bmp\r\n\r\n'
+        )
+        body = b"".join([head.encode(), image, f"\r\n--{BOUNDARY}--\r\n".encode()])
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_TIMEOUT)
+        try:
+            form = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+            connection.request("POST", path, body, form)
+            answer = connection.getresponse()
+            text = answer.read()
+        except (OSError, HTTPException) as error:
+            raise self._program.failed(f"did not answer ({error})") from error
+        finally:
+            connection.close()
+        if answer.status != 200:
+            raise self._program.failed(f"answered with {answer.status} {answer.reason}")
+        return json.loads(text)
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let the server run for the block; it is suspended when the last such block ends."""
+        with self._lock:
+            self._askers += 1
+            if self._askers == 1:
+                for member in self._members:
+                    member.resume()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._askers -= 1
+                if not self._askers:
+                    self._suspend()
+
+    def _suspend(self) -> None:
+        for member in self._members:
+            member.suspend()
+
+    def _is_ready(self, path: str) -> bool:
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_TIMEOUT)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status == 200
+        except (OSError, HTTPException):
+            return False
+        finally:
+            connection.close()
+
+
+@contextmanager
+def open_litserve(setting: Setting) -> Iterator[Sequence[Asker]]:
+    """LitServe, see `benchmarks.peers.litserve_server`."""
+    python = environment_of("litserve") / "bin/python"
+    port = free_port()
+    command = [str(python), "-m", "benchmarks.peers.litserve_server", str(port)]
+    with programs([command], checkpoints_variable(setting), by_lines=False) as [started]:
+        server = HttpServer(started, port, ready_path="/health")
+        yield [HttpAsker(server, field="image") for _ in range(setting.clients)]
+
+
+@contextmanager
+def open_bentoml(setting: Setting) -> Iterator[Sequence[Asker]]:
+    """BentoML, see `benchmarks.peers.bentoml_service`."""
+    programs_folder = environment_of("bentoml") / "bin"
+    port = free_port()
+    command = [
+        *(str(programs_folder / "python"), str(programs_folder / "bentoml"), "serve"),
+        *("benchmarks.peers.bentoml_service:FindCells", "--host", "127.0.0.1"),
+        *("--port", str(port)),
+    ]
+    variables = {
+        **checkpoints_variable(setting),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "BENTOML_HOME": str(setting.checkpoints.parent),  # otherwise in the user's home
+    }
+    with programs([command], variables, by_lines=False) as [started]:
+        server = HttpServer(started, port, ready_path="/readyz")
+        yield [HttpAsker(server, field="images") for _ in range(setting.clients)]
+
+
+def checkpoints_variable(setting: Setting) -> Mapping[str, str]:
+    """The environment variable by which programs find their weights."""
+    return {CHECKPOINTS_VARIABLE: str(setting.checkpoints)}
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+OURS = Way("cytoserve", "this server", PIPELINES, open_served)
+
+WAYS = (
+    OURS,
+    Way("study", "the study's way: PyTorch in one Python process", PIPELINES, open_study),
+    Way(
+        "ultralytics",
+        "ultralytics' client of this Triton, which runs its network alone",
+        ("yolo",),
+        open_ultralytics,
+        package="ultralytics",
+    ),
+    Way("litserve", "PyTorch behind LitServe", PIPELINES, open_litserve, package="litserve"),
+    Way("bentoml", "PyTorch behind BentoML", PIPELINES, open_bentoml, package="bentoml"),
+)

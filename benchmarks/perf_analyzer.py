@@ -1,0 +1,214 @@
+"""Triton's own load generator, ``perf_analyzer``, with frames of ours as its input.
+
+It is a program of its own, installed by ``make bench-tools`` into `FOLDER`. Of a model it asks all
+outputs, and it does not decode what is answered.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import resource
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from cytoserve.transport import Request
+
+FOLDER = Path(__file__).parents[1] / ".bench" / "perf_analyzer"
+"""Where ``make bench-tools`` puts it."""
+
+INSTALL = "make bench-tools"
+
+LAST_LINES = 5
+
+_CLIENT = re.compile(
+    r"Client:\s+Request count: (?P<answers>\d+)\s.*?Throughput: (?P<rate>[\d.]+) infer/sec"
+    r".*?p50 latency: (?P<p50>\d+) usec.*?p99 latency: (?P<p99>\d+) usec",
+    re.DOTALL,
+)
+_LOAD_BEGINS = "Request concurrency:"
+
+
+class PerfAnalyzerMissing(RuntimeError):
+    """``perf_analyzer`` or a library of it is not there; the message says what to run."""
+
+
+class PerfAnalyzerFailed(RuntimeError):
+    """``perf_analyzer`` ended without a measurement; the message holds its last lines."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What ``perf_analyzer`` says of one measurement."""
+
+    answers: int
+    frames_per_second: float
+    p50: float
+    """Seconds from a request to its answer, median."""
+    p99: float
+    cpu_seconds: float = 0.0
+    """Of its own process while it asked."""
+
+
+@dataclass(frozen=True)
+class PerfAnalyzer:
+    """The installed program. `find` returns one that is known to start."""
+
+    program: Path
+    libraries: tuple[Path, ...]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment variables under which it finds its libraries."""
+        before = os.environ.get("LD_LIBRARY_PATH", "")
+        paths = [*map(str, self.libraries), *filter(None, [before])]
+        return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(paths)}
+
+    @contextmanager
+    def asking(
+        self, url: str, model: str, frames: Path, *, concurrency: int, answers: int
+    ) -> Iterator[Measurement]:
+        """Start it; the block begins when it asks.
+
+        Args:
+            url: ``host:port`` of the gRPC endpoint.
+            model: the pipeline.
+            frames: a file of `write_frames`.
+            concurrency: requests on the way at any time.
+            answers: how many it measures; so many answers end it.
+
+        Raises:
+            PerfAnalyzerFailed: it ended before it asked.
+        """
+        arguments: dict[str, object] = {
+            "-m": model,
+            "-u": url,
+            "-i": "grpc",
+            "--input-data": frames,
+            "--concurrency-range": concurrency,
+            "--request-count": answers,
+        }
+        before = _children_cpu()
+        process = subprocess.Popen(
+            [self.program, *(str(word) for pair in arguments.items() for word in pair)],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            yield Measurement(process, before)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+
+class Measurement:
+    """One run of ``perf_analyzer`` that has begun to ask."""
+
+    def __init__(self, process: subprocess.Popen[str], cpu_before: float) -> None:
+        self._process = process
+        assert process.stdout is not None
+        self._output = ""
+        for line in process.stdout:
+            self._output += line
+            if line.startswith(_LOAD_BEGINS):
+                break
+        else:
+            process.wait()
+            raise PerfAnalyzerFailed(_last_lines(self._output))
+        times = psutil.Process(process.pid).cpu_times()
+        self._cpu_before = cpu_before + times.user + times.system  # that of reading the frames
+
+    def report(self) -> Report:
+        """Wait for its end.
+
+        Raises:
+            PerfAnalyzerFailed: it ended with an error or reports no measurement.
+        """
+        assert self._process.stdout is not None
+        self._output += self._process.stdout.read()
+        if self._process.wait():
+            raise PerfAnalyzerFailed(_last_lines(self._output))
+        return read_report(self._output, _children_cpu() - self._cpu_before)
+
+
+def find(folder: Path | None = None) -> PerfAnalyzer:
+    """Return the program installed in ``folder``, by default `FOLDER`, after it was started once.
+
+    Raises:
+        PerfAnalyzerMissing: it is not installed, or a library that it needs is not found.
+    """
+    folder = folder or FOLDER
+    debian = sorted((folder / "debian" / "usr" / "lib").glob("*-linux-gnu"))
+    libraries = (folder / "nvidia" / "cuda_runtime" / "lib", *debian)
+    tool = PerfAnalyzer(folder / "bin" / "perf_analyzer", libraries)
+    if not tool.program.is_file():
+        raise PerfAnalyzerMissing(
+            f"perf_analyzer is expected at {tool.program}; it is not there. Run `{INSTALL}`."
+        )
+    done = subprocess.run(
+        [tool.program, "--version"],
+        env=tool.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if "Perf Analyzer" not in done.stdout:  # its exit code says nothing of it
+        raise PerfAnalyzerMissing(
+            f"{tool.program} must start; it says: {_last_lines(done.stdout)} Run `{INSTALL}` again."
+        )
+    return tool
+
+
+def write_frames(requests: Sequence[Request], file: Path) -> None:
+    """Write requests as perf_analyzer reads them; it asks one after the other, again and again."""
+    data = [
+        {
+            name: {
+                "content": {"b64": base64.b64encode(array.tobytes()).decode()},
+                "shape": list(array.shape),
+            }
+            for name, array in request.inputs.items()
+        }
+        for request in requests
+    ]
+    file.write_text(json.dumps({"data": data}))
+
+
+def read_report(output: str, cpu_seconds: float = 0.0) -> Report:
+    """Read what it prints of a measurement.
+
+    Raises:
+        PerfAnalyzerFailed: no measurement stands there.
+    """
+    found = _CLIENT.search(output)
+    if found is None:
+        raise PerfAnalyzerFailed(_last_lines(output))
+    return Report(
+        int(found["answers"]),
+        float(found["rate"]),
+        int(found["p50"]) / 1e6,
+        int(found["p99"]) / 1e6,
+        cpu_seconds,
+    )
+
+
+def _last_lines(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return " / ".join(lines[-LAST_LINES:]) or "nothing"
+
+
+def _children_cpu() -> float:
+    """Processor seconds of the children of this process that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -1,0 +1,316 @@
+"""Whether serving has become slow: ratios of one run against generous bounds, in three minutes.
+
+\b
+    python -m benchmarks.regression --model-repository model_repository
+
+\b
+overhead   every exported pipeline through the server / its graphs in this process
+speedup    PyTorch, which classifies the same cells one by one / yolo_resnet through the server
+batch      frames in an execution of yolo's network while 8 clients ask
+growth     seconds of many cells / of few, as a multiple of the counts' ratio
+memory     bytes that one more cell adds to the server's peak / pixels of the frame
+
+Prints the figures beside their bounds, and ends with exit code 1 where one is broken. The bounds
+are so wide that a busy machine keeps them: they see a mask per cell as large as the frame, a batch
+that is never formed, an adapter that copies in a loop, not a few percent. How many cells a frame
+has is decided by the score threshold, so that any weights will do, random ones too.
+"""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.bounds import REGRESSION, judge, verdicts_table
+from benchmarks.in_process import InProcess
+from benchmarks.latency_cases import exported
+from benchmarks.load import ask, load_frame
+from benchmarks.machine import fingerprint, machine_note
+from benchmarks.memory import PeakMemory
+from benchmarks.new_frames import each_time_new
+from benchmarks.quiet_server import without_canaries
+from benchmarks.result_files import write_result
+from benchmarks.step_statistics import counted
+from benchmarks.timing import in_turn
+from cytoserve import Cells, Client
+from cytoserve.contract import (
+    OVERLAP_THRESHOLD,
+    OVERLAP_THRESHOLD_INPUT,
+    PIPELINES,
+    SCORE_THRESHOLD,
+    SCORES,
+    STEPS,
+)
+from export.chain import Chain
+from export.chain_parity import instance_inputs
+from export.reference import UltralyticsYolo, classify_one_by_one, normalised_rgb
+from server.embedded import EmbeddedServer
+from server.errors import ServerError
+from training.classifier import CellClassifier
+from training.yolo_network import new_network
+
+Image = npt.NDArray[Any]
+
+CLASSIFIED = "yolo_resnet"
+"""The pipeline whose work grows with the cells."""
+
+BATCHED = "yolo"
+"""The pipeline whose network shall run on the frames of several clients at once."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """How much is measured."""
+
+    repeats: int = 3
+    """Timed rounds, of which the median counts."""
+    frame: tuple[int, int] = (1024, 1024)
+    """(width, height) in pixels."""
+    cells: int = 15
+    """Of such a frame."""
+    side: int = 2048
+    """Of the frame on which cells become many, in pixels."""
+    few: int = 100
+    """Cells that growth begins at."""
+    many: int = 2000
+    """Cells that it ends at."""
+    clients: int = 8
+    """That ask at the same time."""
+    requests: int = 8
+    """Of every client."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One ratio."""
+
+    check: str
+    """Of the module's docstring."""
+    of: str
+    """The pipeline or step."""
+    ratio: float
+
+
+def measure(
+    server: EmbeddedServer, repository: Path, pipelines: Sequence[str], load: Load
+) -> list[Check]:
+    """Take all ratios from a server that serves ``pipelines`` of ``repository``.
+
+    Raises:
+        click.ClickException: `yolo_resnet` cannot be made to find so many cells.
+    """
+    checks = []
+    with Client(server.url, timeout=300) as client, without_canaries(server):
+        if CLASSIFIED in pipelines:
+            image = load_frame(load.side, load.side, load.few).image
+            few, many = best_cells(client, repository, image, (load.few, load.many))
+            checks += [
+                # First, for what the server keeps of many cells would hide what they cost.
+                Check("memory", CLASSIFIED, memory(few, many, server.pid) / image.size),
+                Check("growth", CLASSIFIED, growth(few, many, load.repeats)),
+                speedup(client, repository, load),
+            ]
+        checks += [overhead(client, repository, name, load) for name in pipelines]
+        if BATCHED in pipelines:
+            checks.append(batch(server.url, load))
+    return sorted(checks, key=lambda check: check.check)
+
+
+def best_cells(
+    client: Client, repository: Path, image: Image, counts: Sequence[int]
+) -> list[Callable[[], Cells]]:
+    """Requests to `yolo_resnet` for the best cells of ``image``, which may overlap; one a count.
+
+    The score threshold cuts, not the cap, so that no step sees more cells than are answered.
+
+    Raises:
+        click.ClickException: there are not that many.
+    """
+    inputs = instance_inputs(np.atleast_3d(image), score_threshold=0)
+    inputs[OVERLAP_THRESHOLD_INPUT.name] = np.ones(1, np.float32)
+    scores = Chain(repository, CLASSIFIED).run(inputs, [SCORES.name])[SCORES.name]
+    if len(scores) <= max(counts):
+        raise click.ClickException(
+            f"{max(counts)} cells are asked for, but {CLASSIFIED} finds only {len(scores)}, "
+            "however low they score. Ask for fewer, or export networks that do not reject all."
+        )
+    return [
+        partial(
+            client.segment,
+            image,
+            CLASSIFIED,
+            score_threshold=float(scores[count]),
+            overlap_threshold=1,
+        )
+        for count in counts
+    ]
+
+
+def overhead(client: Client, repository: Path, pipeline: str, load: Load) -> Check:
+    """Seconds through the server / seconds of the same client and graphs in this process."""
+    frame = load_frame(*load.frame, load.cells)
+
+    def asking(client: Client) -> Callable[[], object]:
+        # A new frame each time: nothing comes from the server's response cache.
+        return each_time_new(
+            lambda image: ask(client, pipeline, replace(frame, image=image)),
+            frame.image,
+            load.repeats + 1,
+        )
+
+    with Client(transport=InProcess(repository, [pipeline])) as limit:
+        seconds = in_turn({"served": asking(client), "limit": asking(limit)}, load.repeats)
+    return Check("overhead", pipeline, _ratio(seconds, "served", "limit"))
+
+
+def speedup(client: Client, repository: Path, load: Load) -> Check:
+    """Seconds of PyTorch, cell by cell / seconds of the server, for the same cells.
+
+    PyTorch's networks have random weights, for their time does not depend on them. So its detector
+    finds nothing: decoding masks, which the server does, is not even counted.
+    """
+    image = load_frame(*load.frame, load.cells).image
+    [served] = best_cells(client, repository, image, [load.cells])
+    boxes = [box.reshape(2, 2) for box in served().boxes]
+    rgb = normalised_rgb(image)
+    detector = UltralyticsYolo(new_network(1).eval(), masks_on_frame=False)
+    classifier = CellClassifier(2).eval()
+
+    def one_by_one() -> None:
+        detector.predict(rgb, SCORE_THRESHOLD, OVERLAP_THRESHOLD)
+        classify_one_by_one(classifier, rgb, boxes)
+
+    seconds = in_turn({"served": served, "one by one": one_by_one}, load.repeats)
+    return Check("speedup", CLASSIFIED, _ratio(seconds, "one by one", "served"))
+
+
+def growth(few: Callable[[], Cells], many: Callable[[], Cells], repeats: int) -> float:
+    """How many times longer many cells take than few, over how many times more they are."""
+    cells = len(many()) / len(few())
+    seconds = in_turn({"few": few, "many": many}, max(1, repeats // 2))
+    return _ratio(seconds, "many", "few") / cells
+
+
+def memory(few: Callable[[], Cells], many: Callable[[], Cells], pid: int) -> float:
+    """Bytes that one more cell adds to the peak of the server whose launcher is ``pid``."""
+    few()  # what the first answer of all costs is not its cells' cost
+    peaks, cells = [], []
+    for request in (few, many):
+        with PeakMemory(pid) as sampled:
+            cells.append(len(request()))
+        peaks.append(sampled.peak)
+    return (peaks[1] - peaks[0]) / (cells[1] - cells[0])
+
+
+def batch(url: str, load: Load) -> Check:
+    """Frames in one execution of a network, on average, while several clients ask at a time."""
+    [network] = [name for name in PIPELINES[BATCHED].steps if STEPS[name].batches]
+    frame = load_frame(*load.frame, load.cells)
+
+    def keep_asking(_: int) -> None:
+        with Client(url, timeout=300) as client:
+            for _ in range(load.requests):
+                ask(client, BATCHED, frame)
+
+    def ask_at_a_time() -> None:
+        with ThreadPoolExecutor(load.clients) as pool:
+            list(pool.map(keep_asking, range(load.clients)))
+
+    counts = counted(url, BATCHED, ask_at_a_time, load.clients * load.requests)[network]
+    return Check("batch", network, counts.answers / counts.executions)
+
+
+def regression_table(result: Mapping[str, Any]) -> str:
+    """All figures, and the worst of each kind with its bound, as Markdown."""
+    rows = [
+        "| check | of | ratio |",
+        "|---|---|---|",
+        *(f"| {row['check']} | `{row['of']}` | {row['ratio']:.3g} |" for row in result["checks"]),
+    ]
+    verdicts = verdicts_table(judge(REGRESSION, {"regression": result}))
+    return "\n".join([verdicts, "", *rows, "", machine_note(result["machine"]), ""])
+
+
+def refuse_broken_bounds(result: Mapping[str, Any]) -> None:
+    """Raise `click.ClickException`, naming them, where bounds are broken.
+
+    What was not measured, because its pipeline is not exported, breaks none.
+    """
+    verdicts = judge(REGRESSION, {"regression": result})
+    broken = [
+        f"{verdict.bound.name} of {verdict.of}: {verdict.measured_text}, not "
+        f"{verdict.bound.limit_text}"
+        for verdict in verdicts
+        if verdict.reached is False
+    ]
+    if broken:
+        raise click.ClickException("\n".join(["Bounds are broken.", *broken]))
+
+
+def _ratio(seconds: Mapping[str, Sequence[float]], one: str, other: str) -> float:
+    return statistics.median(seconds[one]) / statistics.median(seconds[other])
+
+
+@click.command(help=__doc__, context_settings={"show_default": True})
+@click.option(
+    "--model-repository",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default="model_repository",
+)
+@click.option(
+    "--pipeline",
+    "pipelines",
+    multiple=True,
+    type=click.Choice(list(PIPELINES)),
+    help="Only this one; give it several times. Default: all that are exported.",
+)
+@click.option("--repeats", type=click.IntRange(1), default=Load.repeats, help="Timed rounds.")
+@click.option("--few", type=click.IntRange(1), default=Load.few, help="Cells growth begins at.")
+@click.option("--many", type=click.IntRange(1), default=Load.many, help="Cells it ends at.")
+@click.option("--requests", type=click.IntRange(1), default=Load.requests, help="Of each client.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), required=True)
+@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the table there.")
+def main(
+    model_repository: Path,
+    pipelines: Sequence[str],
+    repeats: int,
+    few: int,
+    many: int,
+    requests: int,
+    json_file: Path,
+    markdown: Path | None,
+) -> None:
+    """Measure and judge; the module's docstring is the help."""
+    if few >= many:
+        raise click.UsageError(f"--many is more than --few; given: {many} and {few}.")
+    load = Load(repeats=repeats, few=few, many=many, requests=requests)
+    served = exported(model_repository, pipelines)
+    try:
+        with EmbeddedServer(model_repository, served) as server:
+            checks = measure(server, model_repository, served, load)
+    except ServerError as error:
+        raise click.ClickException(str(error)) from error
+    result = {
+        "benchmark": "regression",
+        "command": shlex.join(["python", "-m", "benchmarks.regression", *sys.argv[1:]]),
+        "checks": [asdict(check) for check in checks],
+        "load": asdict(load),
+        "machine": fingerprint(),
+    }
+    write_result(result, regression_table(result), json_file, markdown)
+    refuse_broken_bounds(result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""What the report shows of each result: its table, its plots, and the command that makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks import glioma_tables, nuclei_tables
+from benchmarks.approaches_tables import approaches_table
+from benchmarks.cells import cells_table
+from benchmarks.instance_tables import instances_page
+from benchmarks.latency_tables import latency_table
+from benchmarks.peers.tables import peers_table
+from benchmarks.regression import regression_table
+from benchmarks.report_drawing import Plot
+from benchmarks.report_plots import (
+    cells_plots,
+    latency_plots,
+    peers_plots,
+    scaling_plots,
+    throughput_plots,
+    variants_plots,
+)
+from benchmarks.scaling_tables import scaling_table
+from benchmarks.throughput_tables import throughput_table
+from benchmarks.variant_tables import variants_table
+
+Result = Mapping[str, Any]
+
+
+def _no_plots(result: Result) -> Sequence[Plot]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How one result is shown."""
+
+    name: str
+    """Of its file, without ``.json``."""
+    title: str
+    text: str
+    """What is measured, as Markdown."""
+    command: str
+    """Makes it; a result that tells its own command is believed."""
+    table: Callable[[Any], str]
+    plots: Callable[[Result], Sequence[Plot]] = _no_plots
+
+
+SHOWN = (
+    Shown(
+        "latency",
+        "Latency",
+        "One client that asks alone: what the server adds to the graphs, where the time of a call "
+        "goes, and how it grows with cells and pixels.",
+        "python -m benchmarks.latency --json benchmarks/results/latency.json",
+        latency_table,
+        latency_plots,
+    ),
+    Shown(
+        "throughput",
+        "Throughput",
+        "Frames per second as more requests are sent at a time, against the most that the same "
+        "graphs answer in one process, without a server, in their best layout of threads.",
+        "python -m benchmarks.throughput --json benchmarks/results/throughput.json",
+        throughput_table,
+        throughput_plots,
+    ),
+    Shown(
+        "peers",
+        "What people use instead",
+        "The same weights and frames, served in other ways; the cells that each finds are compared "
+        "before any time is taken.",
+        "make peers && python -m benchmarks.peers --cells runs/general --targets runs/targets "
+        "--classifier runs/classifier --json benchmarks/results/peers.json",
+        peers_table,
+        peers_plots,
+    ),
+    Shown(
+        "scaling",
+        "Growth",
+        "How time and memory grow with cells, pixels, clients and pipelines.",
+        "python -m benchmarks.scaling --json benchmarks/results/scaling.json",
+        scaling_table,
+        scaling_plots,
+    ),
+    Shown(
+        "variants",
+        "Faster variants",
+        "The same networks in bfloat16 or 8-bit integers, where the processor has the "
+        "instructions for it: how much faster, and what it costs in accuracy.",
+        "python -m benchmarks.variants --json benchmarks/results/variants.json",
+        variants_table,
+        variants_plots,
+    ),
+    Shown(
+        "rendered-cells",
+        "From no cell to thousands",
+        "One frame of 2048 x 2048 pixels after the other, with ever more cells, through networks "
+        "trained for them.",
+        "python -m benchmarks.rendered_cells",
+        cells_table,
+        cells_plots,
+    ),
+    Shown(
+        "bccd",
+        "Study S1 on blood cells",
+        "Both approaches of the study on real images, and the same weights run as the study did.",
+        "python -m benchmarks.bccd --bccd data/bccd --dsb2018 data/dsb2018",
+        approaches_table,
+    ),
+    Shown(
+        "t98g-unet",
+        "Study S2 on glioma cells",
+        "A U-Net on whole frames of T98G cells.",
+        "python -m benchmarks.t98g --t98g data/t98g",
+        glioma_tables.served_page,
+    ),
+    Shown(
+        "brecahad",
+        "Study S3 on stained tissue",
+        "Nuclei of BreCaHAD's frames: cleaned, tiled, segmented and stitched.",
+        "python -m benchmarks.brecahad --brecahad data/BreCaHAD",
+        nuclei_tables.served_page,
+    ),
+    Shown(
+        "t98g-instances",
+        "Study S4 on glioma cells",
+        "Mask R-CNN, and its boxes as prompts for SAM.",
+        "python -m benchmarks.t98g_instances --data data/t98g",
+        instances_page,
+    ),
+    Shown(
+        "regression",
+        "Regression check",
+        "What every change is held to, with bounds that a busy machine keeps.",
+        "python -m benchmarks.regression --json benchmarks/results/regression.json",
+        regression_table,
+    ),
+)
+"""In the order of the page."""

@@ -1,0 +1,233 @@
+"""How time and memory grow with pixels, cells, clients and pipelines; the slopes.
+
+\b
+    python -m benchmarks.scaling --json scaling.json
+
+Each exported pipeline gets a server of its own, which is sent frames of growing size, then of
+growing numbers of cells, then frames of several clients at once. Then servers of one pipeline, two,
+and so on up to all tell what another one costs in memory and in time to start. Least-squares lines
+through these say what one more megapixel, cell, client or pipeline costs.
+
+Two of the figures are ratios that must stay small:
+
+\b
+    classified   what a further cell costs `yolo_resnet` beyond what it costs `yolo` / what the
+                 classifier's graph alone takes for a crop, all measured in turn
+    memory       what the server's memory peaks at with the most cells / what one mask of the
+                 frame's size for every cell would take
+
+Semantic pipelines are sent frames of one count of cells, which make no difference to them. The
+server keeps no answers (`--response-cache-mb=0`), and sends no canaries meanwhile.
+"""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import track
+
+from benchmarks.latency_cases import SIZES, Case, cross, exported, read_sizes
+from benchmarks.load import CELL_COUNTS
+from benchmarks.machine import fingerprint
+from benchmarks.quiet_server import without_canaries
+from benchmarks.result_files import write_result
+from benchmarks.scaling_load import (
+    DEADLINE,
+    MB,
+    ONE_STEP,
+    TWO_STEPS,
+    Rows,
+    grow_classified,
+    grow_clients,
+    grow_frames,
+    load_pipelines,
+)
+from benchmarks.scaling_slopes import Slope, slopes
+from benchmarks.scaling_tables import scaling_table
+from cytoserve.contract import PIPELINES
+from server.embedded import EmbeddedServer
+from server.errors import ServerError
+
+CLIENTS = (1, 2, 4, 8)
+
+CLIENTS_AT = Case(1024, 1024, 15)
+"""Frames that several clients send."""
+
+
+def measure(
+    repository: Path,
+    pipelines: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    counts: Sequence[int],
+    clients: Sequence[int],
+    *,
+    seconds: float,
+    fewest: int,
+) -> dict[str, Any]:
+    """Measure everything; the keys are those of the JSON file, all lists of rows but the last."""
+    cases = smallest_first(cross(sizes, counts))
+    rows: dict[str, Rows] = {"frames": [], "clients": []}
+    for name in track(pipelines, "frames and clients", transient=True):
+        with (
+            EmbeddedServer(repository, [name], response_cache_mb=0, timeout=DEADLINE) as server,
+            without_canaries(server),
+        ):
+            rows["frames"] += grow_frames(server, name, cases, seconds=seconds, fewest=fewest)
+            rows["clients"] += grow_clients(server, name, clients, CLIENTS_AT, seconds=seconds)
+    rows["loaded"] = load_pipelines(repository, pipelines)
+    result: dict[str, Any] = {
+        **rows,
+        "memory": memory_of_masks(rows["frames"]),
+        "slopes": slopes(rows),
+        "classified": [],
+    }
+    if {ONE_STEP, TWO_STEPS} <= set(pipelines) and len(counts) > 1:
+        cells = [case for case in cases if (case.width, case.height) == size_of_cells(cases)]
+        with (
+            EmbeddedServer(repository, [ONE_STEP, TWO_STEPS], timeout=DEADLINE) as server,
+            without_canaries(server),
+        ):
+            found = grow_classified(server, cells, seconds=seconds, fewest=fewest)
+        result |= {"classified": found, "classifier": cost_of_a_cell(found)}
+    return result
+
+
+def smallest_first(cases: Sequence[Case]) -> list[Case]:
+    """Order frames so that most are the largest so far, in pixels and in cells."""
+    return sorted(cases, key=lambda case: (case.width * case.height, case.cells))
+
+
+def size_of_cells(cases: Sequence[Case]) -> tuple[int, int]:
+    """Width and height of the frames along which the cells grow: those of the most cases."""
+    return statistics.mode((case.width, case.height) for case in cases)
+
+
+def memory_of_masks(frames: Sequence[Mapping[str, Any]]) -> Rows:
+    """Peak memory of every pipeline that finds cells, against masks of the frame's size.
+
+    Told of the frame with most cells of which it found half or more: beside few cells, what the
+    network needs for itself is most of the memory. A mask takes a byte a pixel.
+    """
+    rows: Rows = []
+    for name in dict.fromkeys(row["pipeline"] for row in frames):
+        own = [
+            row
+            for row in frames
+            if row["pipeline"] == name
+            and row["peak_mb"] is not None
+            and row["found"] >= row["cells"] / 2
+        ]
+        if PIPELINES[name].is_semantic or not own:
+            continue
+        most = max(own, key=lambda row: row["found"])
+        masks = most["found"] * most["width"] * most["height"] / MB
+        kept = ("pipeline", "width", "height", "cells", "found", "peak_mb")
+        rows.append(
+            {
+                **{column: most[column] for column in kept},
+                "masks_mb": masks,
+                "share": most["peak_mb"] / masks if masks else None,
+            }
+        )
+    return rows
+
+
+def cost_of_a_cell(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What classifying a further cell costs in the pipeline, and in the classifier alone."""
+    line = {
+        name: Slope.through(
+            [row[f"found_{name}"] for row in rows], [row[f"{name}_ms"] for row in rows]
+        )
+        for name in (ONE_STEP, TWO_STEPS)
+    }
+    crops = sum(row["classifier_crops"] for row in rows)
+    alone = sum(row["classifier_ms"] for row in rows) / crops
+    marginal = line[TWO_STEPS].slope - line[ONE_STEP].slope
+    return {
+        **{f"{name}_ms_per_cell": each.slope for name, each in line.items()},
+        "marginal_ms_per_cell": marginal,
+        "classifier_ms_per_crop": alone,
+        "ratio": marginal / alone,
+    }
+
+
+@click.command(help=__doc__, context_settings={"show_default": True})
+@click.option(
+    "--pipeline",
+    "pipelines",
+    multiple=True,
+    type=click.Choice(list(PIPELINES)),
+    help="May be given several times. Default: all that are exported.",
+)
+@click.option(
+    "--size",
+    "sizes",
+    callback=read_sizes,
+    multiple=True,
+    default=SIZES,
+    help="Of frames, in pixels.",
+)
+@click.option(
+    "--cells",
+    "counts",
+    type=click.IntRange(0),
+    multiple=True,
+    default=CELL_COUNTS,
+    help="Of frames.",
+)
+@click.option(
+    "--clients", type=click.IntRange(1), multiple=True, default=CLIENTS, help="That ask at once."
+)
+@click.option("--seconds", type=click.FloatRange(0), default=1.0, help="Of requests of one kind.")
+@click.option("--fewest", type=click.IntRange(1), default=1, help="Requests of one kind.")
+@click.option(
+    "--model-repository",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default="model_repository",
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), required=True)
+@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the tables there.")
+def main(
+    pipelines: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    counts: Sequence[int],
+    clients: Sequence[int],
+    seconds: float,
+    fewest: int,
+    model_repository: Path,
+    json_file: Path,
+    markdown: Path | None,
+) -> None:
+    """Measure; the module's docstring is the help."""
+    names = exported(model_repository, pipelines)
+    try:
+        measured = measure(
+            model_repository,
+            names,
+            sizes,
+            counts,
+            sorted(set(clients)),
+            seconds=seconds,
+            fewest=fewest,
+        )
+    except ServerError as error:
+        raise click.ClickException(str(error)) from error
+    result = {
+        "benchmark": "scaling",
+        "command": shlex.join(["python", "-m", "benchmarks.scaling", *sys.argv[1:]]),
+        "machine": fingerprint(),
+        "seconds": seconds,
+        "fewest": fewest,
+        **measured,
+    }
+    write_result(result, scaling_table(result), json_file, markdown)
+
+
+if __name__ == "__main__":
+    main()

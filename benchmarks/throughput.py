@@ -1,0 +1,267 @@
+"""Frames per second of a pipeline with many clients, against the most that its graphs can do.
+
+\b
+    make bench-tools
+    python -m benchmarks.throughput --json throughput.json
+
+1 to 16 requests at a time come from Triton's own perf_analyzer, from one process of cytoserve's
+client with as many threads, and from as many processes. For each: frames per second, p50 and p99,
+cores that server and clients keep busy, and the mean batch that every network step formed, by
+Triton's statistics. Processor seconds a frame, of server and clients together, tell most about
+where throughput goes, and on a busy machine they are what can still be compared.
+
+The limit is the same graphs in this process, without a server, in the layout of threads that
+answers most frames; all layouts are listed. `share` is what is served as a part of that. All ways
+are measured in turn, round by round, in short windows; medians of the rounds are reported, of
+shares those of one round each.
+
+perf_analyzer counts a whole run, from its first request to its last answer. It asks all outputs of
+a model, so those that are computed on request only are left out of the served repository.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import track
+
+from benchmarks import perf_analyzer
+from benchmarks.load import LoadFrame, load_frame
+from benchmarks.machine import fingerprint
+from benchmarks.perf_analyzer import PerfAnalyzer, PerfAnalyzerFailed, PerfAnalyzerMissing
+from benchmarks.quiet_server import without_canaries
+from benchmarks.result_files import write_result
+from benchmarks.throughput_clients import ClientProcesses
+from benchmarks.throughput_layouts import BATCHES, Layout, Opened, layouts
+from benchmarks.throughput_meters import Meters
+from benchmarks.throughput_repository import without_outputs_on_request
+from benchmarks.throughput_rows import bound_among, rows_of, saturation
+from benchmarks.throughput_tables import throughput_table
+from benchmarks.throughput_windows import (
+    MANY_PROCESSES,
+    ONE_PROCESS,
+    PERF_ANALYZER,
+    Bench,
+    Sample,
+    Served,
+    Way,
+)
+from cytoserve import CytoserveError
+from cytoserve.codec import foregrounds, instances, prompted
+from cytoserve.contract import PIPELINES
+from cytoserve.images import SUFFIXES, read_frame
+from cytoserve.model_config import ModelConfigError
+from cytoserve.transport import Request
+from server.embedded import EmbeddedServer
+from server.errors import StartError
+
+CONCURRENCY = (1, 2, 4, 8, 16)
+RENDERED = 4
+"""Frames that are rendered."""
+
+EXPECTED = (
+    *(CytoserveError, ModelConfigError, StartError),
+    *(PerfAnalyzerMissing, PerfAnalyzerFailed),
+)
+"""Errors whose message is all that a caller needs."""
+
+
+def measure(
+    repository: Path,
+    pipeline: str,
+    frames: Sequence[LoadFrame],
+    *,
+    concurrency: Sequence[int],
+    rounds: int,
+    window: float,
+    tool: PerfAnalyzer | None,
+) -> dict[str, list[dict[str, Any]]]:
+    """Rows of one pipeline, by the name of their list in the result."""
+    one_shape = len({frame.image.shape for frame in frames}) == 1
+    tried = layouts(len(os.sched_getaffinity(0)), batches=BATCHES if one_shape else ())
+    opened = {layout: Opened(repository, pipeline, layout, frames) for layout in tried}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        (folder / "models").mkdir()
+        served = without_outputs_on_request(repository, [pipeline], folder / "models")
+        perf_analyzer.write_frames(requests_of(pipeline, frames), folder / "frames.json")
+        # No cache: the same few frames come again and again, and each is to be computed.
+        server = stack.enter_context(EmbeddedServer(served, [pipeline], response_cache_mb=0))
+        stack.enter_context(without_canaries(server))
+        bench = Bench(
+            pipeline,
+            server.url,
+            stack.enter_context(Meters(server.url, pipeline, server.pid)),
+            stack.enter_context(
+                ClientProcesses(server.url, pipeline, frames, max(concurrency)),
+            ),
+            opened,
+            tool,
+            folder / "frames.json",
+            window,
+        )
+        samples: dict[Way, list[Sample]] = defaultdict(list)
+        ways = list(_ways(concurrency, tried, tool is not None))
+        for way in track(ways * rounds, f"measuring {pipeline}", transient=True):
+            samples[way].append(bench.measure(way))
+    return rows_of(pipeline, samples)
+
+
+def _ways(concurrency: Sequence[int], tried: Sequence[Layout], tool: bool) -> Iterator[Way]:
+    """One round; the limit stands beside the clients that are compared with it."""
+    clients = (ONE_PROCESS, MANY_PROCESSES, *([PERF_ANALYZER] if tool else []))
+    for number in sorted(concurrency):
+        if number == bound_among(concurrency):
+            yield from tried
+        for client in clients:
+            if (client, number) != (MANY_PROCESSES, 1):  # the same as one process
+                yield Served(client, number)
+
+
+def requests_of(pipeline: str, frames: Sequence[LoadFrame]) -> list[Request]:
+    """What the client sends for the frames.
+
+    Raises:
+        CytoserveError: the pipeline does not take such a frame.
+    """
+    kind = PIPELINES[pipeline]
+    if kind.is_semantic:
+        return [foregrounds.encode_request(frame.image, kind) for frame in frames]
+    if not kind.is_prompted:
+        return [instances.encode_request(frame.image, kind) for frame in frames]
+    return [
+        prompted.encode_request(frame.image, kind, frame.prompts)
+        for frame in frames
+        if frame.prompts is not None
+    ]
+
+
+def read_frames(folder: Path) -> list[LoadFrame]:
+    """Read a folder's images, in the order of their names.
+
+    Raises:
+        CytoserveError: one of them is no frame.
+        click.UsageError: there is none.
+    """
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise click.UsageError(f"--frames {folder} must hold PNG, JPEG, BMP or TIFF files: none.")
+    return [LoadFrame(read_frame(file), cells=0, prompts=None) for file in files]
+
+
+def _size(context: click.Context, option: click.Parameter, text: str) -> tuple[int, int]:
+    sides = text.split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise click.BadParameter(f"width x height in pixels reads 1024x1024; given: {text}")
+    return int(sides[0]), int(sides[1])
+
+
+def _concurrency(context: click.Context, option: click.Parameter, text: str) -> tuple[int, ...]:
+    numbers = text.split(",")
+    if not all(number.isdecimal() and int(number) > 0 for number in numbers):
+        raise click.BadParameter(f"numbers of requests at a time read 1,2,4,8; given: {text}")
+    return tuple(sorted({int(number) for number in numbers}))
+
+
+@click.command(help=__doc__, context_settings={"show_default": True})
+@click.option(
+    "--pipeline",
+    "pipelines",
+    type=click.Choice(list(PIPELINES)),
+    multiple=True,
+    default=("yolo", "yolo_resnet"),
+    help="May be given several times.",
+)
+@click.option("--size", callback=_size, default="1024x1024", help="Of the rendered frames.")
+@click.option("--cells", type=click.IntRange(0), default=15, help="Cells of a rendered frame.")
+@click.option(
+    "--frames",
+    "folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Images of yours, in place of rendered ones.",
+)
+@click.option(
+    "--concurrency",
+    callback=_concurrency,
+    default=",".join(map(str, CONCURRENCY)),
+    help="Requests at a time.",
+)
+@click.option("--rounds", type=click.IntRange(1), default=3, help="Windows of each way.")
+@click.option("--window", type=click.FloatRange(0.1), default=1.5, help="Seconds of one window.")
+@click.option("--without-perf-analyzer", is_flag=True, help="Ask with cytoserve's client only.")
+@click.option(
+    "--model-repository",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default="model_repository",
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), required=True)
+@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the tables there.")
+def main(
+    pipelines: Sequence[str],
+    size: tuple[int, int],
+    cells: int,
+    folder: Path | None,
+    concurrency: Sequence[int],
+    rounds: int,
+    window: float,
+    without_perf_analyzer: bool,
+    model_repository: Path,
+    json_file: Path,
+    markdown: Path | None,
+) -> None:
+    """Measure; the module's docstring is the help."""
+    if any(PIPELINES[name].is_prompted for name in pipelines) and (folder or not cells):
+        raise click.UsageError("prompted pipelines need rendered frames with one cell or more.")
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    try:
+        tool = None if without_perf_analyzer else perf_analyzer.find()
+        frames = (
+            read_frames(folder)
+            if folder
+            else [load_frame(*size, cells, seed) for seed in range(RENDERED)]
+        )
+        for pipeline in pipelines:
+            found = measure(
+                model_repository,
+                pipeline,
+                frames,
+                concurrency=concurrency,
+                rounds=rounds,
+                window=window,
+                tool=tool,
+            )
+            for name, more in found.items():
+                rows[name] += more
+    except EXPECTED as error:
+        raise click.ClickException(str(error)) from error
+    height, width = frames[0].image.shape[:2]
+    result = {
+        "benchmark": "throughput",
+        "command": shlex.join(["python", "-m", "benchmarks.throughput", *sys.argv[1:]]),
+        "machine": fingerprint(),
+        "frames": {
+            "rendered": folder is None,
+            "count": len(frames),
+            "width": width,
+            "height": height,
+            "cells": cells if folder is None else None,
+        },
+        "rounds": rounds,
+        "window_seconds": window,
+        "saturation": saturation(rows, concurrency),
+        **rows,
+    }
+    write_result(result, throughput_table(result), json_file, markdown)
+
+
+if __name__ == "__main__":
+    main()

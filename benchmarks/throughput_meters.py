@@ -1,0 +1,116 @@
+"""What the server did between two moments: batches by its own statistics, and processor time."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import psutil
+import tritonclient.grpc as triton
+
+from cytoserve.contract import PIPELINES, STEPS
+
+
+@dataclass(frozen=True)
+class StepCount:
+    """Cumulative statistics of one network step."""
+
+    requests: int
+    rows: int
+    """Of the batch dimension: frames to most networks, cells to the classifier."""
+    executions: int
+
+    def since(self, before: StepCount) -> StepCount:
+        """Return what has come on top."""
+        return StepCount(
+            self.requests - before.requests,
+            self.rows - before.rows,
+            self.executions - before.executions,
+        )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """All meters at one moment."""
+
+    moment: float
+    """`time.monotonic`."""
+    server_cpu: float
+    """Processor seconds of the server's processes."""
+    client_cpu: float
+    machine_cpu: float
+    """Of all processes of the machine."""
+    steps: Mapping[str, StepCount]
+
+    def since(self, before: Reading) -> Reading:
+        """Return what has come on top; ``moment`` is then the time between."""
+        return Reading(
+            self.moment - before.moment,
+            self.server_cpu - before.server_cpu,
+            self.client_cpu - before.client_cpu,
+            self.machine_cpu - before.machine_cpu,
+            {step: count.since(before.steps[step]) for step, count in self.steps.items()},
+        )
+
+
+class Meters:
+    """The meters of a server with one pipeline under load.
+
+    Args:
+        url: ``host:port`` of its gRPC endpoint.
+        pipeline: whose network steps are counted.
+        pid: of the process that the server's others descend from.
+    """
+
+    def __init__(self, url: str, pipeline: str, pid: int) -> None:
+        self._connection = triton.InferenceServerClient(url)
+        self._steps = [name for name in PIPELINES[pipeline].steps if STEPS[name].batches]
+        self._pid = pid
+
+    def read(self, client_pids: Sequence[int] = ()) -> Reading:
+        """Read all meters; ``client_pids`` are the processes that ask."""
+        return Reading(
+            time.monotonic(),
+            sum(cpu_seconds(process) for process in family(self._pid)),
+            sum(cpu_seconds(psutil.Process(pid)) for pid in client_pids),
+            machine_cpu_seconds(),
+            {name: self._count(name) for name in self._steps},
+        )
+
+    def _count(self, step: str) -> StepCount:
+        [stats] = self._connection.get_inference_statistics(step).model_stats
+        return StepCount(
+            stats.inference_stats.success.count, stats.inference_count, stats.execution_count
+        )
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._connection.close()
+
+    def __enter__(self) -> Meters:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """Return a process and its descendants."""
+    root = psutil.Process(pid)
+    return [root, *root.children(recursive=True)]
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """Processor seconds of one process so far, system calls included; 0 when it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        times = process.cpu_times()
+        return times.user + times.system
+    return 0.0
+
+
+def machine_cpu_seconds() -> float:
+    """Processor seconds of the whole machine since it was started, idle ones left out."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq)

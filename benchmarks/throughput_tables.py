@@ -1,0 +1,94 @@
+"""Throughput as Markdown: what is served, the limit, and the batches that were formed."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.machine import machine_note
+
+Row = Mapping[str, Any]
+
+
+def throughput_table(result: Mapping[str, Any]) -> str:
+    """Return the page of a result of ``benchmarks.throughput``."""
+    frames = result["frames"]
+    cells = f", {frames['cells']} cells each" if frames["rendered"] else ""
+    kind = "rendered frames" if frames["rendered"] else "frames"
+    head = (
+        f"{frames['count']} {kind} of {frames['width']} x {frames['height']} px{cells}; "
+        f"{result['rounds']} rounds of {result['window_seconds']:g} s windows, all ways in turn."
+    )
+    others = statistics.median(
+        row["other_cores"] for row in (*result["served"], *result["in_process"])
+    )
+    busy = f"Processes of others kept {others:.1f} cores busy meanwhile (median of all windows)."
+    pipelines = list(dict.fromkeys(row["pipeline"] for row in result["served"]))
+    parts = [_pipeline(result, name) for name in pipelines]
+    return "\n".join([head, busy, "", *parts, machine_note(result["machine"]), ""])
+
+
+def _pipeline(result: Mapping[str, Any], pipeline: str) -> str:
+    served, inside, batches, saturation = (
+        [row for row in result[name] if row["pipeline"] == pipeline]
+        for name in ("served", "in_process", "batches", "saturation")
+    )
+    lines = [f"## {pipeline}", ""]
+    for row in saturation:
+        lines.append(
+            f"- {row['concurrency']} requests at a time, {row['client']}: "
+            f"**{row['share']:.2f}** of the limit "
+            f"({row['share_least']:.2f} to {row['share_most']:.2f})"
+        )
+    steps = list(dict.fromkeys(row["step"] for row in batches))
+    columns = [
+        *("requests at a time", "client", "frames/s", "share", "p50 s", "p99 s"),
+        *("CPU s per frame", "server's cores", "client's cores"),
+        *(f"requests per execution of {step}" for step in steps),
+    ]
+    formed = {
+        (row["client"], row["concurrency"], row["step"]): row["requests_per_execution"]
+        for row in batches
+    }
+    rows = [
+        [
+            str(row["concurrency"]),
+            row["client"],
+            f"{row['frames_per_second']:.1f}",
+            f"{row['share']:.2f}",
+            f"{row['p50_seconds']:.3f}",
+            f"{row['p99_seconds']:.3f}",
+            f"{row['cpu_seconds_per_frame']:.3f}",
+            f"{row['server_cores']:.2f}",
+            f"{row['client_cores']:.2f}",
+            *(_formed(formed.get((row["client"], row["concurrency"], step))) for step in steps),
+        ]
+        for row in served
+    ]
+    lines += ["", *_table(columns, rows), "", "The limit, in this process:", ""]
+    columns = ["layout", "frames/s", "share of the best", "p99 s", "CPU s per frame", "cores"]
+    rows = [
+        [
+            f"**{row['layout']}**" if row["best"] else row["layout"],
+            f"{row['frames_per_second']:.1f}",
+            f"{row['share']:.2f}",
+            f"{row['p99_seconds']:.3f}",
+            f"{row['cpu_seconds_per_frame']:.3f}",
+            f"{row['client_cores']:.2f}",
+        ]
+        for row in inside
+    ]
+    return "\n".join([*lines, *_table(columns, rows), ""])
+
+
+def _formed(mean: float | None) -> str:
+    return "" if mean is None else f"{mean:.1f}"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        f"| {' | '.join(columns)} |",
+        "|---" * len(columns) + "|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]

@@ -1,0 +1,142 @@
+"""One window of load: by cytoserve's client, by ``perf_analyzer``, or by graphs in this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.perf_analyzer import PerfAnalyzer
+from benchmarks.throughput_clients import ClientProcesses, Load, answered_per_second
+from benchmarks.throughput_layouts import Layout, Opened
+from benchmarks.throughput_meters import Meters, Reading, StepCount
+
+PERF_ANALYZER = "perf_analyzer"
+ONE_PROCESS = "client, 1 process"
+MANY_PROCESSES = "client, a process each"
+
+
+@dataclass(frozen=True)
+class Served:
+    """One way to ask a server: a row of the table."""
+
+    client: str
+    concurrency: int
+
+
+Way = Served | Layout
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one window saw."""
+
+    frames_per_second: float
+    p50: float
+    """Seconds from a frame to its answer."""
+    p99: float
+    answers: int
+    server_cores: float
+    client_cores: float
+    """Those of the graphs where they run in this process."""
+    other_cores: float
+    """Kept busy by processes that have nothing to do with it."""
+    steps: Mapping[str, StepCount]
+
+    @property
+    def cpu_per_frame(self) -> float:
+        """Processor seconds a frame, of server and clients. A busy machine changes it little."""
+        return (self.server_cores + self.client_cores) / self.frames_per_second
+
+
+@dataclass
+class Bench:
+    """A server and its rival in this process, of one pipeline, and who may ask them."""
+
+    pipeline: str
+    url: str
+    meters: Meters
+    clients: ClientProcesses
+    opened: Mapping[Layout, Opened]
+    tool: PerfAnalyzer | None
+    frames_file: Path
+    window: float
+    """Seconds."""
+    rates: dict[int, float] = field(default_factory=dict)
+    """Concurrency -> frames per second of the client lately, to choose how many to measure."""
+
+    def measure(self, way: Way) -> Sample:
+        """Measure one window of one way."""
+        if isinstance(way, Layout):
+            return self._window(self.opened[way].callers())
+        if way.client == PERF_ANALYZER:
+            return self._perf_analyzer(way.concurrency)
+        many = way.client == MANY_PROCESSES
+        processes, callers = (way.concurrency, 1) if many else (1, way.concurrency)
+        sample = self._window(self.clients.load(processes, callers))
+        self.rates[way.concurrency] = sample.frames_per_second
+        return sample
+
+    def _window(self, load: Load) -> Sample:
+        load.start()
+        load.wait_until_warm()
+        before = self.meters.read(load.pids)
+        time.sleep(self.window)
+        after = self.meters.read(load.pids)
+        exchanges = load.stop()
+        start, end = before.moment, after.moment
+        ended = [one.answered - one.sent for one in exchanges if start < one.answered <= end]
+        # A window may be too short for any answer to end in it.
+        seconds = ended or [one.answered - one.sent for one in exchanges]
+        p50, p99 = (float(share) for share in np.quantile(seconds, [0.5, 0.99]))
+        return _sample(
+            answered_per_second(exchanges, start, end),
+            p50,
+            p99,
+            len(ended),
+            after.since(before),
+            after.client_cpu - before.client_cpu,
+        )
+
+    def _perf_analyzer(self, concurrency: int) -> Sample:
+        assert self.tool is not None
+        answers = max(2 * concurrency, ceil(self.rates[concurrency] * self.window))
+        with self.tool.asking(
+            self.url, self.pipeline, self.frames_file, concurrency=concurrency, answers=answers
+        ) as measurement:
+            before = self.meters.read()
+            report = measurement.report()
+            after = self.meters.read()
+        return _sample(
+            report.frames_per_second,
+            report.p50,
+            report.p99,
+            report.answers,
+            after.since(before),
+            report.cpu_seconds,
+        )
+
+
+def _sample(
+    frames_per_second: float,
+    p50: float,
+    p99: float,
+    answers: int,
+    used: Reading,
+    client_cpu: float,
+) -> Sample:
+    others = used.machine_cpu - used.server_cpu - client_cpu
+    return Sample(
+        frames_per_second,
+        p50,
+        p99,
+        answers,
+        server_cores=used.server_cpu / used.moment,
+        client_cores=client_cpu / used.moment,
+        other_cores=max(0.0, others / used.moment),
+        steps=used.steps,
+    )

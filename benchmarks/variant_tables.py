@@ -1,0 +1,81 @@
+"""Variants beside the default as Markdown, and the choice that follows from their figures."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.machine import machine_note
+from export.accuracy_budget import LARGEST_DROP
+
+DEFAULT = "default"
+"""Every model by its ``config.pbtxt``."""
+
+
+def mean_speedups(rows: Sequence[Mapping[str, Any]], pipelines: Sequence[str]) -> dict[str, float]:
+    """Variant -> geometric mean of its speedups, of variants that keep the budget everywhere."""
+    found = {DEFAULT: 1.0}
+    for name in dict.fromkeys(row["variant"] for row in rows):
+        own = {row["pipeline"]: row for row in rows if row["variant"] == name}
+        if not any(row["beyond_budget"] for row in own.values()):
+            speedups = [own[p]["speedup"] if p in own else 1.0 for p in pipelines]
+            found[name] = statistics.geometric_mean(speedups)
+    return found
+
+
+def choice(result: Mapping[str, Any]) -> str:
+    """The winner, why, and the command line that serves it: Markdown."""
+    speedups = mean_speedups(result["rows"], result["pipelines"])
+    winner = max(speedups, key=lambda name: speedups[name])
+    lines = []
+    if winner == DEFAULT:
+        lines.append("**Serve without a variant:** none is faster here within its budget.")
+    else:
+        lines.append(
+            f"**Serve with `--variant {winner}`:** over all measured pipelines "
+            f"{speedups[winner]:.2f} times as fast as the default, within its budget in each."
+        )
+    flag = "" if winner == DEFAULT else f" --variant {winner}"
+    repository = result["model_repository"]
+    lines += ["", f"    python -m server --model-repository {repository}{flag}"]
+    for pipeline in result["pipelines"]:
+        allowed = [
+            row
+            for row in result["rows"]
+            if row["pipeline"] == pipeline and not row["beyond_budget"] and row["speedup"] > 1
+        ]
+        best = max(allowed, key=lambda row: float(row["speedup"]), default=None)
+        if (best["variant"] if best else DEFAULT) != winner:
+            way = f"`--variant {best['variant']}`" if best else "no variant"
+            lines += ["", f"For `{pipeline}` alone {way} is the fastest."]
+    return "\n".join(lines)
+
+
+def variants_table(result: Mapping[str, Any]) -> str:
+    """The figures, the refusals and the choice as Markdown."""
+    lines = [
+        f"Frames of {result['side']} x {result['side']} px with {result['cells']} cells, sent in "
+        f"turn, {result['repeats']} times to each; the speedup is the default's median by the "
+        "variant's, end to end. Drops are against the default on annotated frames; allowed: "
+        + ", ".join(f"{name} {largest:g}" for name, largest in LARGEST_DROP.items())
+        + ".",
+        "",
+        "| variant | pipeline | in another way | default s | variant s | speedup | IoU drop "
+        "| accuracy drop | recall drop | precision drop | Dice drop | on | verdict |",
+        "|---" * 13 + "|",
+    ]
+    for row in result["rows"]:
+        figures = [
+            "" if row[f"{name}_drop"] is None else f"{row[f'{name}_drop']:.4f}"
+            for name in ("iou", "accuracy", "recall", "precision", "dice")
+        ]
+        lines.append(
+            f"| {row['variant']} | {row['pipeline']} | {row['models']} "
+            f"| {row['default_seconds']:.3f} | {row['seconds']:.3f} | {row['speedup']:.2f} "
+            f"| {' | '.join(figures)} | {row['frames']} frames, {row['proven_on']} "
+            f"| {row['beyond_budget'] or 'within its budget'} |"
+        )
+    for refusal in result["refusals"]:
+        lines += ["", f"Refused: {refusal['variant']}, {refusal['pipeline']}: {refusal['reason']}"]
+    return "\n".join([*lines, "", choice(result), "", machine_note(result["machine"]), ""])

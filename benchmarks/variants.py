@@ -1,0 +1,286 @@
+"""The best variant of the model repository for this machine, by measurement, and why.
+
+\\b
+    python -m benchmarks.variants --json variants.json
+    python -m benchmarks.variants --data yolo_resnet=data/bccd@benchmarks/bccd/test.txt \\\\
+        --data glioma_unet=data/t98g@benchmarks/t98g/test.txt \\\\
+        --data nuclei_unet=data/BreCaHAD@Case_12 --json variants.json
+
+Every variant of `python -m server --variant` is served beside the default. A rendered frame is sent
+to all of them in turn, so that a busy moment is unjust to none, and annotated frames to prove that
+the figures of a variant are not worse than the default's by more than its budget: mean IoU and
+accuracy by 0.005, Dice by 0.002. A variant that the machine, what is installed, or what is exported
+does not allow is listed with the reason. The winner is the one with the largest mean speedup over
+all pipelines, a pipeline that it leaves as it is counting 1, among those that keep every budget.
+
+--data tells the annotated frames of a pipeline: `DIR` or `DIR@FILE` as in training, and for
+`nuclei_unet` a folder as BreCaHAD's authors lay it out, or `DIR@CASE`. Without it frames are
+rendered; a semantic pipeline is then compared with the default's own masks. Rendered frames prove
+little of real ones.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import click
+from rich.progress import track
+
+from benchmarks.load import ask, load_frame
+from benchmarks.machine import fingerprint
+from benchmarks.quiet_server import without_canaries
+from benchmarks.result_files import write_result
+from benchmarks.timing import in_turn
+from benchmarks.variant_proofs import Proof, Thresholds, figures_of, read_proof
+from benchmarks.variant_tables import DEFAULT, variants_table
+from cytoserve import Client
+from cytoserve.contract import OVERLAP_THRESHOLD, PIPELINES, SCORE_THRESHOLD
+from export.accuracy_budget import beyond_budget, drops
+from server.embedded import EmbeddedServer
+from server.errors import RepositoryError, ServerError
+from server.repository import models_of_variant, survey
+from server.variants import VARIANTS, check_machine, processor_instructions
+
+TIMEOUT = 300.0
+"""Seconds for one frame."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant of one pipeline beside the default."""
+
+    variant: str
+    pipeline: str
+    models: str
+    """Steps that the variant configures."""
+    seconds: float
+    default_seconds: float
+    speedup: float
+    """Median of the default's seconds by that of the variant's."""
+    iou_drop: float | None
+    accuracy_drop: float | None
+    recall_drop: float | None
+    precision_drop: float | None
+    dice_drop: float | None
+    proven_on: str
+    frames: int
+    beyond_budget: str
+    """Empty where the variant keeps its budget."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A variant, of all pipelines or of one, that cannot be served here."""
+
+    variant: str
+    pipeline: str
+    reason: str
+
+
+# -- What can be served ---------------------------------------------------------------------------
+def find_candidates(
+    repository: Path, pipelines: Sequence[str]
+) -> tuple[dict[str, list[str]], list[Refusal]]:
+    """Variant -> pipelines that it serves in another way, and what cannot be served."""
+    candidates: dict[str, list[str]] = {}
+    refusals = []
+    for name, variant in VARIANTS.items():
+        try:
+            check_machine(variant, processor_instructions())
+        except ServerError as error:
+            refusals.append(Refusal(name, "all", str(error)))
+            continue
+        for export in survey(repository, pipelines, name):
+            try:
+                models_of_variant(repository, [export.pipeline], name)
+            except RepositoryError:
+                continue  # the variant leaves this pipeline as it is
+            if export.missing:
+                reason = f"{', '.join(export.missing)} missing; make it with: {export.command}"
+                refusals.append(Refusal(name, export.pipeline.name, reason))
+            else:
+                candidates.setdefault(name, []).append(export.pipeline.name)
+    return candidates, refusals
+
+
+def exported_pipelines(repository: Path, wanted: Iterable[str]) -> list[str]:
+    """Those of the pipelines that are exported and take a frame alone.
+
+    Raises:
+        click.UsageError: there is none.
+    """
+    names = [name for name in wanted if not PIPELINES[name].is_prompted]
+    found = [export.pipeline.name for export in survey(repository, names) if not export.missing]
+    if not found:
+        raise click.UsageError(
+            f"none of {', '.join(names)} is exported to {repository}; see python -m export --help"
+        )
+    return found
+
+
+# -- Measuring ------------------------------------------------------------------------------------
+def measure(
+    repository: Path,
+    pipelines: Sequence[str],
+    proofs: Mapping[str, Callable[[Client], Proof]],
+    *,
+    side: int,
+    cells: int,
+    repeats: int,
+    thresholds: Thresholds,
+) -> tuple[list[Row], list[Refusal]]:
+    """Serve every variant, time them in turn and prove them."""
+    candidates, refusals = find_candidates(repository, pipelines)
+    rows = []
+    with ExitStack() as stack:
+        clients: dict[str, Client] = {}
+        for name, served in {DEFAULT: list(pipelines), **candidates}.items():
+            options = [] if name == DEFAULT else [f"--variant={name}"]
+            server = EmbeddedServer(repository, served, options=options)
+            try:
+                stack.enter_context(server)
+            except ServerError as error:
+                if name == DEFAULT:
+                    raise
+                refusals.append(Refusal(name, "all", str(error)))
+                continue
+            stack.enter_context(without_canaries(server))
+            clients[name] = stack.enter_context(Client(server.url, timeout=TIMEOUT))
+        for pipeline in track(pipelines, "measuring", transient=True):
+            ways = {n: c for n, c in clients.items() if pipeline in candidates.get(n, [pipeline])}
+            if len(ways) == 1:
+                continue
+            frame = load_frame(side, side, cells)
+            taken = in_turn({n: partial(ask, c, pipeline, frame) for n, c in ways.items()}, repeats)
+            seconds = {name: statistics.median(times) for name, times in taken.items()}
+            proof = proofs[pipeline](clients[DEFAULT])
+            figures = {
+                name: figures_of(client, pipeline, proof, clients[DEFAULT], thresholds)
+                for name, client in ways.items()
+            }
+            for name in list(ways)[1:]:
+                lost = drops(figures[DEFAULT], figures[name])
+                changed = models_of_variant(repository, [PIPELINES[pipeline]], name)
+                rows.append(
+                    Row(
+                        variant=name,
+                        pipeline=pipeline,
+                        models=", ".join(changed),
+                        seconds=seconds[name],
+                        default_seconds=seconds[DEFAULT],
+                        speedup=seconds[DEFAULT] / seconds[name],
+                        iou_drop=lost.get("iou"),
+                        accuracy_drop=lost.get("accuracy"),
+                        recall_drop=lost.get("recall"),
+                        precision_drop=lost.get("precision"),
+                        dice_drop=lost.get("dice"),
+                        proven_on=proof.source,
+                        frames=len(proof.frames),
+                        beyond_budget="; ".join(beyond_budget(lost)),
+                    )
+                )
+    return rows, refusals
+
+
+# -- The command ----------------------------------------------------------------------------------
+def data_of_pipelines(
+    context: click.Context, parameter: click.Parameter, value: tuple[str, ...]
+) -> dict[str, list[str]]:
+    """Pipeline -> data sets, of the values of ``--data``."""
+    found: dict[str, list[str]] = {}
+    for text in value:
+        pipeline, given, data = text.partition("=")
+        if pipeline not in PIPELINES or not given:
+            raise click.BadParameter(
+                f"{text!r} is not PIPELINE=DIR; pipelines are {', '.join(PIPELINES)}"
+            )
+        found.setdefault(pipeline, []).append(data)
+    return found
+
+
+@click.command(help=__doc__, context_settings={"show_default": True})
+@click.option(
+    "--model-repository",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default="model_repository",
+)
+@click.option(
+    "--pipeline",
+    "pipelines",
+    type=click.Choice(list(PIPELINES)),
+    multiple=True,
+    help="Pipeline to measure; may be given several times.  [default: all that are exported and "
+    "that a variant serves in another way]",
+    show_default=False,
+)
+@click.option("--data", multiple=True, callback=data_of_pipelines, help="PIPELINE=DIR, see above.")
+@click.option("--side", type=click.IntRange(64), default=1024, help="Side of the timed frame.")
+@click.option("--cells", type=click.IntRange(0), default=15, help="Cells of the timed frame.")
+@click.option("--repeats", type=click.IntRange(1), default=5, help="Timed requests of each way.")
+@click.option("--score-threshold", type=click.FloatRange(0, 1), default=SCORE_THRESHOLD)
+@click.option("--overlap-threshold", type=click.FloatRange(0, 1), default=OVERLAP_THRESHOLD)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), required=True)
+@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the table there.")
+def main(
+    model_repository: Path,
+    pipelines: tuple[str, ...],
+    data: Mapping[str, Sequence[str]],
+    side: int,
+    cells: int,
+    repeats: int,
+    score_threshold: float,
+    overlap_threshold: float,
+    json_file: Path,
+    markdown: Path | None,
+) -> None:
+    """Measure and choose; the module's docstring is the help."""
+    try:
+        exported = exported_pipelines(model_repository, pipelines or PIPELINES)
+        changed = [name for name in exported if is_changed(model_repository, name)]
+        rows, refusals = measure(
+            model_repository,
+            changed,
+            {name: partial(read_proof, name, data.get(name, ())) for name in changed},
+            side=side,
+            cells=cells,
+            repeats=repeats,
+            thresholds=Thresholds(score_threshold, overlap_threshold),
+        )
+    except ServerError as error:
+        raise click.ClickException(str(error)) from error
+    result = {
+        "benchmark": "variants",
+        "machine": fingerprint(),
+        "command": " ".join(["python", "-m", "benchmarks.variants", *sys.argv[1:]]),
+        "model_repository": str(model_repository),
+        "pipelines": changed,
+        "side": side,
+        "cells": cells,
+        "repeats": repeats,
+        "score_threshold": score_threshold,
+        "overlap_threshold": overlap_threshold,
+        "rows": [asdict(row) for row in rows],
+        "refusals": [asdict(refusal) for refusal in refusals],
+    }
+    write_result(result, variants_table(result), json_file, markdown)
+
+
+def is_changed(repository: Path, pipeline: str) -> bool:
+    """Whether any variant serves a pipeline in another way."""
+    for name in VARIANTS:
+        try:
+            models_of_variant(repository, [PIPELINES[pipeline]], name)
+        except RepositoryError:
+            continue
+        return True
+    return False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,317 @@
+"""A transport for a server on the same Linux machine: frames go through shared memory.
+
+::
+
+    from cytoserve import Client
+    from cytoserve.shared_memory_transport import SharedMemoryTransport
+
+    with Client(transport=SharedMemoryTransport("localhost:8001")) as client:
+        cells = client.segment(frame)
+
+A frame is copied once, into memory that the server reads as well, in place of being written into
+a message, sent, and read again. Answers, and small inputs, travel in messages as ever.
+
+Every call that runs takes a region of memory of its own, which is registered with the server once
+and used again by later calls. What is there at the end is taken back by ``close``, or when the
+process ends. A killed process leaves nothing in ``/dev/shm`` either, but the server keeps its
+frame's memory until it is restarted.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]
+import numpy as np
+import tritonclient.grpc as triton
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException
+
+from cytoserve.errors import InvalidSetting, ServerError
+from cytoserve.grpc_transport import (
+    GrpcTransport,
+    described_input,
+    infer_arguments,
+    input_in_message,
+    mapped_errors,
+    read_outputs,
+    status_of,
+)
+from cytoserve.settings import DEFAULT_URL
+from cytoserve.transport import Request, Tensors
+
+LARGE = 64 * 1024
+"""Bytes from which on a tensor goes through shared memory."""
+
+FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux shows shared memory as files
+
+REGION_STEP = 1024 * 1024
+"""A region's size is a multiple of it, so that frames of nearly one size share a region."""
+
+ALIGNMENT = 64
+"""Tensors in a region begin at multiples of it."""
+
+FORGET_TIMEOUT_S = 2.0
+"""Time that ``close`` allows the server for letting the regions go, in seconds."""
+
+# What Triton says; its statuses alone are shared with other failures.
+_CANNOT_OPEN = "Unable to open shared memory region"
+_NOT_REGISTERED = "Unable to find shared memory region"
+_IN_USE = "currently in use"
+
+
+class SharedMemoryTransport(GrpcTransport):
+    """For ``Client``, on the machine of the server; threads may share one.
+
+    Args:
+        url: ``host:port`` of the server's gRPC endpoint.
+        headers: sent with every call, such as the key of a restricted protocol.
+        credentials: for TLS; without them the connection is plain.
+
+    Raises:
+        InvalidSetting: this is not Linux, or ``url`` is no address. Later, of a call: the memory
+            that is left for ``/dev/shm`` is too small for the frame.
+        ServerError: of a call: the server does not see this machine's memory.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        headers: Mapping[str, str] | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        if sys.platform != "linux":
+            raise InvalidSetting(
+                "Frames go through shared memory on Linux only; given: a client on "
+                f"{sys.platform}. Use Client(url), which sends them in messages."
+            )
+        super().__init__(url, headers, credentials)
+        self._regions = _Regions(self._server, self._headers)
+        self._end = weakref.finalize(self, self._regions.close)  # also when the process ends
+
+    async def infer(self, request: Request, timeout: float) -> Tensors:  # noqa: D102
+        offsets, size = layout(request.inputs)
+        if not offsets:
+            return await super().infer(request, timeout)
+        deadline = time.monotonic() + timeout
+        with (
+            mapped_errors(self._url, request.model, timeout),
+            self._regions.borrow(size) as region,
+        ):
+            for name, offset in offsets.items():
+                region.write(request.inputs[name], offset)
+            try:
+                answer = self._ask(request, region, offsets, deadline)
+            except InferenceServerException as error:
+                if not _says(error, _NOT_REGISTERED):
+                    raise
+                region.registered = False  # the server was started anew, or was told to forget
+                answer = self._ask_again(request, region, offsets, deadline)
+        return read_outputs(answer, request)
+
+    def _ask(
+        self, request: Request, region: _Region, offsets: Mapping[str, int], deadline: float
+    ) -> triton.InferResult:
+        """Ask about a region that holds the large inputs; register it where it is not yet."""
+
+        def make_input(name: str, tensor: NDArray[Any]) -> triton.InferInput:
+            if name not in offsets:
+                return input_in_message(name, tensor)
+            data = described_input(name, tensor)
+            return data.set_shared_memory(region.name, tensor.nbytes, offsets[name])
+
+        if not region.registered:
+            self._register(region, _left(deadline))
+        return self._server.infer(
+            **infer_arguments(request, self._headers, _left(deadline), make_input)
+        )
+
+    def _ask_again(
+        self, request: Request, region: _Region, offsets: Mapping[str, int], deadline: float
+    ) -> triton.InferResult:
+        try:
+            return self._ask(request, region, offsets, deadline)
+        except InferenceServerException as error:
+            if not _says(error, _NOT_REGISTERED):
+                raise
+            raise ServerError(
+                f"A server keeps the shared memory that is registered with it; given: "
+                f"{error.message()}, at {self._url}, although it was registered just before. Let "
+                "the address lead to one server only, or use Client(url)."
+            ) from error
+
+    def _register(self, region: _Region, timeout: float) -> None:
+        try:
+            self._server.register_system_shared_memory(
+                region.name,
+                region.key,
+                region.size,
+                headers=self._headers,
+                client_timeout=timeout,
+            )
+        except InferenceServerException as error:
+            if _says(error, _CANNOT_OPEN):
+                raise ServerError(
+                    "Shared memory is for a server on the same machine, which sees the memory of "
+                    f"its client; given: the server at {self._url}, which does not: "
+                    f"{error.message()}. Use Client(url) for a server on another machine; start "
+                    "one in a container with --ipc=host and as a user that may read the memory."
+                ) from error
+            if status_of(error) is not grpc.StatusCode.ALREADY_EXISTS:  # by a call cut off
+                raise
+        region.registered = True
+
+    async def close(self) -> None:  # noqa: D102
+        self._end()
+        await super().close()
+
+
+def layout(tensors: Tensors) -> tuple[dict[str, int], int]:
+    """Place the large tensors in one region: offset by name, and the bytes of all together."""
+    offsets, end = {}, 0
+    for name, tensor in tensors.items():
+        if tensor.nbytes >= LARGE and tensor.dtype != np.object_:  # text has no fixed size
+            offsets[name] = end
+            end += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
+    return offsets, end
+
+
+class _Region:
+    """Shared memory of a name that no other process and no earlier region has.
+
+    Raises:
+        InvalidSetting: there is too little memory for it.
+    """
+
+    def __init__(self, size: int) -> None:
+        from tritonclient.utils import shared_memory  # does not import everywhere
+
+        self._memory = shared_memory
+        self.name = f"cytoserve-client-{os.getpid()}-{secrets.token_hex(4)}"
+        self.key = f"/{self.name}"
+        self.size = -(-size // REGION_STEP) * REGION_STEP
+        self.registered = False
+        self._handle = shared_memory.create_shared_memory_region(
+            self.name, self.key, self.size, create_only=True
+        )
+        try:
+            self._reserve()
+        except OSError as error:
+            self.destroy()
+            raise InvalidSetting(
+                f"A frame must fit into what is left of {FOLDER}; given: {size} bytes of inputs: "
+                f"{error.strerror}. Enlarge it (of a container: --shm-size), or use Client(url)."
+            ) from error
+
+    def _reserve(self) -> None:
+        """Take all pages now: one that is missing when the frame is written ends the process."""
+        file = os.open(FOLDER / self.name, os.O_RDWR)
+        try:
+            os.posix_fallocate(file, 0, self.size)
+        finally:
+            os.close(file)
+
+    def write(self, tensor: NDArray[Any], offset: int) -> None:
+        self._memory.set_shared_memory_region(self._handle, [tensor], offset)
+
+    def destroy(self) -> None:
+        """Remove the region here; the server has it until it is told to forget it."""
+        self._memory.destroy_shared_memory_region(self._handle)
+
+
+class _Regions:
+    """The regions of one transport: one a call that runs, kept for calls to come."""
+
+    def __init__(self, server: triton.InferenceServerClient, headers: Mapping[str, str]) -> None:
+        self._server = server
+        self._headers = headers
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._idle: list[_Region] = []
+        self._forgettable: list[str] = []  # names that are gone here, and not yet at the server
+        self._closed = False
+
+    @contextmanager
+    def borrow(self, size: int) -> Iterator[_Region]:
+        """Lend a region of at least ``size`` bytes, for one call.
+
+        After a call that failed its region is not used again: the server may still read it.
+        """
+        with self._lock:
+            region = self._idle.pop() if self._idle else None
+        if region is not None and region.size < size:
+            self._retire(region)
+            region = None
+        if region is None:
+            region = _Region(size)
+        try:
+            yield region
+        except BaseException:
+            self._retire(region)
+            raise
+        with self._lock:
+            kept = not self._closed
+            if kept:
+                self._idle.append(region)
+        if not kept:
+            self._retire(region)
+        self._forget(FORGET_TIMEOUT_S)  # it has just answered: this does not wait
+
+    def _retire(self, region: _Region) -> None:
+        region.destroy()
+        with self._lock:
+            self._forgettable.append(region.name)
+
+    def _forget(self, timeout: float) -> bool:
+        """Let the server forget what is gone here; False where it still uses some of it."""
+        with self._lock:
+            names, self._forgettable = self._forgettable, []
+        used = [name for name in names if not self._unregister(name, timeout)]
+        with self._lock:
+            self._forgettable += used
+        return not used
+
+    def _unregister(self, name: str, timeout: float) -> bool:
+        """Whether the server has forgotten the name; True also if it cannot be asked any more."""
+        try:
+            self._server.unregister_system_shared_memory(
+                name, headers=self._headers, client_timeout=timeout
+            )
+        except InferenceServerException as error:
+            return not _says(error, _IN_USE)
+        except ValueError:  # this connection is closed
+            return True
+        return True
+
+    def close(self) -> None:
+        """Take all idle regions back, and from now on every region when its call ends."""
+        if os.getpid() != self._process:  # a fork, whose regions are its parent's
+            return
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+            self._forgettable += [region.name for region in idle]
+        for region in idle:
+            region.destroy()
+        deadline = time.monotonic() + FORGET_TIMEOUT_S
+        # A call that was given up may still run there.
+        while not self._forget(_left(deadline)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def _says(error: InferenceServerException, text: str) -> bool:
+    return text in str(error.message())
+
+
+def _left(deadline: float) -> float:
+    """Seconds until then; after it so few that the call fails by its own deadline."""
+    return max(deadline - time.monotonic(), 1e-3)

@@ -1,0 +1,169 @@
+"""Latency and its parts: of made-up calls, and of requests to the real server."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.latency import main, percentile
+from benchmarks.latency_cases import Case, asked, cross, product
+from benchmarks.latency_split import SplitClock
+from benchmarks.latency_tables import latency_table
+from benchmarks.quiet_server import without_canaries
+from benchmarks.step_statistics import counted
+from cytoserve import Client, FakeServer, Foreground
+
+SMALL, USUAL, LARGE = (640, 480), (2048, 2048), (2592, 1952)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "counts", "cases"),
+    [
+        pytest.param(
+            [SMALL, USUAL, LARGE],
+            [0, 15, 500],
+            [(*SMALL, 15), (*USUAL, 15), (*LARGE, 15), (*USUAL, 0), (*USUAL, 500)],
+            id="a cross at the usual ones",
+        ),
+        pytest.param(
+            [SMALL, LARGE], [3, 4], [(*SMALL, 3), (*LARGE, 3), (*LARGE, 4)], id="without them"
+        ),
+        pytest.param([SMALL], [0], [(*SMALL, 0)], id="one"),
+    ],
+)
+def test_cross(sizes, counts, cases):
+    assert cross(sizes, counts) == [Case(*case) for case in cases]
+    assert set(cross(sizes, counts)) <= set(product(sizes, counts))
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "left"),
+    [
+        pytest.param("yolo", [0, 1, 2, 3], id="all"),
+        pytest.param("sam_prompt", [0, 2, 3], id="prompted: not without a cell"),
+        pytest.param("nuclei_unet", [0, 3], id="semantic: each size once"),
+        pytest.param("glioma_unet", [0], id="semantic: no frame beyond its limit"),
+    ],
+)
+def test_a_pipeline_is_asked_what_it_answers(pipeline, left):
+    cases = [Case(*USUAL, 15), Case(*USUAL, 0), Case(*USUAL, 500), Case(4000, 4000, 15)]
+    assert asked(pipeline, cases) == [cases[index] for index in left]
+
+
+@pytest.mark.parametrize(
+    ("count", "p50", "p99"), [(1, 1, 1), (2, 1, 2), (99, 50, 99), (100, 50, 99), (200, 100, 198)]
+)
+def test_percentiles_were_measured(count, p50, p99):
+    values = np.random.default_rng(0).permutation(np.arange(1, count + 1)).astype(float)
+    assert percentile(values, 50) == p50
+    assert percentile(values, 99) == p99
+
+
+class SlowServer(FakeServer):
+    """Takes 50 ms for a frame, and 200 ms for a card."""
+
+    async def infer(self, request, timeout):
+        time.sleep(0.2 if request.model.endswith("card") else 0.05)
+        return await super().infer(request, timeout)
+
+
+def test_a_call_is_split():
+    clock = SplitClock(
+        SlowServer(foreground=Foreground.from_probability(np.zeros((60, 80), np.uint8)))
+    )
+    frame = np.zeros((60, 80), np.uint16)
+    with Client(transport=clock) as client:
+        seconds = clock.time("nuclei_unet", lambda: client.foreground(frame, "nuclei_unet"))
+        assert 0.05 <= seconds.transport < 0.2
+        assert 0 < seconds.encode < 0.15  # without the card
+        assert 0 < seconds.decode < 0.15
+        assert seconds.total == seconds.encode + seconds.transport + seconds.decode
+        assert seconds.request_bytes == frame.nbytes + 2 * 4  # and two thresholds
+        assert seconds.answer_bytes == 2 * frame.size  # probability and mask, no centre
+        for calls in (0, 2):
+            with pytest.raises(RuntimeError, match=f"the call sent {calls}"):
+                clock.time(
+                    "nuclei_unet",
+                    lambda calls=calls: [
+                        client.foreground(frame, "nuclei_unet") for _ in range(calls)
+                    ],
+                )
+
+
+def test_the_servers_statistics_of_several_requests(server):
+    frame = np.zeros((64, 96), np.uint16)
+    with Client(server.url) as client, without_canaries(server):
+        client.foreground(frame, "nuclei_unet")  # the card is known from here on
+
+        def ask():
+            return [client.foreground(frame, "nuclei_unet") for _ in range(3)]
+
+        counts = counted(server.url, "nuclei_unet", ask, requests=3)
+        with pytest.raises(RuntimeError, match=r"2 request.* counts 3"):
+            counted(server.url, "nuclei_unet", ask, requests=2)
+    whole = counts.pop("nuclei_unet")
+    assert {count.answers for count in (whole, *counts.values())} == {3}
+    assert all(count.compute > 0 and count.queue > 0 for count in counts.values())
+    in_turn = [count for name, count in counts.items() if name != "foreground"]  # beside another
+    # Without outputs: a step still counts them when the next has begun.
+    assert sum(count.queue + count.input + count.compute for count in in_turn) < whole.total
+
+
+def test_the_command(exported_repository, tmp_path):
+    file, page = tmp_path / "latency.json", tmp_path / "latency.md"
+    options = ["--size", "96x64", "--size", "128x96", "--cells", "2", "--seconds", "0"]
+    paths = ["--model-repository", exported_repository, "--json", file, "--markdown", page]
+    done = CliRunner().invoke(main, [*options, "--pipeline", "yolo", *map(str, paths)])
+    assert done.exit_code == 0, done.output
+    result = json.loads(file.read_text())
+    ways = [(row["width"], row["way"]) for row in result["cases"]]
+    assert ways == [(w, way) for w in (96, 128) for way in ("gRPC", "shared memory")]
+    for row in result["cases"]:
+        parts = [row[f"{part}_ms"] for part in ("encode", "wire", "server", "decode")]
+        assert sum(parts) == pytest.approx(row["mean_ms"])
+        assert min(row["encode_ms"], row["server_ms"], row["decode_ms"]) > 0
+        assert row["requests"] == 2
+        own = [
+            step
+            for step in result["steps"]
+            if (step["width"], step["way"]) == (row["width"], row["way"])
+        ]
+        assert [step["step"] for step in own] == ["yolo_prepare", "yolo_targets", "yolo_decode"]
+        taken = sum(step[f"{part}_ms"] for step in own for part in ("queue", "input", "compute"))
+        assert taken < row["server_ms"]
+    [overhead] = result["overhead"]
+    assert overhead["overhead"] == overhead["grpc_ms"] / overhead["in_process_ms"]
+    assert page.read_text() == latency_table(result)
+    assert page.read_text().count("| 2 |") >= len(ways)
+
+
+def test_the_slowest_of_few_is_said_to_be(tmp_path):
+    about = {"pipeline": "yolo", "width": 64, "height": 48, "cells": 0, "found": 0, "way": "gRPC"}
+    figures = dict.fromkeys(("p50_ms", "p95_ms", "p99_ms", "to_grpc", "encode_ms"), 7.0)
+    rest = dict.fromkeys(("wire_ms", "server_ms", "decode_ms"), 1.0)
+    rows = [{**about, **figures, **rest, "requests": count} for count in (19, 20, 100)]
+    step = {**about, "step": "yolo_prepare"}
+    step |= dict.fromkeys(("queue_ms", "input_ms", "compute_ms", "output_ms"), 1.0)
+    page = latency_table({"cases": rows, "steps": [step], "overhead": [], "machine": {}})
+    assert [line.count("7.0 max") for line in page.splitlines() if "| 7.0" in line] == [2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param(["--size", "640"], "reads 1024x1024; given: 640", id="a size that is none"),
+        pytest.param(["--pipeline", "yolo"], "python -m export yolo", id="not exported"),
+        pytest.param([], "must be exported", id="nothing exported"),
+        pytest.param(["--fewest", "0"], "0 is not in the range", id="no request"),
+    ],
+)
+def test_bad_input_is_told(options, message, source_repository, tmp_path):
+    paths = ["--model-repository", source_repository, "--json", tmp_path / "latency.json"]
+    done = CliRunner().invoke(main, [*options, *map(str, paths)])
+    assert done.exit_code in (1, 2)
+    assert message in done.output
+    assert not (tmp_path / "latency.json").exists()

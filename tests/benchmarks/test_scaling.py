@@ -1,0 +1,169 @@
+"""Growth: lines through made-up points, and what the real server costs."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.latency_cases import Case
+from benchmarks.quiet_server import without_canaries
+from benchmarks.scaling import cost_of_a_cell, main, memory_of_masks, smallest_first
+from benchmarks.scaling_load import at_once, grow_classified, grow_clients, grow_frames
+from benchmarks.scaling_slopes import Slope, slopes
+from benchmarks.scaling_tables import scaling_table
+from export.networks import CLASSIFIER_CHUNK
+
+
+@pytest.mark.parametrize(
+    ("xs", "ys", "slope", "intercept", "r_squared"),
+    [
+        pytest.param([0, 1, 2], [3, 5, 7], 2, 3, 1, id="a line"),
+        pytest.param([0, 1], [4, 4], 0, 4, 1, id="flat"),
+        pytest.param([0, 1, 2, 3], [0, 1, 0, 1], 0.2, 0.2, 0.2, id="scattered"),
+    ],
+)
+def test_a_line(xs, ys, slope, intercept, r_squared):
+    line = Slope.through(xs, ys)
+    assert (line.slope, line.intercept, line.r_squared) == pytest.approx(
+        (slope, intercept, r_squared)
+    )
+    assert line.points == len(xs)
+
+
+def test_a_line_needs_two_places():
+    with pytest.raises(ValueError, match="two places or more; given: \\[1, 1\\]"):
+        Slope.through([1, 1], [2, 3])
+
+
+def frame(pipeline: str, width: int, cells: int, ms: float, mb: float | None) -> dict[str, object]:
+    return {
+        "pipeline": pipeline,
+        "width": width,
+        "height": 1000,
+        "megapixels": width / 1000,
+        "cells": cells,
+        "found": cells,
+        "p50_ms": ms,
+        "peak_mb": mb,
+    }
+
+
+FRAMES = [
+    frame("yolo", 1000, 10, 13.0, 5.0),
+    frame("yolo", 2000, 0, 14.0, None),
+    frame("yolo", 2000, 10, 16.0, 7.0),
+    frame("yolo", 2000, 100, 34.0, 8.0),
+    frame("nuclei_unet", 1000, 10, 100.0, 50.0),
+    frame("nuclei_unet", 2000, 10, 300.0, 90.0),
+]
+
+
+def test_slopes_hold_the_rest_fixed():
+    found = {
+        (row["pipeline"], row["unit"]): row["slope"]
+        for row in slopes({"frames": FRAMES, "clients": [], "loaded": []})
+    }
+    assert found == pytest.approx(
+        {
+            ("yolo", "ms per megapixel"): 3,  # at 10 cells
+            ("yolo", "MB per megapixel"): 2,
+            ("yolo", "ms per cell"): 0.2,  # at 2000 x 1000
+            ("yolo", "MB per cell"): 1 / 90,
+            ("nuclei_unet", "ms per megapixel"): 200,
+            ("nuclei_unet", "MB per megapixel"): 40,
+        }
+    )
+
+
+def test_memory_is_compared_with_a_mask_a_cell():
+    missed = {**frame("yolo", 2000, 500, 50.0, 9.0), "found": 120}
+    [row] = memory_of_masks([*FRAMES, missed])  # semantic pipelines have no cells
+    assert (row["cells"], row["masks_mb"], row["share"]) == (100, 200, 8 / 200)
+
+
+def test_the_cost_of_a_cell():
+    rows = [
+        {
+            "found_yolo": cells,
+            "found_yolo_resnet": 2 * cells,
+            "yolo_ms": 10 + 0.5 * cells,
+            "yolo_resnet_ms": 12 + 3.5 * (2 * cells),
+            "classifier_crops": 32 * (1 + cells),
+            "classifier_ms": 64 * (1 + cells),
+        }
+        for cells in (0, 10, 50)
+    ]
+    cost = cost_of_a_cell(rows)
+    assert cost["marginal_ms_per_cell"] == pytest.approx(3.0)
+    assert cost["ratio"] == pytest.approx(1.5)
+
+
+def test_frames_grow():
+    large, wide = (200, 200), (300, 150)
+    cases = [Case(*wide, 15), Case(100, 100, 15), *(Case(*large, n) for n in (500, 15, 0))]
+    assert smallest_first(cases) == [
+        Case(100, 100, 15),
+        Case(*large, 0),
+        Case(*large, 15),
+        Case(*large, 500),
+        Case(*wide, 15),
+    ]
+
+
+def test_clients_ask_at_once():
+    together = threading.Barrier(3, timeout=10)
+    times, elapsed = at_once([together.wait] * 3, repeats=2)
+    assert len(times) == 6
+    assert max(times) <= elapsed
+
+
+def test_frames_of_the_real_server(server):
+    cases = [Case(160, 120, 2), Case(256, 192, 0), Case(256, 192, 2)]
+    with without_canaries(server):
+        rows = grow_frames(server, "yolo", cases, seconds=0, fewest=2)
+        clients = grow_clients(server, "yolo", [1, 2], cases[0], seconds=0)
+    assert [row["requests"] for row in rows] == [2, 2, 2]
+    assert [row["peak_mb"] is None for row in rows] == [False, True, False]
+    assert min(row["p50_ms"] for row in rows) > 0
+    assert [(row["clients"], row["requests"]) for row in clients] == [(1, 1), (2, 2)]
+    assert clients[0]["frames_per_second"] * clients[0]["p50_ms"] < 1000.1
+
+
+def test_the_classifier_of_the_real_server(server):
+    with without_canaries(server):
+        [row] = grow_classified(server, [Case(128, 96, 0)], seconds=0, fewest=1)
+    assert row["found_yolo"] > 0  # random networks find what they like
+    assert min(row["yolo_resnet_ms"], row["classifier_ms"]) > 0
+    assert 0 <= row["classifier_crops"] - row["found_yolo_resnet"] < CLASSIFIER_CHUNK
+    assert row["requests"] == 1
+
+
+def test_the_command(exported_repository, tmp_path):
+    file, page = tmp_path / "scaling.json", tmp_path / "scaling.md"
+    options = ["--pipeline", "nuclei_unet", "--size", "128x128", "--size", "256x256"]
+    few = ["--cells", "1", "--clients", "1", "--clients", "2", "--seconds", "0"]
+    paths = ["--model-repository", exported_repository, "--json", file, "--markdown", page]
+    done = CliRunner().invoke(main, [*options, *few, *map(str, paths)])
+    assert done.exit_code == 0, done.output
+    result = json.loads(file.read_text())
+    assert [row["megapixels"] for row in result["frames"]] == [128**2 / 1e6, 256**2 / 1e6]
+    assert {row["unit"] for row in result["slopes"]} == {
+        "ms per megapixel",
+        "MB per megapixel",
+        "ms per client",
+        "MB per client",
+    }
+    [loaded] = result["loaded"]
+    assert loaded["start_s"] > 0
+    assert loaded["memory_mb"] > 50
+    assert page.read_text() == scaling_table(result)
+
+
+def test_bad_input_is_told(source_repository, tmp_path):
+    paths = ["--model-repository", source_repository, "--json", tmp_path / "scaling.json"]
+    done = CliRunner().invoke(main, list(map(str, paths)))
+    assert done.exit_code == 1
+    assert "must be exported" in done.output

@@ -1,0 +1,247 @@
+"""Throughput: rates of many callers, layouts in process, and the command on the real server."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import perf_analyzer
+from benchmarks.in_process import InProcess
+from benchmarks.load import load_frame
+from benchmarks.perf_analyzer import PerfAnalyzerMissing
+from benchmarks.throughput import main
+from benchmarks.throughput_clients import Callers, Exchange, answered_per_second
+from benchmarks.throughput_layouts import InStep, Layout, Meeting, Opened, layouts
+from benchmarks.throughput_meters import StepCount
+from benchmarks.throughput_repository import without_outputs_on_request
+from benchmarks.throughput_rows import rows_of, saturation
+from benchmarks.throughput_tables import throughput_table
+from benchmarks.throughput_windows import MANY_PROCESSES, ONE_PROCESS, PERF_ANALYZER, Sample, Served
+from cytoserve import Client
+from cytoserve.contract import LABELS
+from cytoserve.model_config import read_config
+from export.chain import newest_graph
+from export.onnx_session import open_session
+
+
+@pytest.mark.parametrize(
+    ("exchanges", "rate"),
+    [
+        pytest.param([], 0, id="none"),
+        pytest.param([(10, 11), (11, 12)], 1, id="one after the other"),
+        pytest.param([(10, 12)] * 4, 2, id="a batch of four"),
+        pytest.param([(9, 11), (11, 13)], 0.5, id="halves, before and after"),
+        pytest.param([(0, 100)], 0.01, id="a slow one, its part"),
+        pytest.param([(5, 6), (13, 14)], 0, id="beside the window"),
+    ],
+)
+def test_answers_a_second(exchanges, rate):
+    found = [Exchange(*times) for times in exchanges]
+    assert answered_per_second(found, start=10, end=12) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("cores", "expected"),
+    [
+        pytest.param(1, [(1, 1, 1)], id="one core"),
+        pytest.param(2, [(1, 2, 1), (2, 1, 2), (1, 2, 2)], id="two"),
+        pytest.param(6, [(1, 6, 1), (2, 3, 2), (4, 1, 4), (1, 6, 6)], id="six"),
+    ],
+)
+def test_layouts(cores, expected):
+    assert layouts(cores, batches=()) == [Layout(*layout) for layout in expected]
+    assert layouts(cores)[len(expected) :] == [
+        Layout(1, cores, callers=batch, batch=batch) for batch in (2, 8)
+    ]
+
+
+def test_callers_that_wait_for_one_another_end_with_the_same_frame():
+    both = threading.Barrier(2, timeout=5)
+
+    def slow(frame):
+        both.wait()
+        time.sleep(0.2)  # meanwhile the other begins its next frame, and both are told to stop
+
+    callers = Callers([lambda n: both.wait(), slow], in_step=True)
+    callers.start()
+    callers.wait_until_warm()
+    time.sleep(0.1)
+    exchanges = callers.stop()
+    assert len(exchanges) >= 2
+    assert len(exchanges) % 2 == 0
+
+
+def test_the_error_of_a_caller_is_raised():
+    def refuse(frame):
+        raise ValueError("no frame today")
+
+    callers = Callers([lambda n: time.sleep(0.01), refuse])
+    callers.start()
+    callers.wait_until_warm()
+    with pytest.raises(ValueError, match="no frame today"):
+        callers.stop()
+
+
+def test_a_meeting_answers_as_single_runs_do(exported_repository):
+    session = open_session(newest_graph(exported_repository / "resnet50_cells"), threads=1)
+    meeting = Meeting(session, callers=3)
+    random = np.random.default_rng(0)
+    crops = [random.integers(0, 256, (n, 3, 48, 48)).astype(np.uint8) for n in (1, 4, 2)]
+    answers = {}
+
+    def run(n):
+        [answers[n]] = meeting.run(["crop_probs"], {"crops": crops[n]})
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for n, crop in enumerate(crops):
+        [alone] = session.run(["crop_probs"], {"crops": crop})
+        np.testing.assert_allclose(answers[n], alone, atol=1e-5)
+
+
+def test_a_layout_that_batches_answers_as_one_that_does_not(exported_repository):
+    frames = [load_frame(160, 128, 3, seed) for seed in range(2)]
+    together = InStep(exported_repository, "yolo", threads=1, callers=2)
+    answers = {}
+
+    def segment(n):
+        answers[n] = Client(transport=together).segment(frames[n].image, "yolo")
+
+    threads = [threading.Thread(target=segment, args=(n,)) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    alone = Client(transport=InProcess(exported_repository, ["yolo"], threads=1))
+    for n, frame in enumerate(frames):
+        expected = alone.segment(frame.image, "yolo")
+        assert len(expected) > 0
+        assert len(answers[n]) == len(expected)
+        np.testing.assert_allclose(answers[n].boxes, expected.boxes, atol=0.01)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_callers_of_a_layout(exported_repository, batch):
+    frames = [load_frame(160, 128, 3)]
+    layout = Layout(chains=1, threads=1, callers=2, batch=batch)
+    opened = Opened(exported_repository, "yolo", layout, frames)
+    for _ in range(2):  # a layout is used round by round
+        callers = opened.callers()
+        callers.start()
+        callers.wait_until_warm()
+        assert len(callers.stop()) >= 2
+
+
+def test_outputs_on_request_are_left_out(exported_repository, tmp_path):
+    folder = without_outputs_on_request(exported_repository, ["yolo"], tmp_path)
+    config = read_config(folder / "yolo" / "config.pbtxt")
+    steps = config.ensemble_scheduling.step
+    assert LABELS.name not in [tensor.name for tensor in config.output]
+    assert [step.model_name for step in steps] == ["yolo_prepare", "yolo_targets", "yolo_decode"]
+    assert "cell_boxes" not in steps[-1].output_map  # Triton refuses what nothing reads
+    assert "boxes" in steps[-1].output_map
+    other = read_config(folder / "yolo_resnet" / "config.pbtxt")
+    assert other == read_config(exported_repository / "yolo_resnet" / "config.pbtxt")
+
+
+def sample(rate, executions=1):
+    count = StepCount(requests=8, rows=80, executions=executions)
+    return Sample(rate, 0.1, 0.2, 8, 1.5, 0.25, 0.0, {"resnet50_cells": count})
+
+
+SAMPLES = {
+    Layout(1, 2, 1): [sample(10.0), sample(20.0), sample(20.0)],
+    Layout(2, 1, 2): [sample(30.0), sample(10.0), sample(10.0)],
+    Served(ONE_PROCESS, 1): [sample(5.0)] * 3,
+    Served(ONE_PROCESS, 8): [sample(9.0, 2), sample(16.0, 2), sample(20.0, 4)],
+}
+
+
+def test_rows():
+    rows = rows_of("yolo_resnet", SAMPLES)
+    assert [row["best"] for row in rows["in_process"]] == [True, False]
+    alone, eight = rows["served"]
+    assert eight["frames_per_second"] == 16
+    assert eight["share"] == 0.9  # of the shares of each round: 0.9, 0.8 and 1
+    assert (eight["share_least"], eight["share_most"]) == (0.8, 1)
+    assert alone["cpu_seconds_per_frame"] == pytest.approx(1.75 / 5)
+    batch = rows["batches"][-1]
+    assert (batch["requests_per_execution"], batch["rows_per_execution"]) == (3, 30)
+    [limit] = saturation(rows, [1, 8])
+    assert (limit["concurrency"], limit["share"]) == (8, 0.9)
+
+
+def installed():
+    try:
+        return bool(perf_analyzer.find())
+    except PerfAnalyzerMissing:
+        return False
+
+
+def test_the_command(exported_repository, tmp_path):
+    """perf_analyzer takes part where it is installed."""
+    clients = {ONE_PROCESS, MANY_PROCESSES} | ({PERF_ANALYZER} if installed() else set())
+    small = ["--size", "160x128", "--cells", "3", "--concurrency", "3", "--rounds", "1"]
+    arguments = [
+        *("--model-repository", str(exported_repository), "--pipeline", "yolo"),
+        *(*small, "--window", "0.3", "--json", str(tmp_path / "throughput.json")),
+        *([] if installed() else ["--without-perf-analyzer"]),
+    ]
+    done = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    result = json.loads((tmp_path / "throughput.json").read_text())
+    assert throughput_table(result).strip() in done.output
+    assert {row["client"] for row in result["served"]} == clients
+    for row in result["served"]:
+        assert row["concurrency"] == 3
+        assert row["frames_per_second"] > 0
+        assert 0 < row["p50_seconds"] <= row["p99_seconds"]
+    assert sum(row["server_cores"] for row in result["served"]) > 0
+    assert sum(row["client_cores"] for row in result["in_process"]) > 0
+    assert sum(row["best"] for row in result["in_process"]) == 1
+    assert {row["step"] for row in result["batches"]} == {"yolo_targets"}
+    assert min(row["requests_per_execution"] for row in result["batches"]) >= 1
+    assert {row["client"] for row in result["saturation"]} == clients
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(["--concurrency", "1,none"], "read 1,2,4,8; given: 1,none", id="concurrency"),
+        pytest.param(["--size", "1024"], "reads 1024x1024; given: 1024", id="size"),
+        pytest.param(["--frames", "."], "must hold PNG, JPEG, BMP or TIFF files", id="no frame"),
+        pytest.param(
+            ["--pipeline", "sam_prompt", "--cells", "0"], "one cell or more", id="no prompts"
+        ),
+    ],
+)
+def test_wrong_usage(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    common = ["--json", "out.json", "--model-repository", "models", "--without-perf-analyzer"]
+    done = CliRunner().invoke(main, [*common, *arguments])
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.split())
+
+
+def test_a_missing_tool_is_one_message(tmp_path, monkeypatch):
+    monkeypatch.setattr(perf_analyzer, "FOLDER", tmp_path)
+    arguments = ["--json", "out.json", "--model-repository", str(tmp_path)]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 1
+    assert "Run `make bench-tools`" in done.output
+
+
+def test_a_repository_without_the_pipeline_is_one_message(tmp_path):
+    arguments = ["--json", "out.json", "--model-repository", str(tmp_path), "--size", "64x64"]
+    done = CliRunner().invoke(main, [*arguments, "--cells", "1", "--without-perf-analyzer"])
+    assert done.exit_code == 1
+    assert "yolo/config.pbtxt is absent" in done.output

@@ -1,0 +1,77 @@
+"""One wrong thing in a variant's configuration at a time, and the line that names it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from export.lint import lint_repository
+
+SOURCE = Path(__file__).parents[2] / "model_repository"
+VARIANT = "yolo_cells/configs/openvino.pbtxt"
+ACCELERATORS = "optimization.execution_accelerators"
+
+
+@pytest.fixture
+def with_variants(source_repository: Path, tmp_path: Path) -> Path:
+    """The source tree's configurations, variants included, that a test may change."""
+    repository = tmp_path / "model_repository"
+    shutil.copytree(source_repository, repository)
+    for file in SOURCE.glob("*/configs/*.pbtxt"):
+        copy = repository / file.relative_to(SOURCE)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(file, copy)
+    return repository
+
+
+def test_the_source_tree_is_clean(with_variants: Path) -> None:
+    assert lint_repository(with_variants) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field", "expected"),
+    [
+        pytest.param("backend", "backends", "file", "Triton's schema", id="no config"),
+        pytest.param(
+            "max_batch_size: 16", "max_batch_size: 8", "max_batch_size", "16 of", id="batch"
+        ),
+        pytest.param('"openvino"', '"tensorrt"', ACCELERATORS, "'openvino'", id="accelerator"),
+        pytest.param(
+            '{\\"CPU\\":', '\\"CPU\\":', f"{ACCELERATORS} 'load_config'", "JSON", id="options"
+        ),
+        pytest.param(
+            "dims: [ 3, 640, 640 ] }\n",
+            "dims: [ 3, 64, 64 ] }\n",
+            "input 'network_image' dims",
+            "[3, 640, 640]",
+            id="tensors",
+        ),
+    ],
+)
+def test_problem(with_variants: Path, old: str, new: str, field: str, expected: str) -> None:
+    file = with_variants / VARIANT
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    problems = {problem.field: problem for problem in lint_repository(with_variants)}
+    assert problems[field].file == file
+    assert expected in problems[field].expected
+
+
+def test_a_variant_of_an_ensemble(with_variants: Path) -> None:
+    configs = with_variants / "yolo/configs"
+    configs.mkdir()
+    shutil.copy(with_variants / "yolo/config.pbtxt", configs / "int8.pbtxt")
+    [problem] = lint_repository(with_variants)
+    assert problem.file == configs / "int8.pbtxt"
+    assert problem.found == "present"
+
+
+def test_a_damaged_graph_of_a_variant(with_variants: Path) -> None:
+    version = with_variants / "yolo_cells/1"
+    version.mkdir()
+    (version / "model.int8.onnx").write_bytes(b"\x08\x08\x12")
+    problems = [p for p in lint_repository(with_variants) if p.file == version / "model.int8.onnx"]
+    assert [problem.expected for problem in problems] == ["an ONNX model"]

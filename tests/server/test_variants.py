@@ -1,0 +1,187 @@
+"""Variants of the repository: which are refused and why, and what the server then serves."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from tritonclient.grpc import InferenceServerClient, InferInput
+
+from cytoserve.contract import PIPELINES
+from server.embedded import EmbeddedServer
+from server.errors import RepositoryError, VariantError
+from server.repository import models_of_variant, survey
+from server.variants import VARIANTS, check_machine, processor_instructions
+
+BF16 = r"""parameters {
+  key: "load_config" value: "{\"CPU\": {\"INFERENCE_PRECISION_HINT\": \"bf16\"}}"
+}"""
+
+
+def openvino_folder(folder: Path, abi: str) -> Path:
+    """A folder with the library of ONNX Runtime's Python module, by name."""
+    library = folder / f"onnxruntime/capi/onnxruntime_pybind11_state.{abi}.so"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    return folder
+
+
+def skip_unless_served(name: str) -> None:
+    try:
+        check_machine(VARIANTS[name], processor_instructions())
+    except VariantError as error:
+        pytest.skip(str(error))
+
+
+def add_variant(repository: Path, model: str, variant: str, more: str) -> None:
+    configs = repository / model / "configs"
+    configs.mkdir()
+    default = (repository / model / "config.pbtxt").read_text()
+    (configs / f"{variant}.pbtxt").write_text(f"{default}\n{more}")
+
+
+# -- The machine ----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("variant", "instructions", "reason"),
+    [
+        pytest.param("int8", {"avx2", "avx512_vnni"}, None, id="VNNI of servers"),
+        pytest.param("int8", {"avx_vnni"}, None, id="VNNI of desktops"),
+        pytest.param("int8", {"avx2"}, "needs a processor with avx512_vnni or avx_vnni", id="none"),
+        pytest.param("openvino", {"amx_bf16"}, None, id="AMX"),
+        pytest.param("openvino", {"avx512_bf16"}, None, id="AVX512"),
+        pytest.param("openvino", {"avx512_vnni"}, "avx512_bf16 or amx_bf16", id="no bfloat16"),
+    ],
+)
+def test_instructions(
+    tmp_path: Path, variant: str, instructions: set[str], reason: str | None
+) -> None:
+    installed = openvino_folder(tmp_path, str(sysconfig.get_config_var("SOABI")))
+    if reason is None:
+        check_machine(VARIANTS[variant], instructions, installed)
+        return
+    with pytest.raises(VariantError, match=reason):
+        check_machine(VARIANTS[variant], instructions, installed)
+
+
+@pytest.mark.parametrize("abi", [None, "cpython-27m-x86_64-linux-gnu"])
+def test_openvino_of_another_python_or_none(tmp_path: Path, abi: str | None) -> None:
+    if abi:
+        openvino_folder(tmp_path, abi)
+    with pytest.raises(VariantError, match="make openvino"):
+        check_machine(VARIANTS["openvino"], {"avx512_bf16"}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (
+            "processor : 0\nflags\t\t: fpu avx2 avx_vnni\n\nflags : fpu\n",
+            {"fpu", "avx2", "avx_vnni"},
+        ),
+        ("processor : 0\nFeatures : asimd bf16\n", set()),
+    ],
+    ids=["x86", "ARM"],
+)
+def test_processor_instructions(tmp_path: Path, text: str, found: set[str]) -> None:
+    (tmp_path / "cpuinfo").write_text(text)
+    assert processor_instructions(tmp_path / "cpuinfo") == found
+    assert processor_instructions(tmp_path / "absent") == set()
+
+
+# -- The repository -------------------------------------------------------------------------------
+def test_a_graph_of_a_variant_is_missed_in_the_version_that_is_served(own_repository: Path) -> None:
+    cells = own_repository / "yolo_cells"
+    add_variant(own_repository, "yolo_cells", "int8", 'default_model_filename: "model.int8.onnx"')
+    shutil.copy(cells / "1/model.onnx", cells / "1/model.int8.onnx")
+    assert survey(own_repository, ["yolo"], "int8")[0].missing == ()
+
+    (cells / "2").mkdir()
+    shutil.copy(cells / "1/model.onnx", cells / "2/model.onnx")
+    [export] = survey(own_repository, ["yolo"], "int8")
+    assert export.missing == ("yolo_cells/<version>/model.int8.onnx",)
+    assert export.command == "python -m export int8"
+    assert survey(own_repository, ["yolo"])[0].missing == ()
+
+    (cells / "2/model.onnx").unlink()
+    [export] = survey(own_repository, ["yolo"], "int8")
+    assert export.command == "python -m export yolo", "what the variant is made of comes first"
+
+
+def test_models_of_a_variant() -> None:
+    source = Path(__file__).parents[2] / "model_repository"
+    found = models_of_variant(source, [PIPELINES["yolo_resnet"]], "int8")
+    assert found == ("yolo_cells", "resnet50_cells")
+    with pytest.raises(RepositoryError, match=r"configs/int8\.pbtxt.*would change nothing"):
+        models_of_variant(source, [PIPELINES["glioma_unet"]], "int8")
+
+
+def test_an_unknown_variant_is_refused_with_those_there_are() -> None:
+    command = [sys.executable, "-m", "server", "--variant", "int4"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "'int4' is not one of 'openvino', 'int8'" in done.stderr
+
+
+# -- The server -----------------------------------------------------------------------------------
+def test_a_variant_configures_the_models_that_have_it(own_repository: Path) -> None:
+    skip_unless_served("int8")
+    cells = own_repository / "yolo_cells"
+    add_variant(own_repository, "yolo_cells", "int8", 'default_model_filename: "model.int8.onnx"')
+    (cells / "1/model.onnx").rename(cells / "1/model.int8.onnx")
+    (cells / "1/model.onnx").write_bytes(b"not what the variant serves")
+    with EmbeddedServer(own_repository, ["yolo"], options=["--variant=int8"]) as server:
+        assert "Variant int8 of yolo_cells; all other models as by default." in server.output
+        client = InferenceServerClient(server.url)
+        configs = {
+            name: client.get_model_config(name, as_json=True)["config"]
+            for name in ("yolo_cells", "yolo_wait")
+        }
+        client.close()
+    assert configs["yolo_cells"]["default_model_filename"] == "model.int8.onnx"
+    assert configs["yolo_wait"]["default_model_filename"] == "model.py"
+
+
+@pytest.fixture
+def rounding_repository(own_repository: Path) -> Path:
+    """With the model `rounding`, a matrix product, which the variant computes in bfloat16."""
+    weights = np.full((64, 64), 1.001, np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "rounding",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 64])],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    model = own_repository / "rounding"
+    (model / "1").mkdir(parents=True)
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), model / "1/model.onnx")
+    (model / "config.pbtxt").write_text('backend: "onnxruntime"\ninstance_group { count: 1 }\n')
+    accelerator = f'cpu_execution_accelerator [ {{ name: "openvino" {BF16} }} ]'
+    more = f"optimization {{ execution_accelerators {{ {accelerator} }} }}"
+    add_variant(own_repository, "rounding", "openvino", more)
+    add_variant(own_repository, "yolo_cells", "openvino", "")
+    return own_repository
+
+
+def test_openvino_computes_in_bfloat16(rounding_repository: Path) -> None:
+    skip_unless_served("openvino")
+    rows = np.full((3, 64), 1.001, np.float32)
+    given = InferInput("x", rows.shape, "FP32").set_data_from_numpy(rows)
+    options = ["--variant=openvino", "--", "--load-model=rounding"]
+    with EmbeddedServer(rounding_repository, ["yolo"], options=options) as server:
+        client = InferenceServerClient(server.url)
+        found = client.infer("rounding", [given]).as_numpy("y")
+        client.close()
+    exact = 64 * 1.001**2
+    assert found.shape == (3, 64)
+    # 1.001 lies between two numbers of bfloat16, 1 and 1.0078.
+    assert found == pytest.approx(np.full((3, 64), 64.0), rel=1e-3)
+    assert abs(found - exact).min() > 0.05
