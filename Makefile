@@ -98,4 +98,4 @@ lock: | $(UV) ## Choose package versions anew
 		--output-file requirements.lock
 
 clean: ## Remove what was made here, but no trained or exported model
-	rm -rf $(VENV) .uv .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .uv .bench .openvino .mypy_cache .pytest_cache .ruff_cache

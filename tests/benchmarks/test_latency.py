@@ -113,6 +113,7 @@ def test_the_servers_statistics_of_several_requests(server):
     assert sum(count.queue + count.input + count.compute for count in in_turn) < whole.total
 
 
+@pytest.mark.slow
 def test_the_command(exported_repository, tmp_path):
     file, page = tmp_path / "latency.json", tmp_path / "latency.md"
     options = ["--size", "96x64", "--size", "128x96", "--cells", "2", "--seconds", "0"]

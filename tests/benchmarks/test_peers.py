@@ -138,6 +138,7 @@ def installed(*names: str) -> list[str]:
     return [name for name in names if (peer_programs.ENVIRONMENTS / name / ".installed").exists()]
 
 
+@pytest.mark.slow
 def test_a_real_run(checkpoints, exported_repository, monkeypatch, tmp_path):
     """The study's way, LitServe where it is installed, and a peer that is not installed."""
     own = tmp_path / "environments"
@@ -174,6 +175,7 @@ def test_a_real_run(checkpoints, exported_repository, monkeypatch, tmp_path):
     assert "| study |" in table
 
 
+@pytest.mark.slow
 def test_other_weights_than_the_served_ones_are_refused(checkpoints, exported_repository, tmp_path):
     out = Path(tmp_path / "peers.json")
     words = ["--cells", checkpoints / "cells", "--targets", checkpoints / "cells"]

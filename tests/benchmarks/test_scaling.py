@@ -120,6 +120,7 @@ def test_clients_ask_at_once():
     assert max(times) <= elapsed
 
 
+@pytest.mark.slow
 def test_frames_of_the_real_server(server):
     cases = [Case(160, 120, 2), Case(256, 192, 0), Case(256, 192, 2)]
     with without_canaries(server):
@@ -132,6 +133,7 @@ def test_frames_of_the_real_server(server):
     assert clients[0]["frames_per_second"] * clients[0]["p50_ms"] < 1000.1
 
 
+@pytest.mark.slow
 def test_the_classifier_of_the_real_server(server):
     with without_canaries(server):
         [row] = grow_classified(server, [Case(128, 96, 0)], seconds=0, fewest=1)
@@ -141,6 +143,7 @@ def test_the_classifier_of_the_real_server(server):
     assert row["requests"] == 1
 
 
+@pytest.mark.slow
 def test_the_command(exported_repository, tmp_path):
     file, page = tmp_path / "scaling.json", tmp_path / "scaling.md"
     options = ["--pipeline", "nuclei_unet", "--size", "128x128", "--size", "256x256"]

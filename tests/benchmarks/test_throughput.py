@@ -186,6 +186,7 @@ def installed():
         return False
 
 
+@pytest.mark.slow
 def test_the_command(exported_repository, tmp_path):
     """perf_analyzer takes part where it is installed."""
     clients = {ONE_PROCESS, MANY_PROCESSES} | ({PERF_ANALYZER} if installed() else set())

@@ -149,6 +149,7 @@ def test_a_pipeline_must_be_exported(source_repository: Path, data: Path, tmp_pa
     assert "python -m export yolo" in output
 
 
+@pytest.mark.slow
 def test_what_is_not_proven_is_not_installed(repository: Path, data: Path, tmp_path: Path) -> None:
     """At a score of 1 nothing is found, so nothing is proven."""
     source = Path(__file__).parents[2] / "model_repository"

@@ -76,6 +76,7 @@ def test_a_loop_that_cuts_some_inputs_only_is_refused() -> None:
         without_chunks(in_chunks(network, ROWS, ["x"]))
 
 
+@pytest.mark.slow
 def test_the_command_adds_graphs_to_what_is_exported(repository: Path) -> None:
     add_configs(repository)
     done = CliRunner().invoke(main, ["openvino", "--model-repository", str(repository)])
