@@ -28,6 +28,7 @@ from rich.progress import track
 
 from benchmarks.approaches_tables import approaches_table
 from benchmarks.machine import fingerprint
+from benchmarks.options import json_option, markdown_option, repository_option
 from benchmarks.result_files import write_result
 from benchmarks.served_weights import check_weights
 from benchmarks.timing import in_turn
@@ -189,13 +190,9 @@ def _checkpoint(name: str, text: str) -> Callable[[Any], Any]:
 @_checkpoint("--cells", "the one-class network (`yolo_cells`)")
 @_checkpoint("--targets", "the fine-tuned network (`yolo_targets`)")
 @_checkpoint("--classifier", "the classifier (`resnet50_cells`)")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), required=True)
-@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the table there.")
-@click.option(
-    "--model-repository",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    default="model_repository",
-)
+@json_option
+@markdown_option
+@repository_option
 @click.option("--url", help="Measure a server that runs. Default: start the embedded one.")
 @click.option("--repeats", type=click.IntRange(1), default=5, help="Timed rounds a frame.")
 @click.option("--score-threshold", type=click.FloatRange(0, 1), default=SCORE_THRESHOLD)

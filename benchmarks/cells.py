@@ -23,6 +23,7 @@ import click
 
 from benchmarks.machine import fingerprint, machine_note
 from benchmarks.memory import PeakMemory, resident_bytes
+from benchmarks.options import json_option, markdown_option, repository_option
 from benchmarks.result_files import write_result
 from cytoserve import Cells, Client
 from cytoserve.contract import OVERLAP_THRESHOLD, PIPELINES, SCORE_THRESHOLD
@@ -142,13 +143,9 @@ def cells_table(result: dict[str, Any]) -> str:
 @click.option("--overlap-threshold", type=click.FloatRange(0, 1), default=OVERLAP_THRESHOLD)
 @click.option("--frames", type=click.IntRange(1), default=1, help="Frames for every count.")
 @click.option("--repeats", type=click.IntRange(1), default=3, help="Timed requests a frame.")
-@click.option(
-    "--model-repository",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    default="model_repository",
-)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), required=True)
-@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the table there.")
+@repository_option
+@json_option
+@markdown_option
 def main(
     pipeline: str,
     side: int,

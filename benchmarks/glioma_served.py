@@ -30,6 +30,7 @@ from benchmarks.foreground_pictures import save_pictures
 from benchmarks.glioma_tables import served_page
 from benchmarks.machine import fingerprint
 from benchmarks.memory import PeakMemory, resident_bytes
+from benchmarks.options import json_option, markdown_option, repository_option
 from benchmarks.result_files import write_result
 from benchmarks.semantic_speed import measure_speed
 from benchmarks.served_weights import check_weights, served_size
@@ -167,11 +168,7 @@ def measure(
     type=click.Choice(["glioma_unet", "glioma_unet_livecell"]),
     default="glioma_unet",
 )
-@click.option(
-    "--model-repository",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    default="model_repository",
-)
+@repository_option
 @click.option("--repeats", type=click.IntRange(1), default=3, help="Timed rounds a frame.")
 @click.option("--timed-frames", type=click.IntRange(1), default=2, help="Frames that are timed.")
 @click.option(
@@ -183,8 +180,8 @@ def measure(
     help="Resolution of which the peak memory is measured.",
 )
 @click.option("--pictures", type=click.Path(path_type=Path), help="Folder for pictures.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), required=True)
-@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the tables there.")
+@json_option
+@markdown_option
 def main(
     data: tuple[str, ...],
     checkpoint: Path,

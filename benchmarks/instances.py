@@ -40,6 +40,7 @@ from benchmarks.instance_tables import instances_page
 from benchmarks.instance_ways import NAMES, Thresholds, Way, in_process, served, study
 from benchmarks.machine import fingerprint
 from benchmarks.new_frames import each_time_new, new_frames
+from benchmarks.options import json_option, markdown_option, repository_option
 from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import write_result
 from benchmarks.served_weights import check_weights
@@ -291,14 +292,10 @@ def _checkpoint(name: str, text: str) -> Callable[[Any], Any]:
 @click.option("--data", multiple=True, required=True, help=DATA_HELP)
 @_checkpoint("--maskrcnn", "Mask R-CNN (`maskrcnn_network`)")
 @_checkpoint("--sam", "SAM (`sam_encoder`, `sam_decoder`)")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), required=True)
-@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the tables there.")
+@json_option
+@markdown_option
 @click.option("--figures", type=click.Path(path_type=Path), help="Folder for pictures.")
-@click.option(
-    "--model-repository",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    default="model_repository",
-)
+@repository_option
 @click.option("--repeats", type=click.IntRange(1), default=3, help="Timed rounds a frame.")
 @click.option("--timed-frames", type=click.IntRange(1), default=2, help="Frames that are timed.")
 @click.option("--score-threshold", type=click.FloatRange(0, 1), default=SCORE_THRESHOLD)

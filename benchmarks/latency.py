@@ -40,17 +40,24 @@ import numpy as np
 from rich.progress import track
 
 from benchmarks.in_process import InProcess
-from benchmarks.latency_cases import SIZES, Case, asked, cross, exported, product, read_sizes
 from benchmarks.latency_split import CallSeconds, SplitClock
 from benchmarks.latency_tables import latency_table
-from benchmarks.load import CELL_COUNTS, LoadFrame, ask, count_answered
+from benchmarks.load import LoadFrame, ask, count_answered
+from benchmarks.load_cases import Case, asked, cross, exported, product
 from benchmarks.machine import fingerprint
+from benchmarks.options import (
+    counts_option,
+    json_option,
+    markdown_option,
+    pipelines_option,
+    repository_option,
+    sizes_option,
+)
 from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import write_result
 from benchmarks.step_statistics import ModelCount, counted
 from benchmarks.timing import in_turn
 from cytoserve import Client
-from cytoserve.contract import PIPELINES
 from cytoserve.grpc_transport import GrpcTransport
 from cytoserve.shared_memory_transport import SharedMemoryTransport
 from server.embedded import EmbeddedServer
@@ -246,41 +253,17 @@ def measure(
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
-@click.option(
-    "--pipeline",
-    "pipelines",
-    multiple=True,
-    type=click.Choice(list(PIPELINES)),
-    help="May be given several times. Default: all that are exported.",
-)
-@click.option(
-    "--size",
-    "sizes",
-    callback=read_sizes,
-    multiple=True,
-    default=SIZES,
-    help="Of frames, in pixels.",
-)
-@click.option(
-    "--cells",
-    "counts",
-    type=click.IntRange(0),
-    multiple=True,
-    default=CELL_COUNTS,
-    help="Of frames.",
-)
+@pipelines_option
+@sizes_option
+@counts_option
 @click.option("--all-frames", is_flag=True, help="Every size with every count of cells.")
 @click.option(
     "--seconds", type=click.FloatRange(0), default=1.0, help="Of requests, a case and way."
 )
 @click.option("--fewest", type=click.IntRange(1), default=2, help="Requests of a case and way.")
-@click.option(
-    "--model-repository",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    default="model_repository",
-)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), required=True)
-@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the tables there.")
+@repository_option
+@json_option
+@markdown_option
 def main(
     pipelines: Sequence[str],
     sizes: Sequence[tuple[int, int]],

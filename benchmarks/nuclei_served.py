@@ -30,6 +30,7 @@ from benchmarks.foreground_pictures import save_pictures
 from benchmarks.machine import fingerprint
 from benchmarks.memory import PeakMemory
 from benchmarks.nuclei_tables import served_page
+from benchmarks.options import json_option, markdown_option, repository_option
 from benchmarks.points import PointMatches, match_points, together
 from benchmarks.result_files import write_result
 from benchmarks.seams import OFFSETS, grid_shifts
@@ -172,11 +173,7 @@ def read_cases(data: Path, cases: Sequence[str]) -> list[PointFrame]:
     required=True,
     help="Checkpoint that `nuclei_unet` was exported from.",
 )
-@click.option(
-    "--model-repository",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    default="model_repository",
-)
+@repository_option
 @click.option("--repeats", type=click.IntRange(1), default=3, help="Timed rounds a frame.")
 @click.option("--timed-frames", type=click.IntRange(1), default=1, help="Frames that are timed.")
 @click.option(
@@ -187,8 +184,8 @@ def read_cases(data: Path, cases: Sequence[str]) -> list[PointFrame]:
     help="Pixels at the frame's borders that the seam test leaves out.",
 )
 @click.option("--pictures", type=click.Path(path_type=Path), help="Folder for pictures.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), required=True)
-@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the tables there.")
+@json_option
+@markdown_option
 def main(
     data: Path,
     cases: tuple[str, ...],

@@ -34,11 +34,12 @@ import numpy.typing as npt
 
 from benchmarks.bounds import REGRESSION, judge, verdicts_table
 from benchmarks.in_process import InProcess
-from benchmarks.latency_cases import exported
 from benchmarks.load import ask, load_frame
+from benchmarks.load_cases import exported
 from benchmarks.machine import fingerprint, machine_note
 from benchmarks.memory import PeakMemory
 from benchmarks.new_frames import each_time_new
+from benchmarks.options import json_option, markdown_option, repository_option
 from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import write_result
 from benchmarks.step_statistics import counted
@@ -263,11 +264,7 @@ def _ratio(seconds: Mapping[str, Sequence[float]], one: str, other: str) -> floa
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
-@click.option(
-    "--model-repository",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    default="model_repository",
-)
+@repository_option
 @click.option(
     "--pipeline",
     "pipelines",
@@ -279,8 +276,8 @@ def _ratio(seconds: Mapping[str, Sequence[float]], one: str, other: str) -> floa
 @click.option("--few", type=click.IntRange(1), default=Load.few, help="Cells growth begins at.")
 @click.option("--many", type=click.IntRange(1), default=Load.many, help="Cells it ends at.")
 @click.option("--requests", type=click.IntRange(1), default=Load.requests, help="Of each client.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), required=True)
-@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the table there.")
+@json_option
+@markdown_option
 def main(
     model_repository: Path,
     pipelines: Sequence[str],

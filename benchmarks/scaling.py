@@ -32,9 +32,16 @@ from typing import Any
 import click
 from rich.progress import track
 
-from benchmarks.latency_cases import SIZES, Case, cross, exported, read_sizes
-from benchmarks.load import CELL_COUNTS
+from benchmarks.load_cases import Case, cross, exported
 from benchmarks.machine import fingerprint
+from benchmarks.options import (
+    counts_option,
+    json_option,
+    markdown_option,
+    pipelines_option,
+    repository_option,
+    sizes_option,
+)
 from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import write_result
 from benchmarks.scaling_load import (
@@ -158,41 +165,17 @@ def cost_of_a_cell(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
-@click.option(
-    "--pipeline",
-    "pipelines",
-    multiple=True,
-    type=click.Choice(list(PIPELINES)),
-    help="May be given several times. Default: all that are exported.",
-)
-@click.option(
-    "--size",
-    "sizes",
-    callback=read_sizes,
-    multiple=True,
-    default=SIZES,
-    help="Of frames, in pixels.",
-)
-@click.option(
-    "--cells",
-    "counts",
-    type=click.IntRange(0),
-    multiple=True,
-    default=CELL_COUNTS,
-    help="Of frames.",
-)
+@pipelines_option
+@sizes_option
+@counts_option
 @click.option(
     "--clients", type=click.IntRange(1), multiple=True, default=CLIENTS, help="That ask at once."
 )
 @click.option("--seconds", type=click.FloatRange(0), default=1.0, help="Of requests of one kind.")
 @click.option("--fewest", type=click.IntRange(1), default=1, help="Requests of one kind.")
-@click.option(
-    "--model-repository",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    default="model_repository",
-)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), required=True)
-@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the tables there.")
+@repository_option
+@json_option
+@markdown_option
 def main(
     pipelines: Sequence[str],
     sizes: Sequence[tuple[int, int]],

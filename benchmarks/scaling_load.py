@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.latency_cases import Case, asked
 from benchmarks.load import ask, count_answered
+from benchmarks.load_cases import Case, asked
 from benchmarks.memory import PeakMemory, resident_bytes
 from benchmarks.timing import in_turn
 from cytoserve import Client

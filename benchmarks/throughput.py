@@ -37,6 +37,7 @@ from rich.progress import track
 from benchmarks import perf_analyzer
 from benchmarks.load import LoadFrame, load_frame
 from benchmarks.machine import fingerprint
+from benchmarks.options import ImageSize, json_option, markdown_option, repository_option
 from benchmarks.perf_analyzer import PerfAnalyzer, PerfAnalyzerFailed, PerfAnalyzerMissing
 from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import write_result
@@ -158,13 +159,6 @@ def read_frames(folder: Path) -> list[LoadFrame]:
     return [LoadFrame(read_frame(file), cells=0, prompts=None) for file in files]
 
 
-def _size(context: click.Context, option: click.Parameter, text: str) -> tuple[int, int]:
-    sides = text.split("x")
-    if len(sides) != 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise click.BadParameter(f"width x height in pixels reads 1024x1024; given: {text}")
-    return int(sides[0]), int(sides[1])
-
-
 def _concurrency(context: click.Context, option: click.Parameter, text: str) -> tuple[int, ...]:
     numbers = text.split(",")
     if not all(number.isdecimal() and int(number) > 0 for number in numbers):
@@ -181,7 +175,7 @@ def _concurrency(context: click.Context, option: click.Parameter, text: str) -> 
     default=("yolo", "yolo_resnet"),
     help="May be given several times.",
 )
-@click.option("--size", callback=_size, default="1024x1024", help="Of the rendered frames.")
+@click.option("--size", type=ImageSize(), default="1024x1024", help="Of the rendered frames.")
 @click.option("--cells", type=click.IntRange(0), default=15, help="Cells of a rendered frame.")
 @click.option(
     "--frames",
@@ -198,13 +192,9 @@ def _concurrency(context: click.Context, option: click.Parameter, text: str) -> 
 @click.option("--rounds", type=click.IntRange(1), default=3, help="Windows of each way.")
 @click.option("--window", type=click.FloatRange(0.1), default=1.5, help="Seconds of one window.")
 @click.option("--without-perf-analyzer", is_flag=True, help="Ask with cytoserve's client only.")
-@click.option(
-    "--model-repository",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    default="model_repository",
-)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), required=True)
-@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the tables there.")
+@repository_option
+@json_option
+@markdown_option
 def main(
     pipelines: Sequence[str],
     size: tuple[int, int],

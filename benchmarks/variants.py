@@ -1,9 +1,9 @@
 """The best variant of the model repository for this machine, by measurement, and why.
 
-\\b
+\b
     python -m benchmarks.variants --json variants.json
-    python -m benchmarks.variants --data yolo_resnet=data/bccd@benchmarks/bccd/test.txt \\\\
-        --data glioma_unet=data/t98g@benchmarks/t98g/test.txt \\\\
+    python -m benchmarks.variants --data yolo_resnet=data/bccd@benchmarks/bccd/test.txt \\
+        --data glioma_unet=data/t98g@benchmarks/t98g/test.txt \\
         --data nuclei_unet=data/BreCaHAD@Case_12 --json variants.json
 
 Every variant of `python -m server --variant` is served beside the default. A rendered frame is sent
@@ -34,6 +34,7 @@ from rich.progress import track
 
 from benchmarks.load import ask, load_frame
 from benchmarks.machine import fingerprint
+from benchmarks.options import json_option, markdown_option, repository_option
 from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import write_result
 from benchmarks.timing import in_turn
@@ -205,11 +206,7 @@ def data_of_pipelines(
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
-@click.option(
-    "--model-repository",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    default="model_repository",
-)
+@repository_option
 @click.option(
     "--pipeline",
     "pipelines",
@@ -225,8 +222,8 @@ def data_of_pipelines(
 @click.option("--repeats", type=click.IntRange(1), default=5, help="Timed requests of each way.")
 @click.option("--score-threshold", type=click.FloatRange(0, 1), default=SCORE_THRESHOLD)
 @click.option("--overlap-threshold", type=click.FloatRange(0, 1), default=OVERLAP_THRESHOLD)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), required=True)
-@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the table there.")
+@json_option
+@markdown_option
 def main(
     model_repository: Path,
     pipelines: tuple[str, ...],

@@ -50,6 +50,7 @@ import cv2
 from benchmarks.approaches import PIPELINES, Checkpoints
 from benchmarks.load import load_frame
 from benchmarks.machine import fingerprint
+from benchmarks.options import json_option, markdown_option, repository_option
 from benchmarks.peers.programs import (
     MissingEnvironment,
     PeerError,
@@ -299,13 +300,9 @@ def _checkpoint(name: str, text: str) -> Callable[[Any], Any]:
 @_checkpoint("--cells", "the one-class network (`yolo_cells`)")
 @_checkpoint("--targets", "the fine-tuned network (`yolo_targets`)")
 @_checkpoint("--classifier", "the classifier (`resnet50_cells`)")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), required=True)
-@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the table there.")
-@click.option(
-    "--model-repository",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    default="model_repository",
-)
+@json_option
+@markdown_option
+@repository_option
 @click.option(
     "--peer",
     "names",

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.latency import main, percentile
-from benchmarks.latency_cases import Case, asked, cross, product
 from benchmarks.latency_split import SplitClock
 from benchmarks.latency_tables import latency_table
+from benchmarks.load_cases import Case, asked, cross, product
 from benchmarks.quiet_server import without_canaries
 from benchmarks.step_statistics import counted
 from cytoserve import Client, FakeServer, Foreground

@@ -8,7 +8,7 @@ import threading
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.latency_cases import Case
+from benchmarks.load_cases import Case
 from benchmarks.quiet_server import without_canaries
 from benchmarks.scaling import cost_of_a_cell, main, memory_of_masks, smallest_first
 from benchmarks.scaling_load import at_once, grow_classified, grow_clients, grow_frames

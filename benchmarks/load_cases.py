@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks.load import IMAGE_SIZES, LoadFrame, load_frame
+from benchmarks.load import LoadFrame, load_frame
 from cytoserve.contract import PIPELINES
 from server.errors import ServerError
 from server.repository import survey
@@ -95,18 +95,3 @@ def exported(repository: Path, names: Sequence[str]) -> list[str]:
             f"{missing[0].command}"
         )
     return [export.pipeline.name for export in exports if not export.missing]
-
-
-def read_sizes(
-    context: click.Context, option: click.Parameter, texts: Sequence[str]
-) -> tuple[tuple[int, int], ...]:
-    """Parse the values of an option: ``640x480``, width and height in pixels."""
-    sides = [text.split("x") for text in texts]
-    for text, each in zip(texts, sides, strict=True):
-        if len(each) != 2 or not all(side.isdecimal() and int(side) > 0 for side in each):
-            raise click.BadParameter(f"width x height in pixels reads 1024x1024; given: {text}")
-    return tuple((int(width), int(height)) for width, height in sides)
-
-
-SIZES = tuple(f"{width}x{height}" for width, height in IMAGE_SIZES)
-"""Default of such an option."""
