@@ -61,7 +61,7 @@ lock-peers: | $(UV) ## Choose the peers' versions anew
 bench-tools: .bench/perf_analyzer/.installed ## perf_analyzer and its libraries, for benchmarks.throughput
 
 # libb64 comes from Debian's archive, unpacked beside the rest so that root is not needed.
-.bench/perf_analyzer/.installed: benchmarks/perf_analyzer.lock | $(UV)
+.bench/perf_analyzer/.installed: benchmarks/throughput/perf_analyzer.lock | $(UV)
 	rm -rf $(@D)
 	mkdir -p $(@D)/debian
 	$(UV) pip install --quiet --python "$(PYTHONS)" --no-deps --require-hashes \
@@ -72,9 +72,9 @@ bench-tools: .bench/perf_analyzer/.installed ## perf_analyzer and its libraries,
 	@touch $@
 
 lock-bench-tools: | $(UV) ## Choose the version of perf_analyzer's library anew
-	$(UV) pip compile benchmarks/perf_analyzer.in --universal --python-version 3.10 --no-deps \
+	$(UV) pip compile benchmarks/throughput/perf_analyzer.in --universal --python-version 3.10 --no-deps \
 		--upgrade --generate-hashes --no-header --no-annotate --quiet \
-		--output-file benchmarks/perf_analyzer.lock
+		--output-file benchmarks/throughput/perf_analyzer.lock
 
 openvino: .openvino/.installed ## ONNX Runtime with OpenVINO, for `python -m server --variant openvino`
 

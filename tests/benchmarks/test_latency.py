@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.latency import main, percentile
-from benchmarks.latency_split import SplitClock
-from benchmarks.latency_tables import latency_table
+from benchmarks.latency.__main__ import main, percentile
+from benchmarks.latency.split import SplitClock
+from benchmarks.latency.tables import latency_table
 from benchmarks.load_cases import Case, asked, cross, product
 from benchmarks.quiet_server import without_canaries
 from benchmarks.step_statistics import counted

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import perf_analyzer
-from benchmarks.perf_analyzer import PerfAnalyzerFailed, PerfAnalyzerMissing, read_report
 from benchmarks.quiet_server import without_canaries
-from benchmarks.throughput_meters import Meters
+from benchmarks.throughput import perf_analyzer
+from benchmarks.throughput.meters import Meters
+from benchmarks.throughput.perf_analyzer import PerfAnalyzerFailed, PerfAnalyzerMissing, read_report
 from cytoserve.codec import instances
 from cytoserve.contract import PIPELINES
 from training.rendered import RenderSettings, render_frame

@@ -19,9 +19,9 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.bounds import TARGETS
-from benchmarks.report import RESULTS, main, read_results
-from benchmarks.report_drawing import Axis, Limit, bars, lines, stacked_bars
-from benchmarks.report_sections import SHOWN
+from benchmarks.report.__main__ import RESULTS, main, read_results
+from benchmarks.report.drawing import Axis, Limit, bars, lines, stacked_bars
+from benchmarks.report.sections import SHOWN
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / RESULTS

@@ -10,10 +10,10 @@ from click.testing import CliRunner
 
 from benchmarks.load_cases import Case
 from benchmarks.quiet_server import without_canaries
-from benchmarks.scaling import cost_of_a_cell, main, memory_of_masks, smallest_first
-from benchmarks.scaling_load import at_once, grow_classified, grow_clients, grow_frames
-from benchmarks.scaling_slopes import Slope, slopes
-from benchmarks.scaling_tables import scaling_table
+from benchmarks.scaling.__main__ import cost_of_a_cell, main, memory_of_masks, smallest_first
+from benchmarks.scaling.load import at_once, grow_classified, grow_clients, grow_frames
+from benchmarks.scaling.slopes import Slope, slopes
+from benchmarks.scaling.tables import scaling_table
 from export.networks import CLASSIFIER_CHUNK
 
 

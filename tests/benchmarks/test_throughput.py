@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import perf_analyzer
 from benchmarks.in_process import InProcess
 from benchmarks.load import load_frame
-from benchmarks.perf_analyzer import PerfAnalyzerMissing
-from benchmarks.throughput import main
-from benchmarks.throughput_clients import Callers, Exchange, answered_per_second
-from benchmarks.throughput_layouts import InStep, Layout, Meeting, Opened, layouts
-from benchmarks.throughput_meters import StepCount
-from benchmarks.throughput_repository import without_outputs_on_request
-from benchmarks.throughput_rows import rows_of, saturation
-from benchmarks.throughput_tables import throughput_table
-from benchmarks.throughput_windows import MANY_PROCESSES, ONE_PROCESS, PERF_ANALYZER, Sample, Served
+from benchmarks.throughput import perf_analyzer
+from benchmarks.throughput.__main__ import main
+from benchmarks.throughput.clients import Callers, Exchange, answered_per_second
+from benchmarks.throughput.layouts import InStep, Layout, Meeting, Opened, layouts
+from benchmarks.throughput.meters import StepCount
+from benchmarks.throughput.perf_analyzer import PerfAnalyzerMissing
+from benchmarks.throughput.repository import without_outputs_on_request
+from benchmarks.throughput.rows import rows_of, saturation
+from benchmarks.throughput.tables import throughput_table
+from benchmarks.throughput.windows import MANY_PROCESSES, ONE_PROCESS, PERF_ANALYZER, Sample, Served
 from cytoserve import Client
 from cytoserve.contract import LABELS
 from cytoserve.model_config import read_config

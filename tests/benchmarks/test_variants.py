@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.variant_tables import mean_speedups, variants_table
-from benchmarks.variants import find_candidates, is_changed, main
+from benchmarks.variants.__main__ import find_candidates, is_changed, main
+from benchmarks.variants.tables import mean_speedups, variants_table
 from server.variants import VARIANTS
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.perf_analyzer import PerfAnalyzer
-from benchmarks.throughput_clients import ClientProcesses, Load, answered_per_second
-from benchmarks.throughput_layouts import Layout, Opened
-from benchmarks.throughput_meters import Meters, Reading, StepCount
+from benchmarks.throughput.clients import ClientProcesses, Load, answered_per_second
+from benchmarks.throughput.layouts import Layout, Opened
+from benchmarks.throughput.meters import Meters, Reading, StepCount
+from benchmarks.throughput.perf_analyzer import PerfAnalyzer
 
 PERF_ANALYZER = "perf_analyzer"
 ONE_PROCESS = "client, 1 process"

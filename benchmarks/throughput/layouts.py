@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from benchmarks.in_process import InProcess
 from benchmarks.load import LoadFrame
-from benchmarks.throughput_clients import Callers, client_asks
+from benchmarks.throughput.clients import Callers, client_asks
 from cytoserve import Client
 from cytoserve.contract import STEPS
 

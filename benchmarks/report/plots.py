@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.bounds import OVERHEAD
-from benchmarks.latency import GRPC
+from benchmarks.latency.__main__ import GRPC
 from benchmarks.peers.ways import OURS
-from benchmarks.report_drawing import Axis, Limit, Plot, bars, lines, stacked_bars, value_text
+from benchmarks.report.drawing import Axis, Limit, Plot, bars, lines, stacked_bars, value_text
 
 Result = Mapping[str, Any]
 Row = Mapping[str, Any]

@@ -21,7 +21,7 @@ import psutil
 
 from cytoserve.transport import Request
 
-FOLDER = Path(__file__).parents[1] / ".bench" / "perf_analyzer"
+FOLDER = Path(__file__).parents[2] / ".bench" / "perf_analyzer"
 """Where ``make bench-tools`` puts it."""
 
 INSTALL = "make bench-tools"

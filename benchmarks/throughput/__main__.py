@@ -34,20 +34,24 @@ from typing import Any
 import click
 from rich.progress import track
 
-from benchmarks import perf_analyzer
 from benchmarks.load import LoadFrame, load_frame
 from benchmarks.machine import fingerprint
 from benchmarks.options import ImageSize, json_option, markdown_option, repository_option
-from benchmarks.perf_analyzer import PerfAnalyzer, PerfAnalyzerFailed, PerfAnalyzerMissing
 from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import write_result
-from benchmarks.throughput_clients import ClientProcesses
-from benchmarks.throughput_layouts import BATCHES, Layout, Opened, layouts
-from benchmarks.throughput_meters import Meters
-from benchmarks.throughput_repository import without_outputs_on_request
-from benchmarks.throughput_rows import bound_among, rows_of, saturation
-from benchmarks.throughput_tables import throughput_table
-from benchmarks.throughput_windows import (
+from benchmarks.throughput import perf_analyzer
+from benchmarks.throughput.clients import ClientProcesses
+from benchmarks.throughput.layouts import BATCHES, Layout, Opened, layouts
+from benchmarks.throughput.meters import Meters
+from benchmarks.throughput.perf_analyzer import (
+    PerfAnalyzer,
+    PerfAnalyzerFailed,
+    PerfAnalyzerMissing,
+)
+from benchmarks.throughput.repository import without_outputs_on_request
+from benchmarks.throughput.rows import bound_among, rows_of, saturation
+from benchmarks.throughput.tables import throughput_table
+from benchmarks.throughput.windows import (
     MANY_PROCESSES,
     ONE_PROCESS,
     PERF_ANALYZER,

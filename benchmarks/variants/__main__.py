@@ -38,8 +38,8 @@ from benchmarks.options import json_option, markdown_option, repository_option
 from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import write_result
 from benchmarks.timing import in_turn
-from benchmarks.variant_proofs import Proof, Thresholds, figures_of, read_proof
-from benchmarks.variant_tables import DEFAULT, variants_table
+from benchmarks.variants.proofs import Proof, Thresholds, figures_of, read_proof
+from benchmarks.variants.tables import DEFAULT, variants_table
 from cytoserve import Client
 from cytoserve.contract import OVERLAP_THRESHOLD, PIPELINES, SCORE_THRESHOLD
 from export.accuracy_budget import beyond_budget, drops

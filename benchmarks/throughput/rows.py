@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmarks.throughput_layouts import Layout
-from benchmarks.throughput_windows import Sample, Way
+from benchmarks.throughput.layouts import Layout
+from benchmarks.throughput.windows import Sample, Way
 
 BOUND_AT = 8
 """Clients at which what is served is compared with the limit."""

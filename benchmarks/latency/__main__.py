@@ -40,8 +40,8 @@ import numpy as np
 from rich.progress import track
 
 from benchmarks.in_process import InProcess
-from benchmarks.latency_split import CallSeconds, SplitClock
-from benchmarks.latency_tables import latency_table
+from benchmarks.latency.split import CallSeconds, SplitClock
+from benchmarks.latency.tables import latency_table
 from benchmarks.load import LoadFrame, ask, count_answered
 from benchmarks.load_cases import Case, asked, cross, exported, product
 from benchmarks.machine import fingerprint

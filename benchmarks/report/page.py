@@ -13,9 +13,9 @@ from markdown_it.token import Token
 from markupsafe import Markup
 
 from benchmarks.bounds import Verdict, verdicts_table
-from benchmarks.report_drawing import Plot
+from benchmarks.report.drawing import Plot
 
-TEMPLATES = Path(__file__).parent / "report"
+TEMPLATES = Path(__file__).parent
 
 NUMBER = re.compile(r"\**(nan|[~<>=+-]*\s*\(?\d[\d.,:%x/()\s+-]*)( ?[kMG]?(B|s|ms|px))?\**")
 """A table's cell that is read by its digits, and so stands on the right."""

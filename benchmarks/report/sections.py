@@ -10,11 +10,11 @@ from benchmarks import glioma_tables, nuclei_tables
 from benchmarks.approaches_tables import approaches_table
 from benchmarks.cells import cells_table
 from benchmarks.instance_tables import instances_page
-from benchmarks.latency_tables import latency_table
+from benchmarks.latency.tables import latency_table
 from benchmarks.peers.tables import peers_table
 from benchmarks.regression import regression_table
-from benchmarks.report_drawing import Plot
-from benchmarks.report_plots import (
+from benchmarks.report.drawing import Plot
+from benchmarks.report.plots import (
     cells_plots,
     latency_plots,
     peers_plots,
@@ -22,9 +22,9 @@ from benchmarks.report_plots import (
     throughput_plots,
     variants_plots,
 )
-from benchmarks.scaling_tables import scaling_table
-from benchmarks.throughput_tables import throughput_table
-from benchmarks.variant_tables import variants_table
+from benchmarks.scaling.tables import scaling_table
+from benchmarks.throughput.tables import throughput_table
+from benchmarks.variants.tables import variants_table
 
 Result = Mapping[str, Any]
 

@@ -20,8 +20,8 @@ import click
 
 from benchmarks.bounds import TARGETS, Results, judge
 from benchmarks.machine import fingerprint
-from benchmarks.report_page import Page, Section, html_page, markdown_page
-from benchmarks.report_sections import SHOWN, Shown
+from benchmarks.report.page import Page, Section, html_page, markdown_page
+from benchmarks.report.sections import SHOWN, Shown
 
 RESULTS = Path("benchmarks/results")
 

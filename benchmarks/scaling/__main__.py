@@ -44,7 +44,7 @@ from benchmarks.options import (
 )
 from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import write_result
-from benchmarks.scaling_load import (
+from benchmarks.scaling.load import (
     DEADLINE,
     MB,
     ONE_STEP,
@@ -55,8 +55,8 @@ from benchmarks.scaling_load import (
     grow_frames,
     load_pipelines,
 )
-from benchmarks.scaling_slopes import Slope, slopes
-from benchmarks.scaling_tables import scaling_table
+from benchmarks.scaling.slopes import Slope, slopes
+from benchmarks.scaling.tables import scaling_table
 from cytoserve.contract import PIPELINES
 from server.embedded import EmbeddedServer
 from server.errors import ServerError
