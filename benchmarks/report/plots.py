@@ -72,10 +72,10 @@ def _growth(calls: Sequence[Row]) -> Iterator[Plot]:
 
 def cells_plots(result: Result) -> list[Plot]:
     """Seconds and memory of `benchmarks.cells`, against the cells that a frame shows."""
-    frames, name = result["frames"], result["pipeline"]
+    counts, name = result["counts"], result["pipeline"]
     cells = Axis("cells of the frame")
-    seconds = {name: [(row["cells"], row["seconds"]) for row in frames]}
-    peaks = {name: [(row["cells"], row["server_peak_bytes"] / MEGABYTE) for row in frames]}
+    seconds = {name: [(row["cells"], row["seconds"]) for row in counts]}
+    peaks = {name: [(row["cells"], row["server_peak_bytes"] / MEGABYTE) for row in counts]}
     return [
         lines("Seconds against cells", cells, Axis("seconds"), seconds),
         lines("Memory against cells", cells, Axis("server's peak, MB above idle"), peaks),
