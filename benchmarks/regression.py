@@ -18,9 +18,7 @@ has is decided by the score threshold, so that any weights will do, random ones 
 
 from __future__ import annotations
 
-import shlex
 import statistics
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -41,7 +39,7 @@ from benchmarks.memory import PeakMemory
 from benchmarks.new_frames import each_time_new
 from benchmarks.options import json_option, markdown_option, repository_option
 from benchmarks.quiet_server import without_canaries
-from benchmarks.result_files import write_result
+from benchmarks.result_files import command_line, write_result
 from benchmarks.step_statistics import counted
 from benchmarks.timing import in_turn
 from cytoserve import Cells, Client
@@ -300,7 +298,7 @@ def main(
         raise click.ClickException(str(error)) from error
     result = {
         "benchmark": "regression",
-        "command": shlex.join(["python", "-m", "benchmarks.regression", *sys.argv[1:]]),
+        "command": command_line("benchmarks.regression"),
         "checks": [asdict(check) for check in checks],
         "load": asdict(load),
         "machine": fingerprint(),

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+
+
+def command_line(module: str) -> str:
+    """The command that runs, as it would be typed: what makes the same figures once more."""
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
 
 
 def write_result(

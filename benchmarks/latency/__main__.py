@@ -25,9 +25,7 @@ one does, and sends no canaries meanwhile. A case is repeated until `--seconds` 
 from __future__ import annotations
 
 import math
-import shlex
 import statistics
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -54,7 +52,7 @@ from benchmarks.options import (
     sizes_option,
 )
 from benchmarks.quiet_server import without_canaries
-from benchmarks.result_files import write_result
+from benchmarks.result_files import command_line, write_result
 from benchmarks.step_statistics import ModelCount, counted
 from benchmarks.timing import in_turn
 from cytoserve import Client
@@ -284,7 +282,7 @@ def main(
         raise click.ClickException(str(error)) from error
     result = {
         "benchmark": "latency",
-        "command": shlex.join(["python", "-m", "benchmarks.latency", *sys.argv[1:]]),
+        "command": command_line("benchmarks.latency"),
         "machine": fingerprint(),
         "seconds": seconds,
         "fewest": fewest,

@@ -34,7 +34,6 @@ must be the same: all but 2 % have boxes within half a pixel and the same class.
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -62,7 +61,7 @@ from benchmarks.peers.same_answers import Agreement, DifferentAnswers, compare, 
 from benchmarks.peers.tables import peers_table
 from benchmarks.peers.ways import OURS, WAYS, Asker, PeerFrame, Setting, Way
 from benchmarks.quiet_server import without_canaries
-from benchmarks.result_files import write_result
+from benchmarks.result_files import command_line, write_result
 from benchmarks.served_weights import check_weights
 from benchmarks.timing import in_turn
 from cytoserve import Client, CytoserveError
@@ -140,7 +139,7 @@ def measure(
             rows += case_rows(case, times, agreements[case])
     return {
         "benchmark": "peers",
-        "command": " ".join(["python", "-m", "benchmarks.peers", *sys.argv[1:]]),
+        "command": command_line("benchmarks.peers"),
         "clients": clients,
         "repeats": repeats,
         "requests": requests,

@@ -57,7 +57,7 @@ def build(results: Results, written: datetime, machine: Mapping[str, str]) -> Pa
         "bounds",
         "Bounds",
         f"{reached} of {measured} measured bounds are reached"
-        + (f"; {missing} are not measured yet. " if missing else ". ")
+        + (f"; not measured yet: {missing}. " if missing else ". ")
         + "Each compares two measurements of one run on one machine, "
         "and the worst measurement of all that it is about decides.",
         verdicts=verdicts,

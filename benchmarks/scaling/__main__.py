@@ -22,9 +22,7 @@ server keeps no answers (`--response-cache-mb=0`), and sends no canaries meanwhi
 
 from __future__ import annotations
 
-import shlex
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +41,7 @@ from benchmarks.options import (
     sizes_option,
 )
 from benchmarks.quiet_server import without_canaries
-from benchmarks.result_files import write_result
+from benchmarks.result_files import command_line, write_result
 from benchmarks.scaling.load import (
     DEADLINE,
     MB,
@@ -203,7 +201,7 @@ def main(
         raise click.ClickException(str(error)) from error
     result = {
         "benchmark": "scaling",
-        "command": shlex.join(["python", "-m", "benchmarks.scaling", *sys.argv[1:]]),
+        "command": command_line("benchmarks.scaling"),
         "machine": fingerprint(),
         "seconds": seconds,
         "fewest": fewest,

@@ -22,8 +22,6 @@ a model, so those that are computed on request only are left out of the served r
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -38,7 +36,7 @@ from benchmarks.load import LoadFrame, load_frame
 from benchmarks.machine import fingerprint
 from benchmarks.options import ImageSize, json_option, markdown_option, repository_option
 from benchmarks.quiet_server import without_canaries
-from benchmarks.result_files import write_result
+from benchmarks.result_files import command_line, write_result
 from benchmarks.throughput import perf_analyzer
 from benchmarks.throughput.clients import ClientProcesses
 from benchmarks.throughput.layouts import BATCHES, Layout, Opened, layouts
@@ -240,7 +238,7 @@ def main(
     height, width = frames[0].image.shape[:2]
     result = {
         "benchmark": "throughput",
-        "command": shlex.join(["python", "-m", "benchmarks.throughput", *sys.argv[1:]]),
+        "command": command_line("benchmarks.throughput"),
         "machine": fingerprint(),
         "frames": {
             "rendered": folder is None,

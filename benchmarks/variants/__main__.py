@@ -22,7 +22,6 @@ little of real ones.
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -36,7 +35,7 @@ from benchmarks.load import ask, load_frame
 from benchmarks.machine import fingerprint
 from benchmarks.options import json_option, markdown_option, repository_option
 from benchmarks.quiet_server import without_canaries
-from benchmarks.result_files import write_result
+from benchmarks.result_files import command_line, write_result
 from benchmarks.timing import in_turn
 from benchmarks.variants.proofs import Proof, Thresholds, figures_of, read_proof
 from benchmarks.variants.tables import DEFAULT, variants_table
@@ -254,7 +253,7 @@ def main(
     result = {
         "benchmark": "variants",
         "machine": fingerprint(),
-        "command": " ".join(["python", "-m", "benchmarks.variants", *sys.argv[1:]]),
+        "command": command_line("benchmarks.variants"),
         "model_repository": str(model_repository),
         "pipelines": changed,
         "side": side,
