@@ -43,8 +43,11 @@ class ModelCount:
 
     @property
     def executed(self) -> float:
-        """Seconds of its executions: inputs, network, outputs."""
-        return self.input + self.compute + self.output
+        """Seconds of its executions until they have answered: inputs and network.
+
+        Outputs are left out: the next step may begin before Triton has counted all of this one's.
+        """
+        return self.input + self.compute
 
     def since(self, before: ModelCount) -> ModelCount:
         """Return what was counted after ``before``."""

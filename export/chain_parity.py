@@ -105,13 +105,15 @@ def check_chain(
     return figures
 
 
-def instance_inputs(camera: npt.NDArray[np.uint16], score_threshold: float) -> Arrays:
+def instance_inputs(
+    camera: npt.NDArray[np.uint16], score_threshold: float, max_cells: int = MAX_CELLS
+) -> Arrays:
     """Inputs of an instance pipeline for a frame ``[H, W, C]``, other settings at their default."""
     return {
         "image": camera,
         "score_threshold": np.array([score_threshold], np.float32),
         "overlap_threshold": np.array([OVERLAP_THRESHOLD], np.float32),
-        "max_cells": np.array([MAX_CELLS], np.int32),
+        "max_cells": np.array([max_cells], np.int32),
     }
 
 

@@ -332,33 +332,34 @@ def fill_repository(
     shutil.copytree(source_repository, repository)
     for name, frame in frames.items():
         tifffile.imwrite(folder / name, frame)
-    common = ("--model-repository", repository, "--frames", folder)
-    for arguments in (
-        ("yolo", "--targets", checkpoints / "targets"),
-        (
-            "yolo_resnet",
-            "--cells",
-            checkpoints / "cells",
-            "--classifier",
-            checkpoints / "classifier",
-        ),
-    ):
-        process = export_command(*arguments, *common)
-        output, errors = process.communicate()
-        assert process.returncode == 0, errors
-        assert str(repository / arguments[0] / "1") in output.split()
+
+    # Another process, beside this one: an export locks its repository, so it has one of its own.
+    beside = folder / "beside"
+    shutil.copytree(source_repository, beside)
+    yolo = export_command(
+        *("yolo", "--targets", checkpoints / "targets"),
+        *("--model-repository", beside, "--frames", folder),
+    )
     # In this process, where all is imported already: another costs longer than the export.
-    for arguments in (
-        ("maskrcnn", "--checkpoint", checkpoints / "maskrcnn"),
-        ("maskrcnn_sam", "--maskrcnn", checkpoints / "maskrcnn", "--sam", checkpoints / "sam"),
-        ("sam_prompt", "--sam", checkpoints / "sam"),
-        ("glioma_unet", "--checkpoint", checkpoints / "glioma"),
-        ("glioma_unet_livecell", "--checkpoint", checkpoints / "glioma", "--resize-to", "200x160"),
-        ("nuclei_unet", "--checkpoint", checkpoints / "nuclei"),
+    for name, *weights in (
+        ("yolo_resnet", "--cells", "cells", "--classifier", "classifier"),
+        ("maskrcnn", "--checkpoint", "maskrcnn"),
+        ("maskrcnn_sam", "--maskrcnn", "maskrcnn", "--sam", "sam"),
+        ("sam_prompt", "--sam", "sam"),
+        ("glioma_unet", "--checkpoint", "glioma"),
+        ("glioma_unet_livecell", "--checkpoint", "glioma", "--resize-to=200x160"),
+        ("nuclei_unet", "--checkpoint", "nuclei"),
     ):
-        result = CliRunner().invoke(export_main, [str(part) for part in (*arguments, *common)])
+        files = [word if word.startswith("--") else str(checkpoints / word) for word in weights]
+        common = ("--model-repository", str(repository), "--frames", str(folder))
+        result = CliRunner().invoke(export_main, [name, *files, *common])
         assert result.exit_code == 0, result.output
-        assert str(repository / arguments[0] / "1") in result.output.split()
+        assert str(repository / name / "1") in result.output.split()
+    output, errors = yolo.communicate()
+    assert yolo.returncode == 0, errors
+    assert str(beside / "yolo" / "1") in output.split()
+    shutil.copytree(beside, repository, dirs_exist_ok=True)
+    shutil.rmtree(beside)
 
 
 @pytest.fixture(scope="session")
