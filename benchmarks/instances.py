@@ -45,7 +45,7 @@ from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import write_result
 from benchmarks.served_weights import check_weights
 from benchmarks.step_overlap import RequestSeconds, request_seconds
-from benchmarks.timing import in_turn
+from benchmarks.timing import WARM_UPS, in_turn
 from cytoserve import Cells, Client, Prompts
 from cytoserve.contract import OVERLAP_THRESHOLD, SCORE_THRESHOLD
 from export.chain import Chain
@@ -206,7 +206,7 @@ def measure_seconds(
         rgb = normalised_rgb(image)
         ways: dict[tuple[str, str], Callable[[], object]] = {}
         for name in NAMES:
-            ways["served", name] = each_time_new(ours[name], image, repeats + 1)
+            ways["served", name] = each_time_new(ours[name], image, repeats + WARM_UPS)
             ways["in_process", name] = partial(graphs[name], image)
             ways["study_way", name] = partial(torch[name], rgb)
         for way, times in in_turn(ways, repeats).items():

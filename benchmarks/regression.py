@@ -41,7 +41,7 @@ from benchmarks.options import json_option, markdown_option, repository_option
 from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import command_line, write_result
 from benchmarks.step_statistics import counted
-from benchmarks.timing import in_turn
+from benchmarks.timing import WARM_UPS, in_turn
 from cytoserve import Cells, Client
 from cytoserve.contract import (
     OVERLAP_THRESHOLD,
@@ -165,7 +165,7 @@ def overhead(client: Client, repository: Path, pipeline: str, load: Load) -> Che
         return each_time_new(
             lambda image: ask(client, pipeline, replace(frame, image=image)),
             frame.image,
-            load.repeats + 1,
+            load.repeats + WARM_UPS,
         )
 
     with Client(transport=InProcess(repository, [pipeline])) as limit:

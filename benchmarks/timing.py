@@ -8,17 +8,21 @@ from typing import TypeVar
 
 Way = TypeVar("Way", bound=Hashable)
 
+WARM_UPS = 2
+"""Rounds that are not counted. ONNX Runtime gets memory for a shape of input twice: piece by piece
+the first time, and as one block the second time, by what it then knows of its pieces."""
+
 
 def in_turn(ways: Mapping[Way, Callable[[], object]], repeats: int) -> dict[Way, list[float]]:
     """Seconds of ``repeats`` runs of every way, one run of each after the other.
 
-    A first round, which warms caches and arenas up, is not counted.
+    `WARM_UPS` rounds before them are not counted.
     """
     seconds: dict[Way, list[float]] = {way: [] for way in ways}
-    for repeat in range(repeats + 1):
+    for repeat in range(-WARM_UPS, repeats):
         for way, run in ways.items():
             start = time.perf_counter()
             run()
-            if repeat:
+            if repeat >= 0:
                 seconds[way].append(time.perf_counter() - start)
     return seconds

@@ -68,6 +68,9 @@ TRANSPORTS = {GRPC: GrpcTransport, SHARED_MEMORY: SharedMemoryTransport}
 OVERHEAD_AT = Case(1024, 1024, 15)
 """Frames by which the server is compared with its graphs in this process."""
 
+ROUNDS = 6
+"""Of the comparison, at least: it is by medians."""
+
 MOST = 100
 """Requests of one case and way: more would only sharpen the last digit."""
 
@@ -245,7 +248,8 @@ def measure(
             rows["cases"] += case_rows
             rows["steps"] += step_rows
         for name in track(pipelines, "overhead", transient=True):
-            row = measure_overhead(ways, repository, name, OVERHEAD_AT, 3 * seconds, fewest)
+            rounds = max(fewest, ROUNDS)
+            row = measure_overhead(ways, repository, name, OVERHEAD_AT, 3 * seconds, rounds)
             rows["overhead"].append(row)
     return rows
 
