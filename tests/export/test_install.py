@@ -162,18 +162,20 @@ def test_a_killed_export_leaves_the_old_version(
 
 
 def test_manifest_of_a_network(exported_repository: Path, checkpoints: Path) -> None:
-    version = exported_repository / "resnet50_cells" / "1"
+    version = exported_repository / "yolo_targets" / "1"
     manifest = json.loads((version / MANIFEST_FILE).read_text())
     content = (version / MODEL_FILE).read_bytes()
-    recipe = json.loads((checkpoints / "classifier" / "recipe.json").read_text())
-    assert manifest["model"] == "resnet50_cells"
+    recipe = json.loads((checkpoints / "targets" / "recipe.json").read_text())
+    assert manifest["model"] == "yolo_targets"
     assert manifest["sha256"] == {MODEL_FILE: hashlib.sha256(content).hexdigest()}
     assert manifest["recipe"] == recipe
-    assert manifest["command"][:4] == ["python", "-m", "export", "yolo_resnet"]
-    assert str(checkpoints / "classifier") in manifest["command"]
+    assert manifest["command"][:4] == ["python", "-m", "export", "yolo"]
+    assert str(checkpoints / "targets") in manifest["command"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", manifest["exported"])
-    assert set(manifest["parity"]) == {"1 crops", "32 crops", "65 crops"}
-    assert all(0 <= case["crop_probs"] <= 1e-4 for case in manifest["parity"].values())
+    assert set(manifest["parity"]) == {"batch of 1", "batch of 3"}
+    for case in manifest["parity"].values():
+        assert case.keys() == {"predictions", "prototypes"}
+        assert all(0 <= deviation <= 1e-3 for deviation in case.values())
 
 
 def test_manifest_of_a_pipeline(exported_repository: Path) -> None:
