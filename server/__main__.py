@@ -45,7 +45,7 @@ def pipeline_names(
     type=click.Choice(list(VARIANTS)),
     help="Compute networks in another way, where the processor has the instructions for it: "
     + "; ".join(f"{variant.name}, {variant.summary}" for variant in VARIANTS.values())
-    + ". `python -m benchmarks.variants` finds the best one for this machine.",
+    + ". `python -m benchmarks.variants` finds the fastest one for a lone client of this machine.",
 )
 @click.option(
     "--grpc-port",

@@ -28,11 +28,14 @@ class Variant:
 
     summary: str
 
-    instructions: tuple[str, ...]
-    """What the processor must have one of, as ``/proc/cpuinfo`` spells it. Without it the variant
-    would give the same answers, slower than the default."""
+    instructions: tuple[str, ...] = ()
+    """What the processor must have one of, as ``/proc/cpuinfo`` spells it; none: it may be any.
+    Without it the variant would give the same answers, slower than the default."""
 
     on_openvino: bool = False
+
+    for_many: bool = False
+    """Whether it serves many clients more frames a second, and a lone one more slowly."""
 
 
 VARIANTS = {
@@ -40,6 +43,7 @@ VARIANTS = {
     for variant in (
         Variant("openvino", "networks on OpenVINO in bfloat16", ("avx512_bf16", "amx_bf16"), True),
         Variant("int8", "YOLO and ResNet50 in 8-bit integers", ("avx512_vnni", "avx_vnni")),
+        Variant("throughput", "two instances of networks, for many clients", for_many=True),
     )
 }
 
@@ -55,7 +59,7 @@ def check_machine(
     variant: Variant, instructions: Collection[str], openvino: Path = OPENVINO_FOLDER
 ) -> None:
     """Raise `VariantError` where a processor with ``instructions`` cannot serve ``variant``."""
-    if not set(variant.instructions) & set(instructions):
+    if variant.instructions and not set(variant.instructions) & set(instructions):
         raise VariantError(
             f"Variant {variant.name} needs a processor with {' or '.join(variant.instructions)}; "
             "this one has neither. Serve without --variant."

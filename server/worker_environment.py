@@ -49,7 +49,8 @@ def thread_bounds(environ: Mapping[str, str]) -> dict[str, str]:
     that. On 2 busy cores, two sessions of a small convolution network ran together 164 to 181
     times a second with 2 threads each, 102 to 147 times with 1 thread each, and 56 to 58 times
     with 2 threads that spin. Steps too light to share among threads say
-    ``intra_op_thread_count`` 1 in their configuration. Pools besides ONNX Runtime's get 1.
+    ``intra_op_thread_count`` 1 in their configuration; several instances of one model share the
+    bound, for they are there to run together. Pools besides ONNX Runtime's get 1.
     """
     threads = environ.get("OMP_NUM_THREADS") or str(available_cores())
     return {

@@ -89,7 +89,10 @@ def throughput_plots(result: Result) -> list[Plot]:
             f"Throughput of {pipeline}",
             Axis("requests at a time", log=True),
             Axis("frames per second"),
-            _series(rows, "client", "concurrency", "frames_per_second"),
+            _series(
+                [{**row, "way": f"{row['variant']}, {row['client']}"} for row in rows],
+                *("way", "concurrency", "frames_per_second"),
+            ),
             [
                 Limit(row["frames_per_second"], "the most without a server")
                 for row in result["in_process"]

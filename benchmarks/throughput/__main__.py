@@ -4,11 +4,13 @@
     make bench-tools
     python -m benchmarks.throughput --json throughput.json
 
-1 to 16 requests at a time come from Triton's own perf_analyzer, from one process of cytoserve's
-client with as many threads, and from as many processes. For each: frames per second, p50 and p99,
-cores that server and clients keep busy, and the mean batch that every network step formed, by
-Triton's statistics. Processor seconds a frame, of server and clients together, tell most about
-where throughput goes, and on a busy machine they are what can still be compared.
+A pipeline is served by default and, beside it, as the variant for many clients where that would
+change it: `python -m server --variant throughput`. To each come 1 to 16 requests at a time, from
+Triton's own perf_analyzer, from one process of cytoserve's client with as many threads, and from as
+many processes. For each: frames per second, p50 and p99, cores that server and clients keep busy,
+and the mean batch that every network step formed, by Triton's statistics. Processor seconds a
+frame, of server and clients together, tell most about where throughput goes, and on a busy machine
+they are what can still be compared.
 
 The limit is the same graphs in this process, without a server, in the layout of threads that
 answers most frames; all layouts are listed. `share` is what is served as a part of that. All ways
@@ -25,7 +27,8 @@ import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,7 @@ from benchmarks.throughput.repository import without_outputs_on_request
 from benchmarks.throughput.rows import bound_among, rows_of, saturation
 from benchmarks.throughput.tables import throughput_table
 from benchmarks.throughput.windows import (
+    DEFAULT,
     MANY_PROCESSES,
     ONE_PROCESS,
     PERF_ANALYZER,
@@ -65,7 +69,9 @@ from cytoserve.images import SUFFIXES, read_frame
 from cytoserve.model_config import ModelConfigError
 from cytoserve.transport import Request
 from server.embedded import EmbeddedServer
-from server.errors import StartError
+from server.errors import RepositoryError, StartError
+from server.repository import models_of_variant
+from server.variants import VARIANTS
 
 CONCURRENCY = (1, 2, 4, 8, 16)
 RENDERED = 4
@@ -83,6 +89,7 @@ def measure(
     pipeline: str,
     frames: Sequence[LoadFrame],
     *,
+    variants: Sequence[str],
     concurrency: Sequence[int],
     rounds: int,
     window: float,
@@ -97,37 +104,59 @@ def measure(
         (folder / "models").mkdir()
         served = without_outputs_on_request(repository, [pipeline], folder / "models")
         perf_analyzer.write_frames(requests_of(pipeline, frames), folder / "frames.json")
-        # No cache: the same few frames come again and again, and each is to be computed.
-        server = stack.enter_context(EmbeddedServer(served, [pipeline], response_cache_mb=0))
-        stack.enter_context(without_canaries(server))
-        bench = Bench(
-            pipeline,
-            server.url,
-            stack.enter_context(Meters(server.url, pipeline, server.pid)),
-            stack.enter_context(
-                ClientProcesses(server.url, pipeline, frames, max(concurrency)),
-            ),
-            opened,
-            tool,
-            folder / "frames.json",
-            window,
-        )
+        benches = {}
+        for variant in (DEFAULT, *variants):
+            server = stack.enter_context(_serving(served, pipeline, variant))
+            benches[variant] = Bench(
+                pipeline,
+                server.url,
+                stack.enter_context(Meters(server.url, pipeline, server.pid)),
+                stack.enter_context(
+                    ClientProcesses(server.url, pipeline, frames, max(concurrency)),
+                ),
+                opened,
+                tool,
+                folder / "frames.json",
+                window,
+            )
         samples: dict[Way, list[Sample]] = defaultdict(list)
-        ways = list(_ways(concurrency, tried, tool is not None))
+        ways = list(_ways(concurrency, tried, list(benches), tool is not None))
         for way in track(ways * rounds, f"measuring {pipeline}", transient=True):
+            bench = benches[DEFAULT if isinstance(way, Layout) else way.variant]
             samples[way].append(bench.measure(way))
     return rows_of(pipeline, samples)
 
 
-def _ways(concurrency: Sequence[int], tried: Sequence[Layout], tool: bool) -> Iterator[Way]:
+@contextmanager
+def _serving(repository: Path, pipeline: str, variant: str) -> Iterator[EmbeddedServer]:
+    options = [] if variant == DEFAULT else [f"--variant={variant}"]
+    # No cache: the same few frames come again and again, and each is to be computed.
+    server = EmbeddedServer(repository, [pipeline], response_cache_mb=0, options=options)
+    with server, without_canaries(server):
+        yield server
+
+
+def variants_of(repository: Path, pipeline: str) -> list[str]:
+    """Variants for many clients that serve ``pipeline`` in another way."""
+    found = []
+    for name in (name for name, variant in VARIANTS.items() if variant.for_many):
+        with suppress(RepositoryError):  # it would leave the pipeline as it is
+            models_of_variant(repository, [PIPELINES[pipeline]], name)
+            found.append(name)
+    return found
+
+
+def _ways(
+    concurrency: Sequence[int], tried: Sequence[Layout], variants: Sequence[str], tool: bool
+) -> Iterator[Way]:
     """One round; the limit stands beside the clients that are compared with it."""
     clients = (ONE_PROCESS, MANY_PROCESSES, *([PERF_ANALYZER] if tool else []))
     for number in sorted(concurrency):
         if number == bound_among(concurrency):
             yield from tried
-        for client in clients:
+        for client, variant in product(clients, variants):
             if (client, number) != (MANY_PROCESSES, 1):  # the same as one process
-                yield Served(client, number)
+                yield Served(client, number, variant)
 
 
 def requests_of(pipeline: str, frames: Sequence[LoadFrame]) -> list[Request]:
@@ -226,6 +255,7 @@ def main(
                 model_repository,
                 pipeline,
                 frames,
+                variants=variants_of(model_repository, pipeline),
                 concurrency=concurrency,
                 rounds=rounds,
                 window=window,

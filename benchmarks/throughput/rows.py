@@ -50,7 +50,8 @@ def rows_of(
             more = {"callers": way.callers, "batch": way.batch, "best": way == best}
             rows["in_process"].append({"pipeline": pipeline, **about, **more, **figures})
             continue
-        key = {"pipeline": pipeline, "client": way.client, "concurrency": way.concurrency}
+        asked = {"variant": way.variant, "client": way.client, "concurrency": way.concurrency}
+        key: dict[str, Any] = {"pipeline": pipeline, **asked}
         cores = statistics.median(one.server_cores for one in found)
         rows["served"].append({**key, **figures, "server_cores": cores})
         rows["batches"] += [{**key, **row} for row in _batches(found)]
@@ -79,7 +80,7 @@ def saturation(
     best = {row["pipeline"]: row["layout"] for row in rows["in_process"] if row["best"]}
     return [
         {
-            **{key: row[key] for key in ("pipeline", "client", "concurrency")},
+            **{key: row[key] for key in ("pipeline", "variant", "client", "concurrency")},
             "layout": best[row["pipeline"]],
             **{key: row[key] for key in ("share", "share_least", "share_most")},
         }

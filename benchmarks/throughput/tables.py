@@ -37,22 +37,24 @@ def _pipeline(result: Mapping[str, Any], pipeline: str) -> str:
     lines = [f"## {pipeline}", ""]
     for row in saturation:
         lines.append(
-            f"- {row['concurrency']} requests at a time, {row['client']}: "
+            f"- {row['variant']}, {row['concurrency']} requests at a time, {row['client']}: "
             f"**{row['share']:.2f}** of the limit "
             f"({row['share_least']:.2f} to {row['share_most']:.2f})"
         )
     steps = list(dict.fromkeys(row["step"] for row in batches))
     columns = [
-        *("requests at a time", "client", "frames/s", "share", "p50 s", "p99 s"),
+        *("variant", "requests at a time", "client", "frames/s", "share", "p50 s", "p99 s"),
         *("CPU s per frame", "server's cores", "client's cores"),
         *(f"requests per execution of {step}" for step in steps),
     ]
+    asked = ("variant", "client", "concurrency")
     formed = {
-        (row["client"], row["concurrency"], row["step"]): row["requests_per_execution"]
+        (*(row[key] for key in asked), row["step"]): row["requests_per_execution"]
         for row in batches
     }
     rows = [
         [
+            row["variant"],
             str(row["concurrency"]),
             row["client"],
             f"{row['frames_per_second']:.1f}",
@@ -62,7 +64,7 @@ def _pipeline(result: Mapping[str, Any], pipeline: str) -> str:
             f"{row['cpu_seconds_per_frame']:.3f}",
             f"{row['server_cores']:.2f}",
             f"{row['client_cores']:.2f}",
-            *(_formed(formed.get((row["client"], row["concurrency"], step))) for step in steps),
+            *(_formed(formed.get((*(row[key] for key in asked), step))) for step in steps),
         ]
         for row in served
     ]

@@ -20,12 +20,22 @@ ONE_PROCESS = "client, 1 process"
 MANY_PROCESSES = "client, a process each"
 
 
+DEFAULT = "default"
+"""The server's way without ``--variant``."""
+
+ANSWERS_EACH = 8
+"""Answers for each of perf_analyzer's requests at a time, at least: while the last ones come in,
+the server is not full, and that shall count little."""
+
+
 @dataclass(frozen=True)
 class Served:
     """One way to ask a server: a row of the table."""
 
     client: str
     concurrency: int
+    variant: str = DEFAULT
+    """Of the model repository, as it is served."""
 
 
 Way = Served | Layout
@@ -104,7 +114,7 @@ class Bench:
 
     def _perf_analyzer(self, concurrency: int) -> Sample:
         assert self.tool is not None
-        answers = max(2 * concurrency, ceil(self.rates[concurrency] * self.window))
+        answers = max(ANSWERS_EACH * concurrency, ceil(self.rates[concurrency] * self.window))
         with self.tool.asking(
             self.url, self.pipeline, self.frames_file, concurrency=concurrency, answers=answers
         ) as measurement:

@@ -6,7 +6,8 @@
         --data glioma_unet=data/t98g@benchmarks/t98g/test.txt \\
         --data nuclei_unet=data/BreCaHAD@Case_12 --json variants.json
 
-Every variant of `python -m server --variant` is served beside the default. A rendered frame is sent
+Every variant of `python -m server --variant` that is meant for a lone client is served beside the
+default; `benchmarks.throughput` measures the one that is meant for many. A rendered frame is sent
 to all of them in turn, so that a busy moment is unjust to none, and annotated frames to prove that
 the figures of a variant are not worse than the default's by more than its budget: mean IoU and
 accuracy by 0.005, Dice by 0.002. A variant that the machine, what is installed, or what is exported
@@ -46,6 +47,9 @@ from server.embedded import EmbeddedServer
 from server.errors import RepositoryError, ServerError
 from server.repository import models_of_variant, survey
 from server.variants import VARIANTS, check_machine, processor_instructions
+
+LONE = {name: variant for name, variant in VARIANTS.items() if not variant.for_many}
+"""Those that answer a lone client faster, as is measured here."""
 
 TIMEOUT = 300.0
 """Seconds for one frame."""
@@ -90,7 +94,7 @@ def find_candidates(
     """Variant -> pipelines that it serves in another way, and what cannot be served."""
     candidates: dict[str, list[str]] = {}
     refusals = []
-    for name, variant in VARIANTS.items():
+    for name, variant in LONE.items():
         try:
             check_machine(variant, processor_instructions())
         except ServerError as error:
@@ -269,7 +273,7 @@ def main(
 
 def is_changed(repository: Path, pipeline: str) -> bool:
     """Whether any variant serves a pipeline in another way."""
-    for name in VARIANTS:
+    for name in LONE:
         try:
             models_of_variant(repository, [PIPELINES[pipeline]], name)
         except RepositoryError:

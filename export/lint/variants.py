@@ -16,8 +16,9 @@ from export.lint.problem import Problem
 from export.lint.serving import lint_serving
 from export.lint.tensors import lint_tensors
 
-OWN_FIELDS = ("default_model_filename", "optimization")
-"""What a variant may say otherwise than ``config.pbtxt``: which graph is computed, and by what."""
+OWN_FIELDS = ("default_model_filename", "optimization", "instance_group")
+"""What a variant may say otherwise than ``config.pbtxt``: which graph is computed, by what, and how
+often at the same time."""
 
 ACCELERATOR = "openvino"
 """The one that ONNX Runtime's backend knows for a CPU."""

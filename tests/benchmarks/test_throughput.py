@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from click.testing import CliRunner
 from benchmarks.in_process import InProcess
 from benchmarks.load import load_frame
 from benchmarks.throughput import perf_analyzer
-from benchmarks.throughput.__main__ import main
+from benchmarks.throughput.__main__ import main, variants_of
 from benchmarks.throughput.clients import Callers, Exchange, answered_per_second
 from benchmarks.throughput.layouts import InStep, Layout, Meeting, Opened, layouts
 from benchmarks.throughput.meters import StepCount
@@ -21,12 +23,21 @@ from benchmarks.throughput.perf_analyzer import PerfAnalyzerMissing
 from benchmarks.throughput.repository import without_outputs_on_request
 from benchmarks.throughput.rows import rows_of, saturation
 from benchmarks.throughput.tables import throughput_table
-from benchmarks.throughput.windows import MANY_PROCESSES, ONE_PROCESS, PERF_ANALYZER, Sample, Served
+from benchmarks.throughput.windows import (
+    DEFAULT,
+    MANY_PROCESSES,
+    ONE_PROCESS,
+    PERF_ANALYZER,
+    Sample,
+    Served,
+)
 from cytoserve import Client
 from cytoserve.contract import LABELS
 from cytoserve.model_config import read_config
 from export.chain import newest_graph
 from export.onnx_session import open_session
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -179,6 +190,13 @@ def test_rows():
     assert (limit["concurrency"], limit["share"]) == (8, 0.9)
 
 
+@pytest.mark.parametrize(
+    ("pipeline", "variants"), [("yolo_resnet", ["throughput"]), ("glioma_unet", [])]
+)
+def test_variants_for_many_clients(pipeline, variants):
+    assert variants_of(ROOT / "model_repository", pipeline) == variants
+
+
 def installed():
     try:
         return bool(perf_analyzer.find())
@@ -189,10 +207,13 @@ def installed():
 @pytest.mark.slow
 def test_the_command(exported_repository, tmp_path):
     """perf_analyzer takes part where it is installed."""
+    repository = shutil.copytree(exported_repository, tmp_path / "model_repository")
+    configs = "yolo_targets/configs"
+    shutil.copytree(ROOT / "model_repository" / configs, repository / configs)
     clients = {ONE_PROCESS, MANY_PROCESSES} | ({PERF_ANALYZER} if installed() else set())
     small = ["--size", "160x128", "--cells", "3", "--concurrency", "3", "--rounds", "1"]
     arguments = [
-        *("--model-repository", str(exported_repository), "--pipeline", "yolo"),
+        *("--model-repository", str(repository), "--pipeline", "yolo"),
         *(*small, "--window", "0.3", "--json", str(tmp_path / "throughput.json")),
         *([] if installed() else ["--without-perf-analyzer"]),
     ]
@@ -200,7 +221,8 @@ def test_the_command(exported_repository, tmp_path):
     assert done.exit_code == 0, done.output
     result = json.loads((tmp_path / "throughput.json").read_text())
     assert throughput_table(result).strip() in done.output
-    assert {row["client"] for row in result["served"]} == clients
+    ways = {(variant, client) for variant in (DEFAULT, "throughput") for client in clients}
+    assert {(row["variant"], row["client"]) for row in result["served"]} == ways
     for row in result["served"]:
         assert row["concurrency"] == 3
         assert row["frames_per_second"] > 0
@@ -210,7 +232,7 @@ def test_the_command(exported_repository, tmp_path):
     assert sum(row["best"] for row in result["in_process"]) == 1
     assert {row["step"] for row in result["batches"]} == {"yolo_targets"}
     assert min(row["requests_per_execution"] for row in result["batches"]) >= 1
-    assert {row["client"] for row in result["saturation"]} == clients
+    assert {(row["variant"], row["client"]) for row in result["saturation"]} == ways
 
 
 @pytest.mark.parametrize(

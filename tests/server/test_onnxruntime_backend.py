@@ -584,6 +584,31 @@ def test_session_options(backend: ModuleType, config: Any, option: str, value: A
     assert getattr(found, "name", found) == value
 
 
+@pytest.mark.parametrize(
+    ("bound", "groups", "own", "threads"),
+    [
+        pytest.param("8", [{"count": 1}], None, 8, id="a lone instance takes the bound"),
+        pytest.param("8", [{"count": 3}], None, 2, id="several share it"),
+        pytest.param("8", [{"count": 2}, {"count": 2}], None, 2, id="of all groups"),
+        pytest.param("2", [{"count": 4}], None, 1, id="one at least"),
+        pytest.param("8", [{"count": 2}], "5", 5, id="the model's own number"),
+        pytest.param("0", [{"count": 2}], None, 0, id="no bound"),
+    ],
+)
+def test_instances_share_the_threads(
+    backend: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    bound: str,
+    groups: list[dict[str, int]],
+    own: str | None,
+    threads: int,
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", bound)
+    parameters = {"intra_op_thread_count": {"string_value": own}} if own else {}
+    config = {"instance_group": groups, "parameters": parameters}
+    assert backend.thread_count(config) == threads
+
+
 def test_idle_threads_do_not_spin(backend: ModuleType) -> None:
     options = backend.session_options({})
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 from onnx import TensorProto, helper
 from tritonclient.grpc import InferenceServerClient, InferInput
@@ -19,6 +20,7 @@ from server.embedded import EmbeddedServer
 from server.errors import RepositoryError, VariantError
 from server.repository import models_of_variant, survey
 from server.variants import VARIANTS, check_machine, processor_instructions
+from server.workers import workers_of
 
 BF16 = r"""parameters {
   key: "load_config" value: "{\"CPU\": {\"INFERENCE_PRECISION_HINT\": \"bf16\"}}"
@@ -54,6 +56,7 @@ def add_variant(repository: Path, model: str, variant: str, more: str) -> None:
         pytest.param("int8", {"avx2", "avx512_vnni"}, None, id="VNNI of servers"),
         pytest.param("int8", {"avx_vnni"}, None, id="VNNI of desktops"),
         pytest.param("int8", {"avx2"}, "needs a processor with avx512_vnni or avx_vnni", id="none"),
+        pytest.param("throughput", set(), None, id="any processor"),
         pytest.param("openvino", {"amx_bf16"}, None, id="AMX"),
         pytest.param("openvino", {"avx512_bf16"}, None, id="AVX512"),
         pytest.param("openvino", {"avx512_vnni"}, "avx512_bf16 or amx_bf16", id="no bfloat16"),
@@ -146,6 +149,16 @@ def test_a_variant_configures_the_models_that_have_it(own_repository: Path) -> N
         client.close()
     assert configs["yolo_cells"]["default_model_filename"] == "model.int8.onnx"
     assert configs["yolo_wait"]["default_model_filename"] == "model.py"
+
+
+def test_instances_for_many_clients(own_repository: Path) -> None:
+    one_more = "instance_group { count: 1 }"
+    add_variant(own_repository, "yolo_cells", "throughput", one_more)
+    with EmbeddedServer(own_repository, ["yolo"], options=["--variant=throughput"]) as server:
+        [triton] = [p for p in psutil.Process(server.pid).children() if workers_of(p.pid)]
+        models = [worker.model for worker in workers_of(triton.pid).values()]
+    assert models.count("yolo_cells") == 2
+    assert models.count("yolo_wait") == 1
 
 
 @pytest.fixture

@@ -253,12 +253,17 @@ def session_options(config: Config) -> ort.SessionOptions:
 
 
 def thread_count(config: Config) -> int:
-    """Threads of one operator: the model's own number, or else the launcher's bound.
+    """Threads of one operator: the model's own number, or else its share of the launcher's bound.
 
-    0 is ONNX Runtime's own choice, every core of the machine.
+    Instances of one model are there to run at the same time, so they share the bound. 0 is ONNX
+    Runtime's own choice, every core of the machine.
     """
-    threads: int = parameter(config, "intra_op_thread_count", integer, 0)
-    return threads or int(os.environ.get("OMP_NUM_THREADS", "0"))
+    own: int = parameter(config, "intra_op_thread_count", integer, 0)
+    bound = int(os.environ.get("OMP_NUM_THREADS", "0"))
+    if own or not bound:
+        return own
+    instances: int = sum(group["count"] for group in config.get("instance_group", []))
+    return max(1, bound // max(1, instances))
 
 
 def parameter(config: Config, name: str, parse: Callable[[str], Any], default: Any) -> Any:
