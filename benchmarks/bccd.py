@@ -85,10 +85,13 @@ def export_and_measure(stages: Stages, bccd: Path, out: Path) -> None:
 @click.option("--bccd", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--dsb2018", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/bccd"))
-def main(bccd: Path, dsb2018: Path, out: Path) -> None:
+@click.option("--resume", is_flag=True, help="Go on with a run that was cut off.")
+def main(bccd: Path, dsb2018: Path, out: Path, resume: bool) -> None:
     """Run all stages; the module's docstring is the help."""
-    begin_afresh(out)
-    stages = Stages(f"python -m benchmarks.bccd --bccd {bccd} --dsb2018 {dsb2018}", out)
+    if not resume:
+        begin_afresh(out)
+    again = f"python -m benchmarks.bccd --bccd {bccd} --dsb2018 {dsb2018} --resume"
+    stages = Stages(again, out)
     train(stages, bccd, dsb2018, out)
     export_and_measure(stages, bccd, out)
     page = RESULTS / "bccd.md"
