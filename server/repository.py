@@ -79,6 +79,14 @@ def missing_of(
         yield from missing_of(repository, steps, variant)
 
 
+def is_configured(repository: Path, pipeline: Pipeline, variant: str) -> bool:
+    """Whether ``variant`` serves ``pipeline`` in another way than the default."""
+    try:
+        return bool(models_of_variant(repository, [pipeline], variant))
+    except RepositoryError:
+        return False
+
+
 def models_of_variant(
     repository: Path, pipelines: Iterable[Pipeline], variant: str
 ) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from benchmarks.machine import fingerprint
 from benchmarks.options import ImageSize, json_option, markdown_option, repository_option
 from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import command_line, write_result
+from benchmarks.served_variant import DEFAULT, variant_options
 from benchmarks.throughput import perf_analyzer
 from benchmarks.throughput.clients import ClientProcesses
 from benchmarks.throughput.layouts import BATCHES, Layout, Opened, layouts
@@ -53,7 +54,6 @@ from benchmarks.throughput.repository import without_outputs_on_request
 from benchmarks.throughput.rows import bound_among, rows_of, saturation
 from benchmarks.throughput.tables import throughput_table
 from benchmarks.throughput.windows import (
-    DEFAULT,
     MANY_PROCESSES,
     ONE_PROCESS,
     PERF_ANALYZER,
@@ -69,8 +69,8 @@ from cytoserve.images import SUFFIXES, read_frame
 from cytoserve.model_config import ModelConfigError
 from cytoserve.transport import Request
 from server.embedded import EmbeddedServer
-from server.errors import RepositoryError, StartError
-from server.repository import models_of_variant
+from server.errors import StartError
+from server.repository import is_configured
 from server.variants import VARIANTS
 
 CONCURRENCY = (1, 2, 4, 8, 16)
@@ -129,7 +129,7 @@ def measure(
 
 @contextmanager
 def _serving(repository: Path, pipeline: str, variant: str) -> Iterator[EmbeddedServer]:
-    options = [] if variant == DEFAULT else [f"--variant={variant}"]
+    options = variant_options(variant)
     # No cache: the same few frames come again and again, and each is to be computed.
     server = EmbeddedServer(repository, [pipeline], response_cache_mb=0, options=options)
     with server, without_canaries(server):
@@ -138,12 +138,11 @@ def _serving(repository: Path, pipeline: str, variant: str) -> Iterator[Embedded
 
 def variants_of(repository: Path, pipeline: str) -> list[str]:
     """Variants for many clients that serve ``pipeline`` in another way."""
-    found = []
-    for name in (name for name, variant in VARIANTS.items() if variant.for_many):
-        with suppress(RepositoryError):  # it would leave the pipeline as it is
-            models_of_variant(repository, [PIPELINES[pipeline]], name)
-            found.append(name)
-    return found
+    return [
+        name
+        for name, variant in VARIANTS.items()
+        if variant.for_many and is_configured(repository, PIPELINES[pipeline], name)
+    ]
 
 
 def _ways(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.served_variant import DEFAULT
 from benchmarks.throughput.clients import ClientProcesses, Load, answered_per_second
 from benchmarks.throughput.layouts import Layout, Opened
 from benchmarks.throughput.meters import Meters, Reading, StepCount
@@ -19,9 +20,6 @@ PERF_ANALYZER = "perf_analyzer"
 ONE_PROCESS = "client, 1 process"
 MANY_PROCESSES = "client, a process each"
 
-
-DEFAULT = "default"
-"""The server's way without ``--variant``."""
 
 ANSWERS_EACH = 8
 """Answers for each of perf_analyzer's requests at a time, at least: while the last ones come in,

@@ -37,15 +37,16 @@ from benchmarks.machine import fingerprint
 from benchmarks.options import json_option, markdown_option, repository_option
 from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import command_line, write_result
+from benchmarks.served_variant import DEFAULT, variant_options
 from benchmarks.timing import in_turn
 from benchmarks.variants.proofs import Proof, Thresholds, figures_of, read_proof
-from benchmarks.variants.tables import DEFAULT, variants_table
+from benchmarks.variants.tables import variants_table
 from cytoserve import Client
 from cytoserve.contract import OVERLAP_THRESHOLD, PIPELINES, SCORE_THRESHOLD
 from export.accuracy_budget import beyond_budget, drops
 from server.embedded import EmbeddedServer
-from server.errors import RepositoryError, ServerError
-from server.repository import models_of_variant, survey
+from server.errors import ServerError
+from server.repository import is_configured, models_of_variant, survey
 from server.variants import VARIANTS, check_machine, processor_instructions
 
 LONE = {name: variant for name, variant in VARIANTS.items() if not variant.for_many}
@@ -101,10 +102,8 @@ def find_candidates(
             refusals.append(Refusal(name, "all", str(error)))
             continue
         for export in survey(repository, pipelines, name):
-            try:
-                models_of_variant(repository, [export.pipeline], name)
-            except RepositoryError:
-                continue  # the variant leaves this pipeline as it is
+            if not is_configured(repository, export.pipeline, name):
+                continue
             if export.missing:
                 reason = f"{', '.join(export.missing)} missing; make it with: {export.command}"
                 refusals.append(Refusal(name, export.pipeline.name, reason))
@@ -145,8 +144,7 @@ def measure(
     with ExitStack() as stack:
         clients: dict[str, Client] = {}
         for name, served in {DEFAULT: list(pipelines), **candidates}.items():
-            options = [] if name == DEFAULT else [f"--variant={name}"]
-            server = EmbeddedServer(repository, served, options=options)
+            server = EmbeddedServer(repository, served, options=variant_options(name))
             try:
                 stack.enter_context(server)
             except ServerError as error:
@@ -273,13 +271,7 @@ def main(
 
 def is_changed(repository: Path, pipeline: str) -> bool:
     """Whether any variant serves a pipeline in another way."""
-    for name in LONE:
-        try:
-            models_of_variant(repository, [PIPELINES[pipeline]], name)
-        except RepositoryError:
-            continue
-        return True
-    return False
+    return any(is_configured(repository, PIPELINES[pipeline], name) for name in LONE)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.machine import machine_note
+from benchmarks.served_variant import DEFAULT
 from export.accuracy_budget import LARGEST_DROP
-
-DEFAULT = "default"
-"""Every model by its ``config.pbtxt``."""
 
 
 def mean_speedups(rows: Sequence[Mapping[str, Any]], pipelines: Sequence[str]) -> dict[str, float]:

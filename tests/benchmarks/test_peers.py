@@ -38,16 +38,19 @@ def turned_inside_out(found: Found) -> Found:
 
 
 @pytest.mark.parametrize(
-    "theirs",
+    ("theirs", "unmatched", "deviation", "other_class"),
     [
-        pytest.param(cells(), id="equal"),
-        pytest.param(cells(98), id="two fewer"),
-        pytest.param(cells(shift=0.4), id="less than half a pixel"),
-        pytest.param(cells(other_class=2), id="two doubtful ones"),
+        pytest.param(cells(), 0, 0.0, 0, id="equal"),
+        pytest.param(cells(98), 2, 0.0, 0, id="two fewer"),
+        pytest.param(cells(shift=0.4), 0, 0.4, 0, id="less than half a pixel"),
+        pytest.param(cells(other_class=2), 0, 0.0, 2, id="two doubtful ones"),
     ],
 )
-def test_the_same_cells_are_the_same(theirs):
-    hold("peer", "a frame", 100, compare(cells(), theirs))
+def test_the_same_cells_are_the_same(theirs, unmatched, deviation, other_class):
+    agreement = compare(cells(), theirs)
+    assert (agreement.unmatched, agreement.other_class) == (unmatched, other_class)
+    assert agreement.box_deviation == pytest.approx(deviation, abs=1e-3)
+    hold("peer", "a frame", 100, agreement)  # it refuses nothing
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from benchmarks.in_process import InProcess
 from benchmarks.load import load_frame
+from benchmarks.served_variant import DEFAULT
 from benchmarks.throughput import perf_analyzer
 from benchmarks.throughput.__main__ import main, variants_of
 from benchmarks.throughput.clients import Callers, Exchange, answered_per_second
@@ -24,7 +25,6 @@ from benchmarks.throughput.repository import without_outputs_on_request
 from benchmarks.throughput.rows import rows_of, saturation
 from benchmarks.throughput.tables import throughput_table
 from benchmarks.throughput.windows import (
-    DEFAULT,
     MANY_PROCESSES,
     ONE_PROCESS,
     PERF_ANALYZER,

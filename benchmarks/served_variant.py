@@ -1,0 +1,11 @@
+"""How a benchmark names the way that a repository is served in, and asks the server for it."""
+
+from __future__ import annotations
+
+DEFAULT = "default"
+"""Every model by its ``config.pbtxt``; the other names are those of `server.variants.VARIANTS`."""
+
+
+def variant_options(name: str) -> list[str]:
+    """Options of ``python -m server`` that choose `DEFAULT` or a variant."""
+    return [] if name == DEFAULT else [f"--variant={name}"]
