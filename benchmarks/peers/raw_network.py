@@ -9,6 +9,7 @@ export's metadata in the model's parameters.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import onnx
@@ -44,7 +45,9 @@ def link_with_raw_network(repository: Path, checkpoint: Path, folder: Path) -> N
     yolo.model.pt_path = str(graph)
     yolo.model.task = yolo.task
     yolo.model.args = {"imgsz": NETWORK_SIZE, "data": None}
-    yolo.export(format="onnx", dynamic=True, simplify=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the exporter that ultralytics uses
+        yolo.export(format="onnx", dynamic=True, simplify=False)
     metadata = {entry.key: entry.value for entry in onnx.load(graph).metadata_props}
     ours = read_config(repository / "yolo_targets" / "config.pbtxt")
     config = ModelConfig(
