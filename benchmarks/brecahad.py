@@ -4,23 +4,23 @@
     python -m benchmarks.brecahad --brecahad data/BreCaHAD
 
 The study's nine sets of tiles are cut, with one case kept back, and the plain U-Net is trained and
-tested on each. One more, trained longer on 256/128 and with
-classes balanced by half, is exported as `nuclei_unet` and tested through
-the server on whole frames of the case kept back. Settings are in `benchmarks/brecahad/`. Everything
-runs by the README's commands. The tables, the commands and their times are written to
-`benchmarks/results/brecahad.md`, the figures to `brecahad.json` (server) and `brecahad-sets.json`
-(sets) beside it.
+tested on each. The study's two networks are then trained longer on 256/128 with classes balanced by
+half, exported as `nuclei_unet` and tested through the server on whole frames of the case kept back.
+Settings are in `benchmarks/brecahad/`. Everything runs by the README's commands. The tables, the
+commands and their times are written to `benchmarks/results/brecahad.md`, the figures to
+`brecahad.json` (U-Net), `brecahad-resnet50.json` and `brecahad-sets.json` beside it.
 
 `--resume` goes on with a run that was cut off.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 
+from benchmarks.nuclei_tables import study_text
 from benchmarks.repository import copy_repository
 from benchmarks.stages import Stages, begin_afresh, precision_options
 from benchmarks.studies import S3, S3_NETWORKS
@@ -31,9 +31,9 @@ from training.run_folder import RunFolder
 SETTINGS = Path("benchmarks/brecahad")
 RESULTS = Path("benchmarks/results")
 SERVED_SET = "256/128"
-"""The set that the served network is trained on: its tiles are the pipeline's."""
-SERVED_NETWORK = "U-Net"
-"""By the study's name."""
+"""The set that the served networks are trained on: its tiles are the pipeline's."""
+SERVED: Mapping[str, str] = dict(zip(S3_NETWORKS, ("", "-resnet50"), strict=True))
+"""Network -> what the names of its settings, checkpoint, repository and result end in."""
 
 
 def train(
@@ -65,29 +65,43 @@ def train(
 
 
 def serve_and_measure(
-    stages: Stages, brecahad: Path, settings: Path, out: Path, page: Path, case: str
-) -> None:
-    """The served network, its pipeline in a repository of this run, quality, seams and speed."""
-    repository, checkpoint = out / "model_repository", out / "served"
+    stages: Stages,
+    brecahad: Path,
+    settings: Path,
+    out: Path,
+    page: Path,
+    *,
+    case: str,
+    network: str,
+) -> str:
+    """One network in a repository of its own; its quality, seams and speed as Markdown."""
+    end = SERVED[network]
+    repository, checkpoint = out / f"model_repository{end}", out / f"served{end}"
+    table = out / f"served{end}.md"
     stages.run(
-        "Training the network that is served",
+        f"Training the {network} that is served",
         *("python", "-m", "training.unet", "nuclei", *precision_options()),
-        *("--tiles", set_folder(out / "tiles", SERVED_SET), "--network", SERVED_NETWORK),
-        *("--settings", settings / "served.yaml", "--out", checkpoint),
+        *("--tiles", set_folder(out / "tiles", SERVED_SET), "--network", network),
+        *("--settings", settings / f"served{end}.yaml", "--out", checkpoint),
         resume=RunFolder(checkpoint, STATE_NAME).state.is_file(),
     )
     copy_repository(repository)
     common = ("--checkpoint", checkpoint, "--model-repository", repository)
     stages.run(
-        "Exporting `nuclei_unet`",
+        "Exporting it as `nuclei_unet`",
         *("python", "-m", "export", "nuclei_unet", *common, "--frames", brecahad / "images"),
     )
     stages.run(
-        "Measuring on the case kept back, through the server",
+        "Measuring it on the case kept back, through the server",
         *("python", "-m", "benchmarks.nuclei_served", "--data", brecahad),
         *("--test-case", case, *common),
-        *("--pictures", out / "pictures", "--json", page.with_suffix(".json")),
-        *("--markdown", out / "served.md"),
+        *("--pictures", out / f"pictures{end}"),
+        *("--json", page.with_name(f"{page.stem}{end}.json"), "--markdown", table),
+    )
+    return (
+        f"## {network}, trained on {SERVED_SET}, through the server: whole frames of {case}\n\n"
+        f"The study's Dice / IoU of {network} on original images: "
+        f"{study_text('original', network)}.\n\n{table.read_text()}"
     )
 
 
@@ -101,8 +115,15 @@ def serve_and_measure(
     "networks",
     type=click.Choice(S3_NETWORKS),
     multiple=True,
-    default=[SERVED_NETWORK],
+    default=[S3_NETWORKS[0]],
     help="Network to train on every set.",
+)
+@click.option(
+    "--served",
+    type=click.Choice(S3_NETWORKS),
+    multiple=True,
+    default=S3_NETWORKS,
+    help="Network to serve.",
 )
 @click.option(
     "--settings",
@@ -121,6 +142,7 @@ def main(
     brecahad: Path,
     case: str,
     networks: tuple[str, ...],
+    served: tuple[str, ...],
     settings: Path,
     out: Path,
     results: Path,
@@ -135,14 +157,13 @@ def main(
     )
     page = results / "brecahad.md"
     train(stages, brecahad, settings, out, page, case=case, networks=networks)
-    serve_and_measure(stages, brecahad, settings, out, page, case)
-    page.write_text(
-        f"# Study S3 on BreCaHAD\n\n## The sets of tiles\n\n{(out / 'sets.md').read_text()}\n"
-        f"## {SERVED_SET} through the server, whole frames of {case}\n\n"
-        f"{(out / 'served.md').read_text()}\n"
-        f"{stages.table()}"
-    )
-    click.echo(f"\nWritten: {page} and {page.with_suffix('.json')}; pictures in {out / 'pictures'}")
+    parts = [
+        serve_and_measure(stages, brecahad, settings, out, page, case=case, network=network)
+        for network in served
+    ]
+    sets = f"# Study S3 on BreCaHAD\n\n## The sets of tiles\n\n{(out / 'sets.md').read_text()}"
+    page.write_text("\n".join([sets, *parts, stages.table()]))
+    click.echo(f"\nWritten: {page} and the figures beside it; pictures in {out}/pictures*")
 
 
 if __name__ == "__main__":

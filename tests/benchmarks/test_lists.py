@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.brecahad import SERVED
 from benchmarks.nuclei_protocol import read_set_settings
 from benchmarks.studies import S3
 from training.annotated import AnnotatedDataset, AnnotatedFrame
@@ -45,10 +46,13 @@ def test_the_settings_of_brecahad_are_valid_and_name_sets(folder):
     files = sorted((folder / "brecahad").glob("*.yaml"))
     common = choose_settings(NUCLEI_PRESETS, "study", folder / "brecahad" / "settings.yaml")
     by_folder = {str(set_folder(folder, name).name): name for name in S3}
-    own = [file for file in files if file.stem not in ("settings", "served")]
+    own = [file for file in files if not file.stem.startswith(("settings", "served"))]
     assert {file.stem for file in own} <= set(by_folder)
     texts = [f"{by_folder[file.stem]}={file}" for file in own]
     settings = read_set_settings(texts, list(S3), common)
     assert settings["original"].batch < settings["256/128"].batch
-    served = choose_settings(NUCLEI_PRESETS, "study", folder / "brecahad" / "served.yaml")
-    assert (served.width, served.class_balance) == (common.width, 0.5)
+    for end in SERVED.values():
+        file = folder / "brecahad" / f"served{end}.yaml"
+        served = choose_settings(NUCLEI_PRESETS, "study", file)
+        assert served.width == common.width
+        assert served.epochs > common.epochs
