@@ -21,7 +21,7 @@ demo: $(VENV)/.installed ## Train, export, serve and compare on rendered cells: 
 	python -m benchmarks.demo
 
 test: $(VENV)/.installed lint ## All that must hold
-	python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+	python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.installed ## The tests that take minutes each
 	python -m pytest -m slow --timeout 1800

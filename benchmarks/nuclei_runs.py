@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from benchmarks.kept_results import KeptResults, OtherProtocolError
-from training.checkpoint import RECIPE_FILE, hash_files
+from training.checkpoint import RECIPE_FILE
 from training.dice import FOREGROUND_PROBABILITY, dice_score, iou_score
+from training.file_hashes import hash_files
 from training.lightning_runs import STATE_NAME
 from training.nuclei_tiles import (
     INDEX_FILE,

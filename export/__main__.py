@@ -25,32 +25,19 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import numpy.typing as npt
 
+# Commands import what they need when they run: torch and its kin take ten seconds, which `--help`
+# and `lint` do without.
 from cytoserve.contract import MAX_SIDE, OVERLAP_THRESHOLD, SCORE_THRESHOLD
-from cytoserve.model_config import ModelConfigError
-from export.foreground_pipelines import export_glioma_unet, export_nuclei_unet
-from export.frames import all_frames, parity_frames
-from export.install import RepositoryBusyError
-from export.instance_pipelines import export_yolo, export_yolo_resnet
-from export.int8 import PIPELINES as INT8_PIPELINES
-from export.int8 import Settings as Int8Settings
-from export.int8 import export_int8
-from export.lint import lint_repository
-from export.maskrcnn_pipeline import export_maskrcnn
-from export.openvino import export_openvino
-from export.parity import ParityError
-from export.pipelines import ExportedPipeline, install_pipeline
-from export.sam_pipelines import SamSizesError, export_maskrcnn_sam, export_sam_prompt
-from training.checkpoint import CheckpointError
 from training.command_line import DATA_HELP, read_data
-from training.maskrcnn_network import load_maskrcnn
-from training.sam_network import SIZES
-from training.unet_network import load_unet
-from training.yolo_network import load_network
+from training.sam_sizes import SIZES
+
+if TYPE_CHECKING:
+    from export.pipelines import ExportedPipeline
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -68,15 +55,8 @@ FRAMES = click.option(
     help="Image file or folder to prove the chain on. Default: frames that the checkpoint was "
     "trained on, or rendered ones where those are gone.",
 )
-FAILURES = (
-    CheckpointError,
-    ModelConfigError,
-    ParityError,
-    RepositoryBusyError,
-    SamSizesError,
-    OSError,
-)
-"""What a user can mend; anything else is a defect and keeps its traceback."""
+INT8_PIPELINES = ("yolo", "yolo_resnet")
+"""Those whose networks the variant `int8` computes in integers."""
 
 MESSAGE_LENGTH = 600
 """torch lists every tensor that does not fit a network; the first few tell enough."""
@@ -89,9 +69,29 @@ class ExportGroup(click.Group):
         """Run the command that was chosen."""
         try:
             return super().invoke(ctx)
-        except FAILURES as error:
+        except Exception as error:
+            if not isinstance(error, _failures()):
+                raise
             message = textwrap.shorten(str(error), MESSAGE_LENGTH, placeholder=" …")
             raise click.ClickException(message) from error
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What a user can mend; anything else is a defect and keeps its traceback."""
+    from cytoserve.model_config import ModelConfigError
+    from export.install import RepositoryBusyError
+    from export.parity import ParityError
+    from export.sam_pipelines import SamSizesError
+    from training.checkpoint import CheckpointError
+
+    return (
+        CheckpointError,
+        ModelConfigError,
+        ParityError,
+        RepositoryBusyError,
+        SamSizesError,
+        OSError,
+    )
 
 
 def _checkpoint(name: str, text: str) -> Callable[[Command], Command]:
@@ -110,6 +110,10 @@ def main() -> None:
 @FRAMES
 def yolo(targets: Path, repository: Path, frames: Path | None) -> None:
     """Pipeline `yolo`: a network fine-tuned to the target classes."""
+    from export.frames import parity_frames
+    from export.instance_pipelines import export_yolo
+    from training.yolo_network import load_network
+
     chosen = parity_frames(frames, load_network(targets)[1])
     _install(export_yolo(targets, _say), repository, chosen)
 
@@ -121,6 +125,10 @@ def yolo(targets: Path, repository: Path, frames: Path | None) -> None:
 @FRAMES
 def yolo_resnet(cells: Path, classifier: Path, repository: Path, frames: Path | None) -> None:
     """Pipeline `yolo_resnet`: a one-class network, then a classifier on every cell."""
+    from export.frames import parity_frames
+    from export.instance_pipelines import export_yolo_resnet
+    from training.yolo_network import load_network
+
     chosen = parity_frames(frames, load_network(cells)[1])
     _install(export_yolo_resnet(cells, classifier, _say), repository, chosen)
 
@@ -131,6 +139,10 @@ def yolo_resnet(cells: Path, classifier: Path, repository: Path, frames: Path | 
 @FRAMES
 def maskrcnn(checkpoint: Path, repository: Path, frames: Path | None) -> None:
     """Pipeline `maskrcnn`: torchvision's Mask R-CNN."""
+    from export.frames import parity_frames
+    from export.maskrcnn_pipeline import export_maskrcnn
+    from training.maskrcnn_network import load_maskrcnn
+
     chosen = parity_frames(frames, load_maskrcnn(checkpoint)[1])
     _install(export_maskrcnn(checkpoint, _say), repository, chosen)
 
@@ -167,6 +179,10 @@ def maskrcnn_sam(
     frames: Path | None,
 ) -> None:
     """Pipeline `maskrcnn_sam`: boxes of Mask R-CNN as prompts for SAM."""
+    from export.frames import parity_frames
+    from export.sam_pipelines import export_maskrcnn_sam
+    from training.maskrcnn_network import load_maskrcnn
+
     chosen = parity_frames(frames, load_maskrcnn(maskrcnn)[1])
     pipeline = export_maskrcnn_sam(maskrcnn, sam, sam_size, fp16, _say)
     _install(pipeline, repository, chosen)
@@ -182,6 +198,9 @@ def sam_prompt(
     sam: Path, sam_size: str | None, fp16: bool, repository: Path, frames: Path | None
 ) -> None:
     """Pipeline `sam_prompt`: SAM, prompted by boxes, points and coarse masks."""
+    from export.frames import parity_frames
+    from export.sam_pipelines import export_sam_prompt
+
     pipeline = export_sam_prompt(sam, sam_size, fp16, _say)
     _install(pipeline, repository, parity_frames(frames, pipeline.recipes["sam_encoder"]))
 
@@ -221,9 +240,7 @@ def glioma_unet(
     checkpoint: Path, resize_to: tuple[int, int] | None, repository: Path, frames: Path | None
 ) -> None:
     """Pipeline `glioma_unet`: a U-Net on whole frames, ImageNet-initialised."""
-    chosen = parity_frames(frames, load_unet(checkpoint)[1])
-    pipeline = export_glioma_unet("glioma_unet", checkpoint, resize_to, _say)
-    _install(pipeline, repository, chosen)
+    _glioma("glioma_unet", checkpoint, resize_to, repository, frames)
 
 
 @main.command("glioma_unet_livecell")
@@ -235,9 +252,22 @@ def glioma_unet_livecell(
     checkpoint: Path, resize_to: tuple[int, int] | None, repository: Path, frames: Path | None
 ) -> None:
     """Pipeline `glioma_unet_livecell`: the same, pre-trained on LIVECell."""
+    _glioma("glioma_unet_livecell", checkpoint, resize_to, repository, frames)
+
+
+def _glioma(
+    name: str,
+    checkpoint: Path,
+    resize_to: tuple[int, int] | None,
+    repository: Path,
+    frames: Path | None,
+) -> None:
+    from export.foreground_pipelines import export_glioma_unet
+    from export.frames import parity_frames
+    from training.unet_network import load_unet
+
     chosen = parity_frames(frames, load_unet(checkpoint)[1])
-    pipeline = export_glioma_unet("glioma_unet_livecell", checkpoint, resize_to, _say)
-    _install(pipeline, repository, chosen)
+    _install(export_glioma_unet(name, checkpoint, resize_to, _say), repository, chosen)
 
 
 @main.command("nuclei_unet")
@@ -246,6 +276,10 @@ def glioma_unet_livecell(
 @FRAMES
 def nuclei_unet(checkpoint: Path, repository: Path, frames: Path | None) -> None:
     """Pipeline `nuclei_unet`: a U-Net on overlapping tiles of stained tissue."""
+    from export.foreground_pipelines import export_nuclei_unet
+    from export.frames import parity_frames
+    from training.unet_network import load_unet
+
     chosen = parity_frames(frames, load_unet(checkpoint)[1])
     _install(export_nuclei_unet(checkpoint, _say), repository, chosen)
 
@@ -279,8 +313,11 @@ def int8(
 
     They are installed only if, on annotated frames, mean IoU and accuracy drop by 0.005 at most.
     """
+    from export.frames import all_frames
+    from export.int8 import Settings, export_int8
+
     annotated = read_data(data, one_class=False)[0].frames
-    settings = Int8Settings(score_threshold, overlap_threshold, tuple(_command()))
+    settings = Settings(score_threshold, overlap_threshold, tuple(_command()))
     calibration = all_frames(frames, {frame.path for frame in annotated})
     for file in export_int8(repository, pipeline, calibration, annotated, settings, _say):
         click.echo(str(file))
@@ -290,6 +327,8 @@ def int8(
 @REPOSITORY
 def openvino(repository: Path) -> None:
     """Networks in the form that OpenVINO can compute, for the variant `openvino`."""
+    from export.openvino import export_openvino
+
     for file in export_openvino(repository, _command()):
         click.echo(str(file))
 
@@ -298,6 +337,8 @@ def openvino(repository: Path) -> None:
 @REPOSITORY
 def lint(repository: Path) -> None:
     """Compare every config.pbtxt with Triton's schema, the contract and the exported graphs."""
+    from export.lint import lint_repository
+
     problems = lint_repository(repository)
     for problem in problems:
         click.echo(str(problem))
@@ -317,6 +358,8 @@ def _say(text: str) -> None:
 def _install(
     pipeline: ExportedPipeline, repository: Path, frames: Mapping[str, npt.NDArray[Any]]
 ) -> None:
+    from export.pipelines import install_pipeline
+
     for folder in install_pipeline(pipeline, repository, frames, _command(), _say):
         click.echo(str(folder))
 

@@ -13,7 +13,7 @@ import onnx
 from onnx import helper
 
 from cytoserve.contract import CARD_INPUT, CARD_OUTPUT
-from export.graphs import OPSET
+from export.graph_contract import OPSET
 
 
 def card_graph(content: dict[str, Any]) -> onnx.ModelProto:

@@ -13,21 +13,7 @@ from onnx.external_data_helper import load_external_data_for_model
 
 from cytoserve.contract import Step
 from cytoserve.contract import Tensor as ContractTensor
-
-OPSET = 17
-"""The newest that the tracing exporter of every supported torch writes."""
-
-CONTRACT_DTYPES = {
-    onnx.TensorProto.UINT8: "UINT8",
-    onnx.TensorProto.UINT16: "UINT16",
-    onnx.TensorProto.INT32: "INT32",
-    onnx.TensorProto.INT64: "INT64",
-    onnx.TensorProto.FLOAT: "FP32",
-    onnx.TensorProto.STRING: "BYTES",
-}
-"""ONNX element type -> the contract's, and Triton's, name of it."""
-
-_ELEMENT_TYPES = {name: element_type for element_type, name in CONTRACT_DTYPES.items()}
+from export.graph_contract import ELEMENT_TYPES, OPSET, leaves_outputs_open
 
 
 def trace_graph(
@@ -67,16 +53,6 @@ def trace_graph(
     return graph
 
 
-def leaves_outputs_open(step: Step) -> bool:
-    """Whether the contract leaves sizes of a network's outputs open that the network itself fixes.
-
-    So it is where inputs of a fixed size have outputs of an open one: that is the number of
-    classes. Where the inputs vary, the outputs vary with them.
-    """
-    varies = [any(-1 in tensor.dims for tensor in side) for side in (step.inputs, step.outputs)]
-    return step.batches and varies == [False, True]
-
-
 def _dynamic_axes(tensor: ContractTensor, step: Step) -> dict[int, str]:
     """Axis -> name of every dim that varies.
 
@@ -92,7 +68,7 @@ def _declare(graph: onnx.ModelProto, step: Step) -> None:
     values = {value.name: value for value in (*graph.graph.input, *graph.graph.output)}
     for tensor in (*step.inputs, *step.outputs):
         declared = values[tensor.name].type.tensor_type
-        declared.elem_type = _ELEMENT_TYPES[tensor.dtype]
+        declared.elem_type = ELEMENT_TYPES[tensor.dtype]
         for dim, size in zip(declared.shape.dim, step.graph_dims(tensor), strict=True):
             if size != -1:
                 dim.dim_value = size

@@ -20,6 +20,8 @@ MODEL_FILE = MODEL_FILES["onnxruntime"]
 CARD_FILE = "card.json"
 """In the version folder of a pipeline, which has no graph of its own."""
 MANIFEST_FILE = "manifest.json"
+SAM_SETTING = "sam"
+"""Among a manifest's settings, of a step that fits one SAM only: what tells it from others."""
 STAGING = ".staging"
 KEPT_VERSIONS = 2
 """The new version and the one before it, to go back to by deleting a folder."""

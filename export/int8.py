@@ -21,8 +21,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from cytoserve import Cells
-from cytoserve.contract import INSTANCE_OUTPUTS
-from cytoserve.contract import PIPELINES as CONTRACT
+from cytoserve.contract import INSTANCE_OUTPUTS, PIPELINES
 from cytoserve.model_config import VARIANT_FOLDER, config_file, read_config
 from export.accuracy_budget import beyond_budget, drops
 from export.chain import Arrays, Chain, newest_graph
@@ -37,9 +36,6 @@ from export.unchunked import without_chunks
 from training.annotated import AnnotatedFrame
 
 VARIANT = "int8"
-
-PIPELINES = ("yolo", "yolo_resnet")
-"""Those whose networks the variant computes in integers."""
 
 OPERATORS = (
     *("Conv", "Gemm", "Add", "Mul", "Sigmoid", "Relu"),
@@ -69,7 +65,7 @@ def networks_of(repository: Path, pipeline: str) -> dict[str, Path]:
     Raises:
         FileNotFoundError: there is no such step, or one that is not exported.
     """
-    steps = CONTRACT[pipeline].steps
+    steps = PIPELINES[pipeline].steps
     named = [step for step in steps if config_file(repository / step, VARIANT).stem == VARIANT]
     graphs = {step: newest_graph(repository / step) for step in named}
     if not named or None in graphs.values():

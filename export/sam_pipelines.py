@@ -15,6 +15,7 @@ from export import sam_steps as steps
 from export.chain import Chain
 from export.exported_step import ExportedStep
 from export.graph_files import file_sha256
+from export.install import SAM_SETTING
 from export.pipelines import ExportedPipeline, Progress
 from export.sam_parity import SamParity, check_cells, check_prompts
 from training.checkpoint import CheckpointError, Recipe, new_recipe
@@ -159,9 +160,7 @@ def require_one_sam(exported: Sequence[ExportedStep]) -> None:
         SamSizesError: names the steps and what they were made for.
     """
     made_for = {
-        step.name: step.settings[steps.SIZE_SETTING]
-        for step in exported
-        if steps.SIZE_SETTING in step.settings
+        step.name: step.settings[SAM_SETTING] for step in exported if SAM_SETTING in step.settings
     }
     first, *others = made_for
     for other in others:

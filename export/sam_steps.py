@@ -18,6 +18,7 @@ from cytoserve.contract import (
     SAM_MASK_SIZE,
 )
 from export.exported_step import ExportedStep, export_step
+from export.install import SAM_SETTING
 from export.parity import FLOAT_TOLERANCE, Case
 from export.sam_box_prompts import SamBoxPrompts
 from export.sam_cells import SamCells
@@ -28,9 +29,6 @@ from export.sample_inputs import camera_frame, generator, pixels
 
 HALF_TOLERANCE = 0.02
 """Largest deviation of a float16 encoder's embedding, as a share of its largest magnitude."""
-
-SIZE_SETTING = "sam"
-"""In the manifest of a step that fits one SAM only: what tells it from others."""
 
 
 def describe_sam(sam: Sam) -> dict[str, Any]:
@@ -59,7 +57,7 @@ def sam_prepare(sam: Sam) -> ExportedStep:
     cases.append(Case("16 bit", (camera_frame(60, 50, 1) * 16,)))
     # Where a value lies between two levels, the order of a sum decides which one it becomes.
     level = float(1 / sam.pixel_std.min())
-    settings = {SIZE_SETTING: describe_sam(sam)}
+    settings = {SAM_SETTING: describe_sam(sam)}
     module = SamPrepare(sam)
     return export_step("sam_prepare", module, cases, float_tolerance=level, settings=settings)
 
@@ -71,7 +69,7 @@ def sam_encoder(sam: Sam, half: bool = False) -> ExportedStep:
         Case(f"batch of {count}", (torch.randn((count, 3, side, side), generator=generator()),))
         for count in (1, 2)
     ]
-    settings = {SIZE_SETTING: describe_sam(sam), "precision": "float16" if half else "float32"}
+    settings = {SAM_SETTING: describe_sam(sam), "precision": "float16" if half else "float32"}
     return export_step(
         "sam_encoder",
         ImageEncoder(sam, half),
@@ -109,7 +107,7 @@ def sam_decoder(sam: Sam) -> ExportedStep:
         cases,
         chunk=CHUNK,
         chunked=[t.name for t in (PROMPT_POINTS, PROMPT_LABELS, COARSE_MASKS, COARSE_BOXES)],
-        settings={SIZE_SETTING: describe_sam(sam)},
+        settings={SAM_SETTING: describe_sam(sam)},
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import hypothesis
 import numpy as np
 import pytest
 import tifffile
@@ -31,12 +32,17 @@ from training.maskrcnn_network import ARCHITECTURE as MASKRCNN
 from training.maskrcnn_network import build_maskrcnn
 from training.rendered import RenderSettings, render_frame
 from training.sam_network import ARCHITECTURE as SAM
-from training.sam_network import TINY, build_sam
+from training.sam_network import build_sam
+from training.sam_sizes import TINY
 from training.unet_encoders import PLAIN_UNET
 from training.unet_network import ARCHITECTURE as UNET
 from training.unet_network import UNet, build_unet
 from training.yolo_network import ARCHITECTURE as YOLO
 from training.yolo_network import SegmentationModel, new_network
+
+# How long an example takes is the machine's affair.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several test processes share the cores; a pool of all cores in each would only contend.
@@ -50,6 +56,22 @@ NUCLEI_RADIUS = 6.0
 MASKRCNN_SETTINGS = {"min_size": 128, "max_size": 256, "proposals": 600, "width": 8}
 LEVEL_ENDS = (6400, 8000, 8400)
 """Anchors of the three levels of the 640 px network, summed up."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One file that needs the exported repository first, then all that do not, then the others.
+
+    Of two test processes, one then exports while the other finds enough to do.
+    """
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    largest_first = sorted(files.values(), key=len, reverse=True)
+    exported, others = [], []
+    for tests in largest_first:
+        needed = any("exported_repository" in getattr(t, "fixturenames", ()) for t in tests)
+        (exported if needed else others).append(tests)
+    items[:] = [test for tests in (*exported[:1], *others, *exported[1:]) for test in tests]
 
 
 def recipe(architecture: str, class_names: tuple[str, ...], **settings: object) -> Recipe:
@@ -311,12 +333,11 @@ def exported_repository(
     source_repository: Path,
     checkpoints: Path,
     frames: dict[str, np.ndarray],
-    export_command: Callable[..., subprocess.Popen[str]],
 ) -> Path:
     """All pipelines, exported by the real command. Not to be changed: see `repository`."""
 
     def fill(folder: Path) -> None:
-        fill_repository(folder, source_repository, checkpoints, frames, export_command)
+        fill_repository(folder, source_repository, checkpoints, frames)
 
     return made_once("exported", fill) / "model_repository"
 
@@ -326,22 +347,15 @@ def fill_repository(
     source_repository: Path,
     checkpoints: Path,
     frames: dict[str, np.ndarray],
-    export_command: Callable[..., subprocess.Popen[str]],
 ) -> None:
     repository = folder / "model_repository"
     shutil.copytree(source_repository, repository)
     for name, frame in frames.items():
         tifffile.imwrite(folder / name, frame)
 
-    # Another process, beside this one: an export locks its repository, so it has one of its own.
-    beside = folder / "beside"
-    shutil.copytree(source_repository, beside)
-    yolo = export_command(
-        *("yolo", "--targets", checkpoints / "targets"),
-        *("--model-repository", beside, "--frames", folder),
-    )
     # In this process, where all is imported already: another costs longer than the export.
     for name, *weights in (
+        ("yolo", "--targets", "targets"),
         ("yolo_resnet", "--cells", "cells", "--classifier", "classifier"),
         ("maskrcnn", "--checkpoint", "maskrcnn"),
         ("maskrcnn_sam", "--maskrcnn", "maskrcnn", "--sam", "sam"),
@@ -355,11 +369,6 @@ def fill_repository(
         result = CliRunner().invoke(export_main, [name, *files, *common])
         assert result.exit_code == 0, result.output
         assert str(repository / name / "1") in result.output.split()
-    output, errors = yolo.communicate()
-    assert yolo.returncode == 0, errors
-    assert str(beside / "yolo" / "1") in output.split()
-    shutil.copytree(beside, repository, dirs_exist_ok=True)
-    shutil.rmtree(beside)
 
 
 @pytest.fixture(scope="session")

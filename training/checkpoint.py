@@ -5,11 +5,10 @@ Nothing here is read by pickle, so a checkpoint from a stranger can be opened.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -128,12 +127,3 @@ def fill_network(
         network.load_state_dict(dict(weights))
     except RuntimeError as error:
         raise CheckpointError(f"{origin} does not fit the network: {error}") from error
-
-
-def hash_files(paths: Iterable[Path]) -> str:
-    """One sha256 over names and contents of files, in the order of their names."""
-    total = hashlib.sha256()
-    for path in sorted(paths):
-        total.update(path.name.encode())
-        total.update(hashlib.sha256(path.read_bytes()).digest())
-    return total.hexdigest()

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from training.annotated import AnnotatedDataset, AnnotationError
-from training.checkpoint import hash_files
+from training.file_hashes import hash_files
 from training.readers import read_annotated
 from training.validation_errors import explain
 

@@ -42,8 +42,8 @@ from rich.progress import track
 
 from cytoserve.contract import TILE_SIZE, TILE_STEP
 from training.annotated import AnnotationError
-from training.checkpoint import hash_files
 from training.clean import clean_image
+from training.file_hashes import hash_files
 from training.readers.brecahad import RADIUS, PointFrame, disc_mask, read_brecahad
 from training.validation_errors import explain
 

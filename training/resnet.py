@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 from training.checkpoint import (
     CheckpointError,
-    hash_files,
     load_checkpoint,
     new_recipe,
     save_checkpoint,
@@ -31,6 +30,7 @@ from training.checkpoint import (
 from training.classifier import ARCHITECTURE, CellClassifier
 from training.command_line import SETTINGS_HELP, choose_settings
 from training.crops import Crop, CropIndex, read_index
+from training.file_hashes import hash_files
 from training.lightning_runs import STATE_NAME, fit
 from training.progress import EpochProgress
 from training.resnet_trainer import ClassifierTraining

@@ -31,25 +31,20 @@ from training.checkpoint import (
     WEIGHTS_FILE,
     CheckpointError,
     Recipe,
-    hash_files,
     new_recipe,
     save_checkpoint,
 )
 from training.command_line import DATA_HELP, SETTINGS_HELP, choose_settings, read_data
+from training.file_hashes import hash_files
 from training.lightning_runs import STATE_NAME, fit
 from training.progress import EpochProgress
 from training.run_folder import RESUME_HELP, RunFolder
 from training.sam_embeddings import KeptEmbeddings
-from training.sam_frames import (
-    SamFrame,
-    Sides,
-    TrainingPrompts,
-    TrainingSample,
-    ValidationFrames,
-    prepare_frames,
-)
-from training.sam_network import ARCHITECTURE, SIZES, build_sam, load_published, load_sam
+from training.sam_frames import SamFrame, Sides, prepare_frames
+from training.sam_network import ARCHITECTURE, build_sam, load_published, load_sam
+from training.sam_samples import DenseSample, TrainingSample, TrainingSamples
 from training.sam_settings import PRESETS, SamSettings
+from training.sam_sizes import SIZES
 from training.sam_trainer import SamTraining
 from training.splits import refuse_shared_frames, split_by_frame
 from training.unet_frames import EpochBatches
@@ -57,7 +52,7 @@ from training.unet_frames import EpochBatches
 RANDOM = "random"
 EMBEDDINGS_FOLDER = "embeddings"
 
-Sample = TypeVar("Sample", TrainingSample, SamFrame)
+Sample = TypeVar("Sample", TrainingSample, DenseSample, SamFrame)
 
 
 def train_sam(
@@ -98,9 +93,10 @@ def train_sam(
     torch.manual_seed(seed)
     sam = _initial_sam(settings, init)
     sides = Sides.of(sam)
+    samples = TrainingSamples(prepare_frames(train, sides), sides, settings)
     loaders, batches = _loaders(
-        TrainingPrompts(prepare_frames(train, sides), sides, settings),
-        ValidationFrames(prepare_frames(validation, sides), settings.validation_prompts),
+        samples,
+        prepare_frames(validation, sides),
         settings,
         seed,
     )
@@ -117,7 +113,13 @@ def train_sam(
     kept = None if settings.train_encoder else KeptEmbeddings(sam, out / EMBEDDINGS_FOLDER)
     with EpochProgress(settings.epochs) as progress:
         training = SamTraining(
-            sam, settings, batches=batches, embeddings=kept, seed=seed, progress=progress
+            sam,
+            settings,
+            samples=samples,
+            batches=batches,
+            embeddings=kept,
+            seed=seed,
+            progress=progress,
         )
         fit(
             training,
@@ -185,12 +187,12 @@ def _hash_init(init: str) -> dict[str, str]:
 
 
 def _loaders(
-    train: TrainingPrompts, validation: ValidationFrames, settings: SamSettings, seed: int
+    train: TrainingSamples, validation: tuple[SamFrame, ...], settings: SamSettings, seed: int
 ) -> tuple[tuple[DataLoader[Any], ...], EpochBatches]:
     batches = EpochBatches(len(train), settings.draws_per_frame, settings.batch, seed)
     return (
         DataLoader(train, batch_sampler=batches, collate_fn=_as_they_are),
-        DataLoader(validation, collate_fn=_as_they_are),
+        DataLoader(list(validation), collate_fn=_as_they_are),  # type: ignore[arg-type]  # a list will do
     ), batches
 
 

@@ -1,4 +1,4 @@
-"""Frames as SAM is trained and validated on them: images prepared once, prompts and truths drawn.
+"""Frames as SAM is trained and validated on them, prepared once.
 
 An image is normalised by `training.normalise`, as it is served, and resized as `SamPredictor`
 does; `Sam.preprocess` follows at the encoder. It is kept at that size, not padded.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,20 +16,9 @@ from rich.progress import track
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from training.annotated import AnnotatedCell, AnnotatedDataset, AnnotatedFrame
 from training.normalise import PercentileLevels, to_8_bit
-from training.sam_prompts import (
-    Prompts,
-    box_prompts,
-    draw_coarse_masks,
-    draw_points,
-    jitter_boxes,
-    point_prompts,
-)
-from training.sam_settings import SamSettings
-from training.unet_frames import Draw
 
 
 @dataclass(frozen=True)
@@ -95,6 +83,12 @@ class SamFrame:
         """The same with some of its cells."""
         return replace(self, cells=tuple(self.cells[i] for i in indices))
 
+    def spread(self, most: int | None) -> SamFrame:
+        """The same with at most that many of its cells, evenly spread over their list."""
+        if most is None or most >= len(self.cells):
+            return self
+        return self.chosen(np.linspace(0, len(self.cells) - 1, most).astype(int).tolist())
+
     def mirrored(self) -> SamFrame:
         """The same, left-right."""
         cells = tuple(
@@ -150,89 +144,3 @@ def _prepare(frame: AnnotatedFrame, side: int) -> SamFrame:
     )
     pixels = torch.from_numpy(resized).reshape(*resized.shape[:2], -1).permute(2, 0, 1)
     return SamFrame(frame.name, pixels.contiguous(), size, frame.cells)
-
-
-class TrainingSample(NamedTuple):
-    """What a step takes of one frame."""
-
-    image: Tensor
-    """uint8 ``[3, h, w]``, see :class:`SamFrame`."""
-    prompts: Prompts
-    truths: Tensor
-    """float32 ``[N, G, G]``."""
-
-
-class TrainingPrompts(Dataset[TrainingSample]):
-    """Frames with cells, from which `training.unet_frames.EpochBatches` draws prompts."""
-
-    def __init__(self, frames: Sequence[SamFrame], sides: Sides, settings: SamSettings) -> None:
-        self.frames = frames
-        self.sides = sides
-        self.settings = settings
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def __getitem__(self, draw: Draw) -> TrainingSample:
-        """One frame, turned, with prompts for some of its cells; all of one kind."""
-        generator = torch.Generator().manual_seed(draw.seed)
-        frame = self._turned(self.frames[draw.index], generator)
-        order = torch.randperm(len(frame.cells), generator=generator)
-        frame = frame.chosen(order[: self.settings.prompts_per_frame].tolist())
-        truths = frame.truths(self.sides)
-        return TrainingSample(frame.rgb(), self._prompts(frame, truths, generator), truths)
-
-    def _turned(self, frame: SamFrame, generator: torch.Generator) -> SamFrame:
-        settings = self.settings
-        mirror_x, mirror_y = (torch.rand(2, generator=generator) < 0.5).tolist()
-        turns = int(torch.randint(4, (), generator=generator))
-        if settings.flips and mirror_x:
-            frame = frame.mirrored()
-        if settings.flips and mirror_y:
-            frame = frame.transposed().mirrored().transposed()
-        for _ in range(turns if settings.quarter_turns else 0):
-            frame = frame.transposed().mirrored()
-        return frame
-
-    def _prompts(self, frame: SamFrame, truths: Tensor, generator: torch.Generator) -> Prompts:
-        settings, step = self.settings, self.sides.step
-        alone, added, masked = torch.rand(3, generator=generator).tolist()
-        height, width = frame.pixels.shape[1:]
-        boxes = jitter_boxes(frame.boxes(), (height, width), generator, spread=settings.box_spread)
-        prompts = box_prompts(boxes)
-        if alone < settings.points_alone:
-            points, labels = draw_points(truths, boxes / step, step, generator)
-            prompts = point_prompts(points, labels)
-        elif added < settings.points_added:
-            points, labels = draw_points(truths, boxes / step, step, generator)
-            prompts = Prompts(
-                torch.cat([points, prompts.points], dim=1),
-                torch.cat([labels, prompts.labels], dim=1),
-                None,
-            )
-        if masked < settings.coarse_masks:
-            prompts = prompts._replace(masks=draw_coarse_masks(truths, boxes / step, generator))
-        return prompts
-
-
-class ValidationFrames(Dataset[SamFrame]):
-    """Frames with cells, in order; at most ``prompts`` cells of each, evenly spread."""
-
-    def __init__(self, frames: Sequence[SamFrame], prompts: int | None) -> None:
-        self.frames = [
-            frame.chosen(
-                np.linspace(0, len(frame.cells) - 1, min(prompts, len(frame.cells)))
-                .astype(int)
-                .tolist()
-            )
-            if prompts is not None
-            else frame
-            for frame in frames
-        ]
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def __getitem__(self, index: int) -> SamFrame:
-        """One frame."""
-        return self.frames[index]

@@ -23,9 +23,9 @@ from segment_anything.modeling import (
 from torch import Tensor, nn
 
 from training.checkpoint import CheckpointError, Recipe, fill_network, load_checkpoint
+from training.sam_sizes import PUBLISHED, SIZES, TINY
 
 ARCHITECTURE = "sam"
-TINY = "tiny"
 
 _POSITION_SCALE = 2.0  # of a small SAM's positions, in those of the published ones
 
@@ -80,15 +80,12 @@ def small_sam(*, side: int, patch: int, encoder_width: int, depth: int, width: i
 
 
 _BUILDERS: Mapping[str, Callable[[], Sam]] = {
-    **{size: sam_model_registry[size] for size in ("vit_h", "vit_l", "vit_b")},
+    **{size: sam_model_registry[size] for size in PUBLISHED},
     # 3 million parameters, to be trained from random weights on few frames: 32 x 32 tokens, a
     # quarter of the published ones, so that a prompt costs a fiftieth of theirs in training. Masks
     # of 128 x 128 pixels still follow cells of 20 pixels of 512 to an IoU of 0.93.
     TINY: partial(small_sam, side=512, patch=16, encoder_width=192, depth=4, width=96),
 }
-
-SIZES = tuple(_BUILDERS)
-"""``vit_h``, ``vit_l``, ``vit_b`` as published, and ``tiny``."""
 
 
 def build_sam(size: str) -> Sam:

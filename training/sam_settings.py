@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from typing_extensions import Self
 
 from training.sam_losses import MaskLoss
-from training.sam_network import SIZES, TINY
 from training.sam_prompts import BOX_SPREAD
+from training.sam_sizes import SIZES, TINY
 
 
 class SamSettings(BaseModel):
@@ -15,7 +16,7 @@ class SamSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: str = "vit_h"
-    """One of `training.sam_network.SIZES`."""
+    """One of `training.sam_sizes.SIZES`."""
     train_encoder: bool = False
     """Train the image encoder too; frozen, its embeddings are computed once and kept."""
     train_prompt_encoder: bool = False
@@ -23,6 +24,9 @@ class SamSettings(BaseModel):
 
     epochs: int = Field(30, gt=0)
     """Passes over the training frames."""
+    dense_epochs: int = Field(0, ge=0)
+    """How many of them, the first ones, teach the image encoder alone, without prompts: see
+    `training.sam_dense`. For an encoder that begins with random weights."""
     draws_per_frame: int = Field(4, gt=0)
     """Times that every frame is seen in one epoch, each time with other cells and prompts."""
     batch: int = Field(1, gt=0)
@@ -33,6 +37,9 @@ class SamSettings(BaseModel):
     """Mirror left-right and up-down."""
     quarter_turns: bool = False
     """Rotate by multiples of 90 degrees."""
+    views: bool = False
+    """Turn by any angle, mirror, zoom, stretch, move and relight, see `training.sam_views`; in
+    place of flips and quarter turns."""
 
     box_spread: float = Field(BOX_SPREAD, ge=0, le=0.5)
     """Standard deviation of a drawn box's edges, in sides of the box."""
@@ -66,6 +73,20 @@ class SamSettings(BaseModel):
         if name not in SIZES:
             raise ValueError(f"unknown size of SAM; choose one of: {', '.join(SIZES)}")
         return name
+
+    @model_validator(mode="after")
+    def _leave_epochs_for_prompts(self) -> Self:
+        if self.dense_epochs and not self.train_encoder:
+            raise ValueError(
+                "dense_epochs teach the image encoder, which is frozen; set train_encoder, or "
+                "leave dense_epochs out"
+            )
+        if self.dense_epochs >= self.epochs:
+            raise ValueError(
+                f"of {self.epochs} epochs, {self.dense_epochs} dense_epochs leave none for "
+                "prompts; give more epochs"
+            )
+        return self
 
 
 PRESETS = {

@@ -12,10 +12,12 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from training.progress import EpochProgress
+from training.sam_dense import DenseHead, dense_loss, dense_truth
 from training.sam_embeddings import KeptEmbeddings
-from training.sam_frames import SamFrame, TrainingSample
+from training.sam_frames import SamFrame, Sides
 from training.sam_losses import sam_loss
 from training.sam_prompts import Prompts, box_prompts, embed_prompts
+from training.sam_samples import DenseSample, TrainingSample, TrainingSamples
 from training.sam_settings import SamSettings
 from training.unet_frames import EpochBatches
 
@@ -72,7 +74,7 @@ class SamTraining(lightning.LightningModule):  # type: ignore[misc]  # ships no 
     """One step, one validation, and the weights of the best epoch.
 
     The mean IoU of the cells to validate on, prompted by their true boxes, decides which epoch is
-    best.
+    best. Dense epochs come first and are never that: nothing can be prompted yet.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class SamTraining(lightning.LightningModule):  # type: ignore[misc]  # ships no 
         sam: Sam,
         settings: SamSettings,
         *,
+        samples: TrainingSamples,
         batches: EpochBatches,
         embeddings: KeptEmbeddings | None,
         seed: int,
@@ -89,12 +92,17 @@ class SamTraining(lightning.LightningModule):  # type: ignore[misc]  # ships no 
         self.sam = sam.train()  # nothing in SAM differs by it
         sam.image_encoder.requires_grad_(settings.train_encoder)
         sam.prompt_encoder.requires_grad_(settings.train_prompt_encoder)
+        self.dense_head = (
+            DenseHead(sam.mask_decoder.transformer_dim) if settings.dense_epochs else None
+        )
         self.settings = settings
+        self.samples = samples
         self.batches = batches
         self.embeddings = embeddings
         self.seed = seed
         self.progress = progress
         self.scores: list[tuple[float, float]] = []
+        self.overlaps: list[tuple[float, float]] = []
         self.best_weights: dict[str, Tensor] = {}
         self.best_metrics: dict[str, float] = {}
         # An interrupted run's state leaves out what is frozen, gigabytes in the large sizes.
@@ -108,14 +116,14 @@ class SamTraining(lightning.LightningModule):  # type: ignore[misc]  # ships no 
         """Give every epoch random numbers of its own."""
         self._draw_epoch(self.current_epoch)
 
-    def training_step(self, batch: list[TrainingSample], batch_index: int) -> Tensor:
-        """Mean loss of some frames' prompts."""
-        losses = []
-        for sample, embedding in zip(batch, self._embed([s.image for s in batch]), strict=True):
-            logits, qualities = decode(self.sam, embedding[None], sample.prompts)
-            losses.append(sam_loss(logits, qualities, sample.truths, self.settings.loss))
-        loss = torch.stack(losses).mean()
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch))
+    def training_step(self, batch: list[Any], batch_index: int) -> Tensor:
+        """Mean loss of some frames' prompts; in a dense epoch, of their pixels."""
+        embeddings = self._embed([sample.image for sample in batch])
+        if self.samples.dense:
+            kind, loss = "dense_loss", self._dense_loss(batch, embeddings)
+        else:
+            kind, loss = "loss", self._prompted_loss(batch, embeddings)
+        self.log(f"train/{kind}", loss, on_step=False, on_epoch=True, batch_size=len(batch))
         rate = self.optimizers().param_groups[0]["lr"]
         self.log("train/learning_rate", rate, on_step=False, on_epoch=True, batch_size=1)
         self.progress.step()
@@ -138,7 +146,14 @@ class SamTraining(lightning.LightningModule):  # type: ignore[misc]  # ships no 
         """Scores of every cell of some frames."""
         for frame in batch:
             embedding = self._embed([frame.rgb().to(self.device)])
-            self.scores.extend(box_ious(self.sam, embedding, frame))
+            if self.samples.dense:
+                cells = dense_truth(frame, Sides.of(self.sam))[0].to(self.device) > 0.5
+                found = self._dense_maps(embedding)[0, 0] > 0
+                both = float((found & cells).sum())
+                self.overlaps.append((2 * both, float(found.sum() + cells.sum())))
+            else:
+                some = frame.spread(self.settings.validation_prompts)
+                self.scores.extend(box_ious(self.sam, embedding, some))
 
     def on_validation_epoch_end(self) -> None:
         """Keep the weights when the mean IoU is the best so far.
@@ -146,6 +161,13 @@ class SamTraining(lightning.LightningModule):  # type: ignore[misc]  # ships no 
         Raises:
             ValueError: the network answers with no numbers.
         """
+        if self.samples.dense:
+            both, either = torch.tensor(self.overlaps).sum(dim=0).tolist()
+            self.overlaps.clear()
+            dice = both / max(either, 1)
+            self.log("validation/foreground_dice", dice)
+            self.progress.epoch(self.current_epoch + 1, {"foreground_dice": dice})
+            return
         scores = torch.tensor(self.scores, dtype=torch.float64)
         self.scores.clear()
         iou, quality = scores.mean(dim=0).tolist()
@@ -182,15 +204,20 @@ class SamTraining(lightning.LightningModule):  # type: ignore[misc]  # ships no 
         self.best_metrics = checkpoint["best"]["metrics"]
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW; the learning rate rises, then falls by a cosine."""
+        """AdamW; the learning rate rises, then falls by a cosine, first in the dense epochs and
+        once more in those with prompts."""
         settings = self.settings
         optimizer = torch.optim.AdamW(
             self._trained(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        steps = max(1, int(self.trainer.estimated_stepping_batches))
-        rising = round(steps * settings.warm_up)
+        all_steps = max(1, int(self.trainer.estimated_stepping_batches))
+        dense_steps = all_steps * settings.dense_epochs // settings.epochs
 
         def rate(step: int) -> float:
+            dense = step < dense_steps
+            steps = dense_steps if dense else all_steps - dense_steps
+            step -= 0 if dense else dense_steps
+            rising = round(steps * settings.warm_up)
             if step < rising:
                 return (step + 1) / (rising + 1)
             done = (step - rising) / max(1, steps - rising)
@@ -214,9 +241,26 @@ class SamTraining(lightning.LightningModule):  # type: ignore[misc]  # ships no 
         embeddings: Tensor = self.sam.image_encoder(torch.stack(prepared))
         return embeddings
 
+    def _prompted_loss(self, batch: list[TrainingSample], embeddings: Tensor) -> Tensor:
+        losses = []
+        for sample, embedding in zip(batch, embeddings, strict=True):
+            logits, qualities = decode(self.sam, embedding[None], sample.prompts)
+            losses.append(sam_loss(logits, qualities, sample.truths, self.settings.loss))
+        return torch.stack(losses).mean()
+
+    def _dense_loss(self, batch: list[DenseSample], embeddings: Tensor) -> Tensor:
+        truths = torch.stack([sample.truth for sample in batch])
+        return dense_loss(self._dense_maps(embeddings), truths)
+
+    def _dense_maps(self, embeddings: Tensor) -> Tensor:
+        assert self.dense_head is not None  # there are dense epochs
+        maps: Tensor = self.dense_head(embeddings)
+        return maps.float()
+
     def _trained(self) -> list[Tensor]:
-        return [weights for weights in self.sam.parameters() if weights.requires_grad]
+        return [weights for weights in self.parameters() if weights.requires_grad]
 
     def _draw_epoch(self, epoch: int) -> None:
         torch.manual_seed(self.seed + epoch)
         self.batches.epoch = epoch
+        self.samples.dense = epoch < self.settings.dense_epochs

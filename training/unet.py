@@ -35,12 +35,12 @@ from training.checkpoint import (
     CheckpointError,
     Recipe,
     fill_network,
-    hash_files,
     load_checkpoint,
     new_recipe,
     save_checkpoint,
 )
 from training.command_line import DATA_HELP, SETTINGS_HELP, choose_settings, read_data
+from training.file_hashes import hash_files
 from training.lightning_runs import STATE_NAME, fit
 from training.nuclei_tiles import Tile, read_tile_index
 from training.progress import EpochProgress

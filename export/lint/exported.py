@@ -12,8 +12,8 @@ from google.protobuf.message import DecodeError
 
 from cytoserve.contract import PIPELINES, Step, Tensor
 from cytoserve.model_config import MODEL_FILES, versions
+from export.graph_contract import CONTRACT_DTYPES, leaves_outputs_open
 from export.graph_files import file_sha256
-from export.graphs import CONTRACT_DTYPES, leaves_outputs_open
 from export.install import CARD_FILE, MANIFEST_FILE, MODEL_FILE
 from export.lint.models import Model
 from export.lint.problem import Problem

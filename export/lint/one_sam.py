@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from cytoserve.contract import PIPELINES
-from export.install import MANIFEST_FILE
+from export.install import MANIFEST_FILE, SAM_SETTING
 from export.lint.exported import newest_version
 from export.lint.models import Model
 from export.lint.problem import Problem
-from export.sam_steps import SIZE_SETTING
 
 
 def lint_one_sam(ensemble: Model, models: Mapping[str, Model]) -> Iterator[Problem]:
@@ -27,7 +26,7 @@ def lint_one_sam(ensemble: Model, models: Mapping[str, Model]) -> Iterator[Probl
         if made_for != first[1]:
             expected = f"{first[1]}, as that of {first[0]}; export the pipeline from one checkpoint"
             yield Problem(
-                version / MANIFEST_FILE, f"settings '{SIZE_SETTING}'", expected, str(made_for)
+                version / MANIFEST_FILE, f"settings '{SAM_SETTING}'", expected, str(made_for)
             )
 
 
@@ -35,6 +34,6 @@ def _made_for(manifest: Path) -> Any:
     """The SAM that a step is for; None for a step of any, or where no manifest can be read."""
     try:
         content = json.loads(manifest.read_text())
-        return content["settings"].get(SIZE_SETTING)
+        return content["settings"].get(SAM_SETTING)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -13,7 +13,8 @@ from benchmarks.instances import main
 from training.checkpoint import Recipe, save_checkpoint
 from training.rendered import RenderSettings, render_dataset
 from training.sam_network import ARCHITECTURE as SAM
-from training.sam_network import TINY, build_sam
+from training.sam_network import build_sam
+from training.sam_sizes import TINY
 
 
 def recipe(architecture, **settings):

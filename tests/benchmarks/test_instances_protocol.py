@@ -13,8 +13,8 @@ from benchmarks.stages import Stages
 from benchmarks.t98g_instances import FIELDS, SETTINGS, main
 from training.command_line import choose_settings
 from training.maskrcnn_settings import PRESETS as MASKRCNN_PRESETS
-from training.sam_network import TINY
 from training.sam_settings import PRESETS as SAM_PRESETS
+from training.sam_sizes import TINY
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_the_real_pipelines_keep_all_bounds(exported_repository, tmp_path):
         [
             *("--model-repository", str(exported_repository), "--repeats", "2"),
             *(word for name in pipelines for word in ("--pipeline", name)),
-            *("--few", "20", "--many", "300", "--requests", "4"),
+            *("--few", "20", "--many", "100", "--requests", "4"),
             *("--json", str(tmp_path / "regression.json")),
         ],
     )

@@ -41,7 +41,7 @@ def any_cells(draw):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(any_cells(), st.booleans())
 def test_an_answer_comes_back_as_it_went(cells, labels):
     frame = np.zeros(cells.frame_shape, np.uint8)

@@ -48,7 +48,7 @@ edges = st.floats(-6, 22, width=32)
 boxes_strategy = st.lists(st.tuples(edges, edges, edges, edges), max_size=4)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(boxes_strategy, st.integers(1, 17), st.integers(1, 17), st.data())
 def test_paint_equals_the_rule(boxes, height, width, data):
     boxes = np.array(boxes, np.float32).reshape(-1, 4)

@@ -126,7 +126,7 @@ def ready(
 ) -> None:
     """The steps of `yolo` are taken from an export that was made before."""
     pipeline = exported_pipeline("yolo")
-    monkeypatch.setattr("export.__main__.export_yolo", lambda *_: pipeline)
+    monkeypatch.setattr("export.instance_pipelines.export_yolo", lambda *_: pipeline)
 
 
 @pytest.mark.usefixtures("ready")

@@ -15,9 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from export.__main__ import main
-from export.install import MANIFEST_FILE
+from export.install import MANIFEST_FILE, SAM_SETTING
 from export.lint import Problem, lint_repository
-from export.sam_steps import SIZE_SETTING
 
 ROOT = Path(__file__).parents[2]
 WARMUP = """model_warmup [
@@ -232,9 +231,9 @@ LARGE = {"side": 1024, "embedding": [256, 64, 64]}
 )
 def test_steps_of_different_sams(configs: Path, sams: dict[str, object], wrong: list[str]) -> None:
     for name, sam in sams.items():
-        settings = {"settings": {SIZE_SETTING: sam}}
+        settings = {"settings": {SAM_SETTING: sam}}
         write(f"{name}/1/manifest.json", json.dumps(settings))(configs)
-    field = f"settings '{SIZE_SETTING}'"
+    field = f"settings '{SAM_SETTING}'"
     problems = [problem for problem in lint_repository(configs) if problem.field == field]
     assert {problem.file for problem in problems} == {
         configs / name / "1" / MANIFEST_FILE for name in wrong

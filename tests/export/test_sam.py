@@ -26,6 +26,7 @@ from cytoserve.patches import regions
 from export import sam_steps
 from export.exported_step import ExportedStep
 from export.graph_files import open_graph
+from export.install import SAM_SETTING
 from export.parity import ParityError
 from export.reference import normalised_rgb
 from export.sam_decoder import CHUNK, SamDecoder
@@ -380,7 +381,7 @@ def test_steps_of_different_sams_are_refused(steps: dict[str, ExportedStep]) -> 
         "sam_decoder",
         steps["sam_decoder"].graph,
         {},
-        {sam_steps.SIZE_SETTING: sam_steps.describe_sam(small_sam(side=256))},
+        {SAM_SETTING: sam_steps.describe_sam(small_sam(side=256))},
     )
     with pytest.raises(SamSizesError, match=r"sam_prepare is for .* and sam_decoder for "):
         require_one_sam([steps["sam_prepare"], steps["sam_encoder"], other])

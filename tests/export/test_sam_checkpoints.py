@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+import tifffile
 import torch
 from click.testing import CliRunner
 
-from export import sam_steps
+from cytoserve import Client, Prompts
 from export.__main__ import main
 from export.graph_files import DATA_SUFFIX
-from export.install import MANIFEST_FILE, MODEL_FILE, Staging
-from training.sam_network import build_sam
+from export.install import MANIFEST_FILE, MODEL_FILE
+from export.sam_reference import PredictorSam, Prompt
+from server.embedded import EmbeddedServer
+from training.rendered import RenderSettings, render_frame
+from training.sam_network import build_sam, load_published
 
 VIT_H_BYTES = 20 * 1024**3
 """Memory to spare: the weights are there three times, in torch, as a graph and in ONNX Runtime."""
@@ -55,17 +63,41 @@ def test_what_is_refused(
 
 
 @pytest.mark.slow
-def test_vit_h(tmp_path: Path) -> None:
-    """Its encoder has more weights than one protobuf message holds."""
+def test_vit_h(
+    tmp_path: Path, source_repository: Path, export_command: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """Its encoder has more weights than one protobuf message holds: exported, proven, served."""
     if psutil.virtual_memory().available < VIT_H_BYTES:
         pytest.skip(f"less than {VIT_H_BYTES >> 30} GiB of memory are free")
+    repository = Path(shutil.copytree(source_repository, tmp_path / "model_repository"))
+    published, frames = tmp_path / "sam_vit_h.pth", tmp_path / "frames"
     torch.manual_seed(0)
-    step = sam_steps.sam_encoder(build_sam("vit_h"))
-    assert max(case["sam_embedding"] for case in step.parity.values()) <= 1e-4
-    (tmp_path / "sam_encoder").mkdir()
-    with Staging(tmp_path) as staging:
-        staged = staging.add_graph("sam_encoder", step.graph, {"settings": dict(step.settings)})
-        [version] = staging.install([staged])
-    names = {MODEL_FILE, MODEL_FILE + DATA_SUFFIX}
-    assert set(json.loads((version / MANIFEST_FILE).read_text())["sha256"]) == names
-    assert (version / (MODEL_FILE + DATA_SUFFIX)).stat().st_size > 2**31
+    torch.save(build_sam("vit_h").state_dict(), published)
+    frame = render_frame(RenderSettings(height=480, width=640, cells=12), seed=0)[0]
+    frames.mkdir()
+    tifffile.imwrite(frames / "rendered.tif", frame)
+
+    # In a process of its own, which gives its memory back.
+    export = export_command(
+        *("sam_prompt", "--sam", published, "--sam-size", "vit_h"),
+        *("--model-repository", repository, "--frames", frames),
+    )
+    _, errors = export.communicate()
+    assert export.returncode == 0, errors
+    encoder = repository / "sam_encoder" / "1"
+    assert (encoder / (MODEL_FILE + DATA_SUFFIX)).stat().st_size > 2**31
+    manifest = json.loads((encoder / MANIFEST_FILE).read_text())
+    assert set(manifest["sha256"]) == {MODEL_FILE, MODEL_FILE + DATA_SUFFIX}
+    assert max(case["sam_embedding"] for case in manifest["parity"].values()) <= 1e-4
+
+    boxes = np.array([(100, 80, 190, 200), (300, 260, 420, 330)], np.float32)
+    with (
+        EmbeddedServer(repository, pipelines=["sam_prompt"], timeout=600) as server,
+        Client(server.url, timeout=600) as client,
+    ):
+        answer = client.prompt(frame, Prompts(boxes=boxes))
+    reference = PredictorSam(load_published(published, "vit_h"))
+    reference.set_frame(frame)
+    for cell, box in enumerate(boxes):
+        candidates = reference.candidates(Prompt(box=box))
+        assert answer.scores[cell] == pytest.approx(candidates.qualities.max(), abs=1e-3)

@@ -15,11 +15,11 @@ from training.checkpoint import (
     CheckpointError,
     Recipe,
     fill_network,
-    hash_files,
     load_checkpoint,
     new_recipe,
     save_checkpoint,
 )
+from training.file_hashes import hash_files
 
 ROOMS = ("benchmarks", "client", "docker", "export", "server", "training")
 

@@ -57,7 +57,7 @@ def test_hot_pixels_do_not_outshine_their_neighbours() -> None:
     assert_equals_ultralytics(torch.from_numpy(frame))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 1500), st.integers(1, 1500))
 def test_the_letterbox_vector_maps_the_frames_corners_onto_the_content(
     height: int, width: int

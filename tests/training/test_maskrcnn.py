@@ -15,8 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from training.annotated import AnnotatedDataset
-from training.checkpoint import hash_files, load_checkpoint
+from training.checkpoint import load_checkpoint
 from training.command_line import read_data
+from training.file_hashes import hash_files
 from training.maskrcnn import _freeze, main, train_maskrcnn
 from training.maskrcnn_frames import ValidationInstances, collate, prepare_instances
 from training.maskrcnn_network import ARCHITECTURE, build_maskrcnn, load_maskrcnn

@@ -130,6 +130,50 @@ def test_an_interrupted_run_goes_on(
     assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
 
 
+def test_the_encoder_learns_without_prompts_first(
+    run: Run, rendered: Path, tmp_path: Path, interrupt_at_step: Callable[[int], None]
+) -> None:
+    file = tmp_path / "dense.yaml"
+    file.write_text(yaml.safe_dump({**SMALL, "epochs": 6, "dense_epochs": 4, "views": True}))
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    output = run(main, "--data", rendered, "--out", whole, "--settings", file).output
+    assert "epoch 4/6  foreground_dice" in output
+    assert "epoch 5/6  box_iou" in output
+    losses = logged(whole, "train/dense_loss")
+    assert len(losses) == len(logged(whole, "validation/foreground_dice")) == 4
+    assert losses[-1] < 0.95 * losses[0]
+    scores = logged(whole, "validation/box_iou")
+    assert len(scores) == len(logged(whole, "train/loss")) == 2
+    sam, recipe = load_sam(whole)  # which refuses weights that are not of a SAM
+    assert recipe.metrics["box_iou"] == pytest.approx(max(scores))
+
+    command = (main, "--data", rendered, "--out", resumed, "--settings", file)
+    interrupt_at_step(20)  # 8 steps an epoch: in the third
+    run(*command, code=1)
+    interrupt_at_step(0)
+    run(*command, "--resume")
+    assert logged(resumed, "train/dense_loss") == pytest.approx(losses, rel=1e-3)
+    assert logged(resumed, "validation/box_iou") == pytest.approx(scores, rel=1e-3)
+    assert all(
+        torch.allclose(weights, sam.state_dict()[name], atol=1e-5)
+        for name, weights in load_sam(resumed)[0].state_dict().items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        pytest.param({"train_encoder": False}, "the image encoder, which is frozen", id="frozen"),
+        pytest.param({"epochs": 3}, "of 3 epochs, 3 dense_epochs leave none", id="no epoch left"),
+    ],
+)
+def test_dense_epochs_that_make_no_sense_are_refused(
+    changed: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        SamSettings(**{**SMALL, "epochs": 5, "dense_epochs": 3, **changed})
+
+
 def published(folder: Path) -> Path:
     """A file as segment-anything publishes them."""
     torch.manual_seed(5)

@@ -16,10 +16,9 @@ from training.normalise import PercentileLevels, to_8_bit
 from training.sam_frames import (
     SamFrame,
     Sides,
-    TrainingPrompts,
-    ValidationFrames,
     prepare_frames,
 )
+from training.sam_samples import TrainingSamples
 from training.sam_settings import PRESETS, SamSettings
 from training.unet_frames import Draw
 
@@ -95,7 +94,7 @@ def test_turned_frames_keep_image_boxes_and_truths_together(make_dataset: MakeDa
 
 
 def draws(make_dataset: MakeDataset, settings: SamSettings) -> list[object]:
-    dataset = TrainingPrompts([one_frame(make_dataset)], SIDES, settings)
+    dataset = TrainingSamples([one_frame(make_dataset)], SIDES, settings)
     return [dataset[Draw(0, seed, quarter=False)] for seed in range(24)]
 
 
@@ -140,7 +139,7 @@ def test_frames_are_turned_where_it_is_asked_for(make_dataset: MakeDataset) -> N
 def test_cells_to_validate_on_are_spread_over_the_list(make_dataset: MakeDataset) -> None:
     frame = one_frame(make_dataset)
     for prompts, expected in ((None, BOXES), (9, BOXES), (2, BOXES[::2]), (1, BOXES[:1])):
-        cells = ValidationFrames([frame], prompts)[0].cells
+        cells = frame.spread(prompts).cells
         assert [(c.y, c.x) for c in cells] == [box[:2] for box in expected]
 
 

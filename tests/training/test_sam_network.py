@@ -12,7 +12,8 @@ from segment_anything import SamPredictor
 from torch import nn
 
 from training.checkpoint import CheckpointError, new_recipe, save_checkpoint
-from training.sam_network import ARCHITECTURE, SIZES, build_sam, load_published, load_sam
+from training.sam_network import ARCHITECTURE, build_sam, load_published, load_sam
+from training.sam_sizes import SIZES
 
 
 @pytest.fixture(scope="module")
