@@ -73,9 +73,9 @@ def test_the_folder_holds_the_checkpoint_and_the_log(classifier: Path) -> None:
 
 
 def test_learns_colours_with_a_rare_class(run: Run, tmp_path: Path) -> None:
-    folder = write_crops(tmp_path / "crops", [0] * 36 + [1] * 4, [0, 0, 0, 1])
+    folder = write_crops(tmp_path / "crops", [0] * 72 + [1] * 8, [0, 0, 0, 1])
     file = tmp_path / "settings.yaml"
-    file.write_text("epochs: 3\nbatch: 4\nlearning_rate: 1.0e-4\n")
+    file.write_text("epochs: 3\nbatch: 8\nlearning_rate: 1.0e-4\n")
     output = run(main, "--crops", folder, "--out", tmp_path / "out", "--settings", file).output
     assert "epoch 3/3" in output
     losses = logged(tmp_path / "out", "train/loss")
