@@ -366,7 +366,9 @@ def fill_repository(
     ):
         files = [word if word.startswith("--") else str(checkpoints / word) for word in weights]
         common = ("--model-repository", str(repository), "--frames", str(folder))
-        result = CliRunner().invoke(export_main, [name, *files, *common])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["export", name, *files, *common])  # for the manifests
+            result = CliRunner().invoke(export_main, sys.argv[1:])
         assert result.exit_code == 0, result.output
         assert str(repository / name / "1") in result.output.split()
 

@@ -9,6 +9,8 @@ Cells are prompted by their boxes, moved at random as a detector might, in some 
 coarse masks too. The first command trains the mask decoder alone: the encoder's embeddings are
 computed once and kept in OUT/embeddings, which may be deleted. Published files are at
 https://github.com/facebookresearch/segment-anything; --init takes the folder of another run too.
+An encoder that begins with random weights may learn of every pixel before it is prompted, and from
+random views of few frames: settings `dense_epochs` and `views`.
 
 A run that was cut off goes on with `--resume`. OUT is the checkpoint, of the epoch with the best
 mean IoU of the cells to validate on, prompted by their true boxes; OUT/log is for TensorBoard.
