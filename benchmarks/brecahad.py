@@ -4,8 +4,8 @@
     python -m benchmarks.brecahad --brecahad data/BreCaHAD
 
 The study's nine sets of tiles are cut, with one case kept back, and the plain U-Net is trained and
-tested on each. The study's two networks are then trained longer on 256/128 with classes balanced by
-half, exported as `nuclei_unet` and tested through the server on whole frames of the case kept back.
+tested on each. The study's two networks are then trained longer on 256/128, classes balanced less,
+exported as `nuclei_unet` and tested through the server on whole frames of the case kept back.
 Settings are in `benchmarks/brecahad/`. Everything runs by the README's commands. The tables, the
 commands and their times are written to `benchmarks/results/brecahad.md`, the figures to
 `brecahad.json` (U-Net), `brecahad-resnet50.json` and `brecahad-sets.json` beside it.

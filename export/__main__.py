@@ -30,14 +30,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import numpy.typing as npt
 
-# Commands import what they need when they run: torch and its kin take ten seconds, which `--help`
-# and `lint` do without.
 from cytoserve.contract import MAX_SIDE, OVERLAP_THRESHOLD, SCORE_THRESHOLD
 from training.command_line import DATA_HELP, read_data
 from training.sam_sizes import SIZES
 
 if TYPE_CHECKING:
     from export.pipelines import ExportedPipeline
+
+# Commands import what they need when they run: torch and its kin take ten seconds, which every
+# `--help`, `lint` and a mistyped option do without.
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -69,6 +70,8 @@ class ExportGroup(click.Group):
         """Run the command that was chosen."""
         try:
             return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
         except Exception as error:
             if not isinstance(error, _failures()):
                 raise

@@ -194,7 +194,7 @@ def _loaders(
     batches = EpochBatches(len(train), settings.draws_per_frame, settings.batch, seed)
     return (
         DataLoader(train, batch_sampler=batches, collate_fn=_as_they_are),
-        DataLoader(list(validation), collate_fn=_as_they_are),  # type: ignore[arg-type]  # a list will do
+        DataLoader(validation, collate_fn=_as_they_are),  # type: ignore[arg-type]
     ), batches
 
 

@@ -56,3 +56,4 @@ def test_the_settings_of_brecahad_are_valid_and_name_sets(folder):
         served = choose_settings(NUCLEI_PRESETS, "study", file)
         assert served.width == common.width
         assert served.epochs > common.epochs
+        assert 0 < served.class_balance < common.class_balance

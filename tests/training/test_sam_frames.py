@@ -13,11 +13,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 
 from training.annotated import AnnotatedCell, AnnotatedDataset
 from training.normalise import PercentileLevels, to_8_bit
-from training.sam_frames import (
-    SamFrame,
-    Sides,
-    prepare_frames,
-)
+from training.sam_frames import SamFrame, Sides, prepare_frames
 from training.sam_samples import TrainingSamples
 from training.sam_settings import PRESETS, SamSettings
 from training.unet_frames import Draw
