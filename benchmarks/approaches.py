@@ -42,7 +42,7 @@ from server.embedded import EmbeddedServer
 from training.annotated import AnnotatedDataset, AnnotatedFrame
 from training.checkpoint import CheckpointError
 from training.classifier import load_classifier
-from training.command_line import DATA_HELP, read_data
+from training.command_line import data_option, read_data
 from training.yolo_network import load_network
 
 PIPELINES = ("yolo", "yolo_resnet")
@@ -186,7 +186,7 @@ def _checkpoint(name: str, text: str) -> Callable[[Any], Any]:
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
-@click.option("--data", multiple=True, required=True, help=DATA_HELP)
+@data_option
 @_checkpoint("--cells", "the one-class network (`yolo_cells`)")
 @_checkpoint("--targets", "the fine-tuned network (`yolo_targets`)")
 @_checkpoint("--classifier", "the classifier (`resnet50_cells`)")

@@ -5,7 +5,7 @@
 
 General cells: dsb2018's nuclei and 30 fields of bccd, as one class. Target: 16 other fields of bccd
 with two classes. Test: the 14 left. The lists of fields and the settings are in `benchmarks/bccd/`.
-Everything from training to the table runs by the README's commands, about a quarter of an hour on
+Everything from training to the table runs by the README's commands, about half an hour on
 two cores. The table, the commands and their times are written to `benchmarks/results/bccd.md`, the
 figures to `bccd.json` beside it.
 

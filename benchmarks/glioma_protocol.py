@@ -31,11 +31,10 @@ from benchmarks.glioma_tables import protocol_page
 from benchmarks.kept_results import KeptResults
 from benchmarks.result_files import write_result
 from benchmarks.studies import S2_TABLES, GliomaModel, GliomaTable, TestSizes
-from training.checkpoint import load_checkpoint
-from training.command_line import DATA_HELP, SETTINGS_HELP, choose_settings, read_data
+from training.checkpoint import RANDOM, load_checkpoint
+from training.command_line import SETTINGS_HELP, choose_settings, data_option, read_data
 from training.dice import NATIVE, parse_resolution
 from training.splits import SplitSizes
-from training.unet import RANDOM
 from training.unet_encoders import NETWORKS
 from training.unet_network import ARCHITECTURE
 from training.unet_settings import GLIOMA_PRESETS
@@ -134,7 +133,7 @@ def own_table(
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
-@click.option("--data", multiple=True, required=True, help=DATA_HELP)
+@data_option
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Where runs are kept.")
 @click.option(
     "--table",

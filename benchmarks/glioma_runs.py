@@ -13,14 +13,14 @@ import torch
 from benchmarks.kept_results import KeptResults, OtherProtocolError
 from benchmarks.studies import GliomaModel, TestSizes
 from training.annotated import AnnotatedDataset, AnnotatedFrame
-from training.checkpoint import RECIPE_FILE, WEIGHTS_FILE
+from training.checkpoint import RANDOM, RECIPE_FILE, WEIGHTS_FILE
 from training.contrast import PrepareWholeFrame
 from training.dice import NATIVE, RESOLUTIONS, dice_at
 from training.file_hashes import hash_files
 from training.lightning_runs import STATE_NAME
 from training.run_folder import RunFolder
 from training.splits import DatasetSplit, SplitSizes, random_split
-from training.unet import IMAGENET, RANDOM, train_unet
+from training.unet import IMAGENET, train_unet
 from training.unet_frames import foreground_mask
 from training.unet_network import UNet, load_unet
 from training.unet_settings import UnetSettings

@@ -40,7 +40,7 @@ from export.foreground_reference import predict_whole_frame
 from server.embedded import EmbeddedServer
 from training.annotated import AnnotatedDataset, AnnotatedFrame
 from training.checkpoint import CheckpointError
-from training.command_line import DATA_HELP, read_data
+from training.command_line import data_option, read_data
 from training.dice import RESOLUTIONS, dice_score, iou_score
 from training.unet_frames import foreground_mask
 from training.unet_network import load_unet
@@ -156,7 +156,7 @@ def measure(
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
-@click.option("--data", multiple=True, required=True, help=DATA_HELP)
+@data_option
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path, exists=True, file_okay=False),

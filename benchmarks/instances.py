@@ -53,7 +53,7 @@ from export.reference import normalised_rgb
 from server.embedded import EmbeddedServer
 from training.annotated import AnnotatedDataset, AnnotatedFrame
 from training.checkpoint import CheckpointError
-from training.command_line import DATA_HELP, read_data
+from training.command_line import data_option, read_data
 from training.maskrcnn_network import load_maskrcnn
 from training.sam_network import load_sam
 
@@ -289,7 +289,7 @@ def _checkpoint(name: str, text: str) -> Callable[[Any], Any]:
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
-@click.option("--data", multiple=True, required=True, help=DATA_HELP)
+@data_option
 @_checkpoint("--maskrcnn", "Mask R-CNN (`maskrcnn_network`)")
 @_checkpoint("--sam", "SAM (`sam_encoder`, `sam_decoder`)")
 @json_option

@@ -58,6 +58,21 @@ LEVEL_ENDS = (6400, 8000, 8400)
 """Anchors of the three levels of the 640 px network, summed up."""
 
 
+LONGEST = (
+    "test_served_pipelines",
+    "test_served_foreground",
+    "test_resnet",
+    "test_regression",
+    "test_chain_parity",
+    "test_approaches",
+    "test_supervision",
+    "test_folder_and_failure",
+    "test_onnxruntime_backend",
+    "test_instances",
+)
+"""Files of half a minute and more: begun first, so that no process runs one alone at the end."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One file that needs the exported repository first, then all that do not, then the others.
 
@@ -66,12 +81,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(item.path, []).append(item)
-    largest_first = sorted(files.values(), key=len, reverse=True)
     exported, others = [], []
-    for tests in largest_first:
+    for _, tests in sorted(files.items(), key=lambda file: _rank(file[0].stem, len(file[1]))):
         needed = any("exported_repository" in getattr(t, "fixturenames", ()) for t in tests)
         (exported if needed else others).append(tests)
     items[:] = [test for tests in (*exported[:1], *others, *exported[1:]) for test in tests]
+
+
+def _rank(name: str, tests: int) -> tuple[int, int]:
+    """The longest files in their order, then those of most tests."""
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST), -tests
 
 
 def recipe(architecture: str, class_names: tuple[str, ...], **settings: object) -> Recipe:

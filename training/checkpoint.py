@@ -22,6 +22,8 @@ from training.validation_errors import explain
 
 WEIGHTS_FILE = "model.safetensors"
 RECIPE_FILE = "recipe.json"
+RANDOM = "random"
+"""What a network is initialised from that begins with random weights."""
 RECORDED_PACKAGES = (
     "torch",
     "torchvision",

@@ -22,6 +22,7 @@ DATA_HELP = (
     "layout, or the path of one COCO JSON. DIR@FILE takes only "
     "the frames that FILE names, one a line without suffix. May be given several times."
 )
+data_option = click.option("--data", multiple=True, required=True, help=DATA_HELP)
 SETTINGS_HELP = "YAML file of settings that change the preset's."
 
 

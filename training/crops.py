@@ -22,7 +22,7 @@ from rich.progress import track
 
 from training.annotated import AnnotatedDataset, AnnotatedFrame
 from training.cell_crops import CellCrops
-from training.command_line import DATA_HELP, read_data
+from training.command_line import data_option, read_data
 from training.normalise import PercentileLevels
 from training.splits import split_by_frame
 from training.validation_errors import explain
@@ -118,7 +118,7 @@ def read_index(folder: Path) -> CropIndex:
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
-@click.option("--data", multiple=True, required=True, help=DATA_HELP)
+@data_option
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the crops.")
 @click.option(
     "--validation-share",

@@ -26,6 +26,7 @@ from torchvision.models.detection import MaskRCNN
 
 from training.annotated import AnnotatedDataset
 from training.checkpoint import (
+    RANDOM,
     CheckpointError,
     Recipe,
     fill_network,
@@ -33,7 +34,7 @@ from training.checkpoint import (
     new_recipe,
     save_checkpoint,
 )
-from training.command_line import DATA_HELP, SETTINGS_HELP, choose_settings, read_data
+from training.command_line import choose_settings
 from training.lightning_runs import STATE_NAME, fit
 from training.maskrcnn_frames import (
     TrainingInstances,
@@ -51,11 +52,11 @@ from training.maskrcnn_network import (
 from training.maskrcnn_settings import PRESETS, MaskrcnnSettings
 from training.maskrcnn_trainer import MaskrcnnTraining
 from training.progress import EpochProgress
-from training.run_folder import RESUME_HELP, RunFolder
-from training.splits import refuse_shared_frames, split_by_frame
+from training.run_folder import RunFolder
+from training.run_options import read_split, run_options, split_options
+from training.splits import refuse_shared_frames
 from training.unet_frames import EpochBatches
 
-RANDOM = "random"
 COCO = "coco"
 LEVELS = ("layer4", "layer3", "layer2", "layer1", "conv1")
 """Of the backbone, the deepest first."""
@@ -200,27 +201,13 @@ def _loaders(
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
-@click.option("--data", multiple=True, required=True, help=DATA_HELP)
-@click.option("--validation", multiple=True, help="The same, of frames to validate on only.")
-@click.option(
-    "--validation-share", type=float, help="Share of the frames, where none are given to validate."
-)
+@split_options
 @click.option("--one-class", is_flag=True, help='Call every cell "cell", whatever its class.')
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint folder.")
-@click.option("--init", default=RANDOM, help="`random`, `coco`, or a checkpoint folder.")
-@click.option(
-    "--preset", type=click.Choice(list(PRESETS)), default="study", help="Settings by name."
+@run_options(
+    PRESETS,
+    init="`random`, `coco`, or a checkpoint folder.",
+    seed="Of the split, the weights, the windows and their changes.",
 )
-@click.option("--settings", "file", type=click.Path(path_type=Path), help=SETTINGS_HELP)
-@click.option("--epochs", type=int, help="Passes over the data.")
-@click.option("--bf16/--no-bf16", default=None, help="Mixed precision in bfloat16.")
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    help="Of the split, the weights, the windows and their changes.",
-)
-@click.option("--resume", is_flag=True, help=RESUME_HELP)
 def main(
     data: tuple[str, ...],
     validation: tuple[str, ...],
@@ -235,13 +222,10 @@ def main(
 ) -> None:
     """Train a Mask R-CNN; the module's docstring is the help."""
     settings = choose_settings(PRESETS, preset, file, **overrides)
-    train, hashes = read_data(data, one_class)
     with RunFolder(out, STATE_NAME).reported():
-        if validation:
-            kept, kept_hashes = read_data(validation, one_class)
-            hashes |= kept_hashes
-        else:
-            train, kept = split_by_frame(train, settings.validation_share, seed)
+        train, kept, hashes = read_split(
+            data, validation, share=settings.validation_share, seed=seed, one_class=one_class
+        )
         recipe = train_maskrcnn(
             train, kept, settings, out, init=init, seed=seed, resume=resume, data=hashes
         )

@@ -22,19 +22,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 from training.checkpoint import (
+    RANDOM,
     CheckpointError,
     load_checkpoint,
     new_recipe,
     save_checkpoint,
 )
 from training.classifier import ARCHITECTURE, CellClassifier
-from training.command_line import SETTINGS_HELP, choose_settings
+from training.command_line import choose_settings
 from training.crops import Crop, CropIndex, read_index
 from training.file_hashes import hash_files
 from training.lightning_runs import STATE_NAME, fit
 from training.progress import EpochProgress
 from training.resnet_trainer import ClassifierTraining
-from training.run_folder import RESUME_HELP, RunFolder
+from training.run_folder import RunFolder
+from training.run_options import run_options
 
 
 class ResnetSettings(BaseModel):
@@ -53,7 +55,7 @@ class ResnetSettings(BaseModel):
     """Mixed precision in bfloat16: faster on CPUs with AVX512-BF16 or AMX, and on GPUs."""
 
 
-PRESETS = {"study": ResnetSettings(), "demo": ResnetSettings(epochs=12)}
+PRESETS = {"study": ResnetSettings(), "demo": ResnetSettings(epochs=9)}
 
 
 def _read_crops(folder: Path, crops: tuple[Crop, ...]) -> TensorDataset:
@@ -131,7 +133,7 @@ def _initialise(classifier: CellClassifier, init: str) -> None:
 
 
 def train(
-    crops: Path, out: Path, settings: ResnetSettings, *, init: str | None, seed: int, resume: bool
+    crops: Path, out: Path, settings: ResnetSettings, *, init: str, seed: int, resume: bool
 ) -> None:
     """Train one classifier and write its checkpoint to ``out``; see the module's docstring."""
     index = read_index(crops)
@@ -140,12 +142,12 @@ def train(
         "class_names": index.class_names,
         "settings": settings.model_dump(),
         "data": {**index.data, str(crops): hash_files(crops / c.file for c in _all_crops(index))},
-        "initialised_from": init or "random",
+        "initialised_from": init,
         "seed": seed,
     }
     torch.manual_seed(seed)
     classifier = CellClassifier(len(index.class_names))
-    if init is not None:
+    if init != RANDOM:
         _initialise(classifier, init)
     loaders = _loaders(crops, index, settings.batch, seed)
     folder = _folder(out)
@@ -183,31 +185,23 @@ def _folder(out: Path) -> RunFolder:
 
 @click.command(help=__doc__, context_settings={"show_default": True})
 @click.option("--crops", type=click.Path(path_type=Path), required=True, help="Folder of crops.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint folder.")
-@click.option("--init", help="Checkpoint folder, or `imagenet`. Default: random weights.")
-@click.option(
-    "--preset", type=click.Choice(sorted(PRESETS)), default="study", help="Settings by name."
+@run_options(
+    sorted(PRESETS),
+    init="`random`, `imagenet`, or a checkpoint folder.",
+    seed="Of weights, sampling and augmentation.",
 )
-@click.option("--settings", "file", type=click.Path(path_type=Path), help=SETTINGS_HELP)
-@click.option("--epochs", type=int, help="Passes over the crops.")
-@click.option("--bf16/--no-bf16", default=None, help="Mixed precision in bfloat16.")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, help="Of weights, sampling and augmentation."
-)
-@click.option("--resume", is_flag=True, help=RESUME_HELP)
 def main(
     crops: Path,
     out: Path,
-    init: str | None,
+    init: str,
     preset: str,
     file: Path | None,
-    epochs: int | None,
-    bf16: bool | None,
     seed: int,
     resume: bool,
+    **overrides: Any,
 ) -> None:
     """Train ResNet50; the module's docstring is the help."""
-    settings = choose_settings(PRESETS, preset, file, epochs=epochs, bf16=bf16)
+    settings = choose_settings(PRESETS, preset, file, **overrides)
     with _folder(out).reported():
         train(crops, out, settings, init=init, seed=seed, resume=resume)
 

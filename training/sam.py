@@ -30,17 +30,19 @@ from torch.utils.data import DataLoader
 
 from training.annotated import AnnotatedDataset
 from training.checkpoint import (
+    RANDOM,
     WEIGHTS_FILE,
     CheckpointError,
     Recipe,
     new_recipe,
     save_checkpoint,
 )
-from training.command_line import DATA_HELP, SETTINGS_HELP, choose_settings, read_data
+from training.command_line import choose_settings
 from training.file_hashes import hash_files
 from training.lightning_runs import STATE_NAME, fit
 from training.progress import EpochProgress
-from training.run_folder import RESUME_HELP, RunFolder
+from training.run_folder import RunFolder
+from training.run_options import read_split, run_options, split_options
 from training.sam_embeddings import KeptEmbeddings
 from training.sam_frames import SamFrame, Sides, prepare_frames
 from training.sam_network import ARCHITECTURE, build_sam, load_published, load_sam
@@ -48,10 +50,9 @@ from training.sam_samples import DenseSample, TrainingSample, TrainingSamples
 from training.sam_settings import PRESETS, SamSettings
 from training.sam_sizes import SIZES
 from training.sam_trainer import SamTraining
-from training.splits import refuse_shared_frames, split_by_frame
+from training.splits import refuse_shared_frames
 from training.unet_frames import EpochBatches
 
-RANDOM = "random"
 EMBEDDINGS_FOLDER = "embeddings"
 
 Sample = TypeVar("Sample", TrainingSample, DenseSample, SamFrame)
@@ -204,32 +205,14 @@ def _as_they_are(samples: list[Sample]) -> list[Sample]:
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
-@click.option("--data", multiple=True, required=True, help=DATA_HELP)
-@click.option("--validation", multiple=True, help="The same, of frames to validate on only.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint folder.")
-@click.option(
-    "--init",
-    default=RANDOM,
-    help="`random`, a published .pth file, or a checkpoint folder.",
-)
-@click.option(
-    "--preset", type=click.Choice(list(PRESETS)), default="study", help="Settings by name."
-)
-@click.option("--settings", "file", type=click.Path(path_type=Path), help=SETTINGS_HELP)
+@split_options
 @click.option("--size", type=click.Choice(SIZES), help="Of SAM's image encoder.")
 @click.option("--train-encoder/--freeze-encoder", default=None, help="Train the image encoder too.")
-@click.option("--epochs", type=int, help="Passes over the data.")
-@click.option("--bf16/--no-bf16", default=None, help="Mixed precision in bfloat16.")
-@click.option(
-    "--validation-share", type=float, help="Share of the frames, where none are given to validate."
+@run_options(
+    PRESETS,
+    init="`random`, a published .pth file, or a checkpoint folder.",
+    seed="Of the split, the weights, the cells and their prompts.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    help="Of the split, the weights, the cells and their prompts.",
-)
-@click.option("--resume", is_flag=True, help=RESUME_HELP)
 def main(
     data: tuple[str, ...],
     validation: tuple[str, ...],
@@ -243,16 +226,14 @@ def main(
 ) -> None:
     """Train SAM; the module's docstring is the help."""
     settings = choose_settings(PRESETS, preset, file, **overrides)
-    dataset, hashes = read_data(data, one_class=True)
     with RunFolder(out, STATE_NAME).reported():
-        if validation:
-            train = dataset
-            kept, kept_hashes = read_data(validation, one_class=True)
-            hashes |= kept_hashes
-        else:
-            train, kept = split_by_frame(
-                with_cells(dataset, "of the data set"), settings.validation_share, seed
-            )
+        train, kept, hashes = read_split(
+            data,
+            validation,
+            share=settings.validation_share,
+            seed=seed,
+            select=lambda dataset: with_cells(dataset, "of the data set"),
+        )
         recipe = train_sam(
             train, kept, settings, out, init=init, seed=seed, resume=resume, data=hashes
         )

@@ -21,9 +21,9 @@ is the checkpoint, of the epoch with the best Dice in validation; OUT/log is for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import torch
@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader
 
 from training.annotated import AnnotatedDataset
 from training.checkpoint import (
+    RANDOM,
     CheckpointError,
     Recipe,
     fill_network,
@@ -39,13 +40,14 @@ from training.checkpoint import (
     new_recipe,
     save_checkpoint,
 )
-from training.command_line import DATA_HELP, SETTINGS_HELP, choose_settings, read_data
+from training.command_line import choose_settings
 from training.file_hashes import hash_files
 from training.lightning_runs import STATE_NAME, fit
 from training.nuclei_tiles import Tile, read_tile_index
 from training.progress import EpochProgress
-from training.run_folder import RESUME_HELP, RunFolder
-from training.splits import refuse_shared_frames, split_by_frame
+from training.run_folder import RunFolder
+from training.run_options import read_split, run_options, split_options
+from training.splits import refuse_shared_frames
 from training.unet_encoders import NETWORKS, NUCLEI_NETWORKS, PLAIN_UNET
 from training.unet_frames import (
     EpochBatches,
@@ -61,10 +63,10 @@ from training.unet_network import ARCHITECTURE, UNet, build_unet
 from training.unet_settings import GLIOMA_PRESETS, NUCLEI_PRESETS, UnetSettings
 from training.unet_trainer import VALIDATION_LOSS, UnetTraining
 
-RANDOM = "random"
 IMAGENET = "imagenet"
 
-Command = TypeVar("Command", bound=Callable[..., None])
+INIT_HELP = "`random`, `imagenet` (the encoder), or a checkpoint folder (the whole model)."
+SEED_HELP = "Of the split, the weights, the windows and their changes."
 
 
 def train_unet(
@@ -236,48 +238,13 @@ def _report(out: Path, recipe: Recipe) -> None:
     click.echo(f"checkpoint {out}: {recipe.class_names[0]}, {metrics}")
 
 
-def _run_options(presets: Mapping[str, UnetSettings]) -> Callable[[Command], Command]:
-    """The options that both commands have."""
-    options = (
-        click.option(
-            "--out", type=click.Path(path_type=Path), required=True, help="Checkpoint folder."
-        ),
-        click.option(
-            "--init",
-            default=RANDOM,
-            help="`random`, `imagenet` (the encoder), or a checkpoint folder (the whole model).",
-        ),
-        click.option(
-            "--preset", type=click.Choice(list(presets)), default="study", help="Settings by name."
-        ),
-        click.option("--settings", "file", type=click.Path(path_type=Path), help=SETTINGS_HELP),
-        click.option("--epochs", type=int, help="Passes over the data."),
-        click.option("--bf16/--no-bf16", default=None, help="Mixed precision in bfloat16."),
-        click.option(
-            "--seed",
-            type=click.IntRange(min=0),
-            default=0,
-            help="Of the split, the weights, the windows and their changes.",
-        ),
-        click.option("--resume", is_flag=True, help=RESUME_HELP),
-    )
-
-    def add(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
-
-
 @click.group(help=__doc__, context_settings={"show_default": True})
 def main() -> None:
     """Train U-Nets; the module's docstring is the help."""
 
 
 @main.command()
-@click.option("--data", multiple=True, required=True, help=DATA_HELP)
-@click.option("--validation", multiple=True, help="The same, of frames to validate on only.")
+@split_options
 @click.option("--encoder", type=click.Choice(NETWORKS), help="By the study's name.")
 @click.option(
     "--resolution", help="704p, 1472p, 2592p, native or <width>x<height>, of the network's input."
@@ -287,10 +254,7 @@ def main() -> None:
     type=click.Choice(["resize", "crop"]),
     help="Whole frames scaled to the resolution, or windows of it at native scale.",
 )
-@click.option(
-    "--validation-share", type=float, help="Share of the frames, where none are given to validate."
-)
-@_run_options(GLIOMA_PRESETS)
+@run_options(GLIOMA_PRESETS, init=INIT_HELP, seed=SEED_HELP)
 def glioma(
     data: tuple[str, ...],
     validation: tuple[str, ...],
@@ -304,14 +268,10 @@ def glioma(
 ) -> None:
     """Study S2: cells of phase-contrast frames; all annotated objects are one foreground."""
     settings = choose_settings(GLIOMA_PRESETS, preset, file, **overrides)
-    dataset, hashes = read_data(data, one_class=True)
     with RunFolder(out, STATE_NAME).reported():
-        if validation:
-            train = dataset
-            kept, kept_hashes = read_data(validation, one_class=True)
-            hashes |= kept_hashes
-        else:
-            train, kept = split_by_frame(dataset, settings.validation_share, seed)
+        train, kept, hashes = read_split(
+            data, validation, share=settings.validation_share, seed=seed
+        )
         recipe = train_unet(
             train, kept, settings, out, init=init, seed=seed, resume=resume, data=hashes
         )
@@ -331,7 +291,7 @@ def glioma(
     default=PLAIN_UNET,
     help="By the study's name.",
 )
-@_run_options(NUCLEI_PRESETS)
+@run_options(NUCLEI_PRESETS, init=INIT_HELP, seed=SEED_HELP)
 def nuclei(
     tiles: Path,
     network: str,
