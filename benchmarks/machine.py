@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 
 import psutil
@@ -22,7 +23,7 @@ PACKAGES = (
 
 
 def fingerprint() -> dict[str, str]:
-    """Processor, usable cores, memory, system, package versions and the git commit."""
+    """Processor, usable cores, memory, system, package versions, the git commit, and the day."""
     return {
         "processor": _processor(),
         "cores": str(len(os.sched_getaffinity(0))),
@@ -31,6 +32,7 @@ def fingerprint() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
         "commit": _commit(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
     }
 
 

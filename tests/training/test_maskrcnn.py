@@ -185,6 +185,35 @@ def test_settings_of_a_step_are_applied(make_dataset: MakeDataset) -> None:
     assert float(torch.stack(norms).norm()) == pytest.approx(0.5, rel=1e-3)
 
 
+def test_the_best_epoch_is_kept_over_an_interruption(
+    make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = make_dataset([(10, 10, 30, 30)])
+    first, resumed = new_training(dataset), new_training(dataset)
+    for training in (first, resumed):
+        monkeypatch.setattr(training, "log", lambda *_: None)
+
+    def validate(training: MaskrcnnTraining, loss: float) -> None:
+        """Let the weights be told apart by their loss."""
+        with torch.no_grad():
+            for parameter in training.network.parameters():
+                parameter.fill_(loss)
+        training.losses["mask"] = [loss]
+        training.on_validation_epoch_end()
+
+    for loss in (3.0, 1.0, 2.0):
+        validate(first, loss)
+    state: dict[str, Any] = {"epoch": 2}
+    first.on_save_checkpoint(state)
+    resumed.on_load_checkpoint(state)
+    validate(resumed, 1.5)
+    for training in (first, resumed):
+        assert training.best_metrics == {"loss": 1.0, "mask": 1.0}
+        best = training.best_weights
+        assert best.keys() == training.network.state_dict().keys()
+        assert all((best[name] == 1).all() for name, _ in training.network.named_parameters())
+
+
 def test_bf16_is_trained(make_dataset: MakeDataset, tmp_path: Path) -> None:
     dataset = make_dataset([(10, 20, 30, 40)], [], [(20, 20, 30, 40)])
     settings = MaskrcnnSettings(**{**SMALL, "bf16": True, "epochs": 1})
@@ -251,6 +280,22 @@ def test_the_first_levels_stay_as_they_were(levels: int, trained_parts: set[str]
     learnt = {n.split(".")[0] for n, p in body.named_parameters() if p.requires_grad}
     assert learnt == trained_parts
     assert all(p.requires_grad for p in network.roi_heads.parameters())
+
+
+@pytest.mark.parametrize("init", ["random", "checkpoint"])
+def test_only_levels_that_began_trained_are_frozen(
+    make_dataset: MakeDataset, trained: Path, tmp_path: Path, init: str
+) -> None:
+    dataset = make_dataset([(10, 20, 30, 40)], [(20, 20, 30, 40)])
+    settings = MaskrcnnSettings(**{**SMALL, "epochs": 1, "trainable_levels": 3})
+    parts = dataset.subset({"frame_0"}), dataset.subset({"frame_1"})
+    origin = str(trained) if init == "checkpoint" else init
+    train_maskrcnn(*parts, settings, tmp_path / "out", init=origin)
+    after, _ = load_checkpoint(tmp_path / "out", ARCHITECTURE)
+    before, _ = load_checkpoint(trained, ARCHITECTURE)
+    stem, deep = "backbone.body.conv1.weight", "backbone.body.layer3.0.conv1.weight"
+    assert torch.equal(after[stem], before[stem]) == (init == "checkpoint")
+    assert not torch.equal(after[deep], before[deep])
 
 
 def test_a_network_of_another_shape_is_refused_to_start_from(

@@ -17,13 +17,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training import sam_network
 from training.annotated import AnnotatedDataset
 from training.checkpoint import load_checkpoint
+from training.progress import EpochProgress
 from training.sam import main, train_sam
 from training.sam_embeddings import KeptEmbeddings
 from training.sam_frames import Sides, prepare_frames
 from training.sam_network import ARCHITECTURE, build_sam, load_sam, small_sam
 from training.sam_prompts import box_prompts
+from training.sam_samples import TrainingSamples
 from training.sam_settings import PRESETS, SamSettings
-from training.sam_trainer import box_ious, decode
+from training.sam_trainer import SamTraining, box_ious, decode
+from training.unet_frames import EpochBatches
 
 Run = Callable[..., Any]
 MakeDataset = Callable[..., AnnotatedDataset]
@@ -89,17 +92,19 @@ def test_the_checkpoint_is_a_sam(trained: Path, rendered: Path) -> None:
         assert len(logged(trained, tag)) == 2
 
 
-def test_learns_cells_and_keeps_the_best_epoch(make_dataset: MakeDataset, tmp_path: Path) -> None:
+def test_learns_cells_of_unseen_frames_and_keeps_the_best_epoch(
+    make_dataset: MakeDataset, tmp_path: Path
+) -> None:
     frames = [[(10 + 3 * n, 20, 30, 40), (60, 5 + 4 * n, 20, 50)] for n in range(7)]
     dataset = make_dataset(*frames)
     train = dataset.subset({f"frame_{n}" for n in range(6)})
     kept = dataset.subset({"frame_6"})
-    settings = SamSettings(
-        **{**SMALL, "epochs": 5, "draws_per_frame": 6, "points_added": 0, "coarse_masks": 0}
-    )
+    given = {"epochs": 10, "draws_per_frame": 6, "points_added": 0, "coarse_masks": 0}
+    settings = SamSettings(**{**SMALL, **given, "loss": "surroundings+dice"})
     recipe = train_sam(train, kept, settings, tmp_path / "out", seed=1)
     scores = logged(tmp_path / "out", "validation/box_iou")
     assert recipe.metrics["box_iou"] == pytest.approx(max(scores))
+    assert recipe.metrics["box_iou"] > 0.5  # on a frame that it was not trained on
     losses = logged(tmp_path / "out", "train/loss")
     assert losses[-1] < 0.6 * losses[0]
     rates = logged(tmp_path / "out", "train/learning_rate")
@@ -254,6 +259,66 @@ def test_kept_embeddings_are_of_these_weights_and_this_image(tmp_path: Path) -> 
     (file,) = tmp_path.iterdir()
     file.write_bytes(b"damaged")
     assert torch.equal(KeptEmbeddings(sam, tmp_path)(image), retrained(image))
+
+
+def new_training(dataset: AnnotatedDataset, **given: Any) -> SamTraining:
+    settings = SamSettings(**{**SMALL, **given})
+    torch.manual_seed(0)
+    sam = build_sam("tiny")
+    sides = Sides.of(sam)
+    return SamTraining(
+        sam,
+        settings,
+        samples=TrainingSamples(prepare_frames(dataset, sides), sides, settings),
+        batches=EpochBatches(len(dataset.frames), 1, 1, 0),
+        embeddings=None,
+        seed=0,
+        progress=EpochProgress(1),
+    )
+
+
+def test_settings_of_a_step_are_applied(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset([(10, 20, 30, 40), (50, 5, 20, 30), (60, 50, 20, 20)])
+    training = new_training(dataset, gradient_clip=0.5, validation_prompts=2)
+    trained = [p for p in training.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.grad = torch.ones_like(parameter)
+    training.on_before_optimizer_step(torch.optim.SGD(trained, lr=1.0))
+    norms = [p.grad.norm() for p in trained if p.grad is not None]
+    assert float(torch.stack(norms).norm()) == pytest.approx(0.5, rel=1e-3)
+    with torch.no_grad():
+        training.validation_step(list(training.samples.frames), 0)
+    assert len(training.scores) == 2
+
+
+def test_the_best_epoch_is_kept_over_an_interruption(
+    make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = make_dataset([(10, 20, 30, 40)])
+    first, resumed = new_training(dataset), new_training(dataset)
+    for training in (first, resumed):
+        monkeypatch.setattr(training, "log", lambda *_: None)
+
+    def validate(training: SamTraining, iou: float) -> None:
+        """Let the weights be told apart by what they score."""
+        with torch.no_grad():
+            for parameter in training.sam.parameters():
+                parameter.fill_(iou)
+        training.scores = [(iou, 0.5)]
+        training.on_validation_epoch_end()
+
+    for iou in (0.3, 0.6, 0.4):
+        validate(first, iou)
+    state = {"state_dict": dict(first.state_dict()), "epoch": 2}
+    first.on_save_checkpoint(state)
+    resumed.on_load_checkpoint(state)
+    validate(resumed, 0.5)
+    for training in (first, resumed):
+        assert training.best_metrics["box_iou"] == pytest.approx(0.6)
+        assert training.best_metrics["quality_error"] == pytest.approx(0.1)
+        best = training.best_sam()
+        assert best.keys() == training.sam.state_dict().keys()
+        assert all((best[name] == 0.6).all() for name, _ in training.sam.named_parameters())
 
 
 def test_true_boxes_are_scored_in_frame_pixels(make_dataset: MakeDataset) -> None:
