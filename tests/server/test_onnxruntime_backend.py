@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,9 +18,7 @@ import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from server.backend_directory import OWN_BACKENDS
 from server.embedded import EmbeddedServer
-from server.installation import find_installation
 from server.worker_environment import available_cores
 from server.workers import workers_of
 
@@ -536,82 +532,6 @@ def test_an_error_of_the_run_is_the_answer_to_all(
         for i in (0, 9)
     ]
     assert [error.status() for error in together(*calls)] == ["StatusCode.INTERNAL"] * 2
-
-
-# -- The session ----------------------------------------------------------------------------------
-@pytest.fixture
-def backend(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The backend's module, imported here beside the pure-Python part of Triton's library."""
-    monkeypatch.syspath_prepend(find_installation().python_backend)
-    path = OWN_BACKENDS / "onnxruntime/model.py"
-    spec = importlib.util.spec_from_file_location("onnxruntime_backend", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize(
-    ("config", "option", "value"),
-    [
-        pytest.param({}, "graph_optimization_level", "ORT_ENABLE_ALL", id="level unset"),
-        *(
-            pytest.param(
-                {"optimization": {"graph": {"level": level}}},
-                "graph_optimization_level",
-                name,
-                id=f"level {level}",
-            )
-            for level, name in {
-                -1: "ORT_ENABLE_BASIC",
-                0: "ORT_ENABLE_ALL",
-                1: "ORT_ENABLE_EXTENDED",
-                2: "ORT_DISABLE_ALL",
-            }.items()
-        ),
-        pytest.param({"execution_mode": "1"}, "execution_mode", "ORT_PARALLEL", id="parallel"),
-        pytest.param({"intra_op_thread_count": "3"}, "intra_op_num_threads", 3, id="intra"),
-        pytest.param({"inter_op_thread_count": "2"}, "inter_op_num_threads", 2, id="inter"),
-        pytest.param({"enable_mem_arena": "OFF"}, "enable_cpu_mem_arena", False, id="arena"),
-        pytest.param({"enable_mem_pattern": "0"}, "enable_mem_pattern", False, id="pattern"),
-    ],
-)
-def test_session_options(backend: ModuleType, config: Any, option: str, value: Any) -> None:
-    if "optimization" not in config:
-        config = {"parameters": {key: {"string_value": text} for key, text in config.items()}}
-    found = getattr(backend.session_options(config), option)
-    assert getattr(found, "name", found) == value
-
-
-@pytest.mark.parametrize(
-    ("bound", "groups", "own", "threads"),
-    [
-        pytest.param("8", [{"count": 1}], None, 8, id="a lone instance takes the bound"),
-        pytest.param("8", [{"count": 3}], None, 2, id="several share it"),
-        pytest.param("8", [{"count": 2}, {"count": 2}], None, 2, id="of all groups"),
-        pytest.param("2", [{"count": 4}], None, 1, id="one at least"),
-        pytest.param("8", [{"count": 2}], "5", 5, id="the model's own number"),
-        pytest.param("0", [{"count": 2}], None, 0, id="no bound"),
-    ],
-)
-def test_instances_share_the_threads(
-    backend: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
-    bound: str,
-    groups: list[dict[str, int]],
-    own: str | None,
-    threads: int,
-) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", bound)
-    parameters = {"intra_op_thread_count": {"string_value": own}} if own else {}
-    config = {"instance_group": groups, "parameters": parameters}
-    assert backend.thread_count(config) == threads
-
-
-def test_idle_threads_do_not_spin(backend: ModuleType) -> None:
-    options = backend.session_options({})
-    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
 # -- The worker process ---------------------------------------------------------------------------
