@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
-import lightning
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from training.best_epoch import BestEpochTraining
 from training.maskrcnn_frames import Batch
 from training.maskrcnn_settings import MaskrcnnSettings
 from training.progress import EpochProgress
@@ -21,7 +22,7 @@ VALIDATION_LOSS = "validation/loss"
 """What the learning rate looks at."""
 
 
-class MaskrcnnTraining(lightning.LightningModule):  # type: ignore[misc]  # ships no types
+class MaskrcnnTraining(BestEpochTraining):
     """One step, one validation, and the weights of the epoch with the lowest validation loss.
 
     The loss is torchvision's: the sum of those of the proposals (objectness, box) and of the heads
@@ -37,15 +38,11 @@ class MaskrcnnTraining(lightning.LightningModule):  # type: ignore[misc]  # ship
         seed: int,
         progress: EpochProgress,
     ) -> None:
-        super().__init__()
+        super().__init__(seed=seed, progress=progress)
         self.network = network
         self.settings = settings
         self.batches = batches
-        self.seed = seed
-        self.progress = progress
         self.losses: dict[str, list[float]] = defaultdict(list)
-        self.best_weights: dict[str, Tensor] = {}
-        self.best_metrics: dict[str, float] = {}
         network.roi_heads.fg_bg_sampler.batch_size_per_image = settings.regions_per_frame
         if settings.window is not None:
             # A window is scaled as its frame would be, not to the frame's size.
@@ -54,13 +51,10 @@ class MaskrcnnTraining(lightning.LightningModule):  # type: ignore[misc]  # ship
                 settings.window, settings.window, whole.image_mean, whole.image_std
             )
 
-    def on_train_start(self) -> None:
-        """Show how long the run is."""
-        self.progress.begin(self.trainer.num_training_batches, self.current_epoch)
-
-    def on_train_epoch_start(self) -> None:
-        """Give every epoch random numbers of its own."""
-        self._draw_epoch(self.current_epoch)
+    def draw_epoch(self, epoch: int) -> None:
+        """Batches are drawn by the epoch too."""
+        super().draw_epoch(epoch)
+        self.batches.epoch = epoch
 
     def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
         """Raise the learning rate step by step at the start of the run."""
@@ -74,10 +68,7 @@ class MaskrcnnTraining(lightning.LightningModule):  # type: ignore[misc]  # ship
         images, targets = batch
         losses = self.network(images, targets)
         loss: Tensor = sum(losses.values(), start=torch.zeros((), device=self.device))
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(images))
-        rate = self.optimizers().param_groups[0]["lr"]
-        self.log("train/learning_rate", rate, on_step=False, on_epoch=True, batch_size=1)
-        self.progress.step()
+        self.log_step(loss, len(images))
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -124,22 +115,16 @@ class MaskrcnnTraining(lightning.LightningModule):  # type: ignore[misc]  # ship
                 f"{metrics['loss']}. Lower learning_rate, {self.settings.learning_rate:g}, or give "
                 "warmup_steps and gradient_clip."
             )
-        for name, value in metrics.items():
-            self.log(f"validation/{name}", value)
-        self.progress.epoch(self.current_epoch + 1, metrics)
-        if not self.best_metrics or metrics["loss"] <= self.best_metrics["loss"]:
-            self.best_metrics = metrics
-            self.best_weights = {k: v.clone() for k, v in self.network.state_dict().items()}
+        self.end_epoch(metrics)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let `--resume` know the best epoch so far."""
-        checkpoint["best"] = {"weights": self.best_weights, "metrics": self.best_metrics}
+    def rank(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """The loss."""
+        return (-metrics["loss"],)
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the best epoch so far from an interrupted run, and draw the epoch after it."""
-        self._draw_epoch(checkpoint["epoch"] + 1)
-        self.best_weights = checkpoint["best"]["weights"]
-        self.best_metrics = checkpoint["best"]["metrics"]
+    def weights(self) -> Mapping[str, Tensor]:
+        """Those of the Mask R-CNN."""
+        weights: Mapping[str, Tensor] = self.network.state_dict()
+        return weights
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW, at a learning rate that falls when the validation loss stalls."""
@@ -155,7 +140,3 @@ class MaskrcnnTraining(lightning.LightningModule):  # type: ignore[misc]  # ship
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "monitor": VALIDATION_LOSS},
         }
-
-    def _draw_epoch(self, epoch: int) -> None:
-        torch.manual_seed(self.seed + epoch)
-        self.batches.epoch = epoch

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-import lightning
 import torch
 from torchmetrics.classification import MulticlassConfusionMatrix
 from torchvision.transforms import v2
 
+from training.best_epoch import BestEpochTraining
 from training.classifier import CellClassifier
 from training.progress import EpochProgress
 
 
-class ClassifierTraining(lightning.LightningModule):  # type: ignore[misc]  # ships no types
+class ClassifierTraining(BestEpochTraining):
     """One step, one validation, and the weights of the best epoch.
 
     Balanced accuracy, the mean of the classes' recalls, decides which epoch is best: in a blood
@@ -31,13 +32,11 @@ class ClassifierTraining(lightning.LightningModule):  # type: ignore[misc]  # sh
         seed: int,
         progress: EpochProgress,
     ) -> None:
-        super().__init__()
+        super().__init__(seed=seed, progress=progress)
         self.classifier = classifier
         self.epochs = epochs
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
-        self.seed = seed
-        self.progress = progress
         self.augment = v2.Compose(
             [
                 v2.RandomHorizontalFlip(),
@@ -46,25 +45,12 @@ class ClassifierTraining(lightning.LightningModule):  # type: ignore[misc]  # sh
             ]
         )
         self.confusion = MulticlassConfusionMatrix(class_count)
-        self.best_weights: dict[str, torch.Tensor] = {}
-        self.best_metrics: dict[str, float] = {}
-
-    def on_train_start(self) -> None:
-        """Show how long the run is."""
-        self.progress.begin(self.trainer.num_training_batches, self.current_epoch)
-
-    def on_train_epoch_start(self) -> None:
-        """Give every epoch random numbers of its own."""
-        torch.manual_seed(self.seed + self.current_epoch)
 
     def training_step(self, batch: list[torch.Tensor], batch_index: int) -> torch.Tensor:
         """Cross-entropy of one augmented batch."""
         crops = torch.stack([self.augment(crop) for crop in batch[0]])
         loss = torch.nn.functional.cross_entropy(self.classifier(crops), batch[1])
-        self.log("train/loss", loss, on_step=False, on_epoch=True)
-        rate = self.optimizers().param_groups[0]["lr"]
-        self.log("train/learning_rate", rate, on_step=False, on_epoch=True)
-        self.progress.step()
+        self.log_step(loss, len(crops))
         return loss
 
     def validation_step(self, batch: list[torch.Tensor], batch_index: int) -> None:
@@ -80,21 +66,16 @@ class ClassifierTraining(lightning.LightningModule):  # type: ignore[misc]  # sh
             "loss": float(self.trainer.callback_metrics["validation/loss"]),
         }
         self.confusion.reset()
-        for name in ("accuracy", "balanced_accuracy"):
-            self.log(f"validation/{name}", metrics[name])
-        self.progress.epoch(self.current_epoch + 1, metrics)
-        if not self.best_metrics or _rank(metrics) >= _rank(self.best_metrics):
-            self.best_metrics = metrics
-            self.best_weights = {k: v.clone() for k, v in self.classifier.state_dict().items()}
+        self.end_epoch(metrics, logged=["loss"])
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let `--resume` know the best epoch so far."""
-        checkpoint["best"] = {"weights": self.best_weights, "metrics": self.best_metrics}
+    def rank(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """Balanced accuracy, then the loss."""
+        return metrics["balanced_accuracy"], -metrics["loss"]
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the best epoch so far from an interrupted run."""
-        self.best_weights = checkpoint["best"]["weights"]
-        self.best_metrics = checkpoint["best"]["metrics"]
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """Those of the classifier."""
+        weights: Mapping[str, torch.Tensor] = self.classifier.state_dict()
+        return weights
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW on a cosine."""
@@ -118,7 +99,3 @@ def accuracies(confusion: torch.Tensor) -> dict[str, float]:
         "accuracy": float(right.sum() / crops.sum()),
         "balanced_accuracy": float(recalls.mean()),
     }
-
-
-def _rank(metrics: dict[str, float]) -> tuple[float, float]:
-    return metrics["balanced_accuracy"], -metrics["loss"]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import lightning
 import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
+from training.best_epoch import BestEpochTraining
 from training.progress import EpochProgress
 from training.sam_dense import DenseHead, dense_loss, dense_truth
 from training.sam_embeddings import KeptEmbeddings
@@ -70,7 +70,7 @@ def box_ious(sam: Sam, embedding: Tensor, frame: SamFrame) -> Iterator[tuple[flo
             yield both / (int(mask.sum()) + cell.area - both), quality
 
 
-class SamTraining(lightning.LightningModule):  # type: ignore[misc]  # ships no types
+class SamTraining(BestEpochTraining):
     """One step, one validation, and the weights of the best epoch.
 
     The mean IoU of the cells to validate on, prompted by their true boxes, decides which epoch is
@@ -88,7 +88,7 @@ class SamTraining(lightning.LightningModule):  # type: ignore[misc]  # ships no 
         seed: int,
         progress: EpochProgress,
     ) -> None:
-        super().__init__()
+        super().__init__(seed=seed, progress=progress)
         self.sam = sam.train()  # nothing in SAM differs by it
         sam.image_encoder.requires_grad_(settings.train_encoder)
         sam.prompt_encoder.requires_grad_(settings.train_prompt_encoder)
@@ -99,22 +99,16 @@ class SamTraining(lightning.LightningModule):  # type: ignore[misc]  # ships no 
         self.samples = samples
         self.batches = batches
         self.embeddings = embeddings
-        self.seed = seed
-        self.progress = progress
         self.scores: list[tuple[float, float]] = []
         self.overlaps: list[tuple[float, float]] = []
-        self.best_weights: dict[str, Tensor] = {}
-        self.best_metrics: dict[str, float] = {}
         # An interrupted run's state leaves out what is frozen, gigabytes in the large sizes.
         self.strict_loading = False
 
-    def on_train_start(self) -> None:
-        """Show how long the run is."""
-        self.progress.begin(self.trainer.num_training_batches, self.current_epoch)
-
-    def on_train_epoch_start(self) -> None:
-        """Give every epoch random numbers of its own."""
-        self._draw_epoch(self.current_epoch)
+    def draw_epoch(self, epoch: int) -> None:
+        """Batches are drawn by the epoch too, and of pixels or of prompts."""
+        super().draw_epoch(epoch)
+        self.batches.epoch = epoch
+        self.samples.dense = epoch < self.settings.dense_epochs
 
     def training_step(self, batch: list[Any], batch_index: int) -> Tensor:
         """Mean loss of some frames' prompts; in a dense epoch, of their pixels."""
@@ -123,10 +117,7 @@ class SamTraining(lightning.LightningModule):  # type: ignore[misc]  # ships no 
             kind, loss = "dense_loss", self._dense_loss(batch, embeddings)
         else:
             kind, loss = "loss", self._prompted_loss(batch, embeddings)
-        self.log(f"train/{kind}", loss, on_step=False, on_epoch=True, batch_size=len(batch))
-        rate = self.optimizers().param_groups[0]["lr"]
-        self.log("train/learning_rate", rate, on_step=False, on_epoch=True, batch_size=1)
-        self.progress.step()
+        self.log_step(loss, len(batch), kind)
         return loss
 
     def transfer_batch_to_device(
@@ -177,31 +168,22 @@ class SamTraining(lightning.LightningModule):  # type: ignore[misc]  # ships no 
                 f"is {quality}. Lower learning_rate, {self.settings.learning_rate:g}."
             )
         error = float((scores[:, 0] - scores[:, 1]).abs().mean())
-        metrics = {"box_iou": iou, "quality_error": error}
-        for name, value in metrics.items():
-            self.log(f"validation/{name}", value)
-        self.progress.epoch(self.current_epoch + 1, metrics)
-        if not self.best_metrics or iou >= self.best_metrics["box_iou"]:
-            self.best_metrics = metrics
-            # What is frozen is not copied: it takes gigabytes in the large sizes.
-            self.best_weights = {
-                name: weights.detach().clone()
-                for name, weights in self.sam.named_parameters()
-                if weights.requires_grad
-            }
+        self.end_epoch({"box_iou": iou, "quality_error": error})
+
+    def rank(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """The mean IoU for true boxes."""
+        return (metrics["box_iou"],)
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Those that are trained: what is frozen takes gigabytes in the large sizes."""
+        return {n: weights for n, weights in self.sam.named_parameters() if weights.requires_grad}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let `--resume` know the best epoch so far."""
-        frozen = {f"sam.{n}" for n, w in self.sam.named_parameters() if not w.requires_grad}
-        for name in frozen:
-            del checkpoint["state_dict"][name]
-        checkpoint["best"] = {"weights": self.best_weights, "metrics": self.best_metrics}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the best epoch so far from an interrupted run, and draw the epoch after it."""
-        self._draw_epoch(checkpoint["epoch"] + 1)
-        self.best_weights = checkpoint["best"]["weights"]
-        self.best_metrics = checkpoint["best"]["metrics"]
+        """Leave out what is frozen; see the base for the rest."""
+        super().on_save_checkpoint(checkpoint)
+        for name, weights in self.sam.named_parameters():
+            if not weights.requires_grad:
+                del checkpoint["state_dict"][f"sam.{name}"]
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW; the learning rate rises, then falls by a cosine, first in the dense epochs and
@@ -259,8 +241,3 @@ class SamTraining(lightning.LightningModule):  # type: ignore[misc]  # ships no 
 
     def _trained(self) -> list[Tensor]:
         return [weights for weights in self.parameters() if weights.requires_grad]
-
-    def _draw_epoch(self, epoch: int) -> None:
-        torch.manual_seed(self.seed + epoch)
-        self.batches.epoch = epoch
-        self.samples.dense = epoch < self.settings.dense_epochs

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
 from torch import Tensor
 
+from training.best_epoch import BestEpochTraining
 from training.dice import FOREGROUND_PROBABILITY, dice_score, iou_score
 from training.progress import EpochProgress
 from training.unet_frames import EpochBatches
@@ -21,7 +22,7 @@ VALIDATION_LOSS = "validation/loss"
 """What early stopping and the learning rate look at."""
 
 
-class UnetTraining(lightning.LightningModule):  # type: ignore[misc]  # ships no types
+class UnetTraining(BestEpochTraining):
     """One step, one validation, and the weights of the best epoch.
 
     Dice, in the mean over the validation images, decides which epoch is best, then the loss.
@@ -36,33 +37,23 @@ class UnetTraining(lightning.LightningModule):  # type: ignore[misc]  # ships no
         seed: int,
         progress: EpochProgress,
     ) -> None:
-        super().__init__()
+        super().__init__(seed=seed, progress=progress)
         # In this order of dimensions convolutions of few channels are fast on CPUs.
         self.unet = unet.to(memory_format=torch.channels_last)
         self.settings = settings
         self.loss = LOSSES[settings.loss]
         self.batches = batches
-        self.seed = seed
-        self.progress = progress
         self.scores: list[tuple[float, float]] = []
-        self.best_weights: dict[str, Tensor] = {}
-        self.best_metrics: dict[str, float] = {}
 
-    def on_train_start(self) -> None:
-        """Show how long the run is."""
-        self.progress.begin(self.trainer.num_training_batches, self.current_epoch)
-
-    def on_train_epoch_start(self) -> None:
-        """Give every epoch random numbers of its own."""
-        self._draw_epoch(self.current_epoch)
+    def draw_epoch(self, epoch: int) -> None:
+        """Batches are drawn by the epoch too."""
+        super().draw_epoch(epoch)
+        self.batches.epoch = epoch
 
     def training_step(self, batch: list[Tensor], batch_index: int) -> Tensor:
         """Loss of one batch: images, masks and weights, see `training.unet_frames.Planes`."""
         loss = self.loss(self.unet(batch[0]), batch[1], batch[2])
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch[0]))
-        rate = self.optimizers().param_groups[0]["lr"]
-        self.log("train/learning_rate", rate, on_step=False, on_epoch=True, batch_size=1)
-        self.progress.step()
+        self.log_step(loss, len(batch[0]))
         return loss
 
     def validation_step(self, batch: list[Tensor], batch_index: int) -> None:
@@ -89,22 +80,16 @@ class UnetTraining(lightning.LightningModule):  # type: ignore[misc]  # ships no
                 f"{loss}. Lower learning_rate, {self.settings.learning_rate:g}."
             )
         metrics = {"dice": float(dice), "iou": float(iou), "loss": loss}
-        for name in ("dice", "iou"):
-            self.log(f"validation/{name}", metrics[name])
-        self.progress.epoch(self.current_epoch + 1, metrics)
-        if not self.best_metrics or _rank(metrics) >= _rank(self.best_metrics):
-            self.best_metrics = metrics
-            self.best_weights = {k: v.clone() for k, v in self.unet.state_dict().items()}
+        self.end_epoch(metrics, logged=["loss"])
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let `--resume` know the best epoch so far."""
-        checkpoint["best"] = {"weights": self.best_weights, "metrics": self.best_metrics}
+    def rank(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """Dice, then the loss."""
+        return metrics["dice"], -metrics["loss"]
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the best epoch so far from an interrupted run, and draw the epoch after it."""
-        self._draw_epoch(checkpoint["epoch"] + 1)
-        self.best_weights = checkpoint["best"]["weights"]
-        self.best_metrics = checkpoint["best"]["metrics"]
+    def weights(self) -> Mapping[str, Tensor]:
+        """Those of the U-Net."""
+        weights: Mapping[str, Tensor] = self.unet.state_dict()
+        return weights
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam or SGD at a fixed learning rate, or one that falls when the loss stalls."""
@@ -123,11 +108,3 @@ class UnetTraining(lightning.LightningModule):  # type: ignore[misc]  # ships no
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "monitor": VALIDATION_LOSS},
         }
-
-    def _draw_epoch(self, epoch: int) -> None:
-        torch.manual_seed(self.seed + epoch)
-        self.batches.epoch = epoch
-
-
-def _rank(metrics: dict[str, float]) -> tuple[float, float]:
-    return metrics["dice"], -metrics["loss"]
