@@ -34,12 +34,12 @@ from benchmarks.bounds import REGRESSION, judge, verdicts_table
 from benchmarks.in_process import InProcess
 from benchmarks.load import ask, load_frame
 from benchmarks.load_cases import exported
-from benchmarks.machine import fingerprint, machine_note
+from benchmarks.machine import machine_note
 from benchmarks.memory import PeakMemory
 from benchmarks.new_frames import each_time_new
 from benchmarks.options import json_option, markdown_option, repository_option
 from benchmarks.quiet_server import without_canaries
-from benchmarks.result_files import command_line, write_result
+from benchmarks.result_files import new_result, write_result
 from benchmarks.step_statistics import counted
 from benchmarks.timing import WARM_UPS, in_turn
 from cytoserve import Cells, Client
@@ -296,13 +296,11 @@ def main(
             checks = measure(server, model_repository, served, load)
     except ServerError as error:
         raise click.ClickException(str(error)) from error
-    result = {
-        "benchmark": "regression",
-        "command": command_line("benchmarks.regression"),
-        "checks": [asdict(check) for check in checks],
-        "load": asdict(load),
-        "machine": fingerprint(),
-    }
+    result = new_result(
+        "regression",
+        checks=[asdict(check) for check in checks],
+        load=asdict(load),
+    )
     write_result(result, regression_table(result), json_file, markdown)
     refuse_broken_bounds(result)
 

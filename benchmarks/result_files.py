@@ -11,10 +11,17 @@ from typing import Any
 
 import click
 
+from benchmarks.machine import fingerprint
 
-def command_line(module: str) -> str:
-    """The command that runs, as it would be typed: what makes the same figures once more."""
-    return shlex.join(["python", "-m", module, *sys.argv[1:]])
+
+def new_result(benchmark: str, **figures: Any) -> dict[str, Any]:
+    """Figures of ``python -m benchmarks.<benchmark>``, and what makes them again: where and how."""
+    return {
+        "benchmark": benchmark,
+        "command": shlex.join(["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]]),
+        "machine": fingerprint(),
+        **figures,
+    }
 
 
 def write_result(

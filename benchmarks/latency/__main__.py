@@ -42,7 +42,6 @@ from benchmarks.latency.split import CallSeconds, SplitClock
 from benchmarks.latency.tables import latency_table
 from benchmarks.load import LoadFrame, ask, count_answered
 from benchmarks.load_cases import Case, asked, cross, exported, product
-from benchmarks.machine import fingerprint
 from benchmarks.options import (
     counts_option,
     json_option,
@@ -52,7 +51,7 @@ from benchmarks.options import (
     sizes_option,
 )
 from benchmarks.quiet_server import without_canaries
-from benchmarks.result_files import command_line, write_result
+from benchmarks.result_files import new_result, write_result
 from benchmarks.step_statistics import ModelCount, counted
 from benchmarks.timing import in_turn
 from cytoserve import Client
@@ -284,14 +283,7 @@ def main(
         rows = measure(model_repository, names, cases, seconds=seconds, fewest=fewest)
     except ServerError as error:
         raise click.ClickException(str(error)) from error
-    result = {
-        "benchmark": "latency",
-        "command": command_line("benchmarks.latency"),
-        "machine": fingerprint(),
-        "seconds": seconds,
-        "fewest": fewest,
-        **rows,
-    }
+    result = new_result("latency", seconds=seconds, fewest=fewest, **rows)
     write_result(result, latency_table(result), json_file, markdown)
 
 

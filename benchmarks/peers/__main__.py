@@ -48,7 +48,6 @@ import cv2
 
 from benchmarks.approaches import PIPELINES, Checkpoints
 from benchmarks.load import load_frame
-from benchmarks.machine import fingerprint
 from benchmarks.options import json_option, markdown_option, repository_option
 from benchmarks.peers.programs import (
     MissingEnvironment,
@@ -61,7 +60,7 @@ from benchmarks.peers.same_answers import Agreement, DifferentAnswers, compare, 
 from benchmarks.peers.tables import peers_table
 from benchmarks.peers.ways import OURS, WAYS, Asker, PeerFrame, Setting, Way
 from benchmarks.quiet_server import without_canaries
-from benchmarks.result_files import command_line, write_result
+from benchmarks.result_files import new_result, write_result
 from benchmarks.served_weights import check_weights
 from benchmarks.timing import in_turn
 from cytoserve import Client, CytoserveError
@@ -137,18 +136,16 @@ def measure(
                 bursts=bursts,
             )
             rows += case_rows(case, times, agreements[case])
-    return {
-        "benchmark": "peers",
-        "command": command_line("benchmarks.peers"),
-        "clients": clients,
-        "repeats": repeats,
-        "requests": requests,
-        "bursts": bursts,
-        "ways": [describe_way(way) for way in chosen],
-        "left_out": [{"way": name, "reason": reason} for name, reason in left_out.items()],
-        "frames": rows,
-        "machine": fingerprint(),
-    }
+    return new_result(
+        "peers",
+        clients=clients,
+        repeats=repeats,
+        requests=requests,
+        bursts=bursts,
+        ways=[describe_way(way) for way in chosen],
+        left_out=[{"way": name, "reason": reason} for name, reason in left_out.items()],
+        frames=rows,
+    )
 
 
 def installed_ways(names: Sequence[str]) -> tuple[list[Way], dict[str, str]]:

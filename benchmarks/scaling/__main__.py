@@ -31,7 +31,6 @@ import click
 from rich.progress import track
 
 from benchmarks.load_cases import Case, cross, exported
-from benchmarks.machine import fingerprint
 from benchmarks.options import (
     counts_option,
     json_option,
@@ -41,7 +40,7 @@ from benchmarks.options import (
     sizes_option,
 )
 from benchmarks.quiet_server import without_canaries
-from benchmarks.result_files import command_line, write_result
+from benchmarks.result_files import new_result, write_result
 from benchmarks.scaling.load import (
     DEADLINE,
     MB,
@@ -199,14 +198,7 @@ def main(
         )
     except ServerError as error:
         raise click.ClickException(str(error)) from error
-    result = {
-        "benchmark": "scaling",
-        "command": command_line("benchmarks.scaling"),
-        "machine": fingerprint(),
-        "seconds": seconds,
-        "fewest": fewest,
-        **measured,
-    }
+    result = new_result("scaling", seconds=seconds, fewest=fewest, **measured)
     write_result(result, scaling_table(result), json_file, markdown)
 
 

@@ -36,10 +36,9 @@ import click
 from rich.progress import track
 
 from benchmarks.load import LoadFrame, load_frame
-from benchmarks.machine import fingerprint
 from benchmarks.options import ImageSize, json_option, markdown_option, repository_option
 from benchmarks.quiet_server import without_canaries
-from benchmarks.result_files import command_line, write_result
+from benchmarks.result_files import new_result, write_result
 from benchmarks.served_variant import DEFAULT, variant_options
 from benchmarks.throughput import perf_analyzer
 from benchmarks.throughput.clients import ClientProcesses
@@ -265,22 +264,20 @@ def main(
     except EXPECTED as error:
         raise click.ClickException(str(error)) from error
     height, width = frames[0].image.shape[:2]
-    result = {
-        "benchmark": "throughput",
-        "command": command_line("benchmarks.throughput"),
-        "machine": fingerprint(),
-        "frames": {
+    result = new_result(
+        "throughput",
+        frames={
             "rendered": folder is None,
             "count": len(frames),
             "width": width,
             "height": height,
             "cells": cells if folder is None else None,
         },
-        "rounds": rounds,
-        "window_seconds": window,
-        "saturation": saturation(rows, concurrency),
+        rounds=rounds,
+        window_seconds=window,
+        saturation=saturation(rows, concurrency),
         **rows,
-    }
+    )
     write_result(result, throughput_table(result), json_file, markdown)
 
 

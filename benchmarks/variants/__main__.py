@@ -33,10 +33,9 @@ import click
 from rich.progress import track
 
 from benchmarks.load import ask, load_frame
-from benchmarks.machine import fingerprint
 from benchmarks.options import json_option, markdown_option, repository_option
 from benchmarks.quiet_server import without_canaries
-from benchmarks.result_files import command_line, write_result
+from benchmarks.result_files import new_result, write_result
 from benchmarks.served_variant import DEFAULT, variant_options
 from benchmarks.timing import in_turn
 from benchmarks.variants.proofs import Proof, Thresholds, figures_of, read_proof
@@ -252,20 +251,18 @@ def main(
         )
     except ServerError as error:
         raise click.ClickException(str(error)) from error
-    result = {
-        "benchmark": "variants",
-        "machine": fingerprint(),
-        "command": command_line("benchmarks.variants"),
-        "model_repository": str(model_repository),
-        "pipelines": changed,
-        "side": side,
-        "cells": cells,
-        "repeats": repeats,
-        "score_threshold": score_threshold,
-        "overlap_threshold": overlap_threshold,
-        "rows": [asdict(row) for row in rows],
-        "refusals": [asdict(refusal) for refusal in refusals],
-    }
+    result = new_result(
+        "variants",
+        model_repository=str(model_repository),
+        pipelines=changed,
+        side=side,
+        cells=cells,
+        repeats=repeats,
+        score_threshold=score_threshold,
+        overlap_threshold=overlap_threshold,
+        rows=[asdict(row) for row in rows],
+        refusals=[asdict(refusal) for refusal in refusals],
+    )
     write_result(result, variants_table(result), json_file, markdown)
 
 
