@@ -58,6 +58,10 @@ class InProcess:
         """Whether ``model`` is a pipeline that was opened."""
         return model in self._chains
 
+    async def execution(self, model: str, timeout: float) -> str:
+        """Every graph is run as it is."""
+        return ""
+
     async def server_info(self, timeout: float) -> ServerInfo:
         """Say that there is no server."""
         return ServerInfo("in process", "")

@@ -93,6 +93,10 @@ class SplitClock:
         """Pass on."""
         return await self._transport.is_ready(model, timeout)
 
+    async def execution(self, model: str, timeout: float) -> str:
+        """Pass on."""
+        return await self._transport.execution(model, timeout)
+
     async def server_info(self, timeout: float) -> ServerInfo:
         """Pass on."""
         return await self._transport.server_info(timeout)

@@ -180,6 +180,17 @@ class Client:
         """Return what a pipeline says of itself; at most ``CARD_LIFETIME_S`` old."""
         return _finish(self._calls.card(pipeline, timeout))
 
+    def models(
+        self, pipeline: str = DEFAULT_PIPELINE, *, timeout: float | None = None
+    ) -> dict[str, str]:
+        """Return what answers, at most ``CARD_LIFETIME_S`` old: results of other models differ.
+
+        Returns:
+            By the name of every exported step the sha256 of its graph; after it what the server
+            runs in its place or on which accelerator, where a variant or a configuration says so.
+        """
+        return _finish(self._calls.models(pipeline, timeout))
+
     def pipelines(self, *, timeout: float | None = None) -> tuple[str, ...]:
         """Return the pipelines of the contract that the server serves now."""
         return _finish(self._calls.pipelines(timeout))
@@ -258,6 +269,12 @@ class AsyncClient:
         """Return what a pipeline says of itself; at most ``CARD_LIFETIME_S`` old."""
         return await self._calls.card(pipeline, timeout)
 
+    async def models(
+        self, pipeline: str = DEFAULT_PIPELINE, *, timeout: float | None = None
+    ) -> dict[str, str]:
+        """Return what answers; see :meth:`Client.models`."""
+        return await self._calls.models(pipeline, timeout)
+
     async def pipelines(self, *, timeout: float | None = None) -> tuple[str, ...]:
         """Return the pipelines of the contract that the server serves now."""
         return await self._calls.pipelines(timeout)
@@ -284,6 +301,7 @@ class _Calls:
         self.transport = transport
         self._timeout = check_timeout(timeout)
         self._cards: dict[str, tuple[Card, float]] = {}
+        self._models: dict[str, tuple[Card, dict[str, str]]] = {}
 
     async def segment(
         self,
@@ -362,6 +380,18 @@ class _Calls:
     async def card(self, pipeline: str, timeout: float | None) -> Card:
         return await self._card(pipeline, self._deadline(pipeline, timeout))
 
+    async def models(self, pipeline: str, timeout: float | None) -> dict[str, str]:
+        deadline = self._deadline(pipeline, timeout)
+        card = await self._card(pipeline, deadline)
+        known, models = self._models.get(pipeline, (None, {}))
+        if known is not card:  # asked for again since
+            models = {}
+            for name, sha256 in card.hashes().items():
+                ask = partial(self.transport.execution, name)
+                models[name] = f"{sha256} {await self._asked(pipeline, ask, deadline)}".rstrip()
+            self._models[pipeline] = card, models
+        return dict(models)
+
     async def pipelines(self, timeout: float | None) -> tuple[str, ...]:
         return await self._served(self._deadline("the server", timeout))
 
@@ -378,8 +408,14 @@ class _Calls:
         return card
 
     async def _infer(self, pipeline: str, request: Request, deadline: _Deadline) -> Tensors:
+        return await self._asked(pipeline, partial(self.transport.infer, request), deadline)
+
+    async def _asked(
+        self, pipeline: str, call: Callable[[float], Awaitable[_T]], deadline: _Deadline
+    ) -> _T:
+        """Ask something of a pipeline's model; where that is not served, tell what is."""
         try:
-            return await self._tried(partial(self.transport.infer, request), deadline)
+            return await self._tried(call, deadline)
         except PipelineNotServed as error:
             served = await self._served(deadline)
             if pipeline == error.pipeline or pipeline not in served:

@@ -120,6 +120,10 @@ class FakeServer:
     async def is_ready(self, model: str, timeout: float) -> bool:  # noqa: D102
         return model in self._pipelines
 
+    async def execution(self, model: str, timeout: float) -> str:
+        """Every model is run as usual."""
+        return ""
+
     async def server_info(self, timeout: float) -> ServerInfo:  # noqa: D102
         return ServerInfo("fake", "0")
 

@@ -13,6 +13,7 @@ import numpy as np
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from numpy.typing import NDArray
+from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from cytoserve.contract import MASK_SIZE, MAX_FRAME_BYTES, SAM_MASK_SIZE
@@ -26,6 +27,7 @@ from cytoserve.errors import (
     ServerError,
     ServerUnreachable,
 )
+from cytoserve.model_config import MODEL_FILES
 from cytoserve.prompts import MOST_PROMPTS
 from cytoserve.settings import DEFAULT_URL, MOST_CELLS
 from cytoserve.transport import Request, ServerInfo, Tensors
@@ -103,6 +105,13 @@ class GrpcTransport:
                 self._server.is_model_ready(model, headers=self._headers, client_timeout=timeout)
             )
 
+    async def execution(self, model: str, timeout: float) -> str:  # noqa: D102
+        with mapped_errors(self._url, model, timeout):
+            answer = self._server.get_model_config(
+                model, headers=self._headers, client_timeout=timeout
+            )
+        return execution_of(answer.config)
+
     async def server_info(self, timeout: float) -> ServerInfo:  # noqa: D102
         with mapped_errors(self._url, "the server", timeout):
             answer = self._server.get_server_metadata(headers=self._headers, client_timeout=timeout)
@@ -143,6 +152,13 @@ class AioTransport:
                 )
             )
 
+    async def execution(self, model: str, timeout: float) -> str:  # noqa: D102
+        with mapped_errors(self._url, model, timeout):
+            answer = await self._server.get_model_config(
+                model, headers=self._headers, client_timeout=timeout
+            )
+        return execution_of(answer.config)
+
     async def server_info(self, timeout: float) -> ServerInfo:  # noqa: D102
         with mapped_errors(self._url, "the server", timeout):
             answer = await self._server.get_server_metadata(
@@ -170,6 +186,21 @@ def check_url(url: str) -> str:
             f"Write it without a scheme or path, such as {DEFAULT_URL}."
         )
     return url
+
+
+def execution_of(config: model_config_pb2.ModelConfig) -> str:
+    """What a model's configuration names besides its usual file: see `Transport.execution`."""
+    accelerators = config.optimization.execution_accelerators
+    words = [
+        " ".join([each.name, *(f"{key}={value}" for key, value in sorted(each.parameters.items()))])
+        for each in (
+            *accelerators.gpu_execution_accelerator,
+            *accelerators.cpu_execution_accelerator,
+        )
+    ]
+    if config.default_model_filename not in ("", *MODEL_FILES.values()):
+        words.insert(0, config.default_model_filename)
+    return ", ".join(words)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Models of a repository on disk: their ``config.pbtxt`` and version folders.
 
-Server and export read the same repository; a client on a microscope needs none of this.
+Server and export read the same repository; a client on a microscope needs no more than the names.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class ServerInfo:
 
 
 class Transport(Protocol):
-    """Four verbs towards a server, and the end.
+    """Five verbs towards a server, and the end.
 
     ``timeout`` is in seconds, for this one call. All verbs raise the errors of
     :mod:`cytoserve.errors` and no others.
@@ -50,6 +50,17 @@ class Transport(Protocol):
 
     async def is_ready(self, model: str, timeout: float) -> bool:
         """Whether the server has loaded ``model``."""
+        ...
+
+    async def execution(self, model: str, timeout: float) -> str:
+        """How ``model`` is run where that is not by its usual file on ONNX Runtime alone.
+
+        Other files of its version and accelerators are named, such as ``model.int8.onnx``; the
+        text changes when they do, and is empty by default.
+
+        Raises:
+            PipelineNotServed: the server has no such model.
+        """
         ...
 
     async def server_info(self, timeout: float) -> ServerInfo:

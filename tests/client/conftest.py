@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import (
     deserialize_bytes_tensor,
     np_to_triton_dtype,
@@ -46,6 +46,7 @@ class SocketServer(service_pb2_grpc.GRPCInferenceServiceServicer):
     faults: list[Fault] = field(default_factory=list)
     every: Fault | None = None  # spoils every call, cards and readiness included
     spoil: Spoil | None = None
+    configs: dict[str, model_config_pb2.ModelConfig] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     port: int = 0
     server: grpc.Server | None = None
@@ -73,6 +74,11 @@ class SocketServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         self._spoil_all(context)
         ready = run(self.fake.is_ready(request.name, 1.0))
         return service_pb2.ModelReadyResponse(ready=ready)
+
+    def ModelConfig(self, request, context):
+        self._spoil_all(context)
+        config = self.configs.get(request.name, model_config_pb2.ModelConfig(name=request.name))
+        return service_pb2.ModelConfigResponse(config=config)
 
     def ModelInfer(self, request, context):
         self.asked.append(request.model_name)

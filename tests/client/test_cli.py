@@ -7,6 +7,7 @@ import socket
 
 import click
 import pytest
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 import cytoserve.cli.batch
 from cytoserve.cli import main
@@ -42,7 +43,10 @@ def test_models_of_pipelines(triton, command, monkeypatch):
     served = cards.encode_answer
     monkeypatch.setattr(cards, "encode_answer", exported)
     wanted = "yolo_decode 2, sha256 0123456789ab"
-    assert wanted in command("pipelines", "--models", "--url", triton.url).stdout
+    assert f"{wanted}\n" in command("pipelines", "--models", "--url", triton.url).stdout
+    triton.configs["yolo_decode"] = ModelConfig(default_model_filename="model.int8.onnx")
+    listed = command("pipelines", "--models", "--url", triton.url).stdout
+    assert f"{wanted}, model.int8.onnx\n" in listed
     assert "yolo_decode" not in command("pipelines", "--url", triton.url).stdout
 
 

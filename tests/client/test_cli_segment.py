@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import tifffile
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 import cytoserve.cli.batch
 from cytoserve.cli.exit_codes import ExitCode
@@ -94,6 +95,22 @@ def test_a_rerun_redoes_what_another_model_did(segment, triton, tmp_path, monkey
     assert segment().stdout.startswith("4 skipped")
     record = json.loads((tmp_path / "out" / "run.json").read_text("utf-8"))
     assert record["models"] == {"yolo_cells": "new"}
+
+
+def test_a_rerun_redoes_what_another_variant_did(segment, triton, tmp_path, monkeypatch):
+    served = cards.encode_answer
+
+    def exported(card):
+        models = {"yolo_cells": {"version": 1, "sha256": "ab"}}
+        return served(cytoserve.Card(card.pipeline, card.class_names, models))
+
+    monkeypatch.setattr(cards, "encode_answer", exported)
+    segment()
+    triton.configs["yolo_cells"] = ModelConfig(default_model_filename="model.int8.onnx")
+    assert segment().stdout.startswith("4 done")
+    assert segment().stdout.startswith("4 skipped")
+    record = json.loads((tmp_path / "out" / "run.json").read_text("utf-8"))
+    assert record["models"] == {"yolo_cells": "ab model.int8.onnx"}
 
 
 def test_capped_answers_are_reported(segment, tmp_path):

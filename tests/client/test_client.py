@@ -51,6 +51,7 @@ async def test_both_clients_answer_alike(fake, frame):
         awaited = await client.segment(frame, "yolo", labels=True)
         assert await client.pipelines() == Client(transport=fake).pipelines() == tuple(PIPELINES)
         assert await client.card("yolo") == Client(transport=fake).card("yolo")
+        assert await client.models("yolo") == Client(transport=fake).models("yolo") == {}
         assert await client.server_info() == Client(transport=fake).server_info()
     np.testing.assert_array_equal(blocking.boxes, awaited.boxes)
     np.testing.assert_array_equal(blocking.labels, awaited.labels)

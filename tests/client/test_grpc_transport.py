@@ -9,6 +9,8 @@ import time
 import grpc
 import numpy as np
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from cytoserve import AsyncClient, Client
 from cytoserve.contract import MAX_FRAME_BYTES
@@ -22,7 +24,7 @@ from cytoserve.errors import (
     ServerError,
     ServerUnreachable,
 )
-from cytoserve.grpc_transport import CHANNEL_OPTIONS, ERRORS, GrpcTransport
+from cytoserve.grpc_transport import CHANNEL_OPTIONS, ERRORS, AioTransport, GrpcTransport
 
 RESTRICTED = "This protocol is restricted, expecting header 'triton-grpc-protocol-k'"
 
@@ -81,6 +83,45 @@ def test_a_frame_of_many_megabytes_passes(segment):
 
 def test_every_status_is_mapped():
     assert set(ERRORS) == set(grpc.StatusCode) - {grpc.StatusCode.OK}
+
+
+OPENVINO = """optimization { execution_accelerators { cpu_execution_accelerator [ {
+  name: "openvino"
+  parameters { key: "num_of_threads" value: "2" } parameters { key: "a" value: "b" }
+} ] } }"""
+TENSORRT = """optimization { execution_accelerators { gpu_execution_accelerator [
+  { name: "tensorrt" parameters { key: "precision_mode" value: "FP16" } }
+] } }"""
+
+
+@pytest.mark.parametrize(
+    ("config", "execution"),
+    [
+        pytest.param("", "", id="nothing said"),
+        pytest.param('default_model_filename: "model.onnx"', "", id="its usual file"),
+        pytest.param('default_model_filename: "model.plan"', "", id="that of another backend"),
+        pytest.param('default_model_filename: "m.onnx"', "m.onnx", id="another file"),
+        pytest.param(OPENVINO, "openvino a=b num_of_threads=2", id="on OpenVINO"),
+        pytest.param(TENSORRT, "tensorrt precision_mode=FP16", id="on TensorRT"),
+        pytest.param(
+            f'default_model_filename: "m.onnx" {TENSORRT}',
+            "m.onnx, tensorrt precision_mode=FP16",
+            id="both",
+        ),
+        pytest.param("instance_group { count: 2 }", "", id="more instances"),
+    ],
+)
+@pytest.mark.parametrize("kind", [GrpcTransport, AioTransport])
+def test_how_a_model_is_run(triton, kind, config, execution):
+    triton.configs["yolo_cells"] = text_format.Parse(config, ModelConfig())
+
+    async def ask():
+        transport = kind(triton.url)
+        found = await transport.execution("yolo_cells", 5.0)
+        await transport.close()
+        return found
+
+    assert asyncio.run(ask()) == execution
 
 
 @pytest.mark.parametrize("code", ERRORS, ids=lambda code: code.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from onnx import TensorProto, helper
 from tritonclient.grpc import InferenceServerClient, InferInput
 
 from cytoserve.contract import PIPELINES
+from cytoserve.grpc_transport import GrpcTransport
 from server.embedded import EmbeddedServer
 from server.errors import RepositoryError, VariantError
 from server.repository import models_of_variant, survey
@@ -147,8 +149,13 @@ def test_a_variant_configures_the_models_that_have_it(own_repository: Path) -> N
             for name in ("yolo_cells", "yolo_wait")
         }
         client.close()
+        transport = GrpcTransport(server.url)
+        told = asyncio.run(transport.execution("yolo_cells", 10.0))
+        usual = asyncio.run(transport.execution("yolo_wait", 10.0))
+        asyncio.run(transport.close())
     assert configs["yolo_cells"]["default_model_filename"] == "model.int8.onnx"
     assert configs["yolo_wait"]["default_model_filename"] == "model.py"
+    assert (told, usual) == ("model.int8.onnx", ""), "so a client sees that results may differ"
 
 
 def test_instances_for_many_clients(own_repository: Path) -> None:

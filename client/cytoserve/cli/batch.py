@@ -70,7 +70,7 @@ class Batch:
     """A run of one job; call :meth:`process` for every image.
 
     Attributes:
-        models: sha256 of the models that answer, as the pipeline's card tells.
+        models: those that answer, as `Client.models` tells.
         stopped: why the server is no longer asked; empty while it is.
     """
 
@@ -140,7 +140,7 @@ class Batch:
             found = self.client.foreground(
                 frame, job.pipeline, **asdict(job.settings), timeout=job.timeout
             )
-        self.models = self.client.card(job.pipeline, timeout=job.timeout).hashes()
+        self.models = self.client.models(job.pipeline, timeout=job.timeout)
         return found
 
     def _patiently(self, ask: Callable[[], Cells | Foreground]) -> Cells | Foreground:

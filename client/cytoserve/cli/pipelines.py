@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 
 import click
 
@@ -19,30 +20,31 @@ _NAME_WIDTH = 2 + max(map(len, contract.PIPELINES))
 @click.command(epilog=EPILOG)
 @url_option
 @timeout_option
-@click.option("--models", is_flag=True, help="List the version and hash of every model, too.")
+@click.option("--models", is_flag=True, help="List version, hash and variant of every model, too.")
 def pipelines(url: str, timeout: float, models: bool) -> None:
     """List all pipelines: served or not, study, what they do, and their classes."""
     with Client(url, timeout=timeout) as client:
         served = client.pipelines()
         for name, pipeline in contract.PIPELINES.items():
             card = client.card(name) if name in served else None
-            click.echo("\n".join(_lines(pipeline, card, models)))
+            answering = client.models(name) if card is not None and models else {}
+            click.echo("\n".join(_lines(pipeline, card, answering)))
     if not served:
         click.echo("No pipeline is served. Export one: `python -m export yolo`.", err=True)
         raise SystemExit(ExitCode.NOTHING_TO_DO)
 
 
-def _lines(pipeline: contract.Pipeline, card: Card | None, models: bool) -> list[str]:
+def _lines(pipeline: contract.Pipeline, card: Card | None, models: Mapping[str, str]) -> list[str]:
     state = "not served" if card is None else "served"
     lines = [f"{pipeline.name:<{_NAME_WIDTH}}{state:<12}{pipeline.study}"]
     details = [pipeline.summary]
     if card is not None:
         details.append(f"classes: {', '.join(card.class_names)}")
-        if models:
-            details += [
-                f"{model} {facts.get('version', '?')}, sha256 {str(facts.get('sha256', '?'))[:12]}"
-                for model, facts in card.models.items()
-            ]
+        for model, answering in models.items():
+            sha256, *execution = answering.split(" ", 1)
+            facts = [f"sha256 {sha256[:12] or '?'}", *execution]
+            version = card.models[model].get("version", "?")
+            details.append(f"{model} {version}, {', '.join(facts)}")
     for detail in details:
         lines += textwrap.wrap(detail, _WIDTH, initial_indent="  ", subsequent_indent="    ")
     return lines

@@ -106,7 +106,7 @@ def prompt(
         run = run_facts(client, url, pipeline, {"prompts": prompts.entries()}, kinds, timeout)
         record = open_record(out, run)
         cells = client.prompt(frame, prompts, pipeline)
-        models = client.card(pipeline).hashes()
+        models = client.models(pipeline)
     contents = {
         given.output(CELLS_OUTPUTS[kind].ending): encode_output(kind, frame, cells, image.name)
         for kind in kinds

@@ -144,7 +144,7 @@ def _run(job: Job, client: Client, url: str, inputs: list[Input]) -> tuple[ExitC
     """Do all images; return how it went, in a code and in words."""
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     started = time.time()
-    models = client.card(job.pipeline).hashes()
+    models = client.models(job.pipeline)
     facts = run_facts(client, url, job.pipeline, asdict(job.settings), job.save, job.timeout)
     run = facts | {"models": models}
     record = open_record(job.out, run)
