@@ -26,7 +26,8 @@ def trace_graph(
     declared as uint16 afterwards: the modules read them by gathers and casts only, which take
     either.
     """
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    # Without gradients, for which every intermediate result would stay in memory.
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
         # It says that it is superseded, that sizes became constants where modules mean it, and that
         # it leaves its own arithmetic on paddings to ONNX Runtime.
         warnings.filterwarnings("ignore", "Constant folding", UserWarning)
@@ -36,7 +37,7 @@ def trace_graph(
         torch.onnx.export(
             module.eval(),
             tuple(example),
-            file,
+            str(file),  # of a Path it makes one message, which holds no weights beyond 2 GiB
             dynamo=False,
             opset_version=OPSET,
             input_names=[tensor.name for tensor in step.inputs],
