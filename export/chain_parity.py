@@ -163,7 +163,8 @@ def _compare(
     ):
         mask = expected.masks[index]
         overlaps.append(_mask_iou(region, box, mask))
-        least.append(min(MASK_IOU, _holdable(box, mask, patches.shape[-1])))
+        soft = mask if expected.probabilities is None else expected.probabilities[index]
+        least.append(min(MASK_IOU, _holdable(box, mask, soft, patches.shape[-1])))
     return ChainParity(
         frame,
         threshold,
@@ -228,18 +229,21 @@ def _mask_iou(region: Region, box: npt.NDArray[np.float32], theirs: npt.NDArray[
     return int((window & other).sum()) / union if union else 1.0
 
 
-def _holdable(box: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_], size: int) -> float:
+def _holdable(
+    box: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_], soft: npt.NDArray[Any], size: int
+) -> float:
     """IoU of a mask ``[H, W]`` with itself, once a patch of ``size`` pixels has held it.
 
     A network that has learned little draws masks full of holes, some of them smaller than a pixel
-    of a large cell's patch.
+    of a large cell's patch, and is in doubt of many pixels: what the patch holds is ``soft``, the
+    probability 0..1 that the mask is cut from, or the mask itself, in 8 bits.
     """
     x, y = (
         box[axis] + (np.arange(size) + 0.5) / size * (box[axis + 2] - box[axis]) - 0.5
         for axis in (0, 1)
     )
     columns, rows = (each.astype(np.float32) for each in np.meshgrid(x, y))
-    values = mask.astype(np.float32) * 255
+    values = soft.astype(np.float32) * 255
     sampled = cv2.remap(values, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     patch = np.rint(sampled).astype(np.uint8)
     [region] = regions(box[None], patch[None], (mask.shape[0], mask.shape[1]))
@@ -262,7 +266,9 @@ def _hold(figure: ChainParity) -> None:
     for holds, text in rules:
         if not holds:
             raise ParityError(
-                f"frame {figure.frame} at score threshold {figure.score_threshold}: {text}."
+                f"frame {figure.frame} at score threshold {figure.score_threshold}: {text}. The "
+                "graphs must find what the library that trained the network finds, so nothing is "
+                "installed; name this frame in a report, or leave it out with --frames."
             )
 
 

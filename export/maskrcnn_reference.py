@@ -55,9 +55,11 @@ class TorchvisionMaskRcnn:
     ) -> ReferenceCells:
         """The prediction as arrays."""
         found = self.predict(rgb, score_threshold, overlap_threshold)
+        probabilities = found["masks"][:, 0].numpy()
         return ReferenceCells(
             found["boxes"].numpy(),
             found["scores"].numpy(),
             found["labels"].numpy() - 1,  # torchvision's 0 is background
-            (found["masks"][:, 0] >= PROBABILITY_THRESHOLD).numpy(),
+            probabilities >= PROBABILITY_THRESHOLD,
+            probabilities,
         )

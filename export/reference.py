@@ -34,6 +34,8 @@ class ReferenceCells:
     """``[N]``."""
     masks: npt.NDArray[np.bool_]
     """``[N, H, W]``."""
+    probabilities: npt.NDArray[np.float32] | None = None
+    """``[N, H, W]``, 0..1, that the masks are cut from; None where the library keeps none."""
 
 
 class Detector(Protocol):

@@ -123,7 +123,21 @@ def with_holes(mask: np.ndarray) -> np.ndarray:
 def test_what_a_patch_can_hold_of_a_mask(mask: np.ndarray, least: float, most: float) -> None:
     radius = max(1.0, np.sqrt(mask.sum() / np.pi)) + 2
     box = np.array([200 - radius, 200 - radius, 200 + radius, 200 + radius], np.float32)
-    assert least <= chain_parity._holdable(box, mask, MASK_SIZE) <= most
+    assert least <= chain_parity._holdable(box, mask, mask, MASK_SIZE) <= most
+
+
+@pytest.mark.parametrize(
+    ("slope", "least", "most"),
+    [
+        pytest.param(0.05, 0.998, 1.0, id="sure but for its outline"),
+        pytest.param(0.0005, 0.9, 0.985, id="a level of 8 bits in eight pixels"),
+    ],
+)
+def test_what_a_patch_can_hold_of_a_doubtful_mask(slope: float, least: float, most: float) -> None:
+    y, x = np.mgrid[:400, :400] - 200.0
+    soft = np.clip(0.5 + slope * (60 - np.hypot(y, x)), 0, 1).astype(np.float32)
+    box = np.array([120, 120, 280, 280], np.float32)
+    assert least <= chain_parity._holdable(box, soft >= 0.5, soft, MASK_SIZE) <= most
 
 
 def test_masks_finer_than_a_patch_are_held_to_what_it_can_hold() -> None:
