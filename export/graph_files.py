@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def save_graph(graph: onnx.ModelProto, file: Path) -> None:
         external_data_helper.write_external_data_tensors(graph, str(file.parent))
         helper.set_model_props(graph, {DATA_HASH: file_sha256(data)})
         onnx.save(graph, file)
+        shutil.copymode(file, data)  # onnx keeps weights from other users; Triton may be one
     finally:
         del graph.metadata_props[:]
         if data.is_file():

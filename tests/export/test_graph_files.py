@@ -49,6 +49,7 @@ def test_weights_move_beside_a_large_graph(tmp_path: Path) -> None:
     assert graph == product(2)  # it can be used on
     data = tmp_path / (MODEL_FILE + DATA_SUFFIX)
     assert data.stat().st_size >= 4800
+    assert data.stat().st_mode == (tmp_path / MODEL_FILE).stat().st_mode
     assert (tmp_path / MODEL_FILE).stat().st_size < 1000
     [answer] = open_session(tmp_path / MODEL_FILE, 1).run(None, {"x": ROWS})
     np.testing.assert_allclose(answer[:, 0], 2 * ROWS.sum(axis=1))
