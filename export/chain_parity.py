@@ -29,6 +29,10 @@ MASK_IOU = 0.99
 """Least mean mask IoU over the cells of a frame that both sides found. Of a mask with structure
 finer than a patch's pixels no more is asked than a patch can hold, see `_holdable`."""
 
+MASK_CHANCE = 0.01
+"""What one cell's mask IoU may be below that by chance: a pixel of a small cell's outline. The mean
+over N cells may be below by this, divided by the square root of N."""
+
 UNMATCHED = 0.02
 """Share of both sides' cells that may have no partner: OpenCV's letterbox rounds some pixels by one
 grey level otherwise than ours, and any convolution its last digits, which can carry a score over a
@@ -251,6 +255,7 @@ def _holdable(
 
 
 def _hold(figure: ChainParity) -> None:
+    least = figure.least_mask_iou - MASK_CHANCE / math.sqrt(max(1, figure.cells))
     rules = (
         (
             figure.unmatched <= _most_unmatched(2 * figure.cells),
@@ -258,8 +263,8 @@ def _hold(figure: ChainParity) -> None:
             f"other; {figure.cells} cells were found",
         ),
         (
-            figure.mask_iou >= figure.least_mask_iou,
-            f"mean mask IoU {figure.mask_iou:.4f} < {figure.least_mask_iou:.4g}",
+            figure.mask_iou >= least,
+            f"mean mask IoU {figure.mask_iou:.4f} < {least:.4g}",
         ),
         (figure.same_classes == 1.0, f"classes agree for {figure.same_classes:.1%} of the cells"),
     )
