@@ -65,7 +65,7 @@ class ChainParity:
     same_classes: float
     """Share of the cells with a clear class."""
     least_mask_iou: float = MASK_IOU
-    """What `mask_iou` must be."""
+    """What `mask_iou` must be, but for `MASK_CHANCE`."""
 
 
 def check_chain(
