@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from training.progress import EpochProgress
 
 
-class BestEpochTraining(lightning.LightningModule):  # type: ignore[misc]  # ships no types
+class BestEpochTraining(lightning.LightningModule, ABC):  # type: ignore[misc]  # ships no types
     """One step and one validation in a subclass; here what is logged, drawn and kept of them.
 
     Every epoch draws random numbers of its own, so that a run that was cut off goes on as if it
