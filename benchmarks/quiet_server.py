@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,12 +16,18 @@ def without_canaries(server: EmbeddedServer) -> Iterator[None]:
     """Suspend the launcher: Triton answers on, but is not supervised.
 
     The launcher sends a canary through every pipeline that nobody uses for a while, which costs as
-    much as a frame, and would slow down whatever is timed beside the server. While it is suspended
-    it does not see that this process was killed.
+    much as a frame, and would slow down whatever is timed beside the server. A process of its own
+    resumes it when the block ends, or when this process is killed, and the launcher then sees that.
     """
-    launcher = psutil.Process(server.pid)
-    launcher.suspend()
+    resume = subprocess.Popen(
+        ["/bin/sh", "-c", f"read -r _; kill -CONT {server.pid}"],
+        stdin=subprocess.PIPE,  # closed by the kernel when this process ends
+        start_new_session=True,  # Ctrl-C in a terminal is not for it
+    )
+    assert resume.stdin is not None
     try:
+        psutil.Process(server.pid).suspend()
         yield
     finally:
-        launcher.resume()
+        resume.stdin.close()
+        resume.wait()
