@@ -12,8 +12,9 @@ code that does so with a server. What a server adds is the rest: the wire, and t
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from cytoserve.contract import PIPELINES
 from cytoserve.errors import PipelineNotServed
 from cytoserve.transport import Request, ServerInfo, Tensors
-from export.chain import Chain, newest_graph
+from export.chain import Arrays, Chain, newest_graph
 from export.onnx_session import open_session
 
 
@@ -42,6 +43,14 @@ class InProcess:
             if file is None:
                 raise PipelineNotServed(card)
             self._cards[card] = open_session(file, threads=1)
+
+    def time_steps(self, pipeline: str) -> Mapping[str, Sequence[float]]:
+        """From now on note the seconds of every run of each step of ``pipeline``, by step."""
+        sessions = self._chains[pipeline].sessions
+        noted: dict[str, list[float]] = {step: [] for step in sessions}
+        for step, session in sessions.items():
+            sessions[step] = _TimedSession(session, noted[step])
+        return noted
 
     async def infer(self, request: Request, timeout: float) -> Tensors:
         """Run what the request's outputs depend on; there is no deadline."""
@@ -72,6 +81,20 @@ class InProcess:
 
     async def close(self) -> None:
         """Nothing is held."""
+
+
+class _TimedSession:
+    """A session of ONNX Runtime that notes the seconds of its runs."""
+
+    def __init__(self, session: Any, seconds: list[float]) -> None:
+        self._session = session
+        self._seconds = seconds
+
+    def run(self, names: Sequence[str], feeds: Arrays) -> list[npt.NDArray[np.generic]]:
+        begun = time.perf_counter()
+        answer: list[npt.NDArray[np.generic]] = self._session.run(names, feeds)
+        self._seconds.append(time.perf_counter() - begun)
+        return answer
 
 
 def as_bytes(texts: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:

@@ -13,13 +13,15 @@ WARM_UPS = 2
 the first time, and as one block the second time, by what it then knows of its pieces."""
 
 
-def in_turn(ways: Mapping[Way, Callable[[], object]], repeats: int) -> dict[Way, list[float]]:
+def in_turn(
+    ways: Mapping[Way, Callable[[], object]], repeats: int, warm_ups: int = WARM_UPS
+) -> dict[Way, list[float]]:
     """Seconds of ``repeats`` runs of every way, one run of each after the other.
 
-    `WARM_UPS` rounds before them are not counted.
+    ``warm_ups`` rounds before them are not counted.
     """
     seconds: dict[Way, list[float]] = {way: [] for way in ways}
-    for repeat in range(-WARM_UPS, repeats):
+    for repeat in range(-warm_ups, repeats):
         for way, run in ways.items():
             start = time.perf_counter()
             run()

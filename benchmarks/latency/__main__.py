@@ -15,7 +15,7 @@ are what the caller of `cytoserve.Client` sees. Their mean is split into:
 
 and the server's share into queue, input, compute and output of every step. At one size, requests in
 turn with the same graphs in this process, encoded and decoded by the same client, tell what the
-server adds: `overhead`.
+server adds: `overhead`, and which step it adds that to.
 
 The server keeps no answers (`--response-cache-mb=0`), so that a frame sent again costs what a new
 one does, and sends no canaries meanwhile. A case is repeated until `--seconds` are used, at least
@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -37,9 +37,10 @@ import click
 import numpy as np
 from rich.progress import track
 
-from benchmarks.in_process import InProcess
+from benchmarks.latency.overhead import ROUNDS, measure_overhead
 from benchmarks.latency.split import CallSeconds, SplitClock
 from benchmarks.latency.tables import latency_table
+from benchmarks.latency.transports import TRANSPORTS
 from benchmarks.load import LoadFrame, ask, count_answered
 from benchmarks.load_cases import Case, asked, cross, exported, product
 from benchmarks.options import (
@@ -53,22 +54,9 @@ from benchmarks.options import (
 from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import new_result, write_result
 from benchmarks.step_statistics import ModelCount, counted
-from benchmarks.timing import in_turn
 from cytoserve import Client
-from cytoserve.grpc_transport import GrpcTransport
-from cytoserve.shared_memory_transport import SharedMemoryTransport
 from server.embedded import EmbeddedServer
 from server.errors import ServerError
-
-GRPC = "gRPC"
-SHARED_MEMORY = "shared memory"
-TRANSPORTS = {GRPC: GrpcTransport, SHARED_MEMORY: SharedMemoryTransport}
-
-OVERHEAD_AT = Case(1024, 1024, 15)
-"""Frames by which the server is compared with its graphs in this process."""
-
-ROUNDS = 6
-"""Of the comparison, at least: it is by medians."""
 
 MOST = 100
 """Requests of one case and way: more would only sharpen the last digit."""
@@ -190,37 +178,6 @@ def step_figures(counts: Sequence[ModelCount], requests: int) -> dict[str, float
     }
 
 
-def measure_overhead(
-    ways: Sequence[Way], repository: Path, pipeline: str, case: Case, seconds: float, fewest: int
-) -> dict[str, Any]:
-    """Time the server's ways and the graphs in this process in turn; medians and their ratios."""
-    frame = case.frame()
-    with Client(transport=InProcess(repository, [pipeline]), timeout=DEADLINE) as local:
-        clients = {**{way.name: way.client for way in ways}, "in process": local}
-        calls: Mapping[str, Callable[[], object]] = {
-            name: partial(ask, client, pipeline, frame) for name, client in clients.items()
-        }
-        times = in_turn(calls, fewest)
-        round_seconds = sum(sum(each) for each in times.values()) / fewest
-        left = min(MOST, math.floor(seconds / round_seconds)) - fewest
-        if left > 0:
-            times = {name: times[name] + more for name, more in in_turn(calls, left).items()}
-    medians = {name: statistics.median(each) for name, each in times.items()}
-    limit = medians["in process"]
-    return {
-        "pipeline": pipeline,
-        "width": case.width,
-        "height": case.height,
-        "cells": case.cells,
-        "requests": len(times[GRPC]),
-        "grpc_ms": medians[GRPC] * 1e3,
-        "shared_memory_ms": medians[SHARED_MEMORY] * 1e3,
-        "in_process_ms": limit * 1e3,
-        "overhead": medians[GRPC] / limit,
-        "overhead_shared_memory": medians[SHARED_MEMORY] / limit,
-    }
-
-
 def measure(
     repository: Path,
     pipelines: Sequence[str],
@@ -228,13 +185,14 @@ def measure(
     *,
     seconds: float,
     fewest: int,
+    overhead_seconds: float,
 ) -> dict[str, Rows]:
     """Measure all pipelines on one server.
 
     Returns:
-        ``cases``, ``steps`` and ``overhead``: rows of scalars.
+        ``cases``, ``steps``, ``overhead`` and ``overhead_steps``: rows of scalars.
     """
-    rows: dict[str, Rows] = {"cases": [], "steps": [], "overhead": []}
+    rows: dict[str, Rows] = {"cases": [], "steps": [], "overhead": [], "overhead_steps": []}
     work = [(name, case) for name in pipelines for case in asked(name, cases)]
     with ExitStack() as stack:
         server = stack.enter_context(
@@ -246,10 +204,13 @@ def measure(
             case_rows, step_rows = measure_case(ways, name, case, seconds, fewest)
             rows["cases"] += case_rows
             rows["steps"] += step_rows
+        clients = {way.name: way.client for way in ways}
         for name in track(pipelines, "overhead", transient=True):
-            rounds = max(fewest, ROUNDS)
-            row = measure_overhead(ways, repository, name, OVERHEAD_AT, 3 * seconds, rounds)
+            row, steps = measure_overhead(
+                clients, server.url, repository, name, overhead_seconds, DEADLINE
+            )
             rows["overhead"].append(row)
+            rows["overhead_steps"] += steps
     return rows
 
 
@@ -262,6 +223,12 @@ def measure(
     "--seconds", type=click.FloatRange(0), default=1.0, help="Of requests, a case and way."
 )
 @click.option("--fewest", type=click.IntRange(1), default=2, help="Requests of a case and way.")
+@click.option(
+    "--overhead-seconds",
+    type=click.FloatRange(0),
+    default=20.0,
+    help=f"Of requests in turn, a pipeline; {ROUNDS} rounds at least.",
+)
 @repository_option
 @json_option
 @markdown_option
@@ -272,6 +239,7 @@ def main(
     all_frames: bool,
     seconds: float,
     fewest: int,
+    overhead_seconds: float,
     model_repository: Path,
     json_file: Path,
     markdown: Path | None,
@@ -280,10 +248,19 @@ def main(
     names = exported(model_repository, pipelines)
     cases = (product if all_frames else cross)(sizes, counts)
     try:
-        rows = measure(model_repository, names, cases, seconds=seconds, fewest=fewest)
+        rows = measure(
+            model_repository,
+            names,
+            cases,
+            seconds=seconds,
+            fewest=fewest,
+            overhead_seconds=overhead_seconds,
+        )
     except ServerError as error:
         raise click.ClickException(str(error)) from error
-    result = new_result("latency", seconds=seconds, fewest=fewest, **rows)
+    result = new_result(
+        "latency", seconds=seconds, fewest=fewest, overhead_seconds=overhead_seconds, **rows
+    )
     write_result(result, latency_table(result), json_file, markdown)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.bounds import OVERHEAD
-from benchmarks.latency.__main__ import GRPC
+from benchmarks.latency.transports import GRPC
 from benchmarks.peers.ways import OURS
 from benchmarks.report.drawing import Axis, Limit, Plot, bars, lines, stacked_bars, value_text
 

@@ -10,11 +10,12 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.latency.__main__ import main, percentile
+from benchmarks.latency.overhead import OUTSIDE, ROUNDS, step_rows
 from benchmarks.latency.split import SplitClock
 from benchmarks.latency.tables import latency_table
 from benchmarks.load_cases import Case, asked, cross, product
 from benchmarks.quiet_server import without_canaries
-from benchmarks.step_statistics import counted
+from benchmarks.step_statistics import ModelCount, counted
 from cytoserve import Client, FakeServer, Foreground
 
 SMALL, USUAL, LARGE = (640, 480), (2048, 2048), (2592, 1952)
@@ -116,7 +117,8 @@ def test_the_servers_statistics_of_several_requests(server):
 @pytest.mark.slow
 def test_the_command(exported_repository, tmp_path):
     file, page = tmp_path / "latency.json", tmp_path / "latency.md"
-    options = ["--size", "96x64", "--size", "128x96", "--cells", "2", "--seconds", "0"]
+    options = ["--size", "96x64", "--size", "128x96", "--cells", "2"]
+    options += ["--seconds", "0", "--overhead-seconds", "0"]
     paths = ["--model-repository", exported_repository, "--json", file, "--markdown", page]
     done = CliRunner().invoke(main, [*options, "--pipeline", "yolo", *map(str, paths)])
     assert done.exit_code == 0, done.output
@@ -138,8 +140,33 @@ def test_the_command(exported_repository, tmp_path):
         assert taken < row["server_ms"]
     [overhead] = result["overhead"]
     assert overhead["overhead"] == overhead["grpc_ms"] / overhead["in_process_ms"]
+    assert overhead["requests"] == ROUNDS
+    *inside, outside = result["overhead_steps"]
+    assert [row["step"] for row in inside] == ["yolo_prepare", "yolo_targets", "yolo_decode"]
+    assert all(row["compute_ms"] > 0 and row["in_process_ms"] > 0 for row in inside)
+    assert outside["step"] == OUTSIDE
+    assert outside["in_process_ms"] > 0
     assert page.read_text() == latency_table(result)
     assert page.read_text().count("| 2 |") >= len(ways)
+
+
+def test_what_a_server_adds_is_told_by_step():
+    times = {"gRPC": [0.011, 0.013], "shared memory": [0.010, 0.010], "in process": [0.007, 0.009]}
+    counts = {
+        "yolo": ModelCount(4, 4, 0.036, 0, 0, 0, 0),
+        "yolo_prepare": ModelCount(4, 4, 0.008, 0.0004, 0.0008, 0.0048, 0.002),
+        "yolo_targets": ModelCount(4, 2, 0.02, 0.004, 0.0, 0.016, 0.0),
+        "cell_labels": ModelCount(0, 0, 0, 0, 0, 0, 0),
+    }
+    seconds = {"yolo_prepare": [0.001, 0.001], "yolo_targets": [0.005, 0.006], "cell_labels": []}
+    rows = step_rows("yolo", times, seconds, counts)
+    assert [row.pop("step") for row in rows] == ["yolo_prepare", "yolo_targets", OUTSIDE]
+    parts = ("in_process_ms", "queue_ms", "input_ms", "compute_ms", "output_ms")
+    prepare = dict(zip(parts, (1.0, 0.1, 0.2, 1.2, 0.5), strict=True))
+    targets = dict(zip(parts, (5.5, 1.0, 0.0, 4.0, 0.0), strict=True))
+    # 8 ms in this process, of which steps take 6.5; 11 ms through the server, of which it has 9.
+    outside = {"in_process_ms": 1.5, "outside_ms": 2.0}
+    assert rows == [pytest.approx(row) for row in (prepare, targets, outside)]
 
 
 def test_the_slowest_of_few_is_said_to_be(tmp_path):
@@ -149,7 +176,8 @@ def test_the_slowest_of_few_is_said_to_be(tmp_path):
     rows = [{**about, **figures, **rest, "requests": count} for count in (19, 20, 100)]
     step = {**about, "step": "yolo_prepare"}
     step |= dict.fromkeys(("queue_ms", "input_ms", "compute_ms", "output_ms"), 1.0)
-    page = latency_table({"cases": rows, "steps": [step], "overhead": [], "machine": {}})
+    others = {"overhead": [], "overhead_steps": [], "machine": {}}
+    page = latency_table({"cases": rows, "steps": [step], **others})
     assert [line.count("7.0 max") for line in page.splitlines() if "| 7.0" in line] == [2, 1, 0]
 
 

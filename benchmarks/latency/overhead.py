@@ -1,0 +1,119 @@
+"""What a server adds to its graphs: in all, and step by step."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.in_process import InProcess
+from benchmarks.latency.transports import GRPC, SHARED_MEMORY, TRANSPORTS
+from benchmarks.load import ask
+from benchmarks.load_cases import Case
+from benchmarks.step_statistics import ModelCount, counted
+from benchmarks.timing import in_turn
+from cytoserve import Client
+
+AT = Case(1024, 1024, 15)
+"""Frames by which the server is compared with its graphs in this process."""
+
+ROUNDS = 12
+"""Of the comparison, at least: on a busy machine a median of fewer says little."""
+
+MOST_ROUNDS = 100
+"""More would only sharpen the last digit."""
+
+OUTSIDE = "client and wire"
+"""What is no step: encoding, messages or shared memory, waking up, decoding."""
+
+IN_PROCESS = "in process"
+
+
+def measure_overhead(
+    served: Mapping[str, Client],
+    url: str,
+    repository: Path,
+    pipeline: str,
+    seconds: float,
+    timeout: float,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Time the server's ways and the same graphs in this process in turn, on a frame `AT`.
+
+    Nobody else may use the server meanwhile, canaries neither.
+
+    Args:
+        served: a client for each of `TRANSPORTS`.
+        url: ``host:port`` of their server.
+        repository: the model repository that it serves.
+        pipeline: one of its pipelines.
+        seconds: of all ways together; `ROUNDS` rounds are measured at least.
+        timeout: seconds that one frame may take.
+
+    Returns:
+        a row of medians and their ratios, and a row of mean milliseconds for each step.
+    """
+    frame = AT.frame()
+    limit = InProcess(repository, [pipeline])
+    with Client(transport=limit, timeout=timeout) as local:
+        calls: Mapping[str, Callable[[], object]] = {
+            name: partial(ask, client, pipeline, frame)
+            for name, client in {**served, IN_PROCESS: local}.items()
+        }
+        one_round = sum(sum(each) for each in in_turn(calls, 1).values())
+        rounds = max(ROUNDS, min(MOST_ROUNDS, math.floor(seconds / one_round)))
+        steps = limit.time_steps(pipeline)
+        times: dict[str, list[float]] = {}
+
+        def ask_all() -> None:
+            times.update(in_turn(calls, rounds, warm_ups=0))
+
+        counts = counted(url, pipeline, ask_all, rounds * len(served))
+    about = {"pipeline": pipeline, "width": AT.width, "height": AT.height, "cells": AT.cells}
+    rows = [{**about, **row} for row in step_rows(pipeline, times, steps, counts)]
+    return {**about, **ratios(times)}, rows
+
+
+def ratios(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Medians in milliseconds, and what they are of that in this process."""
+    medians = {name: statistics.median(each) for name, each in times.items()}
+    limit = medians[IN_PROCESS]
+    return {
+        "requests": len(times[IN_PROCESS]),
+        "grpc_ms": medians[GRPC] * 1e3,
+        "shared_memory_ms": medians[SHARED_MEMORY] * 1e3,
+        "in_process_ms": limit * 1e3,
+        "overhead": medians[GRPC] / limit,
+        "overhead_shared_memory": medians[SHARED_MEMORY] / limit,
+    }
+
+
+def step_rows(
+    pipeline: str,
+    times: Mapping[str, Sequence[float]],
+    steps: Mapping[str, Sequence[float]],
+    counts: Mapping[str, ModelCount],
+) -> list[dict[str, Any]]:
+    """Mean milliseconds of every step that ran, in this process and in the server, and `OUTSIDE`.
+
+    The server's are of all its requests, through gRPC and through shared memory.
+    """
+    rounds = len(times[IN_PROCESS])
+    called = statistics.fmean(second for name in TRANSPORTS for second in times[name])
+    whole = counts[pipeline]
+    rows: list[dict[str, Any]] = []
+    for step, seconds in steps.items():
+        count = counts[step]
+        if count.answers:
+            parts = {
+                f"{part}_ms": getattr(count, part) / count.answers * 1e3
+                for part in ("queue", "input", "compute", "output")
+            }
+            in_process = sum(seconds) / rounds * 1e3
+            rows.append({"step": step, "in_process_ms": in_process, **parts})
+    alone = statistics.fmean(times[IN_PROCESS]) * 1e3 - sum(row["in_process_ms"] for row in rows)
+    outside = (called - whole.total / whole.answers) * 1e3
+    rows.append({"step": OUTSIDE, "in_process_ms": alone, "outside_ms": outside})
+    return rows
