@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from benchmarks.load_cases import USUAL_CELLS
 from export.accuracy_budget import LARGEST_DROP
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -183,14 +184,21 @@ TARGETS = (
     ),
     Bound(
         "Cost of classes, real frames",
-        "`yolo_resnet` / `yolo`, both served, 13 cells a frame (the study: 3.25)",
+        "`yolo_resnet` / `yolo`, both served, 13 annotated cells a frame (the study: 3.25)",
         "<=",
         1.6,
         Where("bccd", "", "cost_of_classes"),
     ),
     Bound(
+        "Cost of classes, 15 rendered cells",
+        "`yolo_resnet` / `yolo`, both served, in turn at 2048 x 2048",
+        "<=",
+        1.6,
+        Where("scaling", "classified", "cost_of_classes", {"cells": USUAL_CELLS}),
+    ),
+    Bound(
         "Speed, real frames",
-        "the study's way / `yolo_resnet` served, 13 cells a frame",
+        "the study's way / `yolo_resnet` served, 13 annotated cells a frame",
         ">=",
         4,
         Where("bccd", "speedup", "yolo_resnet"),
@@ -204,7 +212,7 @@ TARGETS = (
             "peers",
             "frames",
             "seconds_ratio",
-            {"way": "study", "pipeline": "yolo_resnet", "cells": 15},
+            {"way": "study", "pipeline": "yolo_resnet", "cells": USUAL_CELLS},
         ),
     ),
     Bound(

@@ -196,6 +196,7 @@ def grow_classified(
                     "cells": case.cells,
                     **{f"found_{name}": count for name, count in found.items()},
                     **{f"{name}_ms": medians[name] for name in pipelines},
+                    "cost_of_classes": medians[TWO_STEPS] / medians[ONE_STEP],
                     "classifier_crops": count,
                     "classifier_ms": medians[CLASSIFIER],
                     "requests": len(times[TWO_STEPS]),

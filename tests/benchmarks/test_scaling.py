@@ -141,6 +141,7 @@ def test_the_classifier_of_the_real_server(server):
     assert min(row["yolo_resnet_ms"], row["classifier_ms"]) > 0
     assert 0 <= row["classifier_crops"] - row["found_yolo_resnet"] < CLASSIFIER_CHUNK
     assert row["requests"] == 1
+    assert row["cost_of_classes"] == row["yolo_resnet_ms"] / row["yolo_ms"]
 
 
 @pytest.mark.slow
