@@ -73,6 +73,15 @@ class Checkpoints:
     maskrcnn: Path
     sam: Path
 
+    def by_step(self) -> dict[tuple[str, str], Path]:
+        """Of every pipeline and network step that is measured."""
+        return {
+            ("maskrcnn", "maskrcnn_network"): self.maskrcnn,
+            ("maskrcnn_sam", "maskrcnn_network"): self.maskrcnn,
+            ("maskrcnn_sam", "sam_encoder"): self.sam,
+            (PROMPTED, "sam_encoder"): self.sam,
+        }
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -104,15 +113,7 @@ def measure(
     densest = max(dataset.frames, key=lambda frame: len(frame.cells))
     timed = dataset.frames[:timed_frames]
     with Client(server.url, timeout=TIMEOUT) as client:
-        check_weights(
-            client,
-            {
-                ("maskrcnn", "maskrcnn_network"): checkpoints.maskrcnn,
-                ("maskrcnn_sam", "maskrcnn_network"): checkpoints.maskrcnn,
-                ("maskrcnn_sam", "sam_encoder"): checkpoints.sam,
-                (PROMPTED, "sam_encoder"): checkpoints.sam,
-            },
-        )
+        check_weights(client, checkpoints.by_step())
         memory = measure_memory(client, densest.read())
         ours = served(client, thresholds)
         answers = [
@@ -143,23 +144,11 @@ def measure(
                 repeats,
             )
     return {
-        "pipelines": {
-            name: asdict(
-                instance_quality(
-                    [(answer.found[name], answer.frame.cells) for answer in answers],
-                    len(dataset.class_names),
-                )
-            )
-            for name in NAMES
-        },
+        **quality_figures(answers, len(dataset.class_names)),
         **speed_figures(seconds),
         "steps": step_figures(steps),
-        "box_prompts": asdict(
-            prompted_quality([(a.found[PROMPTED], a.frame.cells) for a in answers if a.frame.cells])
-        ),
         "prompt_cost": cost.figures(),
         "memory": [asdict(figure) for figure in memory],
-        "frames": [describe(answer) for answer in answers],
         "timed_frames": [frame.name for frame in timed],
         "prompted_frame": densest.name,
         "repeats": repeats,
@@ -180,6 +169,22 @@ def ask_all(
     if frame.cells:
         found[PROMPTED] = client.prompt(image, Prompts(boxes=boxes_of(frame.cells)), PROMPTED)
     return Answers(frame, found)
+
+
+def quality_figures(answers: Sequence[Answers], classes: int) -> dict[str, Any]:
+    """What was found of all annotated cells, by pipeline, by true boxes and by frame."""
+    return {
+        "pipelines": {
+            name: asdict(
+                instance_quality([(a.found[name], a.frame.cells) for a in answers], classes)
+            )
+            for name in NAMES
+        },
+        "box_prompts": asdict(
+            prompted_quality([(a.found[PROMPTED], a.frame.cells) for a in answers if a.frame.cells])
+        ),
+        "frames": [describe(answer) for answer in answers],
+    }
 
 
 def draw(answers: Answers, class_names: tuple[str, ...], folder: Path) -> None:
