@@ -61,10 +61,15 @@ A new frame each time would put out of the cache what users come back to.
 """
 
 DEADLINE = 60.0
-"""Seconds in which a canary, or any other request of its pipeline, must be answered.
+"""Seconds in which a canary, or any other request of its pipeline, must be answered, at least.
 
 Long, for a canary that waits behind others' requests is no sign of death; a worker's death is
 seen by its process, within a second.
+"""
+
+PATIENCE = 10.0
+"""How many times as long as the first one of a server a canary may take: SAM's largest encoder
+alone may take a minute on a processor.
 """
 
 CALL_TIMEOUT = 1.0
@@ -75,11 +80,17 @@ ERRORS_TO_FAIL = 2
 
 
 class Canary:
-    """Watches one pipeline by canaries, one at a time, without ever waiting for one."""
+    """Watches one pipeline by canaries, one at a time, without ever waiting for one.
 
-    def __init__(self, client: InferenceServerClient, pipeline: Pipeline) -> None:
+    ``deadline`` is that of a canary, or of any other request of the pipeline, in seconds.
+    """
+
+    def __init__(
+        self, client: InferenceServerClient, pipeline: Pipeline, deadline: float = DEADLINE
+    ) -> None:
         self.client = client
         self.pipeline = pipeline
+        self.deadline = deadline
         self.answers: queue.SimpleQueue[InferenceServerException | None] = queue.SimpleQueue()
         self.flying = False
         self.sent = 0.0
@@ -117,7 +128,7 @@ class Canary:
             inputs(self.pipeline),
             lambda result, error: self.answers.put(error),
             outputs=outputs(self.pipeline),
-            client_timeout=DEADLINE,
+            client_timeout=self.deadline,
         )
 
     def judge(self, error: InferenceServerException | None) -> str | None:
@@ -130,18 +141,22 @@ class Canary:
             return None
         if status == "DEADLINE_EXCEEDED":
             used = answered(self.client, self.pipeline) != self.count
-            return None if used else f"No request of {self.pipeline.name} ended in {DEADLINE:.0f} s"
+            silence = f"No request of {self.pipeline.name} ended in {self.deadline:.0f} s"
+            return None if used else silence
         self.errors += 1
         if self.errors < ERRORS_TO_FAIL:
             return None
         return f"The canary of {self.pipeline.name} failed: {error.message()}"
 
 
-def send_and_wait(client: InferenceServerClient, pipeline: Pipeline) -> None:
-    """Send one canary and wait for its answer; raise `InferenceServerException` if it fails."""
-    client.infer(
-        pipeline.name, inputs(pipeline), outputs=outputs(pipeline), client_timeout=DEADLINE
-    )
+def first_answer(client: InferenceServerClient, pipeline: Pipeline, timeout: float) -> float:
+    """Send the first canary, wait for its answer, and return the deadline of those to come.
+
+    Raise `InferenceServerException` if it fails, or takes longer than ``timeout`` seconds.
+    """
+    begun = time.monotonic()
+    client.infer(pipeline.name, inputs(pipeline), outputs=outputs(pipeline), client_timeout=timeout)
+    return max(DEADLINE, PATIENCE * (time.monotonic() - begun))
 
 
 def inputs(pipeline: Pipeline) -> list[InferInput]:

@@ -11,7 +11,7 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from cytoserve.contract import Pipeline
-from server.canary import CALL_TIMEOUT, Canary, send_and_wait
+from server.canary import CALL_TIMEOUT, DEADLINE, Canary, first_answer
 from server.errors import StartError
 from server.tritonserver import TritonServer
 from server.workers import Worker, can_work, workers_of
@@ -23,7 +23,7 @@ RELIST = 10
 """Looks after which the workers are listed anew: an administrator may load and unload models."""
 
 START_TIMEOUT = 300.0
-"""Seconds in which all models must be loaded."""
+"""Seconds in which all models must be loaded, and then each pipeline answer its first frame."""
 
 LONGEST_PAUSE = 30.0
 """Most seconds between two starts of a server that does not come up."""
@@ -53,6 +53,8 @@ class Supervisor:
         self.tell = tell
         self.stopping = stopping
         self.server: TritonServer | None = None
+        self.canary_deadlines: dict[str, float] = {}
+        """By pipeline, in seconds."""
 
     def start_and_wait(self) -> None:
         """Start a server and wait until every pipeline answers; raise `StartError` if one fails.
@@ -68,12 +70,13 @@ class Supervisor:
                 if self.stopping.is_set():
                     return
                 try:
-                    send_and_wait(client, pipeline)
+                    deadline = first_answer(client, pipeline, START_TIMEOUT)
                 except InferenceServerException as error:
                     raise StartError(
                         f"Pipeline {pipeline.name} is loaded, but fails on a frame of 32 x 32 "
                         f"pixels: {error.message()}"
                     ) from error
+                self.canary_deadlines[pipeline.name] = deadline
 
     def wait_until_ready(self, server: TritonServer, client: InferenceServerClient) -> None:
         """Wait until all models are loaded; raise `StartError` if that does not happen."""
@@ -140,7 +143,10 @@ class Supervisor:
         server, looks = self.server, 0
         workers = workers_of(server.pid)
         with closing(InferenceServerClient(self.url)) as client:
-            canaries = [Canary(client, pipeline) for pipeline in self.pipelines]
+            canaries = [
+                Canary(client, pipeline, self.canary_deadlines.get(pipeline.name, DEADLINE))
+                for pipeline in self.pipelines
+            ]
             while not self.stopping.wait(POLL):
                 if end := server.end():
                     return f"tritonserver {end}"

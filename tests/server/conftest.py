@@ -30,7 +30,7 @@ ONNX_TYPES = {
 ONE_INSTANCE = 'backend: "{}"\ninstance_group {{ count: 1 }}'
 
 WAIT_MODEL = '''
-"""Hands the frame on after as many milliseconds as its first pixel says."""
+"""Hands frames on after as many milliseconds as its darkest pixel says; a canary's says 0 or 1."""
 import pathlib, time
 import triton_python_backend_utils as pb_utils
 
@@ -42,7 +42,7 @@ class TritonPythonModel:
         if pathlib.Path({broken!r}).exists():
             return pb_utils.InferenceResponse(error=pb_utils.TritonError("upside down"))
         frame = pb_utils.get_input_tensor_by_name(request, "frame").as_numpy()
-        time.sleep(int(frame.flat[0]) / 1000)
+        time.sleep(int(frame.min()) / 1000)
         return pb_utils.InferenceResponse([pb_utils.Tensor("waited", frame)])
 '''
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from tritonclient.grpc import InferenceServerClient
@@ -18,6 +21,7 @@ from tritonclient.utils import InferenceServerException
 from cytoserve.contract import PIPELINES
 from server.canary import Canary, answered
 from server.embedded import EmbeddedServer
+from server.supervisor import Supervisor
 from server.workers import workers_of
 
 NOTICED = 3.0
@@ -171,6 +175,47 @@ def test_what_a_canary_means(canary: Canary, statuses: list[str | None], dead: s
         reason = canary.judge(error)
     assert (reason or "").startswith(dead or "")
     assert (reason is None) == (dead is None)
+
+
+@pytest.fixture
+def slow_canaries(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Canaries that take a second, five times as long as the least deadline."""
+    seconds = 1.0
+    slow = np.full((4, 4, 1), 1000 * seconds, np.uint16)
+    monkeypatch.setattr("server.canary.frame", lambda now: slow)
+    monkeypatch.setattr("server.canary.DEADLINE", seconds / 5)
+    return seconds
+
+
+def test_a_slow_network_comes_up_and_gets_its_time(
+    shared_server: EmbeddedServer, slow_canaries: float
+) -> None:
+    running: Any = SimpleNamespace(end=lambda: None)
+    pipelines = [PIPELINES["yolo"]]
+    stopping = threading.Event()
+    supervisor = Supervisor(lambda: running, shared_server.url, pipelines, print, stopping)
+    supervisor.start_and_wait()
+    assert supervisor.canary_deadlines["yolo"] >= 10 * slow_canaries
+
+
+def test_a_canary_has_its_own_deadline(
+    shared_server: EmbeddedServer,
+    slow_canaries: float,
+    wait_until: Callable[[Callable[[], bool], float], float],
+) -> None:
+    with closing(InferenceServerClient(shared_server.url)) as client:
+        settled(client)
+        canary = Canary(client, PIPELINES["yolo"], deadline=slow_canaries / 10)
+        canary.due = time.monotonic()
+        reasons: list[str | None] = []
+
+        def given_up() -> bool:
+            reasons.append(canary.failure())
+            return reasons[-1] is not None
+
+        assert wait_until(given_up, 5) < slow_canaries
+        assert reasons[-1] == "No request of yolo ended in 0 s"
+        settled(client)
 
 
 def test_silence_of_the_canary_is_no_death_while_others_are_answered(
