@@ -14,6 +14,10 @@ def latency_table(result: Mapping[str, Any]) -> str:
         "What the server adds: seconds through it / seconds of the same graphs in the client's "
         "process, medians of requests in turn.",
         "\n".join(_overhead(result)),
+        "Where that goes: mean milliseconds of every step, in this process and in the server, of "
+        "the same rounds; half of the server's requests came through shared memory. Steps of one "
+        "request may run at the same time.",
+        "\n".join(_overhead_steps(result)),
         "Milliseconds of a call. p95 and p99 marked `max` are the slowest of too few requests to "
         "tell. encode + wire + server + decode = mean; `to gRPC` compares medians.",
         "\n".join(_cases(result)),
@@ -35,6 +39,23 @@ def _overhead(result: Mapping[str, Any]) -> list[str]:
             f"| `{row['pipeline']}` | {_frame(row)} | {row['cells']} | {row['requests']} "
             f"| {row['in_process_ms']:.1f} | {row['grpc_ms']:.1f} | {row['shared_memory_ms']:.1f} "
             f"| {row['overhead']:.2f} | {row['overhead_shared_memory']:.2f} |"
+        )
+    return rows
+
+
+def _overhead_steps(result: Mapping[str, Any]) -> list[str]:
+    rows = [
+        "| pipeline | step | in process | served | queue | input | compute | output |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    parts = ("queue_ms", "input_ms", "compute_ms", "output_ms")
+    for row in result["overhead_steps"]:
+        outside = row.get("outside_ms")
+        served = sum(row[part] for part in parts) if outside is None else outside
+        name = row["step"] if outside is not None else f"`{row['step']}`"
+        rows.append(
+            f"| `{row['pipeline']}` | {name} | {row['in_process_ms']:.2f} | {served:.2f} "
+            f"| {' | '.join(f'{row[part]:.2f}' if part in row else '' for part in parts)} |"
         )
     return rows
 

@@ -67,7 +67,7 @@ def _classifier(result: Result) -> list[str]:
         f"**{cost['ratio']:.2f} times** that. In turn:",
         _table(
             "frame | cells | found by `yolo` | by `yolo_resnet` | rounds | `yolo` ms "
-            "| `yolo_resnet` ms | crops | classifier ms",
+            "| `yolo_resnet` ms | `yolo_resnet` / `yolo` | crops | classifier ms",
             map(_classified, result["classified"]),
         ),
     ]
@@ -77,7 +77,7 @@ def _classified(row: Result) -> str:
     return (
         f"{_size(row)} | {row['cells']} | {row['found_yolo']} | {row['found_yolo_resnet']} "
         f"| {row['requests']} | {row['yolo_ms']:.1f} | {row['yolo_resnet_ms']:.1f} "
-        f"| {row['classifier_crops']} | {row['classifier_ms']:.1f}"
+        f"| {row['cost_of_classes']:.2f} | {row['classifier_crops']} | {row['classifier_ms']:.1f}"
     )
 
 
