@@ -40,7 +40,6 @@ from rich.progress import track
 from benchmarks.latency.overhead import ROUNDS, measure_overhead
 from benchmarks.latency.split import CallSeconds, SplitClock
 from benchmarks.latency.tables import latency_table
-from benchmarks.latency.transports import TRANSPORTS
 from benchmarks.load import LoadFrame, ask, count_answered
 from benchmarks.load_cases import Case, asked, cross, exported, product
 from benchmarks.options import (
@@ -54,6 +53,7 @@ from benchmarks.options import (
 from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import new_result, write_result
 from benchmarks.step_statistics import ModelCount, counted
+from benchmarks.transports import TRANSPORTS
 from cytoserve import Client
 from server.embedded import EmbeddedServer
 from server.errors import ServerError

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.in_process import InProcess
-from benchmarks.latency.transports import GRPC, SHARED_MEMORY, TRANSPORTS
 from benchmarks.load import ask
 from benchmarks.load_cases import Case
 from benchmarks.step_statistics import ModelCount, counted
 from benchmarks.timing import in_turn
+from benchmarks.transports import GRPC, SHARED_MEMORY, TRANSPORTS
 from cytoserve import Client
 
 AT = Case(1024, 1024, 15)

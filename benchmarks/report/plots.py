@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.bounds import OVERHEAD
-from benchmarks.latency.transports import GRPC
 from benchmarks.peers.ways import OURS
 from benchmarks.report.drawing import Axis, Limit, Plot, bars, lines, stacked_bars, value_text
+from benchmarks.transports import GRPC
 
 Result = Mapping[str, Any]
 Row = Mapping[str, Any]

@@ -6,11 +6,11 @@
 
 A pipeline is served by default and, beside it, as the variant for many clients where that would
 change it: `python -m server --variant throughput`. To each come 1 to 16 requests at a time, from
-Triton's own perf_analyzer, from one process of cytoserve's client with as many threads, and from as
-many processes. For each: frames per second, p50 and p99, cores that server and clients keep busy,
-and the mean batch that every network step formed, by Triton's statistics. Processor seconds a
-frame, of server and clients together, tell most about where throughput goes, and on a busy machine
-they are what can still be compared.
+Triton's own perf_analyzer, from one process of cytoserve's client with as many threads, over gRPC
+and through shared memory, and from as many processes. For each: frames per second, p50 and p99,
+cores that server and clients keep busy, and the mean batch that every network step formed, by
+Triton's statistics. Processor seconds a frame, of server and clients together, tell most about
+where throughput goes, and on a busy machine they are what can still be compared.
 
 The limit is the same graphs in this process, without a server, in the layout of threads that
 answers most frames; all layouts are listed. `share` is what is served as a part of that. All ways
@@ -54,6 +54,7 @@ from benchmarks.throughput.rows import bound_among, rows_of, saturation
 from benchmarks.throughput.tables import throughput_table
 from benchmarks.throughput.windows import (
     MANY_PROCESSES,
+    ONE_ON_THE_MACHINE,
     ONE_PROCESS,
     PERF_ANALYZER,
     Bench,
@@ -148,7 +149,10 @@ def _ways(
     concurrency: Sequence[int], tried: Sequence[Layout], variants: Sequence[str], tool: bool
 ) -> Iterator[Way]:
     """One round; the limit stands beside the clients that are compared with it."""
-    clients = (ONE_PROCESS, MANY_PROCESSES, *([PERF_ANALYZER] if tool else []))
+    clients = (
+        *(ONE_PROCESS, ONE_ON_THE_MACHINE, MANY_PROCESSES),
+        *([PERF_ANALYZER] if tool else []),
+    )
     for number in sorted(concurrency):
         if number == bound_among(concurrency):
             yield from tried

@@ -7,12 +7,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Protocol
 
 from benchmarks.load import LoadFrame, ask
+from benchmarks.transports import GRPC, TRANSPORTS
 from cytoserve import Client
 
 PATIENCE = 120.0
@@ -136,10 +138,10 @@ class ClientProcesses:
             self._pipes.append(ours)
             self._processes.append(process)
 
-    def load(self, processes: int, callers: int) -> Load:
+    def load(self, processes: int, callers: int, transport: str = GRPC) -> Load:
         """Return a load of so many processes, each with so many threads that share a client."""
         pids = [process.pid for process in self._processes[:processes] if process.pid is not None]
-        return _RemoteCallers(self._pipes[:processes], pids, callers)
+        return _RemoteCallers(self._pipes[:processes], pids, callers, transport)
 
     def close(self) -> None:
         """End all processes."""
@@ -163,14 +165,16 @@ class ClientProcesses:
 class _RemoteCallers:
     """`Callers` in other processes, driven over their pipes."""
 
-    def __init__(self, pipes: Sequence[Connection], pids: Sequence[int], callers: int) -> None:
+    def __init__(
+        self, pipes: Sequence[Connection], pids: Sequence[int], callers: int, transport: str
+    ) -> None:
         self.pids = pids
         self._pipes = pipes
-        self._callers = callers
+        self._wanted = callers, transport
 
     def start(self) -> None:
         for pipe in self._pipes:
-            pipe.send(self._callers)
+            pipe.send(self._wanted)
 
     def wait_until_warm(self) -> None:
         for pipe in self._pipes:
@@ -198,13 +202,19 @@ def client_asks(clients: Sequence[Client], pipeline: str, frames: Sequence[LoadF
 def _answer_commands(
     pipe: Connection, url: str, pipeline: str, frames: Sequence[LoadFrame]
 ) -> None:
-    """Run `Callers` whenever a number of them comes in, until the next word; end with the pipe."""
-    with Client(url, timeout=PATIENCE) as client:
+    """Run `Callers`, as many and by the transport that come in, until the next word, again and
+    again; end with the pipe."""
+    with ExitStack() as stack:
+        clients = {
+            name: stack.enter_context(Client(transport=kind(url), timeout=PATIENCE))
+            for name, kind in TRANSPORTS.items()
+        }
         while True:
             try:
-                callers = Callers(client_asks([client] * pipe.recv(), pipeline, frames))
+                count, transport = pipe.recv()
             except EOFError:
                 return
+            callers = Callers(client_asks([clients[transport]] * count, pipeline, frames))
             callers.start()
             callers.wait_until_warm()
             pipe.send(None)

@@ -15,9 +15,11 @@ from benchmarks.throughput.clients import ClientProcesses, Load, answered_per_se
 from benchmarks.throughput.layouts import Layout, Opened
 from benchmarks.throughput.meters import Meters, Reading, StepCount
 from benchmarks.throughput.perf_analyzer import PerfAnalyzer
+from benchmarks.transports import GRPC, SHARED_MEMORY
 
 PERF_ANALYZER = "perf_analyzer"
 ONE_PROCESS = "client, 1 process"
+ONE_ON_THE_MACHINE = "client, 1 process, shared memory"
 MANY_PROCESSES = "client, a process each"
 
 
@@ -85,7 +87,8 @@ class Bench:
             return self._perf_analyzer(way.concurrency)
         many = way.client == MANY_PROCESSES
         processes, callers = (way.concurrency, 1) if many else (1, way.concurrency)
-        sample = self._window(self.clients.load(processes, callers))
+        transport = SHARED_MEMORY if way.client == ONE_ON_THE_MACHINE else GRPC
+        sample = self._window(self.clients.load(processes, callers, transport))
         self.rates[way.concurrency] = sample.frames_per_second
         return sample
 

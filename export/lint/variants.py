@@ -16,9 +16,12 @@ from export.lint.problem import Problem
 from export.lint.serving import lint_serving
 from export.lint.tensors import lint_tensors
 
-OWN_FIELDS = ("default_model_filename", "optimization", "instance_group")
-"""What a variant may say otherwise than ``config.pbtxt``: which graph is computed, by what, and how
-often at the same time."""
+OWN_FIELDS = (
+    *("default_model_filename", "optimization"),
+    *("instance_group", "parameters", "max_batch_size"),
+)
+"""What a variant may say otherwise than ``config.pbtxt``: which graph is computed, by what, how
+often at the same time, in how many threads, and of how many frames at once."""
 
 ACCELERATOR = "openvino"
 """The one that ONNX Runtime's backend knows for a CPU."""
@@ -29,7 +32,7 @@ def lint_variants(model: Model) -> Iterator[Problem]:
     folder = model.folder / VARIANT_FOLDER
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
         if model.is_pipeline or file.suffix != ".pbtxt":
-            expected = "absent: variants are <variant>.pbtxt of networks"
+            expected = "absent: variants are <variant>.pbtxt of steps"
             yield Problem(file, "file", expected, "present")
             continue
         try:

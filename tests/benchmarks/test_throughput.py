@@ -26,6 +26,7 @@ from benchmarks.throughput.rows import rows_of, saturation
 from benchmarks.throughput.tables import throughput_table
 from benchmarks.throughput.windows import (
     MANY_PROCESSES,
+    ONE_ON_THE_MACHINE,
     ONE_PROCESS,
     PERF_ANALYZER,
     Sample,
@@ -210,7 +211,8 @@ def test_the_command(exported_repository, tmp_path):
     repository = shutil.copytree(exported_repository, tmp_path / "model_repository")
     configs = "yolo_targets/configs"
     shutil.copytree(ROOT / "model_repository" / configs, repository / configs)
-    clients = {ONE_PROCESS, MANY_PROCESSES} | ({PERF_ANALYZER} if installed() else set())
+    clients = {ONE_PROCESS, ONE_ON_THE_MACHINE, MANY_PROCESSES}
+    clients |= {PERF_ANALYZER} if installed() else set()
     small = ["--size", "160x128", "--cells", "3", "--concurrency", "3", "--rounds", "1"]
     arguments = [
         *("--model-repository", str(repository), "--pipeline", "yolo"),

@@ -35,7 +35,14 @@ def test_the_source_tree_is_clean(with_variants: Path) -> None:
     [
         pytest.param("backend", "backends", "file", "Triton's schema", id="no config"),
         pytest.param(
-            "max_batch_size: 16", "max_batch_size: 8", "max_batch_size", "16 of", id="batch"
+            "max_batch_size: 16", "max_batch_size: 0", "max_batch_size", "more than 0", id="batch"
+        ),
+        pytest.param(
+            "dynamic_batching { }",
+            "dynamic_batching { max_queue_delay_microseconds: 9 }",
+            "dynamic_batching",
+            "{} of",
+            id="queue",
         ),
         pytest.param('"openvino"', '"tensorrt"', ACCELERATORS, "'openvino'", id="accelerator"),
         pytest.param(
