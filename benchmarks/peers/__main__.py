@@ -29,6 +29,8 @@ every core, one worker, and the batches that the peer recommends. All are given 
 bits and normalised beforehand, for that is what the study's images were; this server normalises
 them once more. All end with boxes, classes and outlines of cells. Before a time is taken, the cells
 must be the same: all but 2 % have boxes within half a pixel and the same class.
+
+With `--variant` this server stands there once more, with that variant of its model repository.
 """
 
 from __future__ import annotations
@@ -58,15 +60,26 @@ from benchmarks.peers.programs import (
 from benchmarks.peers.raw_network import RAW_NETWORK, link_with_raw_network
 from benchmarks.peers.same_answers import Agreement, DifferentAnswers, compare, hold
 from benchmarks.peers.tables import peers_table
-from benchmarks.peers.ways import OURS, WAYS, Asker, PeerFrame, Setting, Way
+from benchmarks.peers.ways import (
+    OURS,
+    STUDY,
+    WAYS,
+    Asker,
+    PeerFrame,
+    Setting,
+    Way,
+    served_as,
+)
 from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import new_result, write_result
+from benchmarks.served_variant import DEFAULT, variant_options
 from benchmarks.served_weights import check_weights
 from benchmarks.timing import in_turn
 from cytoserve import Client, CytoserveError
 from export.reference import normalised_rgb
 from server.embedded import EmbeddedServer
 from server.errors import ServerError
+from server.variants import VARIANTS
 from training.checkpoint import CheckpointError
 
 SIZES = ((640, 480, 15), (1024, 1024, 100))
@@ -84,6 +97,7 @@ def measure(
     checkpoints: Checkpoints,
     names: Sequence[str],
     *,
+    variants: Sequence[str] = (),
     pipelines: Sequence[str] = PIPELINES,
     sizes: Sequence[tuple[int, int, int]] = SIZES,
     repeats: int,
@@ -97,6 +111,7 @@ def measure(
         repository: a model repository with `yolo` and `yolo_resnet`.
         checkpoints: what it was exported from.
         names: peers to compare with.
+        variants: of the repository, served beside the default and compared with the peers too.
         pipelines: `yolo`, `yolo_resnet` or both.
         sizes: (width, height, cells) of the frames.
         repeats: timed frames of one client.
@@ -108,13 +123,21 @@ def measure(
         CheckpointError: the repository serves other weights.
         DifferentAnswers: a way found other cells than the server.
         PeerError: a peer's program failed.
+        ServerError: a variant cannot be served here.
     """
     chosen, left_out = installed_ways(names)
+    chosen += map(served_as, variants)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="peers-")))
         frames = {size: write_frame(folder, size) for size in sizes}
-        url = stack.enter_context(serve(repository, checkpoints, folder))
-        setting = Setting(url, link_checkpoints(checkpoints, folder), clients)
+        models = folder / "model_repository"
+        models.mkdir()
+        link_with_raw_network(repository, checkpoints.targets, models)
+        urls = {
+            variant: stack.enter_context(serve(models, checkpoints, variant))
+            for variant in (DEFAULT, *variants)
+        }
+        setting = Setting(urls, link_checkpoints(checkpoints, folder), clients)
         askers = {}
         for way in chosen:
             click.echo(f"Starting {way.name}: {way.title}.", err=True)
@@ -182,16 +205,13 @@ def link_checkpoints(checkpoints: Checkpoints, folder: Path) -> Path:
 
 
 @contextmanager
-def serve(repository: Path, checkpoints: Checkpoints, folder: Path) -> Iterator[str]:
+def serve(repository: Path, checkpoints: Checkpoints, variant: str) -> Iterator[str]:
     """Serve both pipelines and the raw network, once it is sure that the weights are the same.
 
     Yields ``host:port``.
     """
-    both = folder / "model_repository"
-    both.mkdir()
-    link_with_raw_network(repository, checkpoints.targets, both)
-    options = ["--", f"--load-model={RAW_NETWORK}"]
-    with EmbeddedServer(both, PIPELINES, options=options) as server:
+    options = [*variant_options(variant), "--", f"--load-model={RAW_NETWORK}"]
+    with EmbeddedServer(repository, PIPELINES, options=options) as server:
         with Client(server.url) as client:
             check_weights(
                 client,
@@ -268,6 +288,11 @@ def case_rows(
             **figures,
             "seconds_ratio": figures["seconds"] / ours["seconds"],
             "throughput_ratio": ours["frames_per_second"] / figures["frames_per_second"],
+            **(
+                {"times_the_study": times[STUDY.name]["seconds"] / figures["seconds"]}
+                if STUDY.name in times
+                else {}
+            ),
         }
         for way, figures in times.items()
     ]
@@ -307,6 +332,13 @@ def _checkpoint(name: str, text: str) -> Callable[[Any], Any]:
     default=[way.name for way in WAYS if way is not OURS],
     help="Compare with it; may be repeated.",
 )
+@click.option(
+    "--variant",
+    "variants",
+    type=click.Choice(list(VARIANTS)),
+    multiple=True,
+    help="Serve this variant too, as one more way; may be repeated.",
+)
 @click.option("--repeats", type=click.IntRange(1), default=5, help="Timed frames of one client.")
 @click.option("--bursts", type=click.IntRange(1), default=2, help="Timed bursts of all clients.")
 @click.option("--requests", type=click.IntRange(1), default=2, help="Frames a client and burst.")
@@ -318,6 +350,7 @@ def main(
     markdown: Path | None,
     model_repository: Path,
     names: Sequence[str],
+    variants: Sequence[str],
     repeats: int,
     bursts: int,
     requests: int,
@@ -328,6 +361,7 @@ def main(
             model_repository,
             Checkpoints(cells, targets, classifier),
             names,
+            variants=variants,
             repeats=repeats,
             requests=requests,
             bursts=bursts,

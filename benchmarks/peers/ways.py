@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ from benchmarks.peers.lines import READY
 from benchmarks.peers.programs import Program, environment_of, programs
 from benchmarks.peers.raw_network import RAW_NETWORK
 from benchmarks.peers.study import CHECKPOINTS_VARIABLE
+from benchmarks.served_variant import DEFAULT
 from cytoserve import Client
 
 START_TIMEOUT = 300.0
@@ -57,8 +59,8 @@ class PeerFrame:
 class Setting:
     """What a way is opened with."""
 
-    url: str
-    """Of the embedded Triton, which serves the pipelines and the raw network."""
+    urls: Mapping[str, str]
+    """Of the embedded Tritons, by variant; that of `DEFAULT` serves the raw network too."""
     checkpoints: Path
     """Folder with the checkpoints `cells`, `targets` and `classifier`, in a temporary one."""
     clients: int
@@ -105,9 +107,9 @@ class ServedAsker:
 
 
 @contextmanager
-def open_served(setting: Setting) -> Iterator[Sequence[Asker]]:
-    """Clients of the embedded Triton."""
-    clients = [ServedAsker(setting.url) for _ in range(setting.clients)]
+def open_served(setting: Setting, variant: str = DEFAULT) -> Iterator[Sequence[Asker]]:
+    """Clients of the embedded Triton that serves ``variant``."""
+    clients = [ServedAsker(setting.urls[variant]) for _ in range(setting.clients)]
     try:
         yield clients
     finally:
@@ -159,7 +161,7 @@ def open_study(setting: Setting) -> Iterator[Sequence[Asker]]:
 def open_ultralytics(setting: Setting) -> Iterator[Sequence[Asker]]:
     """A process a client, as each microscope has its own."""
     python = environment_of("ultralytics") / "bin/python"
-    address = f"grpc://{setting.url}/{RAW_NETWORK}"
+    address = f"grpc://{setting.urls[DEFAULT]}/{RAW_NETWORK}"
     command = [str(python), "-m", "benchmarks.peers.ultralytics_client", address]
     with programs([command] * setting.clients, {}, by_lines=True) as started:
         clients = [LineAsker(each) for each in started]
@@ -306,10 +308,11 @@ def free_port() -> int:
 
 
 OURS = Way("cytoserve", "this server", PIPELINES, open_served)
+STUDY = Way("study", "the study's way: PyTorch in one Python process", PIPELINES, open_study)
 
 WAYS = (
     OURS,
-    Way("study", "the study's way: PyTorch in one Python process", PIPELINES, open_study),
+    STUDY,
     Way(
         "ultralytics",
         "ultralytics' client of this Triton, which runs its network alone",
@@ -320,3 +323,9 @@ WAYS = (
     Way("litserve", "PyTorch behind LitServe", PIPELINES, open_litserve, package="litserve"),
     Way("bentoml", "PyTorch behind BentoML", PIPELINES, open_bentoml, package="bentoml"),
 )
+
+
+def served_as(variant: str) -> Way:
+    """This server once more, with a variant of its model repository."""
+    title = f"this server, --variant {variant}"
+    return Way(f"cytoserve {variant}", title, PIPELINES, partial(open_served, variant=variant))

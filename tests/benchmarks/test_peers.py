@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -21,6 +22,8 @@ from benchmarks.peers.same_answers import DifferentAnswers, compare, hold
 from benchmarks.peers.tables import peers_table
 from benchmarks.peers.ways import LineAsker, PeerFrame
 from server.watcher import processes_of
+
+ROOT = Path(__file__).parents[2]
 
 
 def cells(count: int = 100, *, shift: float = 0.0, other_class: int = 0, cell: float = 12) -> Found:
@@ -143,7 +146,10 @@ def installed(*names: str) -> list[str]:
 
 @pytest.mark.slow
 def test_a_real_run(checkpoints, exported_repository, monkeypatch, tmp_path):
-    """The study's way, LitServe where it is installed, and a peer that is not installed."""
+    """Two variants of ours, the study's way, LitServe if installed, and a peer that is not."""
+    repository = shutil.copytree(exported_repository, tmp_path / "model_repository")
+    configs = "yolo_targets/configs"
+    shutil.copytree(ROOT / "model_repository" / configs, repository / configs)
     own = tmp_path / "environments"
     own.mkdir()
     for name in installed("litserve"):
@@ -152,9 +158,10 @@ def test_a_real_run(checkpoints, exported_repository, monkeypatch, tmp_path):
     weights = Checkpoints(*(checkpoints / name for name in ("cells", "targets", "classifier")))
     names = ["study", *installed("litserve"), "bentoml"]
     result = measure(
-        exported_repository,
+        repository,
         weights,
         names,
+        variants=["throughput"],
         pipelines=["yolo"],
         sizes=[(640, 640, 12)],  # no margins, in which a random network would find cells
         repeats=1,
@@ -164,12 +171,16 @@ def test_a_real_run(checkpoints, exported_repository, monkeypatch, tmp_path):
     )
     [left_out] = result["left_out"]
     assert left_out["way"] == "bentoml"
-    assert [row["way"] for row in result["frames"]] == ["cytoserve", *names[:-1]]
-    ours = result["frames"][0]
+    assert [row["way"] for row in result["frames"]] == [
+        *("cytoserve", *names[:-1]),
+        "cytoserve throughput",
+    ]
+    ours, study = result["frames"][:2]
     assert ours["found"] > 0
     for row in result["frames"]:
         assert row["unmatched"] <= max(2, 0.02 * (row["found"] + ours["found"]))
         assert row["seconds_ratio"] == pytest.approx(row["seconds"] / ours["seconds"])
+        assert row["times_the_study"] * row["seconds"] == pytest.approx(study["seconds"])
         assert row["throughput_ratio"] == pytest.approx(
             ours["frames_per_second"] / row["frames_per_second"]
         )
