@@ -14,6 +14,7 @@ from typing import Any, Literal
 from benchmarks.load_cases import USUAL_CELLS
 from benchmarks.peers.ways import OURS, served_as
 from benchmarks.served_variant import DEFAULT
+from benchmarks.throughput.windows import ONE_ON_THE_MACHINE
 from export.accuracy_budget import LARGEST_DROP
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -234,6 +235,19 @@ TARGETS = (
             "share",
             {"variant": "throughput"},
             named_by=("pipeline", "client"),
+        ),
+    ),
+    Bound(
+        "Throughput of 8 clients, shared memory",
+        "the same, with frames and answers in shared memory",
+        ">=",
+        0.95,
+        Where(
+            "throughput",
+            "saturation",
+            "share",
+            {"variant": "throughput", "client": ONE_ON_THE_MACHINE},
+            named_by=("pipeline",),
         ),
     ),
     Bound(
