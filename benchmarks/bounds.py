@@ -225,6 +225,14 @@ TARGETS = (
         }.items()
     ),
     Bound(
+        "Two networks at a time",
+        "`maskrcnn_sam` without SAM's decoder, half of the cores a network / the longer of Mask "
+        "R-CNN and SAM's encoder",
+        "<=",
+        1.1,
+        Where("own-cores", "", "share"),
+    ),
+    Bound(
         "Throughput of 8 clients",
         "frames per second of variant `throughput` / the most that the graphs do in one process",
         ">=",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import numpy.typing as npt
 
 from cytoserve import Cells, Client, Foreground, Prompts
 from cytoserve.contract import NETWORK_SIZE, PIPELINES
+from cytoserve.images import SUFFIXES, read_frame
 from training.rendered import RenderSettings, render_frame
 
 CELL_SIDE = 11.25
@@ -52,6 +55,19 @@ def load_frame(width: int, height: int, cells: int, seed: int = 0) -> LoadFrame:
     boxes = [cell.box for cell in truth]
     prompts = Prompts(boxes=np.array(boxes[:MOST_PROMPTS], np.float32)) if boxes else None
     return LoadFrame(image, cells, prompts)
+
+
+def read_frames(folder: Path) -> list[LoadFrame]:
+    """Read a folder's images, in the order of their names.
+
+    Raises:
+        CytoserveError: one of them is no frame.
+        click.UsageError: there is none.
+    """
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise click.UsageError(f"--frames {folder} must hold PNG, JPEG, BMP or TIFF files: none.")
+    return [LoadFrame(read_frame(file), cells=0, prompts=None) for file in files]
 
 
 def ask(client: Client, pipeline: str, frame: LoadFrame) -> Cells | Foreground:

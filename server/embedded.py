@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -46,6 +46,7 @@ class EmbeddedServer:
         *,
         response_cache_mb: int = RESPONSE_CACHE_MB,
         options: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
         timeout: float = 300.0,
     ) -> None:
         self.command = [
@@ -58,6 +59,8 @@ class EmbeddedServer:
             *options,
         ]
         self.repository = model_repository
+        self.variables = variables or {}
+        """Of the launcher's environment, on top of those of this process."""
         self.timeout = timeout
         self.url = ""
         """``host:port`` of the gRPC endpoint, once started."""
@@ -75,10 +78,11 @@ class EmbeddedServer:
     def start(self) -> None:
         """Start the launcher and wait until it is ready."""
         imports = joined(str(folder_of("server")), str(folder_of("cytoserve")))
+        path = joined(imports, os.environ.get("PYTHONPATH", ""))
         self.log = tempfile.NamedTemporaryFile(prefix="cytoserve-", suffix=".log")  # noqa: SIM115
         self.process = subprocess.Popen(
             self.command,
-            env={**os.environ, "PYTHONPATH": joined(imports, os.environ.get("PYTHONPATH", ""))},
+            env={**os.environ, "PYTHONPATH": path, **self.variables},
             stdin=subprocess.PIPE,  # closed by the kernel when this process ends
             stdout=self.log,
             stderr=subprocess.STDOUT,

@@ -51,7 +51,9 @@ def compare(ours: Found, theirs: Found) -> Agreement:
     )
 
 
-def hold(way: str, case: str, ours: int, agreement: Agreement) -> None:
+def hold(
+    way: str, case: str, ours: int, agreement: Agreement, unmatched_share: float = UNMATCHED
+) -> None:
     """Refuse a way that does not find the server's cells.
 
     Args:
@@ -59,11 +61,12 @@ def hold(way: str, case: str, ours: int, agreement: Agreement) -> None:
         case: pipeline and frame, for the error.
         ours: cells that the server found.
         agreement: the differences.
+        unmatched_share: of both sides' cells, that may have no partner.
 
     Raises:
         DifferentAnswers: they are beyond tolerance, or there is no cell to compare.
     """
-    most = max(2, round(UNMATCHED * (ours + agreement.found)))
+    most = max(2, round(unmatched_share * (ours + agreement.found)))
     rules = (
         (ours > 0, "the server found no cell, so there is nothing to compare"),
         (

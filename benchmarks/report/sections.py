@@ -11,6 +11,7 @@ from benchmarks.approaches_tables import approaches_table
 from benchmarks.cells import cells_table
 from benchmarks.instance_tables import instances_page
 from benchmarks.latency.tables import latency_table
+from benchmarks.own_cores import own_cores_table
 from benchmarks.peers.tables import peers_table
 from benchmarks.regression import regression_table
 from benchmarks.report.drawing import Plot
@@ -130,6 +131,14 @@ SHOWN = (
         "Mask R-CNN, and its boxes as prompts for SAM.",
         "python -m benchmarks.t98g_instances --data data/t98g",
         instances_page,
+    ),
+    Shown(
+        "own-cores",
+        "Two networks at a time",
+        "Mask R-CNN and SAM's encoder, which the ensemble runs at once, on cores of their own.",
+        "python -m benchmarks.own_cores --frames data/t98g/images "
+        "--json benchmarks/results/own-cores.json",
+        own_cores_table,
     ),
     Shown(
         "regression",

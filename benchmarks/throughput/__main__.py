@@ -35,7 +35,7 @@ from typing import Any
 import click
 from rich.progress import track
 
-from benchmarks.load import LoadFrame, load_frame
+from benchmarks.load import LoadFrame, load_frame, read_frames
 from benchmarks.options import ImageSize, json_option, markdown_option, repository_option
 from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import new_result, write_result
@@ -65,7 +65,6 @@ from benchmarks.throughput.windows import (
 from cytoserve import CytoserveError
 from cytoserve.codec import foregrounds, instances, prompted
 from cytoserve.contract import PIPELINES
-from cytoserve.images import SUFFIXES, read_frame
 from cytoserve.model_config import ModelConfigError
 from cytoserve.transport import Request
 from server.embedded import EmbeddedServer
@@ -177,19 +176,6 @@ def requests_of(pipeline: str, frames: Sequence[LoadFrame]) -> list[Request]:
         for frame in frames
         if frame.prompts is not None
     ]
-
-
-def read_frames(folder: Path) -> list[LoadFrame]:
-    """Read a folder's images, in the order of their names.
-
-    Raises:
-        CytoserveError: one of them is no frame.
-        click.UsageError: there is none.
-    """
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not files:
-        raise click.UsageError(f"--frames {folder} must hold PNG, JPEG, BMP or TIFF files: none.")
-    return [LoadFrame(read_frame(file), cells=0, prompts=None) for file in files]
 
 
 def _concurrency(context: click.Context, option: click.Parameter, text: str) -> tuple[int, ...]:

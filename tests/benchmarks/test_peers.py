@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from benchmarks.peers.found import Found
 from benchmarks.peers.programs import MissingEnvironment, PeerError, environment_of, programs
 from benchmarks.peers.same_answers import DifferentAnswers, compare, hold
 from benchmarks.peers.tables import peers_table
-from benchmarks.peers.ways import LineAsker, PeerFrame
+from benchmarks.peers.ways import LineAsker, PeerFrame, served_as
 from server.watcher import processes_of
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +71,14 @@ def test_the_same_cells_are_the_same(theirs, unmatched, deviation, other_class):
 def test_other_cells_are_refused(ours, theirs, message):
     with pytest.raises(DifferentAnswers, match=message):
         hold("peer", "a frame", len(ours), compare(ours, theirs))
+
+
+def test_of_a_variant_more_cells_may_differ():
+    way = served_as("openvino")
+    for missing, message in ((5, None), (12, "12 cells of either side have none")):
+        agreement = compare(cells(), cells(100 - missing))
+        with pytest.raises(DifferentAnswers, match=message) if message else nullcontext():
+            hold(way.name, "a frame", 100, agreement, way.unmatched_share)
 
 
 def test_answers_survive_json():
