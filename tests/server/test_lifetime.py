@@ -143,3 +143,10 @@ def test_clean_up_ends_its_own_run_only(tmp_path: Path) -> None:
 def test_embedded_server_tells_why_it_did_not_start(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"(?s)did not become ready:.*There is nothing to serve"):
         EmbeddedServer(tmp_path, ["yolo"]).start()
+
+
+def test_variables_reach_the_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # from where PYTHONPATH alone leads to `server`
+    server = EmbeddedServer(tmp_path, ["yolo"], variables={"PYTHONPATH": ""})
+    with pytest.raises(StartError, match="No module named server"):
+        server.start()
