@@ -329,12 +329,13 @@ def source_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return repository
 
 
-@pytest.fixture(scope="session")
-def export_command() -> Callable[..., subprocess.Popen[str]]:
-    """Starts `python -m export …`."""
+@pytest.fixture
+def export_command() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `python -m export …`, which ends with the test even where the test was cut off."""
+    started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str | Path) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "export", *map(str, arguments)],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT / "client")},
@@ -342,8 +343,13 @@ def export_command() -> Callable[..., subprocess.Popen[str]]:
             stderr=subprocess.PIPE,
             text=True,
         )
+        started.append(process)
+        return process
 
-    return start
+    yield start
+    for process in started:
+        with process:  # which waits, and closes its pipes
+            process.kill()
 
 
 @pytest.fixture(scope="session")

@@ -64,6 +64,7 @@ def test_what_is_refused(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_vit_h(
     tmp_path: Path, source_repository: Path, export_command: Callable[..., subprocess.Popen[str]]
 ) -> None:
