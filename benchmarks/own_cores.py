@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,8 @@ def measure(
     ):
         for frame in frames:
             ways = {
-                "here": lambda frame=frame: ask(here, PIPELINE, frame),
-                "there": lambda frame=frame: ask(there, PIPELINE, frame),
+                "here": partial(ask, here, PIPELINE, frame),
+                "there": partial(ask, there, PIPELINE, frame),
             }
             requests += in_turn(ways, repeats)["there"]
     steps = {name: _median_of_rounds(seconds, repeats) for name, seconds in noted.items()}
