@@ -131,18 +131,10 @@ def measure(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="peers-")))
         frames = {size: write_frame(folder, size) for size in sizes}
-        models = folder / "model_repository"
-        models.mkdir()
-        link_with_raw_network(repository, checkpoints.targets, models)
-        urls = {
-            variant: stack.enter_context(serve(models, checkpoints, variant))
-            for variant in (DEFAULT, *variants)
-        }
+        served = (DEFAULT, *variants)
+        urls = stack.enter_context(serve_all(repository, checkpoints, served, folder))
         setting = Setting(urls, link_checkpoints(checkpoints, folder), clients)
-        askers = {}
-        for way in chosen:
-            click.echo(f"Starting {way.name}: {way.title}.", err=True)
-            askers[way.name] = stack.enter_context(way.open(setting))
+        askers = stack.enter_context(started(chosen, setting))
         cases = [(pipeline, size) for pipeline in pipelines for size in sizes]
         ways_of = {case: [w for w in chosen if case[0] in w.pipelines] for case in cases}
         agreements = {
@@ -203,6 +195,35 @@ def link_checkpoints(checkpoints: Checkpoints, folder: Path) -> Path:
     for name, path in vars(checkpoints).items():
         (links / name).symlink_to(path.resolve())
     return links
+
+
+@contextmanager
+def started(ways: Sequence[Way], setting: Setting) -> Iterator[dict[str, Sequence[Asker]]]:
+    """Start every way; yields its clients by its name."""
+    with ExitStack() as stack:
+        askers = {}
+        for way in ways:
+            click.echo(f"Starting {way.name}: {way.title}.", err=True)
+            askers[way.name] = stack.enter_context(way.open(setting))
+        yield askers
+
+
+@contextmanager
+def serve_all(
+    repository: Path, checkpoints: Checkpoints, variants: Sequence[str], folder: Path
+) -> Iterator[dict[str, str]]:
+    """Serve some variants, the raw network beside the pipelines, each by a server of its own.
+
+    Yields variant -> ``host:port``.
+    """
+    models = folder / "model_repository"
+    models.mkdir()
+    link_with_raw_network(repository, checkpoints.targets, models)
+    with ExitStack() as stack:
+        yield {
+            variant: stack.enter_context(serve(models, checkpoints, variant))
+            for variant in variants
+        }
 
 
 @contextmanager
