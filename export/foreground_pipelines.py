@@ -62,6 +62,8 @@ def scale_advice(recipe: Recipe, resize_to: tuple[int, int] | None) -> list[str]
     size = parse_resolution(str(recipe.settings.get("resolution", NATIVE)))
     if size is None or recipe.settings.get("mode") != "resize":
         return []
+    if recipe.settings.get("window_scale") is not None:
+        return []  # windows, scaled to that size: the scale of the cells was another
     trained = (size[1], size[0])
     if resize_to == trained:
         return []

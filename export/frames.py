@@ -11,7 +11,10 @@ import numpy.typing as npt
 
 from cytoserve.errors import CytoserveError
 from cytoserve.images import SUFFIXES, read_frame
+from training.annotated import AnnotationError
 from training.checkpoint import Recipe
+from training.readers import read_annotated
+from training.readers.files import images_in
 from training.rendered import RenderSettings, render_frame
 
 COUNT = 4
@@ -34,11 +37,13 @@ def parity_frames(given: Path | None, recipe: Recipe) -> dict[str, npt.NDArray[A
     if not files:
         settings = RenderSettings(height=640, width=640, cells=15)
         return {f"rendered {seed}": render_frame(settings, seed)[0] for seed in range(COUNT)}
-    step = max(1, len(files) // COUNT)
+    count = min(COUNT, len(files))
+    spread = [files[index * len(files) // count] for index in range(count)]
     try:
-        return {file.name: read_frame(file) for file in files[::step][:COUNT]}
+        return {file.name: read_frame(file) for file in spread}
     except CytoserveError as error:
-        raise click.UsageError(f"--frames: {error}") from error
+        remedy = "" if given else " It was trained on; prove on other frames with --frames."
+        raise click.UsageError(f"{error}{remedy}") from error
 
 
 def all_frames(given: Path, left_out: Collection[Path]) -> dict[str, npt.NDArray[Any]]:
@@ -63,9 +68,19 @@ def all_frames(given: Path, left_out: Collection[Path]) -> dict[str, npt.NDArray
 
 
 def _trained_on(recipe: Recipe) -> list[Path]:
-    """Images of the data sets in the recipe: they lie in its folder ``images`` or in itself."""
-    folders = [Path(data.partition("@")[0]) for data in recipe.data]
-    return [file for folder in folders for file in _images(folder / "images") or _images(folder)]
+    """Images of the data sets in the recipe."""
+    return [file for data in recipe.data for file in _images_of(Path(data.partition("@")[0]))]
+
+
+def _images_of(data: Path) -> list[Path]:
+    """Images of a data set: in its folder ``images``, in itself, or where its annotations say."""
+    # Annotations come last: those of a large data set take minutes to read.
+    if data.is_dir() and (files := images_in(data / "images") or _images(data)):
+        return files
+    try:
+        return [frame.path for frame in read_annotated(data).frames]
+    except (AnnotationError, OSError):
+        return []  # gone, or another folder since
 
 
 def _images(place: Path) -> list[Path]:

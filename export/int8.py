@@ -9,7 +9,7 @@ float32, see `decoding_nodes`.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,8 @@ OPERATORS = (
 then converted there and back."""
 
 MOST_ROWS = 256
-"""Most rows of a network that are looked at: thousands of crops tell no more than hundreds."""
+"""Rows of a network that are looked at, an even share of every frame and one at least: thousands
+of crops tell no more than hundreds."""
 
 Image = npt.NDArray[Any]
 
@@ -146,18 +147,16 @@ def variant_file(repository: Path, name: str) -> str:
 
 # -- Quantising -----------------------------------------------------------------------------------
 def network_rows(
-    chain: Chain, network: str, frames: Iterable[Image], settings: Settings
+    chain: Chain, network: str, frames: Collection[Image], settings: Settings
 ) -> Iterator[Arrays]:
-    """What reaches a network when a pipeline sees ``frames``: `MOST_ROWS` rows in all at most."""
+    """What reaches a network when a pipeline sees ``frames``, see `MOST_ROWS`."""
     [step] = [step for step in chain.steps if step.model_name == network]
-    left = MOST_ROWS
+    share = max(1, MOST_ROWS // len(frames))
     for image in frames:
         inputs = _inputs(image, settings)
         values = chain.run(inputs, list(step.input_map.values()))
-        rows = {own: values[wire][:left] for own, wire in step.input_map.items()}
-        count = len(next(iter(rows.values())))
-        left -= count
-        if count:
+        rows = {own: values[wire][:share] for own, wire in step.input_map.items()}
+        if len(next(iter(rows.values()))):
             yield rows
 
 

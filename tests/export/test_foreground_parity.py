@@ -192,6 +192,12 @@ def test_nothing_is_installed_when_the_chain_deviates(
         pytest.param({"resolution": "704p", "mode": "resize"}, (700, 500), "704x512", id="other"),
         pytest.param({"resolution": "512x384", "mode": "resize"}, (512, 384), None, id="the same"),
         pytest.param({"resolution": "512x384", "mode": "crop"}, None, None, id="windows"),
+        pytest.param(
+            {"resolution": "1472x1120", "mode": "resize", "window_scale": 0.57},
+            None,
+            None,
+            id="resized windows",
+        ),
         pytest.param({"resolution": "native", "mode": "resize"}, None, None, id="native"),
         pytest.param({}, None, None, id="a recipe of another kind"),
     ],

@@ -12,12 +12,14 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
+from export import int8
 from export.__main__ import main
 from export.accuracy_budget import beyond_budget, drops
+from export.chain import Chain
 from export.chunked import in_chunks
 from export.graph_files import open_graph
-from export.int8 import decoding_nodes, quantised
-from training.rendered import RenderSettings, render_dataset
+from export.int8 import Settings, decoding_nodes, network_rows, quantised
+from training.rendered import RenderSettings, render_dataset, render_frame
 
 ROWS = 16
 
@@ -68,7 +70,8 @@ def test_integers_answer_nearly_as_floats_do() -> None:
         open_graph(graph).run(["y"], {"x": images(9)})[0] for graph in (network, integers)
     )
     deviation = np.abs(found - expected).max() / np.abs(expected).max()
-    assert 0 < deviation < 0.03
+    # 0.03 where the processor has VNNI; without it sums of two products are cut off at 16 bits.
+    assert 0 < deviation < 0.05
 
 
 def test_a_network_in_chunks_stays_so() -> None:
@@ -78,6 +81,20 @@ def test_a_network_in_chunks_stays_so() -> None:
     session = open_graph(integers)
     for rows in (0, 1, ROWS):
         assert session.run(["y"], {"x": images(1)[:rows]})[0].shape == (rows, 4)
+
+
+def test_every_frame_gives_its_share_of_rows(
+    exported_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "MOST_ROWS", 7)
+    chain = Chain(exported_repository, "yolo_resnet")
+    settings = Settings(score_threshold=0.0, overlap_threshold=0.9, command=())
+    frames = [
+        render_frame(RenderSettings(height=64, width=96, cells=2), seed)[0] for seed in range(3)
+    ]
+    for network, share in (("yolo_cells", 1), ("resnet50_cells", 2)):
+        rows = list(network_rows(chain, network, frames, settings))
+        assert [len(next(iter(each.values()))) for each in rows] == [share] * len(frames)
 
 
 def test_nodes_that_decode_stay_in_float32() -> None:
