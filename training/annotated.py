@@ -133,15 +133,16 @@ class AnnotatedDataset:
                 )
 
     def subset(self, names: Collection[str]) -> AnnotatedDataset:
-        """The frames whose file stem is in ``names``, in the order of this data set.
+        """The frames whose :attr:`~AnnotatedFrame.name` is in ``names``, in this set's order.
 
         Raises ValueError for a name that no frame has.
         """
         unknown = sorted(set(names) - {frame.name for frame in self.frames})
         if unknown:
+            example = f", such as {self.frames[0].name!r}" if self.frames else ""
             raise ValueError(
                 f"no frame is called {', '.join(map(repr, unknown))}; "
-                f"give file names without suffix of the {len(self.frames)} frames here"
+                f"give names of the {len(self.frames)} frames here{example}"
             )
         return replace(self, frames=tuple(f for f in self.frames if f.name in names))
 

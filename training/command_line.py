@@ -20,7 +20,8 @@ Settings = TypeVar("Settings", bound=BaseModel)
 DATA_HELP = (
     "Annotated data set: a folder in COCO, label image, YOLO-seg or Cell Tracking Challenge "
     "layout, or the path of one COCO JSON. DIR@FILE takes only "
-    "the frames that FILE names, one a line without suffix. May be given several times."
+    "the frames that FILE names, one a line: file names without suffix, of Cell Tracking sequences "
+    "such as 01_t000. May be given several times."
 )
 data_option = click.option("--data", multiple=True, required=True, help=DATA_HELP)
 SETTINGS_HELP = "YAML file of settings that change the preset's."
@@ -66,11 +67,16 @@ def _read_one(argument: str) -> tuple[AnnotatedDataset, str]:
         if Path(directory).is_file():  # one JSON of several; its images lie where it says
             files = [Path(directory), *(frame.path for frame in dataset.frames)]
         if listing:
-            dataset = dataset.subset(Path(listing).read_text().split())
+            dataset = dataset.subset(_names(Path(listing)))
             files.append(Path(listing))
         return dataset, hash_files(files)
     except (ValueError, OSError) as error:  # AnnotationError and UnicodeDecodeError among them
         raise click.UsageError(f"--data {argument}: {error}") from error
+
+
+def _names(listing: Path) -> list[str]:
+    lines = map(str.strip, listing.read_text().splitlines())
+    return [line for line in lines if line]
 
 
 def choose_settings(

@@ -182,21 +182,19 @@ def make_tiles(
         ValueError: an unknown set, a frame smaller than a tile, a split that cannot be made, or no
             tile on one side of it.
     """
-    indices = _make_sets(frames, {set_name: out}, radius, test_cases, seed)
-    return indices[set_name]
+    tested = split_by_case(frames, test_cases=test_cases, seed=seed)
+    return _make_sets(frames, {set_name: out}, radius, tested)[set_name]
 
 
 def _make_sets(
     frames: Sequence[PointFrame],
     folders: Mapping[str, Path],
     radius: float,
-    test_cases: Iterable[str] | None,
-    seed: int,
+    tested: frozenset[str],
 ) -> dict[str, TileIndex]:
     """Several data sets, set name -> folder, of which every frame is cleaned once."""
     for name in folders:
         _check_fits(frames, name)
-    tested = split_by_case(frames, test_cases=test_cases, seed=seed)
     for folder in folders.values():
         _empty(folder)
     tiles: dict[str, list[Tile]] = {name: [] for name in folders}
@@ -357,16 +355,17 @@ def main(
     folders = {name: set_folder(out, name) for name in chosen}
     try:
         frames = read_brecahad(data)
-        indices = _make_sets(frames, folders, radius, test_cases or None, seed)
+        tested = split_by_case(frames, test_cases=test_cases or None, seed=seed)
+        indices = _make_sets(frames, folders, radius, tested)
     except AnnotationError as error:
         raise click.UsageError(f"--data {data}: {error}") from error
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    tested = sorted({tile.case for tile in next(iter(indices.values())).test})
     count = sum(frame.case in tested for frame in frames)
     click.echo(
-        f"test: {', '.join(tested)}, {count} of {len(frames)} frames ({count / len(frames):.0%}; "
-        f"{TEST_SHARE:.0%} is asked for where cases are not named, and no case is divided)"
+        f"test: {', '.join(sorted(tested))}, {count} of {len(frames)} frames "
+        f"({count / len(frames):.0%}; {TEST_SHARE:.0%} is asked for where cases are not named, and "
+        "no case is divided)"
     )
     for name, index in indices.items():
         click.echo(

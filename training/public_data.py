@@ -40,7 +40,7 @@ class PublicDataset(BaseModel):
     licence: str
     files: tuple[PublicFile, ...]
     read_with: str
-    """What reads it, below the folder that it was fetched to."""
+    """The command that reads it, ``OUT`` the folder that it was fetched to."""
 
 
 _LIVECELL = "http://livecell-dataset.s3.eu-central-1.amazonaws.com/LIVECell_dataset_2021"
@@ -64,7 +64,11 @@ PUBLIC_DATASETS: Mapping[str, PublicDataset] = MappingProxyType(
                     for split in ("train", "val", "test")
                 ),
             ),
-            read_with="--data OUT/annotations/LIVECell/livecell_coco_{train,val,test}.json",
+            read_with=(
+                "python -m training.unet glioma "
+                "--data OUT/annotations/LIVECell/livecell_coco_train.json "
+                "--validation OUT/annotations/LIVECell/livecell_coco_val.json"
+            ),
         ),
         "glioma-c6": PublicDataset(
             title="Glioma C6: cells and somata in phase-contrast images",
@@ -78,7 +82,10 @@ PUBLIC_DATASETS: Mapping[str, PublicDataset] = MappingProxyType(
                     stated_size="947.0 MB",
                 ),
             ),
-            read_with="--data OUT/dataset/spec/{train,valid,test}",
+            read_with=(
+                "python -m training.unet glioma "
+                "--data OUT/dataset/spec/train --validation OUT/dataset/spec/valid"
+            ),
         ),
         "brecahad": PublicDataset(
             title="BreCaHAD: centres of nuclei in 162 breast cancer images",

@@ -223,7 +223,7 @@ def _loaders(
     batches = EpochBatches(len(windows), settings.windows_per_frame, settings.batch, seed)
     return (
         DataLoader(windows, batch_sampler=batches),
-        DataLoader(images, settings.batch if images.share_a_size else 1),
+        DataLoader(images, settings.batch),
     ), batches
 
 

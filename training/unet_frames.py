@@ -293,11 +293,6 @@ class ValidationImages(Dataset[Planes]):
         fitted = fit_to_training(images, settings)
         self.images = [window for i in fitted for window in covering_windows(i, settings)]
 
-    @property
-    def share_a_size(self) -> bool:
-        """Whether they can stand in one batch."""
-        return len({image.size for image in self.images}) == 1
-
     def __len__(self) -> int:
         return len(self.images)
 

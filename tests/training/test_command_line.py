@@ -100,7 +100,7 @@ def test_a_listing_takes_some_frames_and_counts_for_the_hash(
 ) -> None:
     listing = tmp_path / "frames.txt"
     argument = f"{rendered}@{listing}"
-    listing.write_text("frame_0001\nframe_0003\n")
+    listing.write_text("frame_0001\n\n frame_0003 \n")
     dataset, hashes = read_data([argument], one_class=False)
     assert [frame.path.stem for frame in dataset.frames] == ["frame_0001", "frame_0003"]
     listing.write_text("frame_0001\n")
@@ -110,7 +110,11 @@ def test_a_listing_takes_some_frames_and_counts_for_the_hash(
 @pytest.mark.parametrize(
     ("listing", "message"),
     [
-        pytest.param("frame_0001 nobody", "--data .*@.*no frame is called 'nobody'", id="unknown"),
+        pytest.param(
+            "frame_0001\nno body\n",
+            "--data .*@.*no frame is called 'no body'; give names .* such as 'frame_0000'",
+            id="unknown",
+        ),
         pytest.param(None, "--data .*@.*No such file", id="missing"),
     ],
 )

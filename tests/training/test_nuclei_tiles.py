@@ -212,6 +212,16 @@ def test_the_command_makes_sets(data: Path, tmp_path: Path, run: Callable[..., R
     assert [read_tile_index(set_folder(out, name)).set_name for name in names] == names
 
 
+def test_a_case_without_nuclei_is_tested_on_too(
+    data: Path, tmp_path: Path, run: Callable[..., Result]
+) -> None:
+    write_frame(data, "Case_3-01", [])
+    sets, cases = ("--set", "1/4 zero", "--set", "1/4"), ("Case_2", "Case_3")
+    tested = [part for case in cases for part in ("--test-case", case)]
+    result = run(main, "--data", data, "--out", tmp_path / "out", *sets, *tested)
+    assert "test: Case_2, Case_3, 2 of 5 frames (40%" in result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

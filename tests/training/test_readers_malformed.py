@@ -186,6 +186,16 @@ LABEL_IMAGES = [
         id="label image",
     ),
     pytest.param(
+        lambda d: cv2.imwrite(str(d / "images" / "f.tif"), np.zeros((SIZE, SIZE), np.uint8)),
+        r"f\.tif: has the name of .*f\.png; .* rename one",
+        id="two images of a name",
+    ),
+    pytest.param(
+        lambda d: (d / "labels" / "f.tif").write_bytes(b""),
+        r"labels.f\.tif: has the name of .*f\.png",
+        id="two label images of a name",
+    ),
+    pytest.param(
         lambda d: (d / "images" / "f.png").write_text("not an image at all"),
         r"images.f\.png: cannot be read as an image",
         id="damaged image",
@@ -255,6 +265,9 @@ def test_yolo_line(tmp_path: Path, line: str, message: str) -> None:
         pytest.param("names: [a", r"data\.yaml: line \d: is not valid YAML", id="invalid"),
         pytest.param("nc: 2", r"data\.yaml: names: Field required", id="no names"),
         pytest.param("names: []", r"data\.yaml: names.* at least 1 item", id="empty names"),
+        pytest.param(
+            "names: [yes, no]", r"names\[0\]: .* valid string, given True; correct", id="YAML's yes"
+        ),
         pytest.param("names: {1: a, 2: b}", r"key 'names': has the indices \[1, 2\]", id="gaps"),
     ],
 )
@@ -262,6 +275,23 @@ def test_yolo_data(tmp_path: Path, data: str, message: str) -> None:
     write_yolo_seg(tmp_path)
     (tmp_path / "data.yaml").write_text(data)
     with pytest.raises(AnnotationError, match=message):
+        read_annotated(tmp_path)
+
+
+def test_two_images_of_a_yolo_label_file(tmp_path: Path) -> None:
+    write_yolo_seg(tmp_path)
+    cv2.imwrite(str(tmp_path / "images" / "f.tif"), np.zeros((SIZE, SIZE), np.uint8))
+    with pytest.raises(AnnotationError, match=r"f\.tif: has the name of .*f\.png"):
+        read_annotated(tmp_path)
+
+
+def test_yolo_images_elsewhere(tmp_path: Path) -> None:
+    """As Roboflow exports them: ``train/images`` and ``train/labels``."""
+    write_yolo_seg(tmp_path)
+    (tmp_path / "train").mkdir()
+    for folder in ("images", "labels"):
+        (tmp_path / folder).rename(tmp_path / "train" / folder)
+    with pytest.raises(AnnotationError, match=r"images: holds no image; put those of all splits"):
         read_annotated(tmp_path)
 
 

@@ -171,7 +171,6 @@ def test_validation_covers_whole_images() -> None:
     assert len(crops) == 3 * 2
     assert torch.equal(crops[0][0], image.pixels[:, :16, :32])
     assert torch.equal(crops[5][0], image.pixels[:, 24:, 18:])
-    assert crops.share_a_size
     assert len(ValidationImages([image], settings())) == 1
     assert len(ValidationImages([image], settings(window_scale=0.5))) == 2 * 2
 
@@ -191,7 +190,8 @@ def test_images_that_do_not_fit_are_refused(given: dict[str, Any], message: str)
 
 def test_images_of_two_sizes_are_validated_one_by_one() -> None:
     images = [masked(40, 50), masked(48, 24)]
-    assert not ValidationImages(images, settings(resolution="native", batch=1)).share_a_size
+    shown = ValidationImages(images, settings(resolution="native", batch=1))
+    assert [image.size for image in shown.images] == [(40, 50), (48, 24)]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 
 from cytoserve.images import read_frame
 from training.annotated import AnnotationError
-from training.readers.files import image_size, images_in, parse, read_json
+from training.readers.files import STEM, by_name, image_size, images_in, parse, read_json
 
 IMAGES = "images"
 ANNOTATIONS = "groundTruth"
@@ -92,7 +92,7 @@ def read_brecahad(folder: Path) -> tuple[PointFrame, ...]:
     the other way round, a class that is missing, a centre outside the image.
     """
     folder = Path(folder)
-    images = {image.stem: image for image in images_in(folder / IMAGES)}
+    images = by_name(images_in(folder / IMAGES), STEM)
     annotations = {file.stem: file for file in sorted((folder / ANNOTATIONS).glob("*.json"))}
     if not images:
         reason = "holds no image; give the folder that has images/ and groundTruth/"

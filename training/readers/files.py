@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import reprlib
+from collections.abc import Callable, Hashable, Iterable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +18,10 @@ from cytoserve.images import SUFFIXES
 from training.annotated import AnnotationError
 
 Model = TypeVar("Model", bound=BaseModel)
+Name = TypeVar("Name", bound=Hashable)
+
+STEM = attrgetter("stem")
+"""A file's name without suffix."""
 
 
 def read_text(path: Path) -> str:
@@ -56,8 +62,9 @@ def parse(model: type[Model], raw: Any, path: Path) -> Model:
         return model.model_validate(raw)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        given = "" if first["type"] == "missing" else f", given {reprlib.repr(first['input'])}"
         raise AnnotationError(
-            path, _entry(raw, first["loc"]), f"{first['msg']}; correct the entry"
+            path, _entry(raw, first["loc"]), f"{first['msg']}{given}; correct the entry"
         ) from error
 
 
@@ -65,6 +72,17 @@ def images_in(directory: Path) -> list[Path]:
     """Every image file at any depth of ``directory``, sorted."""
     files = sorted(directory.rglob("*"))
     return [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
+
+
+def by_name(files: Iterable[Path], name: Callable[[Path], Name]) -> dict[Name, Path]:
+    """The files by what frames are told apart by; AnnotationError where two have the same."""
+    named: dict[Name, Path] = {}
+    for file in files:
+        other = named.setdefault(name(file), file)
+        if other is not file:
+            reason = f"has the name of {other}; frames are told by names without suffix: rename one"
+            raise AnnotationError(file, "", reason)
+    return named
 
 
 def image_size(path: Path) -> tuple[int, int]:

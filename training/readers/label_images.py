@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field
 from skimage.measure import regionprops
 
 from training.annotated import AnnotatedCell, AnnotatedDataset, AnnotatedFrame, AnnotationError
-from training.readers.files import image_size, images_in, parse, read_json
+from training.readers.files import STEM, by_name, image_size, images_in, parse, read_json
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff")
 CLASS_TABLE = "classes.json"
@@ -35,14 +35,14 @@ class _ClassTable(BaseModel):
 
 
 def label_files(directory: Path) -> dict[str, Path]:
-    """The label images in ``directory/labels`` by stem."""
+    """The label images in ``directory/labels`` by stem; AnnotationError where two share one."""
     files = sorted((directory / "labels").glob("*"))
-    return {file.stem: file for file in files if file.suffix.lower() in LABEL_SUFFIXES}
+    return by_name((f for f in files if f.suffix.lower() in LABEL_SUFFIXES), STEM)
 
 
 def read_label_images(directory: Path) -> AnnotatedDataset:
     """Read ``images/``, ``labels/`` and the class table in ``directory``; AnnotationError."""
-    images = {image.stem: image for image in images_in(directory / "images")}
+    images = by_name(images_in(directory / "images"), STEM)
     labels = label_files(directory)
     for stem in sorted(labels.keys() - images.keys()):
         raise AnnotationError(

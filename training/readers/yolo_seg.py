@@ -10,26 +10,35 @@ https://docs.ultralytics.com/datasets/segment/
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from training.annotated import AnnotatedCell, AnnotatedDataset, AnnotatedFrame, AnnotationError
-from training.readers.files import image_size, images_in, parse, read_text, read_yaml
+from training.readers.files import by_name, image_size, images_in, parse, read_text, read_yaml
 from training.readers.polygons import cell_from_polygons, polygon_points
 
 
 class _Data(BaseModel):
-    names: dict[int, str] | list[str] = Field(min_length=1)
+    names: dict[int, str] = Field(min_length=1)
+
+    @field_validator("names", mode="before")
+    @classmethod
+    def _number(cls, names: Any) -> Any:
+        return dict(enumerate(names)) if isinstance(names, list) else names
 
 
 def read_yolo_seg(directory: Path) -> AnnotatedDataset:
     """Read ``data.yaml``, ``images/`` and ``labels/`` in ``directory``; AnnotationError."""
     class_names = _class_names(directory / "data.yaml")
     images, labels = directory / "images", directory / "labels"
-    files = {
-        labels / image.relative_to(images).with_suffix(".txt"): image for image in images_in(images)
-    }
+    files = by_name(
+        images_in(images), lambda image: labels / image.relative_to(images).with_suffix(".txt")
+    )
+    if not files:
+        reason = "holds no image; put those of all splits there, and their text files into labels/"
+        raise AnnotationError(images, "", reason)
     for file in sorted(labels.rglob("*.txt")):
         if file not in files:
             raise AnnotationError(file, "", f"has no image of its name in {images}; add the image")
@@ -51,8 +60,6 @@ def read_yolo_seg(directory: Path) -> AnnotatedDataset:
 
 def _class_names(path: Path) -> tuple[str, ...]:
     names = parse(_Data, read_yaml(path), path).names
-    if isinstance(names, list):
-        return tuple(names)
     if sorted(names) != list(range(len(names))):
         reason = f"has the indices {sorted(names)}; number the classes from 0 without gaps"
         raise AnnotationError(path, "key 'names'", reason)
