@@ -29,6 +29,7 @@ from rich.progress import track
 from benchmarks.approaches_tables import approaches_table
 from benchmarks.machine import fingerprint
 from benchmarks.options import json_option, markdown_option, repository_option
+from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import write_result
 from benchmarks.served_weights import check_weights
 from benchmarks.timing import in_turn
@@ -212,7 +213,9 @@ def main(
     dataset, _ = read_data(data, one_class=False)
     with ExitStack() as stack:
         if url is None:
-            url = stack.enter_context(EmbeddedServer(model_repository, PIPELINES)).url
+            server = stack.enter_context(EmbeddedServer(model_repository, PIPELINES))
+            stack.enter_context(without_canaries(server))
+            url = server.url
         client = stack.enter_context(Client(url))
         try:
             result = measure(

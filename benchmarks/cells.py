@@ -24,6 +24,7 @@ import click
 from benchmarks.machine import fingerprint, machine_note
 from benchmarks.memory import PeakMemory, resident_bytes
 from benchmarks.options import json_option, markdown_option, repository_option
+from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import write_result
 from cytoserve import Cells, Client
 from cytoserve.contract import OVERLAP_THRESHOLD, PIPELINES, SCORE_THRESHOLD
@@ -161,6 +162,7 @@ def main(
     thresholds = {"score_threshold": score_threshold, "overlap_threshold": overlap_threshold}
     with ExitStack() as stack:
         server = stack.enter_context(EmbeddedServer(model_repository, [pipeline]))
+        stack.enter_context(without_canaries(server))
         figures = measure(server, pipeline, side=side, frames=frames, repeats=repeats, **thresholds)
     result = {
         "pipeline": pipeline,

@@ -13,7 +13,6 @@ and workers while a frame of each of the study's resolutions, three channels, is
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -31,6 +30,7 @@ from benchmarks.glioma_tables import served_page
 from benchmarks.machine import fingerprint
 from benchmarks.memory import PeakMemory, resident_bytes
 from benchmarks.options import json_option, markdown_option, repository_option
+from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import write_result
 from benchmarks.semantic_speed import measure_speed
 from benchmarks.served_weights import check_weights, served_size
@@ -58,7 +58,6 @@ class FrameMemory:
     resolution: str
     height: int
     width: int
-    seconds: float
     peak_bytes: int
     """Most of launcher, Triton and workers; shared pages count once."""
 
@@ -94,10 +93,8 @@ def measure_memory(
     for name, (height, width) in sorted(sizes.items(), key=lambda item: item[1]):
         frame = _enlarged(image, height, width)
         with PeakMemory(server.pid) as memory:
-            start = time.perf_counter()
             client.foreground(frame, pipeline)
-            seconds = time.perf_counter() - start
-        figures.append(FrameMemory(name, height, width, seconds, memory.peak))
+        figures.append(FrameMemory(name, height, width, memory.peak))
     return figures
 
 
@@ -198,6 +195,7 @@ def main(
     dataset, _ = read_data(data, one_class=True)
     with ExitStack() as stack:
         server = stack.enter_context(EmbeddedServer(model_repository, [pipeline]))
+        stack.enter_context(without_canaries(server))
         try:
             result = measure(
                 dataset,

@@ -97,9 +97,9 @@ def served_page(result: dict[str, Any]) -> str:
         for frame in result["frames"]
     ]
     quality.append(f"| mean | | {result['dice']:.3f} | {result['iou']:.3f} |")
-    memory = ["| frame | size | s | server memory, peak MB |", "|---|---|---|---|"]
+    memory = ["| frame | size | server memory, peak MB |", "|---|---|---|"]
     memory += [
-        f"| {row['resolution']} | {row['width']}x{row['height']}x3 | {row['seconds']:.2f} "
+        f"| {row['resolution']} | {row['width']}x{row['height']}x3 "
         f"| {row['peak_bytes'] / 1e6:.0f} |"
         for row in result["memory"]["frames"]
     ]

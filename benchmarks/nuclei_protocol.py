@@ -51,7 +51,7 @@ def measure(
     return {
         "runs": runs,
         "frames": len(protocol.frames),
-        "test_cases": runs[0]["cases"],
+        "test_cases": protocol.tested,
         "radius": protocol.radius,
         "machine": fingerprint(),
     }

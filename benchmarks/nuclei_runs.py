@@ -22,6 +22,7 @@ from training.nuclei_tiles import (
     make_tiles,
     read_tile_index,
     set_folder,
+    split_by_case,
 )
 from training.readers.brecahad import PointFrame
 from training.run_folder import RunFolder
@@ -68,6 +69,11 @@ class Protocol:
         self.results.begin({"data": hash_files(files), **self._cut})
 
     @property
+    def tested(self) -> list[str]:
+        """The cases to test on."""
+        return sorted(split_by_case(self.frames, test_cases=self.test_cases, seed=self.seed))
+
+    @property
     def _cut(self) -> dict[str, Any]:
         """How tiles are cut and split."""
         return {"radius": self.radius, "test_cases": self.test_cases, "seed": self.seed}
@@ -90,7 +96,8 @@ def run_scores(
     """Train and test one network on one set, or take the kept result.
 
     Returns:
-        ``train`` and ``test`` with the fields of `TileScores`, ``settings`` and ``folder``.
+        ``train`` and ``test`` with the fields of `TileScores`, ``settings``, ``folder``, and
+        ``seconds`` of both, None where an earlier run was cut off in between.
 
     Raises:
         ValueError: tiles cannot be made, or not be trained on.
@@ -107,10 +114,12 @@ def run_scores(
                 "anew, or give the same settings."
             )
         return kept
-    start, tiles = time.monotonic(), protocol.tiles(set_name)
-    if not (folder / RECIPE_FILE).is_file():
+    tiles = protocol.tiles(set_name)
+    trained = (folder / RECIPE_FILE).is_file()
+    resume = RunFolder(folder, STATE_NAME).state.is_file()
+    start = time.monotonic()
+    if not trained:
         say(f"training {network} on {set_name}")
-        resume = RunFolder(folder, STATE_NAME).state.is_file()
         train_nuclei(tiles, settings, folder, seed=protocol.seed, resume=resume)
     say(f"testing {network} on {set_name}")
     unet, index = load_unet(folder)[0], read_tile_index(tiles)
@@ -122,8 +131,7 @@ def run_scores(
         **scores,
         "settings": shown,
         "folder": str(folder),
-        "cases": sorted({tile.case for tile in index.test}),
-        "seconds": time.monotonic() - start,
+        "seconds": None if trained or resume else time.monotonic() - start,
     }
     protocol.results.save(run, result)
     return result

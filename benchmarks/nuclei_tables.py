@@ -62,7 +62,9 @@ def _notes(result: dict[str, Any]) -> list[str]:
 
 def _seconds(result: dict[str, Any]) -> str:
     return ", ".join(
-        f"{run['set']} {run['network']} {run['seconds']:.0f}" for run in result["runs"]
+        f"{run['set']} {run['network']} "
+        + ("not known, cut off" if run["seconds"] is None else f"{run['seconds']:.0f}")
+        for run in result["runs"]
     )
 
 

@@ -5,7 +5,7 @@
 
 Every exported pipeline is asked with frames of growing size and, unless it is semantic, with frames
 of growing numbers of cells, through gRPC with and without system shared memory. p50, p95 and p99
-are what the caller of `cytoserve.Client` sees. Their mean is split into:
+are what the caller of `cytoserve.Client` sees. The mean is split into:
 
 \b
     encode   from the camera's array to the request's tensors
@@ -222,7 +222,7 @@ def measure(
 @click.option(
     "--seconds", type=click.FloatRange(0), default=1.0, help="Of requests, a case and way."
 )
-@click.option("--fewest", type=click.IntRange(1), default=2, help="Requests of a case and way.")
+@click.option("--fewest", type=click.IntRange(1), default=3, help="Requests of a case and way.")
 @click.option(
     "--overhead-seconds",
     type=click.FloatRange(0),

@@ -18,8 +18,10 @@ def latency_table(result: Mapping[str, Any]) -> str:
         "the same rounds; half of the server's requests came through shared memory. Steps of one "
         "request may run at the same time.",
         "\n".join(_overhead_steps(result)),
-        "Milliseconds of a call. p95 and p99 marked `max` are the slowest of too few requests to "
-        "tell. encode + wire + server + decode = mean; `to gRPC` compares medians.",
+        "Milliseconds of a call. A percentile is the smallest time that so many percent of the "
+        "requests do not exceed, p50 of two so the faster; p95 and p99 marked `max` are the "
+        "slowest of too few requests to tell. encode + wire + server + decode = mean; `to gRPC` "
+        "compares p50.",
         "\n".join(_cases(result)),
         _steps_title(result),
         "\n".join(_steps(result)),

@@ -65,7 +65,7 @@ def _growth(calls: Sequence[Row]) -> Iterator[Plot]:
         (f"Latency against cells, {size[0]} x {size[1]} px", "cells", of_size),
         (f"Latency against pixels, {cells} cells", "megapixels", of_cells),
     ):
-        milliseconds = Axis("milliseconds, median", log=True)
+        milliseconds = Axis("milliseconds, p50", log=True)
         lined = _series(rows, "pipeline", axis, "p50_ms")
         yield lines(title, Axis(axis, log=True), milliseconds, lined)
 

@@ -12,6 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 from benchmarks import nuclei_runs
+from benchmarks.kept_results import RESULT_FILE
 from benchmarks.nuclei_protocol import main
 from benchmarks.nuclei_tables import protocol_page
 from benchmarks.studies import S3
@@ -115,6 +116,19 @@ def test_what_is_finished_is_not_done_again(first, command, monkeypatch):
     monkeypatch.setattr(nuclei_runs, "make_tiles", None)
     command()
     assert json.loads((command.out / "result.json").read_text())["runs"] == first["runs"]
+
+
+def test_a_run_that_was_cut_off_is_not_timed(first, command):
+    """Trained, and ended before the result was kept."""
+    assert all(run["seconds"] > 0 for run in first["runs"])
+    (kept,) = (command.out / "1-4").rglob(RESULT_FILE)
+    before = kept.read_text()
+    kept.unlink()
+    command()
+    again = json.loads((command.out / "result.json").read_text())["runs"]
+    assert [run["seconds"] for run in again] == [None, first["runs"][1]["seconds"]]
+    assert "1/4 U-Net not known, cut off, " in (command.out / "result.md").read_text()
+    kept.write_text(before)
 
 
 @pytest.mark.parametrize(
