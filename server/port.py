@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import socket
+from ipaddress import ip_address
+from typing import Any
 
 import psutil
 
@@ -35,16 +38,28 @@ def bound(address: str, port: int, option: str, *, shared: bool) -> socket.socke
     except OSError as error:
         held.close()
         raise PortError(
-            f"{address}:{port} cannot be used: {error.strerror}{owner(port)}. Stop what holds it, "
-            f"or choose another port with {option}."
+            f"{address}:{port} cannot be used: {error.strerror}{remedy(error, target, option)}"
         ) from error
     return held
 
 
-def owner(port: int) -> str:
-    """Say which program listens on ``port``, as far as this user may see."""
+def remedy(error: OSError, target: tuple[Any, ...], option: str) -> str:
+    """What to do about an address ``(ip, port, ...)`` that cannot be bound."""
+    if error.errno == errno.EADDRNOTAVAIL:
+        return ". Choose an address of this machine with --listen."
+    if error.errno == errno.EADDRINUSE:
+        return f"{owner(*target[:2])}. Stop what holds it, or choose another port with {option}."
+    return f". Choose another port with {option}."
+
+
+def owner(ip: str, port: int) -> str:
+    """Say which program listens on ``ip:port``, as far as this user may see."""
     for connection in psutil.net_connections(kind="tcp"):
-        if connection.status == psutil.CONN_LISTEN and (*connection.laddr,)[1:] == (port,):
+        if connection.status != psutil.CONN_LISTEN or not connection.laddr:
+            continue
+        addresses = {connection.laddr.ip, ip}
+        shared = len(addresses) == 1 or any(ip_address(each).is_unspecified for each in addresses)
+        if shared and connection.laddr.port == port:
             if connection.pid is None:
                 return ", held by a program of another user"
             return f", held by {psutil.Process(connection.pid).name()} (pid {connection.pid})"

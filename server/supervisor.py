@@ -150,14 +150,16 @@ class Supervisor:
             while not self.stopping.wait(POLL):
                 if end := server.end():
                     return f"tritonserver {end}"
+                looks += 1
+                # Listed before the known ones are looked at: one that ended in between is among
+                # either these or those.
+                listed = workers_of(server.pid) if looks % RELIST == 0 else workers
                 if lost := lost_worker(workers, server, client):
                     return f"The worker of {lost.model} (pid {lost.process.pid}) is dead or stopped"
+                workers = listed
                 for canary in canaries:
                     if reason := canary.failure():
                         return reason
-                looks += 1
-                if looks % RELIST == 0:
-                    workers = workers_of(server.pid)
         return None
 
 

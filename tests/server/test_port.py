@@ -47,8 +47,22 @@ def test_the_owner_is_named() -> None:
             reserve("127.0.0.1", port, "--grpc-port")
 
 
+def test_who_holds_it_at_another_address_is_not_blamed() -> None:
+    with socket.create_server(("127.0.0.2", 0)) as other:
+        port = other.getsockname()[1]
+        with (
+            reserve("127.0.0.1", port, "--grpc-port"),  # bound, but nobody listens there
+            pytest.raises(PortError, match=f":{port} cannot be used: [^,]*\\. Stop"),
+        ):
+            reserve("127.0.0.1", port, "--grpc-port")
+        with pytest.raises(PortError, match=rf"held by .* \(pid {os.getpid()}\)"):
+            reserve("0.0.0.0", port, "--grpc-port")
+
+
 def test_an_address_of_another_machine() -> None:
-    with pytest.raises(PortError, match=r"192\.0\.2\.1:\d+ cannot be used: Cannot assign"):
-        reserve("192.0.2.1", 0, "--grpc-port")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(PortError, match=r": Cannot assign .* address\. Choose .*--listen\.$"):
+            reserve("192.0.2.1", port, "--grpc-port")
     with pytest.raises(PortError, match=r"no-such-host\.invalid is not an address"):
         reserve("no-such-host.invalid", 0, "--grpc-port")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from cytoserve.contract import PIPELINES
 from server.canary import Canary, answered
 from server.embedded import EmbeddedServer
 from server.supervisor import Supervisor
-from server.workers import workers_of
+from server.workers import Worker, workers_of
 
 NOTICED = 3.0
 SERVING = 20.0
@@ -123,6 +124,34 @@ def test_a_long_request_is_no_death(server: EmbeddedServer, call: Callable[[str]
     before = len(server.output)
     assert call(server.url).request(wait=5.0) == 17
     assert server.output[before:] == ""
+
+
+def test_a_worker_that_ends_just_before_they_are_listed_is_missed(
+    shared_server: EmbeddedServer,
+    triton_of: Callable[[EmbeddedServer], psutil.Process],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pid, stopping = triton_of(shared_server).pid, threading.Event()
+    running: Any = SimpleNamespace(end=lambda: None, pid=pid)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        ending = Worker(psutil.Process(process.pid), instance="yolo_cells_1_0", model="yolo_cells")
+
+        listed = {**workers_of(pid), ending.instance: ending}
+
+        def list_workers(server_pid: int) -> dict[str, Worker]:
+            if ending.instance in listed:
+                return {ending.instance: listed.pop(ending.instance), **listed}
+            process.kill()
+            process.wait()
+            return workers_of(server_pid)
+
+        monkeypatch.setattr("server.supervisor.workers_of", list_workers)
+        monkeypatch.setattr("server.supervisor.RELIST", 2)
+        supervisor = Supervisor(lambda: running, shared_server.url, [], print, stopping)
+        supervisor.server = running
+        threading.Timer(NOTICED, stopping.set).start()
+        reason = supervisor.wait_for_death()
+    assert reason == f"The worker of yolo_cells (pid {process.pid}) is dead or stopped"
 
 
 @pytest.fixture
