@@ -127,7 +127,8 @@ class Cells:
         """Return the outline of every cell: float32 ``[P, 2]``, (x, y), frame pixels.
 
         The outer outline of the largest part, finer than pixels, without holes, closed from the
-        last point to the first; ``[0, 2]`` for a cell without a pixel.
+        last point to the first; ``[0, 2]`` where the patch is empty or the box has no area. A
+        cell so small that it holds no pixel's centre has an outline all the same.
         """
         return list(outlines(self.boxes, self.patches))
 

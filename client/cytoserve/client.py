@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -341,7 +342,8 @@ class _Calls:
         before = await self._card(name, deadline, anew=True)
         for window in parts:
             part = image[window.rows, window.columns]
-            request = foregrounds.encode_request(part, pipeline, settings)
+            origin = window.rows.start, window.columns.start
+            request = replace(foregrounds.encode_request(part, pipeline, settings), origin=origin)
             stitching.put(window, await self._window(request, pipeline, settings, deadline))
         after = await self._card(name, deadline, anew=True)
         if before.models != after.models:
@@ -437,6 +439,8 @@ class _Calls:
         for tried in range(1, MAX_TRIES + 1):
             try:
                 return await call(deadline.left())
+            except DeadlineExceeded as error:  # the transport knows only what was left
+                raise deadline.exceeded(f" {error}") from error
             except ServerUnreachable:
                 pause = FIRST_PAUSE_S * 2 ** (tried - 1) * random.uniform(0.5, 1.5)  # noqa: S311
                 if tried == MAX_TRIES or pause >= deadline.left():
@@ -464,11 +468,15 @@ class _Deadline:
         """
         left = self._end - time.monotonic()
         if left <= 0:
-            raise DeadlineExceeded(
-                f"An answer comes within the deadline; given: {self._seconds:.3g} s for "
-                f"{self._what}. Allow more time (timeout=…, --timeout)."
-            )
+            raise self.exceeded()
         return left
+
+    def exceeded(self, more: str = "") -> DeadlineExceeded:
+        """Return the error, which names the deadline that the caller gave, and ``more``."""
+        return DeadlineExceeded(
+            f"An answer comes within the deadline; given: {self._seconds:.3g} s for {self._what}. "
+            f"Allow more time (timeout=…, --timeout).{more}"
+        )
 
 
 def _finish(call: Coroutine[Any, Any, _T]) -> _T:

@@ -60,8 +60,8 @@ class FakeServer:
         class_names: the classes on the cards of instance pipelines; needed with a function.
         pipelines: the pipelines that it serves; by default all that it has an answer for.
         foreground: the foreground of every frame, cut or continued with 0 where a frame has
-            another size, or a function from the frame to its foreground. None: no semantic
-            pipeline is served.
+            another size, or a function from the frame to its foreground, which gets a frame
+            beyond one request window by window. None: no semantic pipeline is served.
 
     Attributes:
         requests: every inference so far, those for cards included.
@@ -157,7 +157,7 @@ class FakeServer:
     def _foreground(self, request: Request) -> Foreground:
         assert self._find_foreground is not None  # or the pipeline is not served
         frame, settings = foregrounds.decode_request(request)
-        found = self._find_foreground(frame)
+        found = self._find_foreground(frame, request.origin)
         centres, scores = found.centres, found.centre_scores
         if centres is not None and scores is not None:
             kept = scores >= np.float32(settings.probability_threshold)
@@ -213,20 +213,24 @@ def _finder(cells: Cells | Finder | None) -> Finder | None:
 
 def _foreground_finder(
     foreground: Foreground | ForegroundFinder | None,
-) -> ForegroundFinder | None:
-    if not isinstance(foreground, Foreground):
-        return foreground
-    return lambda frame: _resized(foreground, (frame.shape[0], frame.shape[1]))
+) -> Callable[[NDArray[np.uint16], tuple[int, int]], Foreground] | None:
+    if foreground is None:
+        return None
+    if isinstance(foreground, Foreground):
+        return lambda frame, origin: _part(foreground, origin, (frame.shape[0], frame.shape[1]))
+    return lambda frame, origin: foreground(frame)
 
 
-def _resized(foreground: Foreground, shape: tuple[int, int]) -> Foreground:
-    """Cut a foreground, or continue it with 0 below and to the right."""
+def _part(foreground: Foreground, origin: tuple[int, int], shape: tuple[int, int]) -> Foreground:
+    """Cut a part ``shape`` of a foreground, continued with 0 below and to the right."""
+    (top, left), (height, width) = origin, shape
+    known = foreground.probability[top : top + height, left : left + width]
     probability = np.zeros(shape, np.uint8)
-    height, width = np.minimum(shape, foreground.frame_shape)
-    probability[:height, :width] = foreground.probability[:height, :width]
+    probability[: known.shape[0], : known.shape[1]] = known
     centres, scores = foreground.centres, foreground.centre_scores
     if centres is not None and scores is not None:
-        kept = (centres <= shape[::-1]).all(axis=1)
+        centres = centres - np.array([left, top], np.float32)
+        kept = ((centres >= 0) & (centres <= (width, height))).all(axis=1)
         centres, scores = centres[kept], scores[kept]
     return Foreground.from_probability(
         probability, foreground.threshold, foreground.class_name, centres, scores

@@ -132,10 +132,14 @@ class Foreground:
         """
         lowest = 0.0 if self.centres is None else self.threshold
         if not lowest <= threshold <= 1:
+            remedy = "Choose one of them."
+            if 0 <= threshold < lowest:
+                remedy = (
+                    "Centres below the threshold of the request were not answered: ask the server "
+                    "anew with probability_threshold=..."
+                )
             raise InvalidSetting(
-                f"Here a threshold is a number from {lowest:g} to 1; given: {threshold!r}. "
-                "Centres below the threshold of the request were not answered: ask the server "
-                "anew with probability_threshold=..."
+                f"Here a threshold is a number from {lowest:g} to 1; given: {threshold!r}. {remedy}"
             )
         mask = foreground_mask(self.probability, threshold)
         changed = replace(self, mask=mask, threshold=threshold)

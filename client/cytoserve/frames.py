@@ -143,11 +143,13 @@ def check_values(image: NDArray[np.generic]) -> None:
     low, high = np.min([b.min() for b in blocks]), np.max([b.max() for b in blocks])
     if not (low >= 0 and high <= 1):  # NaN if any value is
         unfit = sum(int(np.count_nonzero(~np.isfinite(block))) for block in blocks)
+        remedy = "scale it: (image - image.min()) / numpy.ptp(image)"
+        if unfit:  # scaling would spread them
+            remedy = "fill them in first: numpy.where(numpy.isfinite(image), image, 0)"
         raise UnsupportedImage(
             "A float frame is finite and within 0..1; given: "
             f"{_described(image.shape, image.dtype)}, from {low:g} to {high:g}, {unfit} values NaN "
-            "or infinite. Pass the camera's integers, or scale it: "
-            "(image - image.min()) / numpy.ptp(image)."
+            f"or infinite. Pass the camera's integers, or {remedy}."
         )
 
 
@@ -189,7 +191,10 @@ def _shape_remedy(shape: tuple[int, ...]) -> str:
     if len(shape) == 3 and shape[0] == 3:
         return "Put the channels last: numpy.moveaxis(image, 0, -1)."
     if len(shape) >= 3:
-        return "Pass one plane or one channel at a time, such as image[0]."
+        return (
+            "Pass one plane or one channel at a time: image[0], or image[..., 0] where the "
+            "channels are last."
+        )
     return "Pass one whole plane."
 
 

@@ -22,6 +22,7 @@ from cytoserve.errors import (
     AnswerMalformed,
     CytoserveError,
     DeadlineExceeded,
+    InvalidRequest,
     InvalidSetting,
     PipelineNotServed,
     ServerError,
@@ -46,9 +47,9 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     # A server with default limits drops callers that ping more often than every 5 minutes.
     ("grpc.keepalive_time_ms", 300_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    # Reconnect fast enough for the three tries of one call to be three connections.
+    # Reconnect fast enough for the three tries of one call to be three connections. Not by
+    # min_reconnect_backoff_ms, which is also the time that a connection may take to come about.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 
@@ -135,9 +136,28 @@ class AioTransport:
     ) -> None:
         self._url = check_url(url)
         self._headers = dict(headers or {})
-        self._server = triton_aio.InferenceServerClient(
-            url, creds=credentials, channel_args=CHANNEL_OPTIONS
-        )
+        self._credentials = credentials
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def _server(self) -> triton_aio.InferenceServerClient:
+        """Made by the first call, in whose event loop it lives.
+
+        Raises:
+            InvalidRequest: this is another one.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+            self._connection = triton_aio.InferenceServerClient(
+                self._url, creds=self._credentials, channel_args=CHANNEL_OPTIONS
+            )
+        if loop is not self._loop:
+            raise InvalidRequest(
+                "An AsyncClient belongs to the event loop of its first call; given: a call in "
+                "another one. Make one in every asyncio.run(...)."
+            )
+        return self._connection
 
     async def infer(self, request: Request, timeout: float) -> Tensors:  # noqa: D102
         with mapped_errors(self._url, request.model, timeout):
@@ -205,9 +225,20 @@ def execution_of(config: model_config_pb2.ModelConfig) -> str:
 
 @contextmanager
 def mapped_errors(url: str, model: str, timeout: float) -> Iterator[None]:
-    """Turn tritonclient's error into ours, by its gRPC status and text."""
+    """Turn tritonclient's error into ours, by its gRPC status and text.
+
+    Raises:
+        InvalidRequest: the transport is closed.
+    """
     try:
         yield
+    except (ValueError, grpc.aio.UsageError) as error:
+        if "closed" not in str(error).lower():
+            raise
+        raise InvalidRequest(
+            f"A client is asked before it is closed; given: a call after close(), to {url}. Make "
+            "another Client(url)."
+        ) from error
     except InferenceServerException as error:
         text = error.message() or "no text"
         raise _mapped(status_of(error), text, url, model, timeout) from error
@@ -227,8 +258,8 @@ def _mapped(
         return PipelineNotServed(model)
     if kind is DeadlineExceeded:
         return DeadlineExceeded(
-            f"An answer comes within the deadline; given: {timeout:.3g} s for {model} at {url}. "
-            "Allow more time (timeout=…, --timeout), or check the server with `cytoserve doctor`."
+            f"A call is answered in its time; given: no answer from {model} at {url} in "
+            f"{timeout:.3g} s. Allow more, or check the server with `cytoserve doctor`."
         )
     if kind is ServerUnreachable:
         return ServerUnreachable(

@@ -98,10 +98,10 @@ def _read_tiff(path: Path, limits: FrameLimits) -> NDArray[Any]:
             raise _unreadable("its TIFF data are cut off", "Copy it again.")
         try:
             return _camera_values(page.asarray(), page)
-        except ValueError as error:
+        except (ValueError, NotImplementedError) as error:
             if "imagecodecs" not in str(error):
                 raise
-            return _decode_compressed(path, page, limits)
+            return _decode_by_opencv(path, page, limits)
 
 
 def _camera_values(image: NDArray[Any], page: tifffile.TiffPage) -> NDArray[Any]:
@@ -133,8 +133,20 @@ def _channels_last(shape: tuple[int, ...], axes: str) -> tuple[int, ...]:
     return (*shape[1:], shape[0]) if axes == "SYX" else shape
 
 
-def _decode_compressed(path: Path, page: tifffile.TiffPage, limits: FrameLimits) -> NDArray[Any]:
-    """Decode what tifffile leaves to an optional library, such as LZW, with OpenCV."""
+def _decode_by_opencv(path: Path, page: tifffile.TiffPage, limits: FrameLimits) -> NDArray[Any]:
+    """Decode what tifffile leaves to an optional library, such as LZW.
+
+    OpenCV scales values of 10, 12 and 14 bits, and applies a TIFF's orientation whatever it is
+    told; such files are refused.
+    """
+    if page.bitspersample != 8 * page.dtype.itemsize:
+        raise _unreadable(f"a TIFF of {page.bitspersample} bits a value", "Save it with 16 bits.")
+    orientation = page.tags.valueof("Orientation", 1)
+    if orientation in range(2, 9):
+        raise _unreadable(
+            f"a TIFF with {page.compression.name} data and orientation {int(orientation)}",
+            "Save it without compression.",
+        )
     plain = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
     if page.photometric not in plain or page.axes == "SYX":
         raise _unreadable(

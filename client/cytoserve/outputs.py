@@ -166,5 +166,7 @@ def _field(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float | np.floating):
-        return "" if np.isnan(value) else f"{value:.7g}"
+        if np.isnan(value):
+            return ""
+        return f"{value:.0f}" if value.is_integer() else f"{value:.7g}"  # counts stay exact
     return str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoserve.frames import to_wire
+from cytoserve.frames import FrameLimits, to_wire
 
 COLOURS = (
     (230, 159, 0),
@@ -31,6 +32,7 @@ LEVELS = (0.5, 99.5)
 
 _MAX_ENLARGEMENT = 8
 _BAND_ROWS = 256  # a large frame is brought to 8 bits band by band
+_ANY_SIZE = FrameLimits(sys.maxsize, sys.maxsize, sys.maxsize)  # nothing is sent
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _BACKGROUND, _INK = (24, 24, 24), (235, 235, 235)
 
@@ -53,7 +55,7 @@ def frame_picture(frame: NDArray[np.generic]) -> Picture:
     low, high = _levels(frame)
     picture = np.empty((height, min(width, shown_width), 3), np.uint8)
     for top in range(0, height, _BAND_ROWS):
-        band = _stretched(to_wire(frame[top : top + _BAND_ROWS]), low, high)
+        band = _stretched(to_wire(frame[top : top + _BAND_ROWS], _ANY_SIZE), low, high)
         if shown_width < width:  # averaging over areas is separable: columns now, rows at the end
             band = _resized(band, (len(band), shown_width), cv2.INTER_AREA)
         picture[top : top + _BAND_ROWS] = band

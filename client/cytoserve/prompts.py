@@ -267,10 +267,14 @@ def _row(
     if not np.isfinite(places).all():
         given = _numbers(places[~np.isfinite(places).all(axis=1)][0])
         raise _refusal("A point is two finite numbers, (x, y)", given, row, "Leave it out")
-    kinds = np.full(len(places), FOREGROUND) if labels is None else np.asarray(labels)
+    rule, remedy = "Every point has one label", "Give one a point"
+    try:
+        kinds = np.full(len(places), FOREGROUND) if labels is None else np.asarray(labels)
+    except ValueError as error:  # labels beside lists of labels
+        raise _refusal(rule, repr(labels), row, remedy) from error
     if kinds.shape != (len(places),):
         given = f"{len(places)} points, labels of shape {kinds.shape}"
-        raise _refusal("Every point has one label", given, row, "Give one a point")
+        raise _refusal(rule, given, row, remedy)
     unknown = kinds[~np.isin(kinds, (BACKGROUND, FOREGROUND))]
     if len(unknown):
         rule = f"A point's label is {FOREGROUND}, in the cell, or {BACKGROUND}, not in it"

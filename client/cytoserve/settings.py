@@ -20,6 +20,9 @@ DEFAULT_PROMPT_PIPELINE = "sam_prompt"
 DEFAULT_TIMEOUT_S = 60.0
 """Deadline of a call unless the caller sets one, in seconds, its repetitions included."""
 
+LONGEST_TIMEOUT_S = 1e9
+"""Longest deadline in seconds, 32 years: gRPC takes one of 1e10 s for one that is over."""
+
 MOST_CELLS = 65_535
 """Largest ``max_cells``: the server's label image is uint16."""
 
@@ -183,12 +186,13 @@ def check_timeout(seconds: float) -> float:
     """Return ``seconds`` if it can be a deadline.
 
     Raises:
-        InvalidSetting: not a finite number above 0. There is no call without a deadline.
+        InvalidSetting: not a number above 0, at most ``LONGEST_TIMEOUT_S``. There is no call
+            without a deadline.
     """
-    if not _is_between(seconds, Real, sys.float_info.min, sys.float_info.max):
+    if not _is_between(seconds, Real, sys.float_info.min, LONGEST_TIMEOUT_S):
         raise InvalidSetting(
-            f"A deadline is a finite number of seconds above 0; given: {seconds!r}. "
-            f"The default is {DEFAULT_TIMEOUT_S:g}."
+            f"A deadline is a finite number of seconds above 0, at most {LONGEST_TIMEOUT_S:g}; "
+            f"given: {seconds!r}. The default is {DEFAULT_TIMEOUT_S:g}."
         )
     return float(seconds)
 

@@ -61,7 +61,8 @@ ALIGNMENT = 64
 """Tensors in a region begin at multiples of it."""
 
 FORGET_TIMEOUT_S = 2.0
-"""Time that ``close`` allows the server for letting the regions go, in seconds."""
+"""Time that ``close`` allows other threads' calls and the server for letting the regions go, in
+seconds."""
 
 # What Triton says; its statuses alone are shared with other failures.
 _CANNOT_OPEN = "Unable to open shared memory region"
@@ -79,7 +80,7 @@ class SharedMemoryTransport(GrpcTransport):
 
     Raises:
         InvalidSetting: this is not Linux, or ``url`` is no address. Later, of a call: the memory
-            that is left for ``/dev/shm`` is too small for the frame.
+            that is left for ``/dev/shm`` is too small for the frame, or none can be made there.
         ServerError: of a call: the server does not see this machine's memory.
     """
 
@@ -189,7 +190,7 @@ class _Region:
     """Shared memory of a name that no other process and no earlier region has.
 
     Raises:
-        InvalidSetting: there is too little memory for it.
+        InvalidSetting: there is too little memory for it, or none can be made.
     """
 
     def __init__(self, size: int) -> None:
@@ -200,9 +201,15 @@ class _Region:
         self.key = f"/{self.name}"
         self.size = -(-size // REGION_STEP) * REGION_STEP
         self.registered = False
-        self._handle = shared_memory.create_shared_memory_region(
-            self.name, self.key, self.size, create_only=True
-        )
+        try:
+            self._handle = shared_memory.create_shared_memory_region(
+                self.name, self.key, self.size, create_only=True
+            )
+        except shared_memory.SharedMemoryException as error:
+            raise InvalidSetting(
+                f"A client can make files in {FOLDER}; given: {error.__cause__ or error}. Let it, "
+                "or use Client(url)."
+            ) from error
         try:
             self._reserve()
         except OSError as error:
@@ -235,7 +242,8 @@ class _Regions:
         self._server = server
         self._headers = headers
         self._process = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        self._lent = 0
         self._idle: list[_Region] = []
         self._forgettable: list[str] = []  # names that are gone here, and not yet at the server
         self._closed = False
@@ -247,24 +255,30 @@ class _Regions:
         After a call that failed its region is not used again: the server may still read it.
         """
         with self._lock:
+            self._lent += 1
             region = self._idle.pop() if self._idle else None
-        if region is not None and region.size < size:
-            self._retire(region)
-            region = None
-        if region is None:
-            region = _Region(size)
         try:
-            yield region
-        except BaseException:
-            self._retire(region)
-            raise
-        with self._lock:
-            kept = not self._closed
-            if kept:
-                self._idle.append(region)
-        if not kept:
-            self._retire(region)
-        self._forget(FORGET_TIMEOUT_S)  # it has just answered: this does not wait
+            if region is not None and region.size < size:
+                self._retire(region)
+                region = None
+            if region is None:
+                region = _Region(size)
+            try:
+                yield region
+            except BaseException:
+                self._retire(region)
+                raise
+            with self._lock:
+                kept = not self._closed
+                if kept:
+                    self._idle.append(region)
+            if not kept:
+                self._retire(region)
+            self._forget(FORGET_TIMEOUT_S)  # it has just answered: this does not wait
+        finally:
+            with self._lock:
+                self._lent -= 1
+                self._lock.notify_all()
 
     def _retire(self, region: _Region) -> None:
         region.destroy()
@@ -287,13 +301,14 @@ class _Regions:
                 name, headers=self._headers, client_timeout=timeout
             )
         except InferenceServerException as error:
-            return not _says(error, _IN_USE)
+            late = status_of(error) is grpc.StatusCode.DEADLINE_EXCEEDED
+            return not (late or _says(error, _IN_USE))
         except ValueError:  # this connection is closed
             return True
         return True
 
     def close(self) -> None:
-        """Take all idle regions back, and from now on every region when its call ends."""
+        """Take all regions back; calls that run have ``FORGET_TIMEOUT_S`` to end."""
         if os.getpid() != self._process:  # a fork, whose regions are its parent's
             return
         with self._lock:
@@ -303,6 +318,8 @@ class _Regions:
         for region in idle:
             region.destroy()
         deadline = time.monotonic() + FORGET_TIMEOUT_S
+        with self._lock:
+            self._lock.wait_for(lambda: not self._lent, FORGET_TIMEOUT_S)
         # A call that was given up may still run there.
         while not self._forget(_left(deadline)) and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -18,11 +18,16 @@ Tensors = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Request:
-    """One inference: the model, its input tensors, and the outputs that are wanted."""
+    """One inference: the model, its input tensors, and the outputs that are wanted.
+
+    ``origin`` is the row and column of the frame at which a window of it begins. It is not sent:
+    a server needs no more than the pixels, a fake one with a ready answer does.
+    """
 
     model: str
     inputs: Tensors
     outputs: tuple[str, ...]
+    origin: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)

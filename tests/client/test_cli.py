@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -15,6 +19,8 @@ from cytoserve.cli.exit_codes import MEANINGS, ExitCode
 from cytoserve.codec import cards
 from cytoserve.codec.cards import Card
 from cytoserve.contract import PIPELINES
+
+CLIENT = Path(__file__).parents[2] / "client"
 
 
 def test_pipelines(triton, command):
@@ -99,6 +105,21 @@ def test_every_command_and_option_has_help(name, command):
 def test_the_url_may_come_from_the_environment(triton, monkeypatch, command):
     monkeypatch.setenv("CYTOSERVE_URL", triton.url)
     assert command("doctor").exit_code == ExitCode.DONE
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["segment", "--help"], ["doctor"]])
+def test_a_reader_that_has_gone_is_no_error(triton, arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as output:
+        ended = subprocess.run(
+            [sys.executable, "-m", "cytoserve", *arguments],
+            env={**os.environ, "PYTHONPATH": str(CLIENT), "CYTOSERVE_URL": triton.url},
+            stdout=output,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr) == (1, b"")
 
 
 def test_version(command):

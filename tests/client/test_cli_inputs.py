@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cytoserve.cli.exit_codes import ExitCode
-from cytoserve.cli.inputs import Input, find_inputs
+from cytoserve.cli.inputs import Input, NoImageFound, find_inputs
 
 
 def test_a_folder_without_images(tmp_path, triton, command):
@@ -41,6 +41,31 @@ def test_which_images_are_meant(images, monkeypatch, paths, keys):
     assert [output.rpartition("/")[0] for output in outputs] == [
         key.rpartition("/")[0] for key in keys
     ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "keys"),
+    [
+        pytest.param("*.png", ["x.png"], id="here"),
+        pytest.param("**/*.png", ["a/x.png", "x.png"], id="deep"),
+        pytest.param("../exp1/*.png", ["y.png"], id="beside"),
+    ],
+)
+def test_a_working_folder_with_brackets_is_no_glob(
+    tmp_path, monkeypatch, write_image, pattern, keys
+):
+    for name in ("exp[1]/x.png", "exp[1]/a/x.png", "exp1/y.png"):
+        write_image(tmp_path / name)
+    monkeypatch.chdir(tmp_path / "exp[1]")
+    assert [given.key for given in find_inputs([pattern], tmp_path / "out")] == keys
+
+
+@pytest.mark.parametrize("pattern", ["nothing*.png", "*.txt", "none/**"])
+def test_a_glob_without_an_image_is_told(images, monkeypatch, pattern):
+    monkeypatch.chdir(images)
+    with pytest.raises(NoImageFound) as refusal:
+        find_inputs([pattern, "x.png"], images / "out")
+    assert f"given: {pattern!r}." in refusal.value.message
 
 
 def test_results_never_share_a_name(tmp_path):

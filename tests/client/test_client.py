@@ -97,6 +97,7 @@ def test_a_fake_server_may_compute_its_answer(cells, frame):
         pytest.param({"timeout": 0}, "above 0", id="no-time"),
         pytest.param({"timeout": math.inf}, "finite", id="endless"),
         pytest.param({"timeout": math.nan}, "finite", id="time-nan"),
+        pytest.param({"timeout": 1e10}, "at most 1e+09", id="more-time-than-grpc-has"),
         pytest.param({"pipeline": "yolo9"}, "one of: yolo, yolo_resnet", id="pipeline"),
     ],
 )

@@ -75,8 +75,9 @@ def test_another_threshold_needs_no_server(foreground):
     without = Foreground.from_probability(foreground.probability)
     assert without.at(0.05).area_fraction == 1
     for odd in (-0.1, 1.1, math.nan):
-        with pytest.raises(InvalidSetting, match="from 0 to 1"):
-            without.at(odd)
+        for found in (foreground, without):
+            with pytest.raises(InvalidSetting, match=r"to 1; given: .*\. Choose one of them\.$"):
+                found.at(odd)
 
 
 def test_centres_that_were_never_answered_are_not_made_up(foreground):

@@ -65,12 +65,14 @@ def test_an_answer_comes_back_as_it_went(foreground, pipeline, threshold):
         pytest.param(np.float16, None, 65535, id="float16"),
         pytest.param(np.uint16, 4095, 4095, id="12-bit"),
         pytest.param(np.float64, 0.5, 32767.5, id="float-in-its-own-values"),
+        pytest.param(np.float64, 1.5, 98302.5, id="float-beyond-the-wire"),
     ],
 )
 def test_the_white_level_on_the_wire(dtype, given, wire):
     image = np.ones((2, 3), dtype)
     request = foregrounds.encode_request(image, NUCLEI, ForegroundSettings(0.5, given))
     assert request.inputs["white_level"].tolist() == [wire]
+    assert foregrounds.decode_request(request)[1].probability_threshold == 0.5
 
 
 def changed(name, change):

@@ -64,6 +64,13 @@ def test_table(foreground, frame):
     assert float(found[2]["mean_probability"]) == pytest.approx(150 / 255)
 
 
+def test_large_counts_are_exact():
+    whole = Foreground.from_probability(np.full((2501, 4001), 255, np.uint8))
+    (row,) = rows(table_csv(np.zeros((1, 1)), whole, "a.png"))
+    assert (row["area"], row["bbox-3"]) == ("10006501", "4001")
+    assert row["equivalent_diameter_area"] == "3569.408"
+
+
 def test_summary(foreground, frame):
     (row,) = rows(summary_csv(frame, foreground, "a.png"))
     assert (row["file"], row["class"], row["threshold"]) == ("a.png", "nuclei", "0.5")
@@ -114,6 +121,7 @@ def test_overlay_draws_outlines_and_centres(foreground, frame):
     [
         pytest.param((9000, 200), id="long"),
         pytest.param((17_000, 30, 3), id="longer-than-a-request"),
+        pytest.param((30, 17_000, 3), id="wider-than-a-request"),
         pytest.param((5000, 4100), id="bands-that-do-not-fit"),
     ],
 )

@@ -42,9 +42,7 @@ def test_accepted(image, wire):
     ("image", "told"),
     [
         pytest.param(np.zeros((4, 5, 4), np.uint8), "shape (4, 5, 4), dtype uint8", id="rgba"),
-        pytest.param(
-            np.zeros((4, 5, 2), np.uint8), "shape (4, 5, 2), dtype uint8", id="2-channels"
-        ),
+        pytest.param(np.zeros((4, 5, 2), np.uint8), "image[..., 0]", id="2-channels"),
         pytest.param(np.zeros((1, 4, 5), np.uint8), "image[0]", id="1xHxW"),
         pytest.param(np.zeros((3, 4, 5), np.uint8), "moveaxis", id="3xHxW"),
         pytest.param(np.zeros((2, 4, 5, 3), np.uint8), "shape (2, 4, 5, 3)", id="stack"),
@@ -61,8 +59,10 @@ def test_accepted(image, wire):
         pytest.param(np.full((4, 5), "a"), "dtype <U1", id="text"),
         pytest.param(np.zeros((4, 5), "M8[s]"), "dtype datetime64[s]", id="time"),
         pytest.param(np.array([[0, np.nan]]), "1 values NaN", id="nan"),
+        pytest.param(np.array([[3, np.nan]]), "where(numpy.isfinite(image), image, 0)", id="fill"),
         pytest.param(np.array([[0, np.inf]]), "from 0 to inf", id="inf"),
         pytest.param(np.array([[0, 1.5]]), "from 0 to 1.5", id="float-above-1"),
+        pytest.param(np.array([[3, 9.5]]), "(image - image.min()) / numpy.ptp", id="scale"),
         pytest.param(np.array([[-0.1, 1]]), "from -0.1 to 1", id="float-below-0"),
         pytest.param([[1, 2]], "given: list", id="list"),
         pytest.param(None, "given: NoneType", id="none"),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import socketserver
+import threading
 import time
+from contextlib import suppress
 
 import grpc
 import numpy as np
@@ -19,12 +22,15 @@ from cytoserve.errors import (
     AnswerMalformed,
     CytoserveError,
     DeadlineExceeded,
+    InvalidRequest,
     InvalidSetting,
     PipelineNotServed,
     ServerError,
     ServerUnreachable,
 )
 from cytoserve.grpc_transport import CHANNEL_OPTIONS, ERRORS, AioTransport, GrpcTransport
+from cytoserve.settings import LONGEST_TIMEOUT_S
+from cytoserve.shared_memory_transport import SharedMemoryTransport
 
 RESTRICTED = "This protocol is restricted, expecting header 'triton-grpc-protocol-k'"
 
@@ -171,7 +177,8 @@ def test_an_outage_that_passes_goes_unnoticed(segment, triton, abort, frame):
 def test_the_deadline_holds(segment, triton, frame):
     triton.faults = [lambda context: time.sleep(1.5)]
     start = time.monotonic()
-    with pytest.raises(DeadlineExceeded, match=r"given: 0.\d+ s for yolo at .*--timeout"):
+    told = rf"given: 0\.4 s for yolo\. .*--timeout.* from yolo at {triton.url} in 0\.\d+ s"
+    with pytest.raises(DeadlineExceeded, match=told):
         segment(frame, "yolo", timeout=0.4)
     assert time.monotonic() - start < 1.2
 
@@ -203,6 +210,46 @@ def test_a_deadline_of_a_silent_host_holds():
         ):
             client.pipelines()
         assert time.monotonic() - start < 1.5
+
+
+class LongLine(socketserver.BaseRequestHandler):
+    """Leads to ``server.target``, once a caller has waited for longer than gRPC's pauses."""
+
+    def handle(self):
+        time.sleep(1.5)
+        with socket.create_connection(self.server.target) as target:
+            back = threading.Thread(target=carry, args=(target, self.request))
+            back.start()
+            carry(self.request, target)
+            back.join()
+
+
+def carry(source, target):
+    with suppress(OSError):  # either end may go first
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def far(triton):
+    """The server's address at the near end of a long line."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), LongLine) as line:
+        line.target = ("127.0.0.1", triton.port)
+        threading.Thread(target=line.serve_forever, args=(0.05,)).start()
+        yield f"127.0.0.1:{line.server_address[1]}"
+        line.shutdown()
+
+
+@pytest.mark.parametrize("kind", [GrpcTransport, AioTransport, SharedMemoryTransport])
+def test_a_server_that_is_slow_to_reach_is_waited_for(far, kind):
+    async def ask():
+        transport = kind(far)
+        found = await transport.server_info(10.0)
+        await transport.close()
+        return found
+
+    assert asyncio.run(ask()).name == "triton"
 
 
 def test_a_wrong_url_says_so(frame):
@@ -286,6 +333,42 @@ def test_several_requests_share_one_client(triton, cells, frame):
             return await asyncio.gather(*(client.segment(frame) for _ in range(8)))
 
     assert [len(found) for found in asyncio.run(all_at_once())] == [3] * 8
+
+
+def test_an_async_client_may_be_made_before_its_event_loop(triton, frame):
+    client = AsyncClient(triton.url, timeout=10)
+
+    async def once():
+        return await client.segment(frame)
+
+    loop = asyncio.new_event_loop()
+    assert len(loop.run_until_complete(once())) == 3
+    with pytest.raises(InvalidRequest, match=r"its first call; given: .* another .*run\("):
+        asyncio.run(once())
+    loop.run_until_complete(client.close())
+    loop.close()
+
+
+@pytest.mark.parametrize("asked_before", [True, False])
+@pytest.mark.parametrize("kind", [GrpcTransport, AioTransport, SharedMemoryTransport])
+def test_a_closed_transport_says_so(triton, frame, kind, asked_before):
+    async def ask():
+        transport = kind(triton.url)
+        async with AsyncClient(transport=transport) as client:
+            if asked_before:
+                await client.segment(frame)
+        large = np.zeros((300, 300), np.uint16)  # for shared memory
+        for call in (client.segment(large), client.pipelines(), client.server_info()):
+            with pytest.raises(InvalidRequest, match=r"given: a call after close\(\).*Client\(url"):
+                await call
+        with pytest.raises(InvalidRequest, match="after close"):
+            await transport.execution("yolo", 1.0)
+
+    asyncio.run(ask())
+
+
+def test_the_longest_deadline_is_one(segment, frame):
+    assert len(segment(frame, timeout=LONGEST_TIMEOUT_S)) == 3
 
 
 def test_cancelling_an_awaited_call_cancels_it(triton, frame):

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from cytoserve.errors import FrameTooLarge, InvalidRequest, UnreadableImage, UnsupportedImage
 from cytoserve.frames import check_frame
@@ -54,6 +55,13 @@ COLOURMAP = RANDOM.integers(0, 65536, (3, 256)).astype(np.uint16)
 LZW = cv2.IMWRITE_TIFF_COMPRESSION, 5
 
 
+def oriented(image, orientation, compression=None):
+    """A TIFF with a tag that says how to turn it."""
+    return lambda path: Image.fromarray(image).save(
+        path, compression=compression, tiffinfo={274: orientation}
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "write", "expected"),
     [
@@ -93,6 +101,8 @@ LZW = cv2.IMWRITE_TIFF_COMPRESSION, 5
         pytest.param("a.ome.tif", with_tifffile(GREY16, ome=True), GREY16, id="ome-tiff"),
         pytest.param("a.tif", with_cv2(GREY16, *LZW), GREY16, id="tiff-lzw-grey16"),
         pytest.param("a.tif", with_cv2(RGB8, *LZW), RGB8, id="tiff-lzw-rgb"),
+        pytest.param("a.tif", oriented(GREY16, 6), GREY16, id="tiff-on-its-side"),
+        pytest.param("a.tif", oriented(GREY16, 1, "tiff_lzw"), GREY16, id="tiff-lzw-upright"),
         pytest.param(
             "a.tif",
             with_tifffile(GREY8.astype(np.float32) / 255),
@@ -157,7 +167,20 @@ def link_directory(path, itself):
     path.write_bytes(bytes(data))
 
 
+def packed(write, bits):
+    """Let a TIFF of 30 values of 8 bits a row be one of fewer, wider values."""
+
+    def pack(path):
+        write(path)
+        with tifffile.TiffFile(path, mode="r+") as tiff:
+            for tag, value in (("ImageWidth", 30 * 8 // bits), ("BitsPerSample", bits)):
+                tiff.pages[0].tags[tag].overwrite(value)
+
+    return pack
+
+
 BROKEN = "truncated or damaged"
+PLAIN_LZW = (*LZW, cv2.IMWRITE_TIFF_PREDICTOR, 1)
 GREY_STACK = np.stack([GREY8] * 3)
 
 
@@ -198,6 +221,29 @@ GREY_STACK = np.stack([GREY8] * 3)
             "a.tif", with_tifffile(GREY_STACK, imagej=True), "3 planes", id="imagej-stack"
         ),
         pytest.param("a.tif", one_page_stack, "3 planes", id="imagej-stack-of-one-page"),
+        *(
+            pytest.param(
+                "a.tif",
+                packed(write, bits),
+                f"given: a TIFF of {bits} bits a value. Save it with 16 bits.",
+                id=f"{kind}-of-{bits}-bits",
+            )
+            for bits in (4, 10, 12)
+            for kind, write in (
+                ("plain", with_tifffile(GREY8)),
+                ("lzw", with_cv2(GREY8, *PLAIN_LZW)),
+            )
+        ),
+        *(
+            pytest.param(
+                "a.tif",
+                oriented(image, orientation, "tiff_lzw"),
+                f"given: a TIFF with LZW data and orientation {orientation}. Save it without",
+                id=f"lzw-{kind}-of-orientation-{orientation}",
+            )
+            for orientation in (2, 3, 6, 8)
+            for kind, image in (("grey16", GREY16), ("rgb", RGB8))
+        ),
         pytest.param(
             "a.tif",
             with_tifffile(GREY_STACK[:2], ome=True, metadata={"axes": "CYX"}),

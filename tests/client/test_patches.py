@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import time
+import timeit
 import tracemalloc
+from functools import partial
 
 import cv2
 import numpy as np
@@ -152,7 +154,11 @@ def test_two_thousand_cells_are_fast_and_small():
     boxes, patches = many_cells(2000, 2048)
     start = time.process_time()
     labels = paint_labels(boxes, patches, (2048, 2048))
-    assert time.process_time() - start < 0.5
+    seconds = time.process_time() - start
+    whole = labels == 7  # a mask of the frame's size, as others paint each cell
+    place = partial(np.place, labels, whole, 7)
+    one = min(timeit.repeat(place, timer=time.process_time, repeat=3, number=4)) / 4
+    assert seconds < 2000 * one / 4
     assert len(np.unique(labels)) > 1900
     tracemalloc.start()
     paint_labels(boxes, patches, (2048, 2048))

@@ -56,6 +56,11 @@ def coarse(number=1, size=MASK_SIZE, dtype=np.uint8):
         pytest.param(
             {"points": [[(1, 2)]], "point_labels": [[1, 0]]}, "one label", id="too-many-labels"
         ),
+        pytest.param(
+            {"points": [[(1, 2), (3, 4)]], "point_labels": [[1, [0]]]},
+            "given: [1, [0]], in row 0",
+            id="labels-of-different-depth",
+        ),
         pytest.param({"boxes": [BOX], "point_labels": [[1]]}, "Add the points", id="labels-alone"),
         pytest.param(
             {"boxes": [BOX, SMALL], "points": [[(1, 2)]]}, "2 boxes, 1 points", id="different-n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -66,6 +67,12 @@ def unregister_all(url: str) -> None:
             except InferenceServerException:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """On a busy machine a call that was given up may run on at the server for long."""
+    monkeypatch.setattr("cytoserve.shared_memory_transport.FORGET_TIMEOUT_S", 60.0)
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +147,41 @@ def test_a_call_that_was_given_up_keeps_its_memory_to_itself(client, plain):
     np.testing.assert_array_equal(
         client.segment(RGB, "yolo").boxes, plain.segment(RGB, "yolo").boxes
     )
+
+
+def test_closing_waits_for_the_calls_of_other_threads(server):
+    with (
+        Client(transport=SharedMemoryTransport(server.url), timeout=120) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        running = pool.submit(client.segment, GREY, "maskrcnn_sam", max_cells=20)
+        while not (files() and registered(server.url)):
+            assert not running.done()
+        client.close()
+        assert running.result().frame_shape == GREY.shape
+    assert files() == []
+    assert registered(server.url) == set()
+
+
+def test_a_server_that_is_slow_to_forget_is_asked_again(server, monkeypatch):
+    transport = SharedMemoryTransport(server.url)
+    forget, late = transport._server.unregister_system_shared_memory, []
+
+    def unregister(name, **options):
+        if not late:
+            late.append(name)
+            raise InferenceServerException("too late", "StatusCode.DEADLINE_EXCEEDED")
+        forget(name, **options)
+
+    monkeypatch.setattr(transport._server, "unregister_system_shared_memory", unregister)
+    with Client(transport=transport, timeout=120) as client:
+        seen = []
+        for side in (200, 1024, 1024):
+            client.foreground(np.zeros((side, side), np.uint16), "glioma_unet")
+            seen.append(len(registered(server.url)))
+        assert late
+        assert seen == [1, 2, 1]
+    assert registered(server.url) == set()
 
 
 def test_a_server_that_was_started_anew(exported_repository):
@@ -222,6 +264,21 @@ def test_memory_that_the_server_does_not_see(server, megabytes, message):
     [last] = [line for line in errors.splitlines() if line.startswith("cytoserve.errors.")]
     assert re.search(message, last)
     assert registered(server.url) == set()
+
+
+def test_memory_that_cannot_be_made(triton):
+    import tritonclient.utils.shared_memory  # noqa: F401  # before no file can be opened
+
+    with Client(transport=SharedMemoryTransport(triton.url)) as client:
+        client.card("yolo")
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            with pytest.raises(InvalidSetting, match=r"/dev/shm; given: .*Too many open files"):
+                client.segment(GREY, "yolo")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert files() == []
 
 
 def test_other_systems_are_told(monkeypatch):

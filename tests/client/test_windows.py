@@ -129,6 +129,27 @@ def test_what_makes_windows_equal_the_whole_is_needed(small_windows, monkeypatch
     assert (stitched.probability != whole.probability).any()
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param((1301, 1411), id="as-large"),
+        pytest.param((1200, 1300), id="smaller"),
+        pytest.param((1900, 1700), id="larger"),
+    ],
+)
+def test_a_ready_foreground_is_that_of_the_whole_frame(small_windows, shape):
+    ready = tiled(textured((1301, 1411))[..., None].astype(np.uint16))
+    server = FakeServer(foreground=ready)
+    found = Client(transport=server).foreground(np.zeros(shape, np.uint8), NUCLEI.name)
+    assert len(shapes_sent(server)) > 1
+    height, width = np.minimum(shape, ready.frame_shape)
+    expected = np.zeros(shape, np.uint8)
+    expected[:height, :width] = ready.probability[:height, :width]
+    np.testing.assert_array_equal(found.probability, expected)
+    inside = (ready.centres <= shape[::-1]).all(axis=1)
+    assert sorted(found.centres.tolist()) == sorted(ready.centres[inside].tolist())
+
+
 async def test_both_clients_stitch_alike(small_windows):
     frame, server = textured((1100, 1000)), FakeServer(foreground=tiled)
     blocking = Client(transport=server).foreground(frame, NUCLEI.name)

@@ -27,6 +27,8 @@ class _Commands(click.Group):
         except CytoserveError as error:
             click.echo(f"Error: {error}", err=True)
             raise SystemExit(_exit_code(error)) from error
+        except BrokenPipeError:  # who read our output has read enough; click ends quietly
+            raise
         except OSError as error:  # such as a full disk; what was recorded before is kept
             click.echo(f"Error: {error}. Make room, or choose another --out.", err=True)
             raise SystemExit(ExitCode.SOME_FAILED) from error

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import click
 
+from cytoserve.cli.exit_codes import ExitCode
 from cytoserve.images import SUFFIXES
 
 
@@ -35,6 +36,12 @@ class Input:
         return key.with_name(f"{key.stem}_{key.suffix[1:]}_{ending}").as_posix()
 
 
+class NoImageFound(click.UsageError):
+    """A glob that matches no image."""
+
+    exit_code = ExitCode.NOTHING_TO_DO
+
+
 @dataclass(frozen=True)
 class _Found:
     root: Path
@@ -49,7 +56,8 @@ def find_inputs(paths: Iterable[str], out: Path) -> list[Input]:
     neither hidden files nor anything in ``out``.
 
     Raises:
-        click.UsageError: a path matches nothing, or searching it would find our own results.
+        NoImageFound: a glob matches no image.
+        click.UsageError: a path does not exist, or searching it would find our own results.
     """
     out = _absolute(out)
     found = [_expanded(path, out) for path in paths]
@@ -70,9 +78,15 @@ def _expanded(path: str, out: Path) -> _Found:
             f"A path is a file, a folder or a glob; given: {path!r}, which does not exist. "
             "Check its spelling."
         )
-    root = _searchable(_plain_part(given), out)
-    matches = [Path(match) for match in glob.glob(str(given), recursive=True)]  # noqa: PTH207
+    # The working folder stays out of the pattern: its name may have brackets, too.
+    root = _searchable(_absolute(_plain_part(Path(path))), out)
+    matches = [_absolute(Path(match)) for match in glob.glob(path, recursive=True)]  # noqa: PTH207
     files = [file for match in matches for file in _matched(match, out)]
+    if not files:
+        raise NoImageFound(
+            f"A glob matches one image at least; given: {path!r}. No image found: check its "
+            "spelling, or leave it out."
+        )
     return _Found(root, tuple(files))
 
 

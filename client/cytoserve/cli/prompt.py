@@ -11,7 +11,7 @@ from cytoserve import contract
 from cytoserve.cli.exit_codes import EPILOG
 from cytoserve.cli.inputs import Input
 from cytoserve.cli.options import out_option, timeout_option, url_option
-from cytoserve.cli.pipeline_options import check_save, parse_save
+from cytoserve.cli.pipeline_options import DEFAULT_SAVE, check_save, parse_save
 from cytoserve.cli.prompt_files import prompts_of_options, read_prompts
 from cytoserve.cli.run_facts import run_facts
 from cytoserve.cli.run_record import DONE, open_record
@@ -75,7 +75,8 @@ cells.csv, one box a row, or one point a row:
     default=None,
     callback=parse_save,
     metavar="KINDS",
-    help=f"What to write, with commas: {', '.join(CELLS_OUTPUTS)}.  [default: labels,table]",
+    help=f"What to write, with commas: {', '.join(CELLS_OUTPUTS)}; by default "
+    f"{','.join(DEFAULT_SAVE[False])}.",
 )
 @url_option
 @timeout_option

@@ -13,7 +13,7 @@ from cytoserve.errors import InvalidPrompts
 from cytoserve.prompts import Prompts
 
 LABEL_NAMES = {"fg": POINT_LABELS["foreground"], "bg": POINT_LABELS["background"]}
-"""How a point's label is written; 1 and 0 are understood, too."""
+"""How a point's label is written; in CSV files 1 and 0 are understood, too."""
 
 JSON_KEYS = ("box", "points", "point_labels")
 """Keys of a cell in a JSON file: a list of objects, each with a box, or points, or both."""

@@ -40,12 +40,12 @@ def encode_request(
 
 
 def decode_request(request: Request) -> tuple[NDArray[np.uint16], ForegroundSettings]:
-    """Return frame and settings of a request: what a server reads from it."""
-    white_level = request.inputs.get(contract.WHITE_LEVEL_INPUT.name)
-    return request.inputs[contract.IMAGE.name], ForegroundSettings(
-        float(request.inputs[contract.PROBABILITY_THRESHOLD_INPUT.name][0]),
-        None if white_level is None else float(white_level[0]),
-    )
+    """Return frame and settings of a request: what a server reads from it.
+
+    But for the white level: on the wire it is in other values than a setting, and may be larger.
+    """
+    threshold = request.inputs[contract.PROBABILITY_THRESHOLD_INPUT.name]
+    return request.inputs[contract.IMAGE.name], ForegroundSettings(float(threshold[0]))
 
 
 def encode_answer(foreground: Foreground, request: Request) -> Tensors:
