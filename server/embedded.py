@@ -14,6 +14,7 @@ from types import TracebackType
 from cytoserve.contract import PIPELINES
 from server.errors import StartError
 from server.launcher import READY, RESPONSE_CACHE_MB
+from server.supervisor import START_TIMEOUT
 from server.worker_environment import folder_of, joined
 
 LAST_LINES = 20
@@ -47,7 +48,7 @@ class EmbeddedServer:
         response_cache_mb: int = RESPONSE_CACHE_MB,
         options: Sequence[str] = (),
         variables: Mapping[str, str] | None = None,
-        timeout: float = 300.0,
+        timeout: float = START_TIMEOUT + 30,  # so that the launcher itself says what is wrong
     ) -> None:
         self.command = [
             *(sys.executable, "-m", "server"),

@@ -25,7 +25,7 @@ from export.maskrcnn_parity import check_cells
 from export.maskrcnn_prepare import PrepareRgb
 from export.maskrcnn_reference import TorchvisionMaskRcnn
 from export.onnx_session import open_session
-from export.parity import Case, ParityError
+from export.parity import FLOAT_TOLERANCE, LEVEL_TOLERANCE, Case, ParityError
 from export.reference import normalised_rgb
 from export.sample_inputs import camera_frame
 from training.rendered import RenderSettings, render_frame
@@ -191,7 +191,9 @@ def test_chunks_change_nothing(networks: dict[int, MaskRCNN]) -> None:
         ):
             answers = [head.eval()(*levels, *inputs) for head in (chunked, whole)]
             for some, all_at_once in zip(*answers, strict=True):
-                torch.testing.assert_close(some, all_at_once, atol=1e-4, rtol=1e-4)
+                # A grey level of a mask that lies on the edge may be rounded either way.
+                limit = FLOAT_TOLERANCE if some.is_floating_point() else LEVEL_TOLERANCE
+                torch.testing.assert_close(some, all_at_once, atol=limit, rtol=FLOAT_TOLERANCE)
 
 
 def test_another_network_is_refused(
