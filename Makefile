@@ -35,7 +35,7 @@ lint: $(VENV)/.installed ## Style, types, and the model repository
 # All packages at the locked versions with their hashes, then this project itself.
 $(VENV)/.installed: requirements.lock pyproject.toml | $(UV)
 	$(UV) venv --quiet --allow-existing --python "$(PYTHONS)" $(VENV)
-	$(UV) pip sync --quiet --require-hashes requirements.lock
+	$(UV) pip sync --require-hashes requirements.lock
 	$(UV) pip install --quiet --no-deps --editable .
 	@touch $@
 
@@ -46,7 +46,7 @@ peers: $(PEERS:%=.bench/%/.installed) ## What benchmarks.peers compares with, on
 # uv takes most of it from its cache by hard links: three times PyTorch costs the disk little.
 .bench/%/.installed: benchmarks/peers/%.lock | $(UV)
 	$(UV) venv --quiet --allow-existing --python "$(PYTHONS)" .bench/$*
-	$(UV) pip sync --quiet --require-hashes --python .bench/$*/bin/python $<
+	$(UV) pip sync --require-hashes --python .bench/$*/bin/python $<
 	@touch $@
 
 # Where a package is this project's as well, its locked version is kept: peers differ by themselves.

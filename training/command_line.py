@@ -19,9 +19,9 @@ Settings = TypeVar("Settings", bound=BaseModel)
 
 DATA_HELP = (
     "Annotated data set: a folder in COCO, label image, YOLO-seg or Cell Tracking Challenge "
-    "layout, or the path of one COCO JSON. DIR@FILE takes only "
-    "the frames that FILE names, one a line: file names without suffix, of Cell Tracking sequences "
-    "such as 01_t000. May be given several times."
+    "layout, or the path of one COCO JSON. DIR@FILE takes only the frames that FILE names, one a "
+    "line: file names without suffix, of Cell Tracking sequences such as 01_t000. May be given "
+    "several times."
 )
 data_option = click.option("--data", multiple=True, required=True, help=DATA_HELP)
 SETTINGS_HELP = "YAML file of settings that change the preset's."
