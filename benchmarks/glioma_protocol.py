@@ -169,7 +169,7 @@ def own_table(
     multiple=True,
     default=[f"{OWN},{NATIVE}"],
     help="R1,R2 for --encoder and --zero-shot: predicted at R1, compared at R2; `own` is the "
-    "resolution of the training, for --zero-shot that of the frames.",
+    "resolution of the training, that of the frames for crops and for --zero-shot.",
 )
 @click.option(
     "--pretrained",

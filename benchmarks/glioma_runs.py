@@ -15,7 +15,7 @@ from benchmarks.studies import GliomaModel, TestSizes
 from training.annotated import AnnotatedDataset, AnnotatedFrame
 from training.checkpoint import RANDOM, RECIPE_FILE, WEIGHTS_FILE
 from training.contrast import PrepareWholeFrame
-from training.dice import NATIVE, RESOLUTIONS, dice_at
+from training.dice import NATIVE, RESOLUTIONS, dice_at, size_text
 from training.file_hashes import hash_files
 from training.lightning_runs import STATE_NAME
 from training.run_folder import RunFolder
@@ -26,7 +26,7 @@ from training.unet_network import UNet, load_unet
 from training.unet_settings import UnetSettings
 
 OWN = "own"
-"""In a test's R1: the resolution that the model was trained at."""
+"""In a test's R1: the resolution at which cells are as large as in the model's training."""
 
 
 AUGMENTATIONS: dict[str, dict[str, object]] = {
@@ -88,8 +88,8 @@ class Protocol:
         """A resolution as `training.dice.parse_resolution` reads it, scaled."""
         if name not in RESOLUTIONS or self.scale == 1:
             return name
-        height, width = RESOLUTIONS[name]
-        return f"{max(1, round(width * self.scale))}x{max(1, round(height * self.scale))}"
+        size = RESOLUTIONS[name]
+        return size_text(*(max(1, round(side * self.scale)) for side in size))
 
     def training_settings(self, model: GliomaModel) -> UnetSettings:
         """Settings of the training of one model.
@@ -105,6 +105,13 @@ class Protocol:
         for name in model.augmentation:
             changes |= AUGMENTATIONS[name]
         return UnetSettings.model_validate({**self.settings.model_dump(), **changes})
+
+    def tested_at(self, model: GliomaModel, sizes: TestSizes) -> TestSizes:
+        """Both resolutions of a test of a model, with that of its training in place of `OWN`."""
+        r1, r2 = sizes
+        if r1 == OWN:
+            return self.training_settings(model).whole_image_resolution, self.resolution(r2)
+        return self.resolution(r1), self.resolution(r2)
 
     def split(self, run: Run) -> DatasetSplit:
         """The frames of a run.
@@ -184,7 +191,8 @@ def run_scores(
             f"{protocol.results.folder(run.folder)} holds a training that began with other weights "
             f"than {init}; give the same --pretrained, or another --out."
         )
-    missing = [test for test in tests if ",".join(test) not in kept["dice"]]
+    keys = {test: ",".join(protocol.tested_at(run.model, test)) for test in tests}
+    missing = sorted(set(keys.values()) - kept["dice"].keys())
     if missing:
         split, folder = protocol.split(run), protocol.results.folder(run.folder)
         if not (folder / RECIPE_FILE).is_file():
@@ -192,13 +200,10 @@ def run_scores(
             _train(protocol, run, split, folder, init)
         say(f"testing {run.folder}")
         unet = load_unet(folder)[0]
-        for r1, r2 in missing:
-            trained = run.model.resolution if r1 == OWN else r1
-            kept["dice"][f"{r1},{r2}"] = dice_of_frames(
-                unet, split.test.frames, protocol.resolution(trained), protocol.resolution(r2)
-            )
+        for key in missing:
+            kept["dice"][key] = dice_of_frames(unet, split.test.frames, *key.split(","))
         protocol.results.save(run.folder, kept)
-    return {test: list(kept["dice"][",".join(test)].values()) for test in tests}
+    return {test: list(kept["dice"][key].values()) for test, key in keys.items()}
 
 
 def _train(protocol: Protocol, run: Run, split: DatasetSplit, out: Path, init: str) -> None:

@@ -17,11 +17,15 @@ from export.foreground_parity import ForegroundParity, Frame, Predict, check_for
 from export.foreground_reference import predict_tile_by_tile, predict_whole_frame
 from export.pipelines import ExportedPipeline, Progress
 from training.checkpoint import CheckpointError, Recipe
-from training.dice import NATIVE, parse_resolution
+from training.dice import parse_resolution
 from training.unet_network import load_unet
+from training.unet_settings import UnetSettings
 
 RADIUS = "radius"
 """The recipe's setting with the radius of the discs that a nuclei network was trained on."""
+
+_SCALE_SETTINGS = ("mode", "resolution", "window_scale")
+"""The recipe's settings that tell how large cells were in training."""
 
 
 def export_glioma_unet(
@@ -59,20 +63,21 @@ def export_glioma_unet(
 
 def scale_advice(recipe: Recipe, resize_to: tuple[int, int] | None) -> list[str]:
     """What to say where frames reach the network at another scale than in training."""
-    size = parse_resolution(str(recipe.settings.get("resolution", NATIVE)))
-    if size is None or recipe.settings.get("mode") != "resize":
+    told = {key: recipe.settings[key] for key in _SCALE_SETTINGS if key in recipe.settings}
+    if not told:
         return []
-    if recipe.settings.get("window_scale") is not None:
-        return []  # windows, scaled to that size: the scale of the cells was another
-    trained = (size[1], size[0])
+    size = parse_resolution(UnetSettings(**told).whole_image_resolution)
+    trained = size and (size[1], size[0])
     if resize_to == trained:
         return []
     asked = "as they are" if resize_to is None else "at {}x{}".format(*resize_to)
+    scale, remedy = "of images as they are", "leaving --resize-to out"
+    if trained:
+        shown = "{}x{}".format(*trained)
+        scale, remedy = f"of whole images resized to {shown}", f"--resize-to {shown}"
     return [
-        "note: the network was trained on whole images resized to {}x{}, and frames will reach it "
-        "{}. Where that is another scale of the cells, --resize-to {}x{} is more accurate.".format(
-            *trained, asked, *trained
-        )
+        f"note: the network was trained at the scale {scale}, and frames will reach it {asked}. "
+        f"Where that is another scale of the cells, {remedy} is more accurate."
     ]
 
 

@@ -10,7 +10,7 @@ import click
 import numpy.typing as npt
 
 from cytoserve.errors import CytoserveError
-from cytoserve.images import SUFFIXES, read_frame
+from cytoserve.images import SUFFIXES, read_integers
 from training.annotated import AnnotationError
 from training.checkpoint import Recipe
 from training.readers import read_annotated
@@ -40,7 +40,7 @@ def parity_frames(given: Path | None, recipe: Recipe) -> dict[str, npt.NDArray[A
     count = min(COUNT, len(files))
     spread = [files[index * len(files) // count] for index in range(count)]
     try:
-        return {file.name: read_frame(file) for file in spread}
+        return {file.name: read_integers(file) for file in spread}
     except CytoserveError as error:
         remedy = "" if given else " It was trained on; prove on other frames with --frames."
         raise click.UsageError(f"{error}{remedy}") from error
@@ -62,7 +62,7 @@ def all_frames(given: Path, left_out: Collection[Path]) -> dict[str, npt.NDArray
             f"{min(shared)} for one; prove on frames that nothing was chosen by."
         )
     try:
-        return {file.name: read_frame(file) for file in files}
+        return {file.name: read_integers(file) for file in files}
     except CytoserveError as error:
         raise click.UsageError(f"--frames: {error}") from error
 

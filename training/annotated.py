@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from skimage.measure import find_contours
 
-from cytoserve.images import read_frame
+from cytoserve.images import read_integers
 
 
 class AnnotationError(ValueError):
@@ -104,11 +104,12 @@ class AnnotatedFrame:
             object.__setattr__(self, "name", self.path.stem)
 
     def read(self) -> npt.NDArray[Any]:
-        """The image as the camera gave it: ``[H, W]`` or ``[H, W, 3]`` RGB, mostly uint8 or uint16.
+        """The image as the camera gave it: uint8 or uint16 ``[H, W]`` or ``[H, W, 3]`` RGB.
 
-        Raises what :func:`cytoserve.images.read_frame` raises.
+        Floats become what the server gets of them. Raises what
+        :func:`cytoserve.images.read_integers` raises.
         """
-        return read_frame(self.path)
+        return read_integers(self.path)
 
 
 @dataclass(frozen=True)

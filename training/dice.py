@@ -41,6 +41,11 @@ def parse_resolution(text: str) -> tuple[int, int] | None:
     return int(size[2]), int(size[1])
 
 
+def size_text(height: int, width: int) -> str:
+    """A size as :func:`parse_resolution` reads it: ``<width>x<height>``."""
+    return f"{width}x{height}"
+
+
 def dice_score(prediction: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> float:
     """DiceScore(A, B) = 2|A∩B| / (|A|+|B|) of two masks of one shape; 1 where both are empty.
 

@@ -51,13 +51,23 @@ class MaskedImage:
         return replace(self, pixels=self.pixels[part], mask=self.mask[part], weights=weights)
 
     def resized(self, size: tuple[int, int] | None) -> MaskedImage:
-        """The same at another size (H, W), by the rules of `training.dice`."""
+        """The same at another size (H, W), by the rules of `training.dice`.
+
+        But a mask that grows keeps its share of the image: that all above 0 counts, as it does in
+        the study's metric, would thicken every object by up to half a pixel of the smaller image.
+        """
         if size is None or size == self.size:
             return self
+        grows = size[0] * size[1] > self.mask.numel()
+        mask = (
+            resize_bilinear(self.mask[None], size)[0] >= 0.5
+            if grows
+            else torch.from_numpy(resize_truth(self.mask[0].numpy(), size))[None]
+        )
         return replace(
             self,
             pixels=resize_image(self.pixels[None], size)[0],
-            mask=torch.from_numpy(resize_truth(self.mask[0].numpy(), size))[None],
+            mask=mask,
             weights=(
                 resize_bilinear(self.weights[None], size)[0].half()
                 if self.weights.numel() > 1

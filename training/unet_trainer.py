@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.best_epoch import BestEpochTraining
 from training.dice import FOREGROUND_PROBABILITY, dice_score, iou_score
@@ -40,6 +41,7 @@ class UnetTraining(BestEpochTraining):
         super().__init__(seed=seed, progress=progress)
         # In this order of dimensions convolutions of few channels are fast on CPUs.
         self.unet = unet.to(memory_format=torch.channels_last)
+        self.average = _moving_average(self.unet, settings.weight_averaging)
         self.settings = settings
         self.loss = LOSSES[settings.loss]
         self.batches = batches
@@ -56,9 +58,19 @@ class UnetTraining(BestEpochTraining):
         self.log_step(loss, len(batch[0]))
         return loss
 
+    def on_train_batch_end(self, outputs: Any, batch: list[Tensor], batch_index: int) -> None:
+        """Let the average follow the weights."""
+        if self.average is not None:
+            self.average.update_parameters(self.unet)
+
+    @property
+    def kept(self) -> UNet:
+        """What is validated and kept: the average of the weights, or the weights as they are."""
+        return self.unet if self.average is None else cast(UNet, self.average.module)
+
     def validation_step(self, batch: list[Tensor], batch_index: int) -> None:
         """Loss of one batch, and the scores of every image in it."""
-        logits = self.unet(batch[0])
+        logits = self.kept(batch[0])
         loss = self.loss(logits, batch[1], batch[2])
         self.log(VALIDATION_LOSS, loss, batch_size=len(batch[0]))
         predictions = (torch.sigmoid(logits) >= FOREGROUND_PROBABILITY).cpu().numpy()
@@ -87,8 +99,8 @@ class UnetTraining(BestEpochTraining):
         return metrics["dice"], -metrics["loss"]
 
     def weights(self) -> Mapping[str, Tensor]:
-        """Those of the U-Net."""
-        weights: Mapping[str, Tensor] = self.unet.state_dict()
+        """Those of the U-Net, or their average."""
+        weights: Mapping[str, Tensor] = self.kept.state_dict()
         return weights
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -108,3 +120,14 @@ class UnetTraining(BestEpochTraining):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "monitor": VALIDATION_LOSS},
         }
+
+
+def _moving_average(unet: UNet, decay: float | None) -> AveragedModel | None:
+    """The exponential moving average of weights and of what batch normalisation has seen.
+
+    It is a module of its own, so that Lightning saves it in the state of an interrupted run.
+    """
+    if decay is None:
+        return None
+    follow = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(unet, multi_avg_fn=follow, use_buffers=True)

@@ -91,9 +91,19 @@ def to_wire(image: NDArray[np.generic], limits: FrameLimits = ONE_REQUEST) -> ND
         FrameTooLarge: beyond ``limits``.
     """
     frame_shape = check_frame(image, limits)
+    return np.ascontiguousarray(camera_integers(image).reshape(frame_shape), dtype=_WIRE)
+
+
+def camera_integers(image: NDArray[Any]) -> NDArray[Any]:
+    """Return integers as they are, and floats of 0..1 as the integers that they are on the wire.
+
+    Raises:
+        UnsupportedImage: floats that are not finite or not within 0..1.
+    """
+    if image.dtype.kind != "f":
+        return np.asarray(image)
     check_values(image)
-    frame = _scaled(image) if image.dtype.kind == "f" else np.asarray(image)
-    return np.ascontiguousarray(frame.reshape(frame_shape), dtype=_WIRE)
+    return _scaled(image)
 
 
 def check_frame(image: NDArray[np.generic], limits: FrameLimits = ONE_REQUEST) -> FrameShape:
@@ -173,12 +183,12 @@ def _frame_shape(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> FrameSh
     )
 
 
-def _scaled(frame: NDArray[np.generic]) -> NDArray[Any]:
+def _scaled(frame: NDArray[np.generic]) -> NDArray[np.uint16]:
     """Bring floats of 0..1 to 0..65535."""
     values: NDArray[Any] = np.asarray(frame).astype(np.promote_types(frame.dtype, np.float32))
     values *= WIRE_WHITE
     np.rint(values, out=values)
-    return values
+    return values.astype(_WIRE)
 
 
 def _described(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> str:

@@ -18,7 +18,13 @@ import tifffile
 from numpy.typing import NDArray
 
 from cytoserve.errors import FrameTooLarge, UnreadableImage, UnsupportedImage
-from cytoserve.frames import ONE_REQUEST, FrameLimits, check_frame, check_layout
+from cytoserve.frames import (
+    ONE_REQUEST,
+    FrameLimits,
+    camera_integers,
+    check_frame,
+    check_layout,
+)
 from cytoserve.image_headers import image_size
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -53,6 +59,21 @@ def read_frame(path: str | os.PathLike[str], limits: FrameLimits = ONE_REQUEST) 
             raise _unreadable("it is no PNG, JPEG, BMP or TIFF", "Convert it to TIFF or PNG first.")
         limits.check((*size, 1))
         return _decode(path, limits)
+
+
+def read_integers(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """Return a file's frame as :func:`read_frame` does; floats become what the server gets of them.
+
+    For whoever trains or computes on frames without a server: uint8 or uint16 ``[H, W]`` or
+    ``[H, W, 3]``.
+
+    Raises:
+        UnsupportedImage: floats that are not finite or not within 0..1; names the file. And what
+            :func:`read_frame` raises.
+    """
+    frame = read_frame(path)
+    with _naming(Path(path)):
+        return camera_integers(frame)
 
 
 @contextmanager

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 from benchmarks import glioma_runs
 from benchmarks.glioma_protocol import main
-from benchmarks.glioma_runs import average
+from benchmarks.glioma_runs import Protocol, average
 from benchmarks.glioma_tables import scores_table
-from benchmarks.studies import S2_TABLES
+from benchmarks.studies import S2_TABLES, GliomaModel
 from training.contrast import PrepareWholeFrame
 from training.dice import resize_bilinear, resize_image
 from training.readers import read_annotated
@@ -23,6 +23,7 @@ from training.rendered import RenderSettings, render_dataset
 from training.unet_encoders import ENCODERS
 from training.unet_frames import foreground_mask
 from training.unet_network import load_unet
+from training.unet_settings import UnetSettings
 
 MODEL = "u-net-random-resize-64x48"
 
@@ -85,7 +86,7 @@ def test_the_figures_are_those_of_the_checkpoints(first, command, data):
     for number in range(2):
         folder = command.out / MODEL / "2-images" / f"split-{number:02}"
         unet, _ = load_unet(folder)
-        kept = json.loads((folder / "result.json").read_text())["dice"]["own,native"]
+        kept = json.loads((folder / "result.json").read_text())["dice"]["64x48,native"]
         assert len(kept) == 2
         for name, dice in kept.items():
             image = frames[name].read().astype(np.int32)
@@ -115,6 +116,25 @@ def test_the_page_shows_them(first, command):
     assert f"| U-Net, random, resize 64x48 | own, native | 1 | {loss} | - |" in page
     assert "704p = 70x51 px" in page
     assert "K = 2 random splits 2/1/2 of 5 frames" in page
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "scale", "expected"),
+    [
+        pytest.param({}, {}, 1, "1472p", id="resized"),
+        pytest.param({}, {}, 0.5, "736x560", id="resized, scaled"),
+        pytest.param({"mode": "crop"}, {}, 1, "native", id="crops: at the frames' own scale"),
+        pytest.param({}, {"window_scale": 0.5}, 1, "2944x2240", id="resized windows"),
+    ],
+)
+def test_a_model_s_own_resolution_shows_cells_as_large_as_in_training(
+    model, settings, scale, expected
+):
+    protocol = Protocol(None, {}, None, UnetSettings(**settings), scale, {}, None)
+    model = GliomaModel("VGG19", "random", **{"mode": "resize", "resolution": "1472p", **model})
+    assert protocol.tested_at(model, ("own", "native")) == (expected, "native")
+    other = protocol.resolution("2592p")
+    assert protocol.tested_at(model, ("2592p", "2592p")) == (other, other)
 
 
 def test_what_is_finished_is_not_done_again(first, command, monkeypatch):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cytoserve.errors import FrameTooLarge, InvalidRequest, UnreadableImage, UnsupportedImage
 from cytoserve.frames import check_frame
-from cytoserve.images import read_frame
+from cytoserve.images import read_frame, read_integers
 
 RANDOM = np.random.default_rng(0)
 GREY8 = RANDOM.integers(0, 256, (20, 30)).astype(np.uint8)
@@ -120,6 +120,39 @@ def test_read(tmp_path, name, write, expected):
     frame = read_frame(tmp_path / name)
     assert frame.dtype == expected.dtype
     np.testing.assert_array_equal(frame, expected)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        pytest.param(GREY8, GREY8, id="uint8"),
+        pytest.param(GREY16, GREY16, id="uint16"),
+        pytest.param(
+            GREY16.astype(np.float32) / 65535, GREY16, id="float: what the server gets of it"
+        ),
+    ],
+)
+def test_read_integers(tmp_path, written, expected):
+    tifffile.imwrite(tmp_path / "a.tif", written)
+    frame = read_integers(tmp_path / "a.tif")
+    assert frame.dtype == expected.dtype
+    np.testing.assert_array_equal(frame, expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        pytest.param(np.nan, "1 values NaN", id="nan"),
+        pytest.param(4000.0, "from 0 to 4000", id="camera counts"),
+    ],
+)
+def test_floats_that_are_no_frame_are_refused_by_name(tmp_path, value, told):
+    image = np.zeros((4, 5), np.float32)
+    image[1, 2] = value
+    tifffile.imwrite(tmp_path / "a.tif", image)
+    with pytest.raises(UnsupportedImage, match=told) as error:
+        read_integers(tmp_path / "a.tif")
+    assert str(error.value).startswith(f"{tmp_path / 'a.tif'}: A float frame is")
 
 
 def test_read_jpeg(tmp_path):

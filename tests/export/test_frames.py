@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from export.frames import COUNT, parity_frames
+from export.frames import COUNT, all_frames, parity_frames
 from training.checkpoint import Recipe
 
 SIDE = 8
@@ -111,6 +111,12 @@ def test_they_are_spread_evenly(count: int, chosen: list[int], tmp_path: Path) -
         write(tmp_path / f"{index:02d}.tif", value=index)
     frames = parity_frames(tmp_path, trained_on())
     assert [int(frame[0, 0]) for frame in frames.values()] == chosen
+
+
+def test_floats_are_proven_on_as_the_server_gets_them(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.full((SIDE, SIDE), 0.5, np.float32))
+    for frames in (parity_frames(tmp_path, trained_on()), all_frames(tmp_path, ())):
+        assert (frames["a.tif"].dtype, frames["a.tif"][0, 0]) == (np.uint16, 32768)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 
 from training.annotated import AnnotatedCell, AnnotatedDataset, AnnotatedFrame, AnnotationError
 from training.readers.polygons import cell_from_polygons
@@ -103,6 +104,12 @@ def test_read_gives_the_camera_values(tmp_path: Path, suffix: str) -> None:
     read = AnnotatedFrame(tmp_path / f"frame{suffix}", 20, 30, ()).read()
     assert read.dtype == np.uint16
     np.testing.assert_array_equal(read, image)
+
+
+def test_read_gives_floats_as_the_server_gets_them(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.array([[0, 0.5, 1]], np.float32))
+    read = AnnotatedFrame(tmp_path / "a.tif", 1, 3, ()).read()
+    assert (read.dtype, read.tolist()) == (np.uint16, [[0, 32768, 65535]])
 
 
 def test_read_gives_rgb(tmp_path: Path) -> None:

@@ -148,6 +148,42 @@ def test_an_interrupted_run_goes_on(
     assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
 
 
+def test_a_moving_average_of_the_weights_is_kept(run: Run, rendered: Path, tmp_path: Path) -> None:
+    def train(name: str, **averaging: float) -> dict[str, torch.Tensor]:
+        file, out = tmp_path / f"{name}.yaml", tmp_path / name
+        file.write_text(yaml.safe_dump({**SMALL, "epochs": 1, **averaging}))  # two steps
+        run(main, "glioma", "--data", rendered, "--out", out, "--settings", file)
+        return load_checkpoint(out, ARCHITECTURE)[0]
+
+    plain, first = train("plain"), train("first", weight_averaging=1 - 1e-9)
+    averaged = train("averaged", weight_averaging=0.25)
+    assert averaged.keys() == plain.keys()
+    for name in ("network.head.weight", "network.down.0.1.running_var"):  # learnt, and seen
+        assert not torch.allclose(first[name], plain[name], rtol=0.01)
+        expected = 0.25 * first[name] + 0.75 * plain[name]
+        assert torch.allclose(averaged[name], expected, atol=1e-6), name
+
+
+def test_an_interrupted_average_goes_on(
+    run: Run, rendered: Path, tmp_path: Path, interrupt_at_step: Callable[[int], None]
+) -> None:
+    file = tmp_path / "averaged.yaml"
+    file.write_text(yaml.safe_dump({**SMALL, "weight_averaging": 0.8}))
+
+    def train(out: Path, *resume: str, code: int = 0) -> None:
+        common = ("--data", rendered, "--out", out, "--settings", file)
+        run(main, "glioma", *common, *resume, code=code)
+
+    train(tmp_path / "whole")
+    interrupt_at_step(3)
+    train(tmp_path / "resumed", code=1)
+    interrupt_at_step(0)
+    train(tmp_path / "resumed", "--resume")
+    one, _ = load_checkpoint(tmp_path / "whole", ARCHITECTURE)
+    other, _ = load_checkpoint(tmp_path / "resumed", ARCHITECTURE)
+    assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
+
+
 def test_starts_from_the_whole_model_of_a_checkpoint(
     run: Run, glioma: Path, rendered: Path, tmp_path: Path
 ) -> None:
@@ -204,6 +240,7 @@ def test_the_presets_are_the_studies() -> None:
     glioma, pre_train = GLIOMA_PRESETS["study"], GLIOMA_PRESETS["pre-train"]
     assert (glioma.optimizer, glioma.learning_rate, glioma.plateau_patience) == ("Adam", 1e-4, None)
     assert (glioma.epochs, pre_train.epochs) == (300, 60)
+    assert GLIOMA_PRESETS["pre-train-57-5"].resolution == "1472p"
     nuclei = NUCLEI_PRESETS["study"]
     assert (nuclei.learning_rate, nuclei.loss, nuclei.border_map) == (0.1, "cross-entropy", True)
     assert nuclei.flips
