@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from export.attention_in_parts import attend_in_parts
 from export.resize import resize
 from export.tiles import EDGE
 from training.unet_network import UNet
@@ -24,7 +25,7 @@ class WholeFrameNetwork(nn.Module):
 
     def __init__(self, unet: UNet, resize_to: tuple[int, int] | None = None) -> None:
         super().__init__()
-        self.unet = unet
+        self.unet = attend_in_parts(unet)
         self.resize_to = resize_to
 
     def forward(self, frame_rgb: Tensor) -> Tensor:
