@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from types import ModuleType
 
 import grpc  # type: ignore[import-untyped]
 import numpy as np
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
-from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from tritonclient.utils import InferenceServerException
 
 from cytoserve.contract import MASK_SIZE, MAX_FRAME_BYTES, SAM_MASK_SIZE
 from cytoserve.errors import (
@@ -28,6 +27,7 @@ from cytoserve.errors import (
     ServerError,
     ServerUnreachable,
 )
+from cytoserve.inference_message import inference_call, message
 from cytoserve.model_config import MODEL_FILES
 from cytoserve.prompts import MOST_PROMPTS
 from cytoserve.settings import DEFAULT_URL, MOST_CELLS
@@ -94,11 +94,15 @@ class GrpcTransport:
         self._server = triton.InferenceServerClient(
             url, creds=credentials, channel_args=CHANNEL_OPTIONS
         )
+        self._channel = _channel(grpc, url, credentials)
+        self._infer = inference_call(self._channel)
 
     async def infer(self, request: Request, timeout: float) -> Tensors:  # noqa: D102
         with mapped_errors(self._url, request.model, timeout):
-            answer = self._server.infer(**infer_arguments(request, self._headers, timeout))
-        return read_outputs(answer, request)
+            answer = self._infer(
+                message(request), timeout=timeout, metadata=tuple(self._headers.items())
+            )
+        return read_outputs(triton.InferResult(answer), request)
 
     async def is_ready(self, model: str, timeout: float) -> bool:  # noqa: D102
         with mapped_errors(self._url, model, timeout):
@@ -122,6 +126,7 @@ class GrpcTransport:
         time.sleep(seconds)
 
     async def close(self) -> None:  # noqa: D102
+        self._channel.close()
         self._server.close()
 
 
@@ -141,7 +146,11 @@ class AioTransport:
 
     @property
     def _server(self) -> triton_aio.InferenceServerClient:
-        """Made by the first call, in whose event loop it lives.
+        self._connect()
+        return self._connection
+
+    def _connect(self) -> None:
+        """Make what the first call needs, and all later ones use: it lives in that event loop.
 
         Raises:
             InvalidRequest: this is another one.
@@ -152,17 +161,21 @@ class AioTransport:
             self._connection = triton_aio.InferenceServerClient(
                 self._url, creds=self._credentials, channel_args=CHANNEL_OPTIONS
             )
+            self._channel = _channel(grpc.aio, self._url, self._credentials)
+            self._infer = inference_call(self._channel)
         if loop is not self._loop:
             raise InvalidRequest(
                 "An AsyncClient belongs to the event loop of its first call; given: a call in "
                 "another one. Make one in every asyncio.run(...)."
             )
-        return self._connection
 
     async def infer(self, request: Request, timeout: float) -> Tensors:  # noqa: D102
         with mapped_errors(self._url, request.model, timeout):
-            answer = await self._server.infer(**infer_arguments(request, self._headers, timeout))
-        return read_outputs(answer, request)
+            self._connect()
+            answer = await self._infer(
+                message(request), timeout=timeout, metadata=tuple(self._headers.items())
+            )
+        return read_outputs(triton.InferResult(answer), request)
 
     async def is_ready(self, model: str, timeout: float) -> bool:  # noqa: D102
         with mapped_errors(self._url, model, timeout):
@@ -190,7 +203,21 @@ class AioTransport:
         await asyncio.sleep(seconds)
 
     async def close(self) -> None:  # noqa: D102
-        await self._server.close()
+        self._connect()
+        await self._channel.close()
+        await self._connection.close()
+
+
+def _channel(
+    library: ModuleType, url: str, credentials: grpc.ChannelCredentials | None
+) -> grpc.Channel:
+    """A channel of gRPC or ``grpc.aio`` for inference, as tritonclient makes one for all else.
+
+    gRPC lets channels of equal address and options share one connection.
+    """
+    if credentials is None:
+        return library.insecure_channel(url, CHANNEL_OPTIONS)
+    return library.secure_channel(url, credentials, CHANNEL_OPTIONS)
 
 
 def check_url(url: str) -> str:
@@ -225,7 +252,7 @@ def execution_of(config: model_config_pb2.ModelConfig) -> str:
 
 @contextmanager
 def mapped_errors(url: str, model: str, timeout: float) -> Iterator[None]:
-    """Turn tritonclient's error into ours, by its gRPC status and text.
+    """Turn an error of gRPC or tritonclient into ours, by its gRPC status and text.
 
     Raises:
         InvalidRequest: the transport is closed.
@@ -239,6 +266,9 @@ def mapped_errors(url: str, model: str, timeout: float) -> Iterator[None]:
             f"A client is asked before it is closed; given: a call after close(), to {url}. Make "
             "another Client(url)."
         ) from error
+    except grpc.RpcError as error:
+        text = error.details() or "no text"
+        raise _mapped(error.code(), text, url, model, timeout) from error
     except InferenceServerException as error:
         text = error.message() or "no text"
         raise _mapped(status_of(error), text, url, model, timeout) from error
@@ -285,32 +315,6 @@ def _kind(status: grpc.StatusCode, text: str) -> type[CytoserveError]:
         if "unknown model" in text:
             return PipelineNotServed
     return ERRORS[status]
-
-
-def described_input(name: str, tensor: NDArray[Any]) -> triton.InferInput:
-    """Say an input's name, shape and dtype; where its data are is left open."""
-    return triton.InferInput(name, list(tensor.shape), np_to_triton_dtype(tensor.dtype))
-
-
-def input_in_message(name: str, tensor: NDArray[Any]) -> triton.InferInput:
-    """Return an input whose data travel inside the request."""
-    return described_input(name, tensor).set_data_from_numpy(tensor)
-
-
-def infer_arguments(
-    request: Request,
-    headers: Mapping[str, str],
-    timeout: float,
-    make_input: Callable[[str, NDArray[Any]], triton.InferInput] = input_in_message,
-) -> dict[str, Any]:
-    """Return the arguments of tritonclient's ``infer``; ``make_input`` says where data go."""
-    return {
-        "model_name": request.model,
-        "inputs": [make_input(name, tensor) for name, tensor in request.inputs.items()],
-        "outputs": [triton.InferRequestedOutput(name) for name in request.outputs],
-        "headers": dict(headers),
-        "client_timeout": timeout,
-    }
 
 
 def read_outputs(answer: triton.InferResult, request: Request) -> Tensors:

@@ -34,14 +34,11 @@ import grpc  # type: ignore[import-untyped]
 import numpy as np
 import tritonclient.grpc as triton
 from numpy.typing import NDArray
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from cytoserve.errors import InvalidSetting, ServerError
 from cytoserve.grpc_transport import (
     GrpcTransport,
-    described_input,
-    infer_arguments,
-    input_in_message,
     mapped_errors,
     read_outputs,
     status_of,
@@ -125,15 +122,19 @@ class SharedMemoryTransport(GrpcTransport):
         """Ask about a region that holds the large inputs; register it where it is not yet."""
 
         def make_input(name: str, tensor: NDArray[Any]) -> triton.InferInput:
+            data = triton.InferInput(name, list(tensor.shape), np_to_triton_dtype(tensor.dtype))
             if name not in offsets:
-                return input_in_message(name, tensor)
-            data = described_input(name, tensor)
+                return data.set_data_from_numpy(tensor)
             return data.set_shared_memory(region.name, tensor.nbytes, offsets[name])
 
         if not region.registered:
             self._register(region, _left(deadline))
         return self._server.infer(
-            **infer_arguments(request, self._headers, _left(deadline), make_input)
+            request.model,
+            [make_input(name, tensor) for name, tensor in request.inputs.items()],
+            outputs=[triton.InferRequestedOutput(name) for name in request.outputs],
+            headers=self._headers,
+            client_timeout=_left(deadline),
         )
 
     def _ask_again(
