@@ -24,6 +24,7 @@ from cytoserve.errors import PipelineNotServed
 from cytoserve.transport import Request, ServerInfo, Tensors
 from export.chain import Arrays, Chain, newest_graph
 from export.onnx_session import open_session
+from server.worker_environment import available_cores
 
 
 class InProcess:
@@ -32,10 +33,14 @@ class InProcess:
     Args:
         repository: a model repository with exported models.
         pipelines: those to open.
-        threads: threads per session; 0 takes all cores.
+        threads: threads per session; None takes as many as the server's have. (0 would let ONNX
+            Runtime bind them to cores, which it does not do there.)
     """
 
-    def __init__(self, repository: Path, pipelines: Sequence[str], threads: int = 0) -> None:
+    def __init__(
+        self, repository: Path, pipelines: Sequence[str], threads: int | None = None
+    ) -> None:
+        threads = available_cores() if threads is None else threads
         self._chains = {name: Chain(repository, name, threads=threads) for name in pipelines}
         self._cards = {}
         for card in (PIPELINES[name].card for name in pipelines):

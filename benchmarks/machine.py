@@ -21,11 +21,16 @@ PACKAGES = (
     "nvidia-pytriton",
 )
 
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16")
+"""Those that decide how fast networks are, as Linux names them: processors of one name differ."""
+
 
 def fingerprint() -> dict[str, str]:
     """Processor, usable cores, memory, system, package versions, the git commit, and the day."""
+    said = _said_of_processor()
     return {
-        "processor": _processor(),
+        "processor": said.get("model name", platform.processor()),
+        "instructions": " ".join(i for i in INSTRUCTIONS if i in said.get("flags", "").split()),
         "cores": str(len(os.sched_getaffinity(0))),
         "memory": f"{psutil.virtual_memory().total / 2**30:.1f} GiB",
         "system": platform.platform(),
@@ -41,11 +46,11 @@ def machine_note(machine: Mapping[str, str]) -> str:
     return "Machine: " + ", ".join(f"{name} {value}" for name, value in machine.items()) + "."
 
 
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
+def _said_of_processor() -> dict[str, str]:
+    """What Linux says of the first processor, by name."""
+    first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    fields = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): text.strip() for name, _, text in fields}
 
 
 def _commit() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from typing import TypeVar
 
@@ -18,13 +19,17 @@ def in_turn(
 ) -> dict[Way, list[float]]:
     """Seconds of ``repeats`` runs of every way, one run of each after the other.
 
-    ``warm_ups`` rounds before them are not counted.
+    Every round begins with another way, so that none always follows the same one, which may have
+    left the processor's caches cold, or a server warm. ``warm_ups`` rounds before them are not
+    counted.
     """
     seconds: dict[Way, list[float]] = {way: [] for way in ways}
+    order = deque(ways)
     for repeat in range(-warm_ups, repeats):
-        for way, run in ways.items():
+        order.rotate(-1)
+        for way in order:
             start = time.perf_counter()
-            run()
+            ways[way]()
             if repeat >= 0:
                 seconds[way].append(time.perf_counter() - start)
     return seconds

@@ -53,6 +53,7 @@ from benchmarks.options import (
 from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import new_result, write_result
 from benchmarks.step_statistics import ModelCount, counted
+from benchmarks.timing import WARM_UPS
 from benchmarks.transports import TRANSPORTS
 from cytoserve import Client
 from server.embedded import EmbeddedServer
@@ -116,11 +117,12 @@ def measure_case(
         rows of `cases` and of `steps`.
     """
     frame = case.frame()
-    slowest = 0.0
     for way in ways:
         way.begin()
+    for _ in range(WARM_UPS):
+        slowest = ways[0].warm_up(pipeline, frame)
         if slowest <= seconds:  # a slow frame is as warm by one way as by all
-            slowest = max(slowest, way.warm_up(pipeline, frame))
+            slowest = max(slowest, *(way.warm_up(pipeline, frame) for way in ways[1:]))
     repeats = min(MOST, max(fewest, math.ceil(seconds / slowest)))
     for turn in range(TURNS):
         for way in ways:

@@ -129,7 +129,7 @@ def test_the_command(exported_repository, tmp_path):
         parts = [row[f"{part}_ms"] for part in ("encode", "wire", "server", "decode")]
         assert sum(parts) == pytest.approx(row["mean_ms"])
         assert min(row["encode_ms"], row["server_ms"], row["decode_ms"]) > 0
-        assert row["requests"] == 2
+        assert row["requests"] == 3
         own = [
             step
             for step in result["steps"]
