@@ -14,6 +14,7 @@ from typing import Any, Literal
 from benchmarks.load_cases import USUAL_CELLS
 from benchmarks.peers.ways import OURS, served_as
 from benchmarks.served_variant import DEFAULT
+from benchmarks.studies import S3, S3_ENDINGS, S3_NETWORKS
 from benchmarks.throughput.windows import ONE_ON_THE_MACHINE
 from export.accuracy_budget import LARGEST_DROP
 
@@ -161,6 +162,35 @@ REGRESSION = (
 """What no change may break, on any machine however busy; see `benchmarks.regression`."""
 
 
+def _nuclei_bounds(network: str, dice: float) -> tuple[Bound, ...]:
+    """What study S3's networks are held to; ``dice`` is the study's on original images."""
+    result = f"brecahad{S3_ENDINGS[network]}"
+    return (
+        Bound(
+            f"Dice, {network}",
+            "whole BreCaHAD frames of a case that was not trained on, through `nuclei_unet`; the "
+            "study's on original images",
+            ">=",
+            dice,
+            Where(result, "", "dice"),
+        ),
+        Bound(
+            f"Seams, {network}",
+            "pixels within 3/255 when the grid of tiles is shifted / all",
+            ">=",
+            0.999,
+            Where(result, "seams.shifts", "below_limit", named_by=("offset",)),
+        ),
+        Bound(
+            f"Speed, {network}",
+            "PyTorch tile by tile / served",
+            ">=",
+            2,
+            Where(result, "speed", "speedup"),
+        ),
+    )
+
+
 OVERHEAD = Bound(
     "Overhead of the server",
     "served through gRPC / the same graphs in process, every pipeline at 1024 x 1024",
@@ -173,7 +203,7 @@ TARGETS = (
     OVERHEAD,
     Bound(
         "Overhead of the server, shared memory",
-        "the same, with frames and answers in shared memory",
+        "the same, with frames in shared memory",
         "<=",
         1.1,
         Where("latency", "overhead", "overhead_shared_memory", named_by=("pipeline",)),
@@ -247,7 +277,7 @@ TARGETS = (
     ),
     Bound(
         "Throughput of 8 clients, shared memory",
-        "the same, with frames and answers in shared memory",
+        "the same, with frames in shared memory",
         ">=",
         0.95,
         Where(
@@ -300,6 +330,18 @@ TARGETS = (
             Where("variants", "rows", f"{figure}_drop", named_by=("variant", "pipeline")),
         )
         for figure, title in {"iou": "IoU", "accuracy": "accuracy", "dice": "Dice"}.items()
+    ),
+    Bound(
+        "Dice, glioma cells",
+        "T98G fields that were not trained on, through `glioma_unet`",
+        ">=",
+        0.8,
+        Where("t98g-unet", "", "dice"),
+    ),
+    *(
+        bound
+        for network, (dice, _) in zip(S3_NETWORKS, S3["original"], strict=True)
+        for bound in _nuclei_bounds(network, dice)
     ),
 )
 """What is aimed at, on a quiet machine."""

@@ -15,7 +15,7 @@ commands and their times are written to `benchmarks/results/brecahad.md`, the fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -23,7 +23,7 @@ import click
 from benchmarks.nuclei_tables import study_text
 from benchmarks.repository import copy_repository
 from benchmarks.stages import Stages, begin_afresh, precision_options
-from benchmarks.studies import S3, S3_NETWORKS
+from benchmarks.studies import S3, S3_ENDINGS, S3_NETWORKS
 from training.lightning_runs import STATE_NAME
 from training.nuclei_tiles import set_folder
 from training.run_folder import RunFolder
@@ -32,8 +32,6 @@ SETTINGS = Path("benchmarks/brecahad")
 RESULTS = Path("benchmarks/results")
 SERVED_SET = "256/128"
 """The set that the served networks are trained on: its tiles are the pipeline's."""
-SERVED: Mapping[str, str] = dict(zip(S3_NETWORKS, ("", "-resnet50"), strict=True))
-"""Network -> what the names of its settings, checkpoint, repository and result end in."""
 
 
 def train(
@@ -75,7 +73,7 @@ def serve_and_measure(
     network: str,
 ) -> str:
     """One network in a repository of its own; its quality, seams and speed as Markdown."""
-    end = SERVED[network]
+    end = S3_ENDINGS[network]
     repository, checkpoint = out / f"model_repository{end}", out / f"served{end}"
     table = out / f"served{end}.md"
     stages.run(

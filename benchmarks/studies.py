@@ -108,7 +108,7 @@ S2_TABLES = {
     ),
     3: GliomaTable(
         "Table 3: trained at higher resolutions",
-        # "own" is the resolution that the model was trained at.
+        # "own" is the resolution that the model was trained at; crops have that of the frames.
         (("own", "2592p"),),
         {
             _resized(VGG19, "imagenet", "1472p"): ("0.904",),
@@ -158,6 +158,9 @@ S2_LEARNING_CURVE = {5: "0.065", 15: "0.061"}
 
 S3_NETWORKS = ("U-Net", "U-Net_ResNet50")
 """The columns of `S3`."""
+
+S3_ENDINGS: Mapping[str, str] = dict(zip(S3_NETWORKS, ("", "-resnet50"), strict=True))
+"""Network -> what the names of our settings, checkpoint, repository and result of it end in."""
 
 S3 = {
     "original": ((0.384, 0.255), (0.439, 0.377)),
