@@ -75,7 +75,7 @@ def build(results: Results, written: datetime, machine: Mapping[str, str]) -> Pa
         {
             "written": f"{written:%Y-%m-%d %H:%M} UTC",
             "source": machine["commit"],
-            "machine": f"{machine['processor']}, {machine['cores']} cores, {machine['memory']}",
+            "written on": f"{machine['processor']}, {machine['cores']} cores, {machine['memory']}",
         },
         [bounds, *(_section(shown, results.get(shown.name)) for shown in SHOWN), machines],
     )
