@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torchmetrics.functional.classification import binary_f1_score, binary_jaccard_index
 
 from training.contrast import PrepareWholeFrame
 
@@ -49,11 +50,12 @@ def size_text(height: int, width: int) -> str:
 def dice_score(prediction: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> float:
     """DiceScore(A, B) = 2|A∩B| / (|A|+|B|) of two masks of one shape; 1 where both are empty.
 
+    It is the F1 score of their pixels.
+
     Raises:
         ValueError: the shapes differ.
     """
-    both, _, total = _overlap(prediction, truth)
-    return 2 * both / total if total else 1.0
+    return float(binary_f1_score(*_pixels(prediction, truth), zero_division=1, validate_args=False))
 
 
 def iou_score(prediction: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> float:
@@ -62,23 +64,23 @@ def iou_score(prediction: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -
     Raises:
         ValueError: the shapes differ.
     """
-    both, either, _ = _overlap(prediction, truth)
-    return both / either if either else 1.0
+    pixels = _pixels(prediction, truth)
+    return float(binary_jaccard_index(*pixels, zero_division=1, validate_args=False))
 
 
-def _overlap(
+def _pixels(
     prediction: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]
-) -> tuple[int, int, int]:
-    """Pixels set in both masks, in either, and in one plus the other."""
+) -> tuple[Tensor, Tensor]:
+    """Both as torchmetrics takes them, without its own look for other values than 0 and 1."""
     if prediction.shape != truth.shape:
         raise ValueError(
             f"masks that are compared have one shape; got {prediction.shape} and {truth.shape}. "
             "Resize one to the other."
         )
-    a, b = np.asarray(prediction, bool), np.asarray(truth, bool)
-    both = int(np.count_nonzero(a & b))
-    total = int(np.count_nonzero(a)) + int(np.count_nonzero(b))
-    return both, total - both, total
+    a, b = (
+        torch.from_numpy(np.ascontiguousarray(mask, bool)).int() for mask in (prediction, truth)
+    )
+    return a, b
 
 
 def resize_bilinear(values: Tensor, size: tuple[int, int] | None) -> Tensor:
