@@ -121,7 +121,14 @@ SHOWN = (
     Shown(
         "brecahad",
         "Study S3 on stained tissue",
-        "Nuclei of BreCaHAD's frames: cleaned, tiled, segmented and stitched.",
+        "Nuclei of BreCaHAD's frames: cleaned, tiled, segmented by the plain U-Net and stitched.",
+        "python -m benchmarks.brecahad --brecahad data/BreCaHAD",
+        nuclei_tables.served_page,
+    ),
+    Shown(
+        "brecahad-resnet50",
+        "Study S3 on stained tissue, U-Net_ResNet50",
+        "The same by the study's other network.",
         "python -m benchmarks.brecahad --brecahad data/BreCaHAD",
         nuclei_tables.served_page,
     ),
