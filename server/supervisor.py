@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 
 from tritonclient.grpc import InferenceServerClient
@@ -14,7 +14,7 @@ from cytoserve.contract import Pipeline
 from server.canary import CALL_TIMEOUT, DEADLINE, Canary, first_answer
 from server.errors import StartError
 from server.tritonserver import TritonServer
-from server.workers import Worker, can_work, workers_of
+from server.workers import Worker, can_work, processor_seconds, workers_of
 
 POLL = 0.2
 """Seconds between two looks at the processes."""
@@ -142,9 +142,13 @@ class Supervisor:
         assert self.server is not None
         server, looks = self.server, 0
         workers = workers_of(server.pid)
+
+        def worked(models: Collection[str]) -> float:
+            return processor_seconds(workers.values(), models)
+
         with closing(InferenceServerClient(self.url)) as client:
             canaries = [
-                Canary(client, pipeline, self.canary_deadlines.get(pipeline.name, DEADLINE))
+                Canary(client, pipeline, self.canary_deadlines.get(pipeline.name, DEADLINE), worked)
                 for pipeline in self.pipelines
             ]
             while not self.stopping.wait(POLL):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,17 @@ def workers_of(server_pid: int) -> dict[str, Worker]:
         return {}
     workers = (worker_from(child) for child in children if can_work(child))
     return {worker.instance: worker for worker in workers if worker is not None}
+
+
+def processor_seconds(workers: Iterable[Worker], models: Collection[str]) -> float:
+    """Processor time that the workers of the models of these names have used so far."""
+    total = 0.0
+    for worker in workers:
+        if worker.model in models:
+            with contextlib.suppress(psutil.Error):  # ended meanwhile
+                times = worker.process.cpu_times()
+                total += times.user + times.system
+    return total
 
 
 def worker_from(process: psutil.Process) -> Worker | None:

@@ -77,9 +77,7 @@ def _pixels(
             f"masks that are compared have one shape; got {prediction.shape} and {truth.shape}. "
             "Resize one to the other."
         )
-    a, b = (
-        torch.from_numpy(np.ascontiguousarray(mask, bool)).int() for mask in (prediction, truth)
-    )
+    a, b = (torch.from_numpy(np.array(mask, bool)).int() for mask in (prediction, truth))
     return a, b
 
 

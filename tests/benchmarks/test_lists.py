@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.brecahad import SERVED
 from benchmarks.nuclei_protocol import read_set_settings
-from benchmarks.studies import S3
+from benchmarks.studies import S3, S3_ENDINGS
 from training.annotated import AnnotatedDataset, AnnotatedFrame
 from training.command_line import choose_settings
 from training.dice import parse_resolution
@@ -51,7 +50,7 @@ def test_the_settings_of_brecahad_are_valid_and_name_sets(folder):
     texts = [f"{by_folder[file.stem]}={file}" for file in own]
     settings = read_set_settings(texts, list(S3), common)
     assert settings["original"].batch < settings["256/128"].batch
-    for end in SERVED.values():
+    for end in S3_ENDINGS.values():
         file = folder / "brecahad" / f"served{end}.yaml"
         served = choose_settings(NUCLEI_PRESETS, "study", file)
         assert served.width == common.width

@@ -23,7 +23,7 @@ from cytoserve.contract import PIPELINES
 from server.canary import Canary, answered
 from server.embedded import EmbeddedServer
 from server.supervisor import Supervisor
-from server.workers import Worker, workers_of
+from server.workers import Worker, processor_seconds, workers_of
 
 NOTICED = 3.0
 SERVING = 20.0
@@ -253,6 +253,42 @@ def test_silence_of_the_canary_is_no_death_while_others_are_answered(
     answer_one()
     late = InferenceServerException("too late", "StatusCode.DEADLINE_EXCEEDED")
     assert canary.judge(late) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "dead"),
+    [
+        pytest.param(45.0, False, id="a frame that takes minutes is worked on"),
+        pytest.param(1.0, True, id="idle workers"),
+    ],
+)
+def test_silence_while_workers_compute_is_no_death(
+    canary: Canary, seconds: float, dead: bool
+) -> None:
+    used = iter([100.0, 100.0 + seconds])
+    asked: list[object] = []
+
+    def worked(models: object) -> float:
+        asked.append(models)
+        return next(used)
+
+    canary.worked, canary.due = worked, time.monotonic()
+    canary.failure()
+    late = InferenceServerException("too late", "StatusCode.DEADLINE_EXCEEDED")
+    assert (canary.judge(late) is not None) == dead
+    assert asked == [PIPELINES["yolo"].steps] * 2
+
+
+def test_the_processor_time_of_workers_is_that_of_their_models() -> None:
+    own = Worker(psutil.Process(), "yolo_cells_0_0", "yolo_cells")
+    with subprocess.Popen(["true"]) as ended:
+        gone = Worker(psutil.Process(ended.pid), "yolo_prepare_0_0", "yolo_prepare")
+    before = processor_seconds([own, gone], {"yolo_cells", "yolo_prepare"})
+    begun = time.process_time()
+    while time.process_time() < begun + 0.2:
+        pass
+    assert processor_seconds([own, gone], {"yolo_cells", "yolo_prepare"}) >= before + 0.1
+    assert processor_seconds([own, gone], {"yolo_prepare"}) == 0
 
 
 def test_a_used_pipeline_gets_no_canary(canary: Canary, answer_one: Callable[[], None]) -> None:
