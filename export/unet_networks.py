@@ -42,7 +42,8 @@ class WholeFrameNetwork(nn.Module):
 class TileNetwork(nn.Module):
     """A U-Net on tiles, but for their edges, which stitching does not take.
 
-    A plain U-Net on tiles of 256 pixels saves a sixth of its multiplications by that.
+    On tiles of 256 pixels that saves a plain U-Net a quarter of its multiplications and
+    U-Net_ResNet50 a tenth.
     """
 
     def __init__(self, unet: UNet) -> None:

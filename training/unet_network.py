@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
@@ -47,7 +48,7 @@ class UNet(nn.Module):
     def forward_inner(self, images: Tensor, edge: int) -> Tensor:
         """Logits of all but the ``edge`` pixels at every side.
 
-        The plain U-Net saves the work that only those pixels need.
+        On the way up, the work that only those pixels need is saved.
 
         Args:
             images: RGB uint8 ``[B, 3, H, W]``, H and W multiples of ``stride``.
@@ -60,7 +61,7 @@ class UNet(nn.Module):
         if isinstance(self.network, PlainUNet):
             logits: Tensor = self.network(values, edge)
         else:
-            logits = _inner(self.network(values), edge)
+            logits = _smp_inner(self.network, values, edge)
         return logits.float()
 
     def _standardised(self, images: Tensor) -> Tensor:
@@ -128,6 +129,28 @@ def _edges(edge: int, levels: int) -> list[int]:
         edges.append(max(edge - 2, 0))
         edge = edges[-1] // 2 - 1
     return edges
+
+
+def _smp_inner(network: smp.Unet, images: Tensor, edge: int) -> Tensor:
+    """Logits ``[B, 1, H - 2 * edge, W - 2 * edge]`` of smp's U-Net, its decoder's blocks cut down.
+
+    The head sees one pixel to every side. A block sees two, and its bilinear up-sampling one of
+    the coarser level, which cut down is up-sampled differently in its outermost fine pixel.
+    """
+    *levels, values = network.encoder(images)[1:]
+    cuts, reach = [], edge - 1
+    for _ in network.decoder.blocks:
+        reach = max((reach - 3) // 2, 0)
+        cuts.append(reach)
+    values, before = network.decoder.center(values), 0
+    for block, cut in zip(network.decoder.blocks, reversed(cuts), strict=True):
+        values, before = _inner(values, cut - before), 2 * cut
+        skip = _inner(levels.pop(), before) if levels else None
+        height, width = (2 * side for side in values.shape[2:])
+        values = block(values, height, width, skip)
+    rim = min(edge, 1)
+    logits: Tensor = network.segmentation_head(_inner(values, edge - rim - before))
+    return _inner(logits, rim)
 
 
 def _inner(values: Tensor, edge: int) -> Tensor:
