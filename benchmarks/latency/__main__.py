@@ -34,7 +34,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 from rich.progress import track
 
 from benchmarks.latency.overhead import ROUNDS, measure_overhead
@@ -50,6 +49,7 @@ from benchmarks.options import (
     repository_option,
     sizes_option,
 )
+from benchmarks.percentiles import percentile
 from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import new_result, write_result
 from benchmarks.step_statistics import ModelCount, counted
@@ -164,11 +164,6 @@ def client_figures(way: Way, pipeline: str) -> dict[str, Any]:
         "request_bytes": calls[0].request_bytes,
         "answer_bytes": calls[0].answer_bytes,
     }
-
-
-def percentile(values: Sequence[float], rank: int) -> float:
-    """The smallest value that ``rank`` percent do not exceed: of few, the largest."""
-    return float(np.percentile(values, rank, method="inverted_cdf"))
 
 
 def step_figures(counts: Sequence[ModelCount], requests: int) -> dict[str, float]:

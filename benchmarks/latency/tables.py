@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.machine import machine_note
+from benchmarks.percentiles import percentile_text
 
 
 def latency_table(result: Mapping[str, Any]) -> str:
@@ -80,9 +81,7 @@ def _cases(result: Mapping[str, Any]) -> list[str]:
 
 
 def _tail(row: Mapping[str, Any], rank: int) -> str:
-    """A percentile; of fewer requests than it needs it is the slowest."""
-    value = f"{row[f'p{rank}_ms']:.1f}"
-    return value if row["requests"] * (100 - rank) >= 100 else f"{value} max"
+    return percentile_text(f"{row[f'p{rank}_ms']:.1f}", rank, row["requests"])
 
 
 def _steps_title(result: Mapping[str, Any]) -> str:

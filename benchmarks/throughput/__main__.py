@@ -17,8 +17,8 @@ answers most frames; all layouts are listed. `share` is what is served as a part
 are measured in turn, round by round, in short windows; medians of the rounds are reported, of
 shares those of one round each.
 
-perf_analyzer counts a whole run, from its first request to its last answer. It asks all outputs of
-a model, so those that are computed on request only are left out of the served repository.
+perf_analyzer measures longer than a window, for it counts whole answers. It asks all outputs of a
+model, so those that are computed on request only are left out of the served repository.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 import psutil
@@ -25,6 +26,12 @@ FOLDER = Path(__file__).parents[2] / ".bench" / "perf_analyzer"
 """Where ``make bench-tools`` puts it."""
 
 INSTALL = "make bench-tools"
+
+WINDOWS = 3
+"""It takes so many windows at least, one after the other, and reports their mean."""
+
+ANY_SPREAD = 999
+"""Percent that its windows may differ by; other ways are not measured until they agree either."""
 
 LAST_LINES = 5
 
@@ -73,7 +80,7 @@ class PerfAnalyzer:
 
     @contextmanager
     def asking(
-        self, url: str, model: str, frames: Path, *, concurrency: int, answers: int
+        self, url: str, model: str, frames: Path, *, concurrency: int, seconds: float
     ) -> Iterator[Measurement]:
         """Start it; the block begins when it asks.
 
@@ -82,7 +89,8 @@ class PerfAnalyzer:
             model: the pipeline.
             frames: a file of `write_frames`.
             concurrency: requests on the way at any time.
-            answers: how many it measures; so many answers end it.
+            seconds: how long it measures, with all requests on the way until the end. Told a number
+                of answers instead, it lets them run out, and its rate counts whole seconds.
 
         Raises:
             PerfAnalyzerFailed: it ended before it asked.
@@ -93,7 +101,9 @@ class PerfAnalyzer:
             "-i": "grpc",
             "--input-data": frames,
             "--concurrency-range": concurrency,
-            "--request-count": answers,
+            "--measurement-interval": ceil(1000 * seconds / WINDOWS),
+            "--max-trials": WINDOWS,
+            "--stability-percentage": ANY_SPREAD,
         }
         before = _children_cpu()
         process = subprocess.Popen(

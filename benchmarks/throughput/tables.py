@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.machine import machine_note
+from benchmarks.percentiles import percentile_text
 
 Row = Mapping[str, Any]
 
@@ -23,10 +24,11 @@ def throughput_table(result: Mapping[str, Any]) -> str:
     others = statistics.median(
         row["other_cores"] for row in (*result["served"], *result["in_process"])
     )
+    tail = "A p99 marked `max` is the slowest of too few answers of a window to tell."
     busy = f"Processes of others kept {others:.1f} cores busy meanwhile (median of all windows)."
     pipelines = list(dict.fromkeys(row["pipeline"] for row in result["served"]))
     parts = [_pipeline(result, name) for name in pipelines]
-    return "\n".join([head, busy, "", *parts, machine_note(result["machine"]), ""])
+    return "\n".join([head, tail, busy, "", *parts, machine_note(result["machine"]), ""])
 
 
 def _pipeline(result: Mapping[str, Any], pipeline: str) -> str:
@@ -60,7 +62,7 @@ def _pipeline(result: Mapping[str, Any], pipeline: str) -> str:
             f"{row['frames_per_second']:.1f}",
             f"{row['share']:.2f}",
             f"{row['p50_seconds']:.3f}",
-            f"{row['p99_seconds']:.3f}",
+            _p99(row, result["rounds"]),
             f"{row['cpu_seconds_per_frame']:.3f}",
             f"{row['server_cores']:.2f}",
             f"{row['client_cores']:.2f}",
@@ -75,13 +77,18 @@ def _pipeline(result: Mapping[str, Any], pipeline: str) -> str:
             f"**{row['layout']}**" if row["best"] else row["layout"],
             f"{row['frames_per_second']:.1f}",
             f"{row['share']:.2f}",
-            f"{row['p99_seconds']:.3f}",
+            _p99(row, result["rounds"]),
             f"{row['cpu_seconds_per_frame']:.3f}",
             f"{row['client_cores']:.2f}",
         ]
         for row in inside
     ]
     return "\n".join([*lines, *_table(columns, rows), ""])
+
+
+def _p99(row: Row, rounds: int) -> str:
+    """The median of the windows' own."""
+    return percentile_text(f"{row['p99_seconds']:.3f}", 99, row["answers"] / rounds)
 
 
 def _formed(mean: float | None) -> str:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import ceil
 from pathlib import Path
 
-import numpy as np
-
+from benchmarks.percentiles import percentile
 from benchmarks.served_variant import DEFAULT
 from benchmarks.throughput.clients import ClientProcesses, Load, answered_per_second
 from benchmarks.throughput.layouts import Layout, Opened
@@ -24,8 +22,8 @@ MANY_PROCESSES = "client, a process each"
 
 
 ANSWERS_EACH = 8
-"""Answers for each of perf_analyzer's requests at a time, at least: while the last ones come in,
-the server is not full, and that shall count little."""
+"""Answers for each of perf_analyzer's requests at a time, at least: it counts whole answers, and a
+batch comes in at once, so that those at either end of its windows shall count little."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ class Bench:
     window: float
     """Seconds."""
     rates: dict[int, float] = field(default_factory=dict)
-    """Concurrency -> frames per second of the client lately, to choose how many to measure."""
+    """Concurrency -> frames per second of the client lately, to choose how long to measure."""
 
     def measure(self, way: Way) -> Sample:
         """Measure one window of one way."""
@@ -103,11 +101,10 @@ class Bench:
         ended = [one.answered - one.sent for one in exchanges if start < one.answered <= end]
         # A window may be too short for any answer to end in it.
         seconds = ended or [one.answered - one.sent for one in exchanges]
-        p50, p99 = (float(share) for share in np.quantile(seconds, [0.5, 0.99]))
         return _sample(
             answered_per_second(exchanges, start, end),
-            p50,
-            p99,
+            percentile(seconds, 50),
+            percentile(seconds, 99),
             len(ended),
             after.since(before),
             after.client_cpu - before.client_cpu,
@@ -115,9 +112,9 @@ class Bench:
 
     def _perf_analyzer(self, concurrency: int) -> Sample:
         assert self.tool is not None
-        answers = max(ANSWERS_EACH * concurrency, ceil(self.rates[concurrency] * self.window))
+        seconds = max(self.window, ANSWERS_EACH * concurrency / self.rates[concurrency])
         with self.tool.asking(
-            self.url, self.pipeline, self.frames_file, concurrency=concurrency, answers=answers
+            self.url, self.pipeline, self.frames_file, concurrency=concurrency, seconds=seconds
         ) as measurement:
             before = self.meters.read()
             report = measurement.report()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.latency.__main__ import main, percentile
+from benchmarks.latency.__main__ import main
 from benchmarks.latency.overhead import OUTSIDE, ROUNDS, step_rows
 from benchmarks.latency.split import SplitClock
 from benchmarks.latency.tables import latency_table
@@ -53,15 +53,6 @@ def test_cross(sizes, counts, cases):
 def test_a_pipeline_is_asked_what_it_answers(pipeline, left):
     cases = [Case(*USUAL, 15), Case(*USUAL, 0), Case(*USUAL, 500), Case(4000, 4000, 15)]
     assert asked(pipeline, cases) == [cases[index] for index in left]
-
-
-@pytest.mark.parametrize(
-    ("count", "p50", "p99"), [(1, 1, 1), (2, 1, 2), (99, 50, 99), (100, 50, 99), (200, 100, 198)]
-)
-def test_percentiles_were_measured(count, p50, p99):
-    values = np.random.default_rng(0).permutation(np.arange(1, count + 1)).astype(float)
-    assert percentile(values, 50) == p50
-    assert percentile(values, 99) == p99
 
 
 class SlowServer(FakeServer):

@@ -78,7 +78,7 @@ def test_without_its_libraries_the_missing_one_is_named(tmp_path, tool):
 
 
 def ask(tool, url, model, frames):
-    with tool.asking(url, model, frames, concurrency=2, answers=6) as measurement:
+    with tool.asking(url, model, frames, concurrency=2, seconds=6) as measurement:
         return measurement.report()
 
 
@@ -88,9 +88,8 @@ def test_it_asks_the_real_server(server, tool, tmp_path, request_of_a_frame):
         before = meters.read()
         report = ask(tool, server.url, "yolo", tmp_path / "frames.json")
         counted = meters.read().since(before).steps["yolo_targets"]
-    assert report.answers == 6
-    assert counted.requests >= report.answers  # some may be on the way when it has enough
-    assert report.frames_per_second > 0
+    assert counted.requests >= report.answers > 0  # some are on the way at either end
+    assert 6 <= report.answers / report.frames_per_second < 12  # its windows run over a little
     assert 0 < report.p50 <= report.p99
     assert report.cpu_seconds > 0
 
