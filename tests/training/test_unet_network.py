@@ -74,7 +74,9 @@ def test_the_inner_answer_is_that_of_the_whole_image(name: str, edge: int) -> No
     images = pixels(1, 3, 160, 128)
     with torch.inference_mode():
         whole, inner = unet(images), unet.forward_inner(images, edge)
-    torch.testing.assert_close(inner, whole[:, :, edge : 160 - edge, edge : 128 - edge])
+    expected = whole[:, :, edge : 160 - edge, edge : 128 - edge]
+    # Deep encoders of random weights answer up to 43.
+    torch.testing.assert_close(inner, expected, rtol=0, atol=1e-5 * float(whole.abs().max() + 1))
 
 
 def test_all_encoders_of_the_study_are_there() -> None:
