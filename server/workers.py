@@ -36,13 +36,15 @@ def workers_of(server_pid: int) -> dict[str, Worker]:
 
 def processor_seconds(workers: Iterable[Worker], models: Collection[str]) -> float:
     """Processor time that the workers of the models of these names have used so far."""
-    total = 0.0
-    for worker in workers:
-        if worker.model in models:
-            with contextlib.suppress(psutil.Error):  # ended meanwhile
-                times = worker.process.cpu_times()
-                total += times.user + times.system
-    return total
+    return sum(cpu_seconds(worker.process) for worker in workers if worker.model in models)
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """Processor seconds of one process so far, system calls included; 0 when it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        times = process.cpu_times()
+        return float(times.user + times.system)
+    return 0.0
 
 
 def worker_from(process: psutil.Process) -> Worker | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import psutil
 import tritonclient.grpc as triton
 
 from cytoserve.contract import PIPELINES, STEPS
+from server.workers import cpu_seconds
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,6 @@ def family(pid: int) -> list[psutil.Process]:
     """Return a process and its descendants."""
     root = psutil.Process(pid)
     return [root, *root.children(recursive=True)]
-
-
-def cpu_seconds(process: psutil.Process) -> float:
-    """Processor seconds of one process so far, system calls included; 0 when it has ended."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        times = process.cpu_times()
-        return times.user + times.system
-    return 0.0
 
 
 def machine_cpu_seconds() -> float:
