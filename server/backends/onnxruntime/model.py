@@ -120,7 +120,10 @@ class TritonPythonModel:
         ]
 
     def feed(self, request: Any) -> Any:
-        """Input arrays by name (views of shared memory), or the error of an unusable request."""
+        """Input arrays by name, or the error of an unusable request.
+
+        The worker has copied them out of shared memory before this file sees the request.
+        """
         arrays = {}
         for name in self.inputs:
             tensor = pb_utils.get_input_tensor_by_name(request, name)
