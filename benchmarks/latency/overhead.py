@@ -9,6 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import bootstrap
+
 from benchmarks.in_process import InProcess
 from benchmarks.load import ask
 from benchmarks.load_cases import Case
@@ -30,6 +34,8 @@ OUTSIDE = "client and wire"
 """What is no step: encoding, messages or shared memory, waking up, decoding."""
 
 IN_PROCESS = "in process"
+
+Times = npt.NDArray[np.float64]
 
 
 def measure_overhead(
@@ -76,8 +82,8 @@ def measure_overhead(
     return {**about, **ratios(times)}, rows
 
 
-def ratios(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Medians in milliseconds, and what they are of that in this process."""
+def ratios(times: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Medians in milliseconds, what they are of that in this process, and `interval` of that."""
     medians = {name: statistics.median(each) for name, each in times.items()}
     limit = medians[IN_PROCESS]
     return {
@@ -86,8 +92,32 @@ def ratios(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
         "shared_memory_ms": medians[SHARED_MEMORY] * 1e3,
         "in_process_ms": limit * 1e3,
         "overhead": medians[GRPC] / limit,
+        "overhead_interval": interval(times[GRPC], times[IN_PROCESS]),
         "overhead_shared_memory": medians[SHARED_MEMORY] / limit,
+        "overhead_shared_memory_interval": interval(times[SHARED_MEMORY], times[IN_PROCESS]),
     }
+
+
+def interval(served: Sequence[float], alone: Sequence[float]) -> list[float]:
+    """Between which ratios of medians other rounds of that hour might have ended, 95 in 100.
+
+    Rounds are drawn again from those that were measured, each with both of its times (the
+    percentile bootstrap; Efron, 1979, Annals of Statistics 7:1).
+    """
+
+    def ratio_of_medians(served: Times, alone: Times, axis: int = -1) -> Times:
+        ratio: Times = np.median(served, axis=axis) / np.median(alone, axis=axis)
+        return ratio
+
+    found = bootstrap(
+        (served, alone),
+        ratio_of_medians,
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return [float(found.low), float(found.high)]
 
 
 def step_rows(

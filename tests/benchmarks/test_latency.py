@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.latency.__main__ import main
-from benchmarks.latency.overhead import OUTSIDE, ROUNDS, step_rows
+from benchmarks.latency.overhead import OUTSIDE, ROUNDS, interval, step_rows
 from benchmarks.latency.split import SplitClock
 from benchmarks.latency.tables import latency_table
 from benchmarks.load_cases import Case, asked, cross, product
@@ -132,6 +132,9 @@ def test_the_command(exported_repository, tmp_path):
     [overhead] = result["overhead"]
     assert overhead["overhead"] == overhead["grpc_ms"] / overhead["in_process_ms"]
     assert overhead["requests"] == ROUNDS
+    for way in ("overhead", "overhead_shared_memory"):
+        low, high = overhead[f"{way}_interval"]
+        assert 0 < low <= overhead[way] <= high
     *inside, outside = result["overhead_steps"]
     assert [row["step"] for row in inside] == ["yolo_prepare", "yolo_targets", "yolo_decode"]
     assert all(row["compute_ms"] > 0 and row["in_process_ms"] > 0 for row in inside)
@@ -139,6 +142,20 @@ def test_the_command(exported_repository, tmp_path):
     assert outside["in_process_ms"] > 0
     assert page.read_text() == latency_table(result)
     assert page.read_text().count("| 2 |") >= len(ways)
+
+
+@pytest.mark.parametrize(
+    ("served", "alone", "expected"),
+    [
+        pytest.param([0.11, 0.11, 0.11], [0.1, 0.1, 0.1], (1.1, 1.1), id="steady"),
+        pytest.param(
+            [0.11, 0.33, 0.55, 0.22], [0.1, 0.3, 0.5, 0.2], (1.1, 1.1), id="slow rounds of both"
+        ),
+        pytest.param([0.1, 0.1, 0.4], [0.1, 0.1, 0.1], (1, 4), id="a slow answer"),
+    ],
+)
+def test_how_sure_a_ratio_is(served, alone, expected):
+    assert interval(served, alone) == pytest.approx(expected)
 
 
 def test_what_a_server_adds_is_told_by_step():
