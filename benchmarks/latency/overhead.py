@@ -99,7 +99,7 @@ def ratios(times: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 
 
 def interval(served: Sequence[float], alone: Sequence[float]) -> list[float]:
-    """Between which ratios of medians other rounds of that hour might have ended, 95 in 100.
+    """The 95 % confidence interval of the ratio of medians: its low and its high end.
 
     Rounds are drawn again from those that were measured, each with both of its times (the
     percentile bootstrap; Efron, 1979, Annals of Statistics 7:1).

@@ -13,8 +13,7 @@ def latency_table(result: Mapping[str, Any]) -> str:
     """All tables: overhead, every frame, and the steps of the first kind of frame."""
     sections = [
         "What the server adds: seconds through it / seconds of the same graphs in the client's "
-        "process, medians of requests in turn, and between which ratios 95 in 100 such runs of "
-        "that hour would have ended.",
+        "process, medians of requests in turn, with the 95 % confidence interval of their ratio.",
         "\n".join(_overhead(result)),
         "Where that goes: mean milliseconds of every step, in this process and in the server, of "
         "the same rounds; half of the server's requests came through shared memory. Steps of one "
