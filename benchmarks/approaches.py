@@ -7,14 +7,15 @@
 Quality comes from the answers of the embedded server. Seconds are end to end, from the camera
 frame as an array to finished cells, and are taken in turn, frame by frame, in one run for: the
 server (`approaches`), the same weights the way the study ran them, in PyTorch (`baseline`), and the
-same ONNX graphs without a server (`in_process`). Ratios of one run survive a busy machine.
+same ONNX graphs without a server, asked by the same client (`in_process`). Ratios are medians over
+frames of each frame's own: they survive a busy machine.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,21 +23,19 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import numpy.typing as npt
 from rich.progress import track
 
 from benchmarks.approaches_tables import approaches_table
+from benchmarks.in_process import InProcess
 from benchmarks.machine import fingerprint
 from benchmarks.options import json_option, markdown_option, repository_option
 from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import write_result
 from benchmarks.served_weights import check_weights
-from benchmarks.timing import in_turn
+from benchmarks.timing import in_turn, median_ratio
 from cytoserve import Cells, Client
-from cytoserve.contract import INSTANCE_OUTPUTS, OVERLAP_THRESHOLD, SCORE_THRESHOLD
-from export.chain import Chain
-from export.chain_parity import instance_inputs
+from cytoserve.contract import OVERLAP_THRESHOLD, SCORE_THRESHOLD
 from export.matching import FrameMatches, match_cells, quality
 from export.reference import UltralyticsYolo, classify_one_by_one, normalised_rgb
 from server.embedded import EmbeddedServer
@@ -82,22 +81,8 @@ def baseline(checkpoints: Checkpoints, score_threshold: float) -> dict[str, Appr
     return {"yolo": fine_tuned, "yolo_resnet": segmented_and_classified}
 
 
-def in_process(repository: Path, score_threshold: float) -> dict[str, Approach]:
-    """Both pipelines as graphs in this process, with all its cores."""
-    names = [tensor.name for tensor in INSTANCE_OUTPUTS]
-
-    def approach(chain: Chain) -> Approach:
-        def run(image: Image) -> object:
-            camera = np.atleast_3d(image).astype(np.uint16)
-            return chain.run(instance_inputs(camera, score_threshold), names)
-
-        return run
-
-    return {name: approach(Chain(repository, name)) for name in PIPELINES}
-
-
-def served(client: Client, score_threshold: float) -> dict[str, Callable[[Image], Cells]]:
-    """Both pipelines through the server."""
+def through(client: Client, score_threshold: float) -> dict[str, Callable[[Image], Cells]]:
+    """Both pipelines through a client, be it of a server or of graphs in this process."""
 
     def approach(name: str) -> Callable[[Image], Cells]:
         return lambda image: client.segment(image, name, score_threshold=score_threshold)
@@ -108,13 +93,16 @@ def served(client: Client, score_threshold: float) -> dict[str, Callable[[Image]
 def measure(
     dataset: AnnotatedDataset,
     client: Client,
-    repository: Path,
+    alone: Client,
     checkpoints: Checkpoints,
     *,
     repeats: int,
     score_threshold: float,
 ) -> dict[str, Any]:
-    """Run everything on every frame in turn; see the module's docstring for the keys."""
+    """Run everything on every frame in turn; see the module's docstring for the keys.
+
+    ``client`` asks the server, ``alone`` the same graphs in this process.
+    """
     check_weights(
         client,
         {
@@ -123,10 +111,10 @@ def measure(
             ("yolo_resnet", "resnet50_cells"): checkpoints.classifier,
         },
     )
-    ours = served(client, score_threshold)
+    ours = through(client, score_threshold)
     ways: dict[str, dict[str, Any]] = {
         "approaches": ours,
-        "in_process": in_process(repository, score_threshold),
+        "in_process": through(alone, score_threshold),
         "baseline": baseline(checkpoints, score_threshold),
     }
     seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -138,18 +126,26 @@ def measure(
         for key, times in _time_frame(ways, image, repeats).items():
             seconds[key].append(statistics.median(times))
     median = {key: statistics.median(values) for key, values in seconds.items()}
+    ours_took = {name: seconds["approaches", name] for name in PIPELINES}
     return {
         "approaches": {
-            name: {**asdict(quality(matches[name])), "seconds": median["approaches", name]}
+            name: {
+                **asdict(quality(matches[name])),
+                "found_per_image": statistics.mean(frame.found for frame in matches[name]),
+                "seconds": median["approaches", name],
+            }
             for name in PIPELINES
         },
         "baseline": {name: {"seconds": median["baseline", name]} for name in PIPELINES},
         "in_process": {name: {"seconds": median["in_process", name]} for name in PIPELINES},
-        "speedup": {n: median["baseline", n] / median["approaches", n] for n in PIPELINES},
-        "overhead": {n: median["approaches", n] / median["in_process", n] for n in PIPELINES},
-        "cost_of_classes": median["approaches", "yolo_resnet"] / median["approaches", "yolo"],
+        "speedup": {n: median_ratio(seconds["baseline", n], ours_took[n]) for n in PIPELINES},
+        "overhead": {n: median_ratio(ours_took[n], seconds["in_process", n]) for n in PIPELINES},
+        "cost_of_classes": median_ratio(ours_took["yolo_resnet"], ours_took["yolo"]),
         "cells_per_image": statistics.mean(len(frame.cells) for frame in dataset.frames),
-        "frames": [_describe(frame) for frame in dataset.frames],
+        "frames": [
+            {**_describe(frame), "seconds": _nested(seconds, n)}
+            for n, frame in enumerate(dataset.frames)
+        ],
         "repeats": repeats,
         "score_threshold": score_threshold,
         "class_names": list(client.card("yolo_resnet").class_names),
@@ -170,6 +166,16 @@ def _time_frame(
         },
         repeats,
     )
+
+
+def _nested(
+    seconds: Mapping[tuple[str, str], Sequence[float]], frame: int
+) -> dict[str, dict[str, float]]:
+    """One frame's seconds by way, then by pipeline."""
+    nested: dict[str, dict[str, float]] = defaultdict(dict)
+    for (way, name), values in seconds.items():
+        nested[way][name] = values[frame]
+    return nested
 
 
 def _describe(frame: AnnotatedFrame) -> dict[str, Any]:
@@ -217,11 +223,13 @@ def main(
             stack.enter_context(without_canaries(server))
             url = server.url
         client = stack.enter_context(Client(url))
+        in_process = InProcess(model_repository, PIPELINES)
+        alone = stack.enter_context(Client(transport=in_process))
         try:
             result = measure(
                 dataset,
                 client,
-                model_repository,
+                alone,
                 Checkpoints(cells, targets, classifier),
                 repeats=repeats,
                 score_threshold=score_threshold,

@@ -77,7 +77,7 @@ def export_and_measure(stages: Stages, bccd: Path, out: Path) -> None:
         *("python", "-m", "benchmarks.approaches", "--data", f"{bccd}@{LISTS}/test.txt"),
         *("--cells", out / "general", "--targets", out / "targets"),
         *("--classifier", out / "classifier", *common),
-        *("--json", RESULTS / "bccd.json", "--markdown", RESULTS / "bccd.md"),
+        *("--json", RESULTS / "bccd.json", "--markdown", out / "approaches.md"),
     )
 
 
@@ -95,9 +95,8 @@ def main(bccd: Path, dsb2018: Path, out: Path, resume: bool) -> None:
     train(stages, bccd, dsb2018, out)
     export_and_measure(stages, bccd, out)
     page = RESULTS / "bccd.md"
-    page.write_text(
-        f"# Study S1 on blood cells\n\n{CAVEAT}\n\n{page.read_text()}\n{stages.table()}"
-    )
+    table = (out / "approaches.md").read_text()
+    page.write_text(f"# Study S1 on blood cells\n\n{CAVEAT}\n\n{table}\n{stages.table()}")
     click.echo(f"\nWritten: {page} and {page.with_suffix('.json')}")
 
 

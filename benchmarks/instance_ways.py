@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,7 @@ from segment_anything.modeling import Sam
 from torchvision.models.detection import MaskRCNN
 
 from cytoserve import Cells, Client
-from cytoserve.contract import (
-    OVERLAP_THRESHOLD,
-    OVERLAP_THRESHOLD_INPUT,
-    PIPELINES,
-    SCORE_THRESHOLD,
-)
-from export.chain import Chain
-from export.chain_parity import instance_inputs
+from cytoserve.contract import OVERLAP_THRESHOLD, SCORE_THRESHOLD
 from export.maskrcnn_reference import TorchvisionMaskRcnn
 
 NAMES = {"maskrcnn": "Mask R-CNN", "maskrcnn_sam": "SAM"}
@@ -41,8 +33,8 @@ class Thresholds:
     """Box IoU."""
 
 
-def served(client: Client, thresholds: Thresholds) -> dict[str, Callable[[Image], Cells]]:
-    """Both pipelines through the server, from a camera frame."""
+def through(client: Client, thresholds: Thresholds) -> dict[str, Callable[[Image], Cells]]:
+    """Both pipelines through a client, be it of a server or of graphs in this process."""
 
     def way(name: str) -> Callable[[Image], Cells]:
         return lambda image: client.segment(
@@ -51,23 +43,6 @@ def served(client: Client, thresholds: Thresholds) -> dict[str, Callable[[Image]
             score_threshold=thresholds.score,
             overlap_threshold=thresholds.overlap,
         )
-
-    return {name: way(name) for name in NAMES}
-
-
-def in_process(repository: Path, thresholds: Thresholds) -> dict[str, Way]:
-    """Both pipelines as graphs in this process, with all its cores, from a camera frame."""
-
-    def way(name: str) -> Way:
-        chain = Chain(repository, name)
-        names = [tensor.name for tensor in PIPELINES[name].outputs]
-        overlap = {OVERLAP_THRESHOLD_INPUT.name: np.array([thresholds.overlap], np.float32)}
-
-        def run(image: Image) -> object:
-            camera = np.atleast_3d(image).astype(np.uint16)
-            return chain.run(instance_inputs(camera, thresholds.score) | overlap, names)
-
-        return run
 
     return {name: way(name) for name in NAMES}
 

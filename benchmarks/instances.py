@@ -33,11 +33,12 @@ from benchmarks.box_prompts import (
     prompted_ious,
     prompted_quality,
 )
+from benchmarks.in_process import InProcess
 from benchmarks.instance_memory import measure_memory
 from benchmarks.instance_pictures import annotated_cells, save_columns
 from benchmarks.instance_quality import instance_quality
 from benchmarks.instance_tables import instances_page
-from benchmarks.instance_ways import NAMES, Thresholds, Way, in_process, served, study
+from benchmarks.instance_ways import NAMES, Thresholds, Way, study, through
 from benchmarks.machine import fingerprint
 from benchmarks.new_frames import each_time_new, new_frames
 from benchmarks.options import json_option, markdown_option, repository_option
@@ -51,6 +52,7 @@ from cytoserve.contract import OVERLAP_THRESHOLD, SCORE_THRESHOLD
 from export.chain import Chain
 from export.reference import normalised_rgb
 from server.embedded import EmbeddedServer
+from server.worker_environment import available_cores
 from training.annotated import AnnotatedDataset, AnnotatedFrame
 from training.checkpoint import CheckpointError
 from training.command_line import data_option, read_data
@@ -115,7 +117,7 @@ def measure(
     with Client(server.url, timeout=TIMEOUT) as client:
         check_weights(client, checkpoints.by_step())
         memory = measure_memory(client, densest.read())
-        ours = served(client, thresholds)
+        ours = through(client, thresholds)
         answers = [
             ask_all(client, ours, frame)
             for frame in track(dataset.frames, "segmenting", transient=True)
@@ -123,10 +125,11 @@ def measure(
         if figures:
             for answer in answers:
                 draw(answer, dataset.class_names, figures)
-        with without_canaries(server):
+        in_process = InProcess(server.repository, tuple(NAMES))
+        with without_canaries(server), Client(transport=in_process) as alone:
             seconds = measure_seconds(
                 ours,
-                in_process(server.repository, thresholds),
+                through(alone, thresholds),
                 study(maskrcnn, sam, thresholds),
                 timed,
                 repeats,
@@ -138,7 +141,7 @@ def measure(
             ]
             cost = measure_prompt_cost(
                 client,
-                Chain(server.repository, PROMPTED),
+                Chain(server.repository, PROMPTED, threads=available_cores()),
                 densest.read(),
                 boxes_of(densest.cells),
                 repeats,

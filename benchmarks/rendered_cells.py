@@ -107,7 +107,7 @@ def export_and_measure(stages: Stages, folders: dict[int, Path], out: Path) -> N
         *("--frames", f"{MEASURED_FRAMES}", "--repeats", "1"),
         *(word for name, value in THRESHOLDS.items() for word in (name, str(value))),
         *("--model-repository", repository, "--json", RESULTS),
-        *("--markdown", RESULTS.with_suffix(".md")),
+        *("--markdown", out / "cells.md"),
     )
 
 
@@ -122,8 +122,8 @@ def main(out: Path, resume: bool) -> None:
     folders = render(stages, out)
     train(stages, folders, out)
     export_and_measure(stages, folders, out)
-    page = RESULTS.with_suffix(".md")
-    page.write_text(f"# From no cell to thousands\n\n{page.read_text()}\n{stages.table()}")
+    page, tables = RESULTS.with_suffix(".md"), (out / "cells.md").read_text()
+    page.write_text(f"# From no cell to thousands\n\n{tables}\n{stages.table()}")
     click.echo(f"\nWritten: {page} and {RESULTS}")
 
 

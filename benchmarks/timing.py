@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
 
 Way = TypeVar("Way", bound=Hashable)
@@ -33,3 +34,12 @@ def in_turn(
             if repeat >= 0:
                 seconds[way].append(time.perf_counter() - start)
     return seconds
+
+
+def median_ratio(over: Sequence[float], under: Sequence[float]) -> float:
+    """Median over frames of the ratio of each frame's own two times.
+
+    A moment that is busy for a whole frame hits both of them; the ratio of two medians would
+    compare frames of different moments, and of different numbers of cells.
+    """
+    return statistics.median(one / other for one, other in zip(over, under, strict=True))
