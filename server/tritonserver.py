@@ -14,6 +14,8 @@ from server.workers import can_work
 
 LOAD_FAILURE = re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.*)\"$")
 LAST_LINES = 10
+LAST_THREADS = 5.0
+"""Seconds that an ending process may take: a killed one gives its memory back first."""
 
 
 class TritonServer:
@@ -41,7 +43,16 @@ class TritonServer:
         """Say how the process ended, or None while it can work."""
         code = self.process.poll()
         if code is None:
-            return None if can_work(psutil.Process(self.pid)) else "was stopped"
+            process = psutil.Process(self.pid)
+            if can_work(process):
+                return None
+            if process.status() == psutil.STATUS_STOPPED:
+                return "was stopped"
+            # Its first thread is gone; how the process ended is known when the last one is.
+            try:
+                code = self.process.wait(LAST_THREADS)
+            except subprocess.TimeoutExpired:
+                return f"lost its first thread and has not ended within {LAST_THREADS:g} s"
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
 
     def stop(self, timeout: float) -> None:
