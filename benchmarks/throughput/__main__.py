@@ -9,8 +9,9 @@ change it: `python -m server --variant throughput`. To each come 1 to 16 request
 Triton's own perf_analyzer, from one process of cytoserve's client with as many threads, over gRPC
 and through shared memory, and from as many processes. For each: frames per second, p50 and p99,
 cores that server and clients keep busy, and the mean batch that every network step formed, by
-Triton's statistics. Processor seconds a frame, of server and clients together, tell most about
-where throughput goes, and on a busy machine they are what can still be compared.
+Triton's statistics. Processor seconds a frame tell most about where throughput goes, of server and
+clients together and of each process beside those of the graphs in this one; on a busy machine they
+are what can still be compared.
 
 The limit is the same graphs in this process, without a server, in the layout of threads that
 answers most frames; all layouts are listed. `share` is what is served as a part of that. All ways

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import threading
+import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,15 +75,30 @@ class Opened:
         self.layout = layout
         self._pipeline = pipeline
         self._frames = frames
-        clients = [
-            Client(transport=_transport(repository, pipeline, layout)) for _ in range(layout.chains)
-        ]
+        transports = [_transport(repository, pipeline, layout) for _ in range(layout.chains)]
+        clients = [Client(transport=transport) for transport in transports]
         self._clients = [clients[n % len(clients)] for n in range(layout.callers)]
+        alone = layout.threads == 1 and layout.batch == 1
+        self._noted = [
+            transport.time_steps(pipeline, time.thread_time) for transport in transports if alone
+        ]
 
     def callers(self) -> Callers:
         """Return threads that have not begun to ask."""
         asks = client_asks(self._clients, self._pipeline, self._frames)
         return Callers(asks, in_step=self.layout.batch > 1)
+
+    def take_cpu_by_step(self) -> dict[str, float]:
+        """Return the mean processor seconds of each step's runs since this was asked last.
+
+        Nothing where threads share a run, whose processor time cannot be told from that of others.
+        """
+        runs: dict[str, list[float]] = defaultdict(list)
+        for noted in self._noted:
+            for step, seconds in noted.items():
+                runs[step] += seconds
+                seconds.clear()
+        return {step: statistics.fmean(seconds) for step, seconds in runs.items() if seconds}
 
 
 class InStep(InProcess):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,11 @@ import psutil
 import tritonclient.grpc as triton
 
 from cytoserve.contract import PIPELINES, STEPS
-from server.workers import cpu_seconds
+from server.workers import cpu_seconds, worker_from
+
+TRITON = "tritonserver"
+"""All of a server's processes but the workers of its steps: where the wire ends, and where tensors
+are copied from worker to worker."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +42,24 @@ class Reading:
 
     moment: float
     """`time.monotonic`."""
-    server_cpu: float
-    """Processor seconds of the server's processes."""
+    server_cpu_by_part: Mapping[str, float]
+    """Processor seconds of the workers of each step, and of `TRITON`."""
     client_cpu: float
     machine_cpu: float
     """Of all processes of the machine."""
     steps: Mapping[str, StepCount]
 
+    @property
+    def server_cpu(self) -> float:
+        """Processor seconds of all the server's processes."""
+        return sum(self.server_cpu_by_part.values())
+
     def since(self, before: Reading) -> Reading:
         """Return what has come on top; ``moment`` is then the time between."""
+        parts = self.server_cpu_by_part
         return Reading(
             self.moment - before.moment,
-            self.server_cpu - before.server_cpu,
+            {part: parts[part] - before.server_cpu_by_part.get(part, 0.0) for part in parts},
             self.client_cpu - before.client_cpu,
             self.machine_cpu - before.machine_cpu,
             {step: count.since(before.steps[step]) for step, count in self.steps.items()},
@@ -66,18 +77,26 @@ class Meters:
 
     def __init__(self, url: str, pipeline: str, pid: int) -> None:
         self._connection = triton.InferenceServerClient(url)
-        self._steps = [name for name in PIPELINES[pipeline].steps if STEPS[name].batches]
+        self._steps = PIPELINES[pipeline].steps
         self._pid = pid
 
     def read(self, client_pids: Sequence[int] = ()) -> Reading:
         """Read all meters; ``client_pids`` are the processes that ask."""
         return Reading(
             time.monotonic(),
-            sum(cpu_seconds(process) for process in family(self._pid)),
+            self._server_cpu(),
             sum(cpu_seconds(psutil.Process(pid)) for pid in client_pids),
             machine_cpu_seconds(),
-            {name: self._count(name) for name in self._steps},
+            {name: self._count(name) for name in self._steps if STEPS[name].batches},
         )
+
+    def _server_cpu(self) -> dict[str, float]:
+        seconds: dict[str, float] = defaultdict(float)
+        for process in family(self._pid):
+            worker = worker_from(process)
+            part = worker.model if worker and worker.model in self._steps else TRITON
+            seconds[part] += cpu_seconds(process)
+        return dict(seconds)
 
     def _count(self, step: str) -> StepCount:
         [stats] = self._connection.get_inference_statistics(step).model_stats

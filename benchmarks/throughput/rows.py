@@ -42,6 +42,10 @@ def rows_of(
             "p99_seconds": statistics.median(one.p99 for one in found),
             "answers": sum(one.answers for one in found),
             "cpu_seconds_per_frame": statistics.median(one.cpu_per_frame for one in found),
+            "cpu_seconds_by_part": {
+                part: statistics.median(one.cpu_by_part.get(part, 0.0) for one in found)
+                for part in found[0].cpu_by_part
+            },
             "client_cores": statistics.median(one.client_cores for one in found),
             "other_cores": statistics.median(one.other_cores for one in found),
         }

@@ -83,7 +83,43 @@ def _pipeline(result: Mapping[str, Any], pipeline: str) -> str:
         ]
         for row in inside
     ]
-    return "\n".join([*lines, *_table(columns, rows), ""])
+    lines += [*_table(columns, rows), "", *_processor_time(served, inside, saturation), ""]
+    return "\n".join(lines)
+
+
+def _processor_time(
+    served: Sequence[Row], inside: Sequence[Row], saturation: Sequence[Row]
+) -> list[str]:
+    """Where a frame's processor time goes, at as many requests as ``saturation`` is about."""
+    at = {row["concurrency"] for row in saturation}
+    asked = [
+        (f"{row['variant']}, {row['client']}", row) for row in served if row["concurrency"] in at
+    ]
+    limits = [(f"in process, {row['layout']}", row) for row in inside if row["cpu_seconds_by_part"]]
+    rows = [*limits, *asked]
+    parts = list(dict.fromkeys(part for _, row in rows for part in row["cpu_seconds_by_part"]))
+    return [
+        f"Where a frame's processor time goes, in ms: {min(at)} requests at a time, by process. In "
+        "process a step's is that of its graph alone, and what is missing from the sum is the "
+        "client's. Served it is that of the step's workers, which copy tensors too; `tritonserver` "
+        "is the rest of the server.",
+        "",
+        *_table(
+            ["way", *parts, "in all"],
+            [
+                [
+                    name,
+                    *(_milliseconds(row["cpu_seconds_by_part"].get(part)) for part in parts),
+                    _milliseconds(row["cpu_seconds_per_frame"]),
+                ]
+                for name, row in rows
+            ],
+        ),
+    ]
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{1e3 * seconds:.1f}"
 
 
 def _p99(row: Row, rounds: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.percentiles import percentile
@@ -20,6 +20,8 @@ ONE_PROCESS = "client, 1 process"
 ONE_ON_THE_MACHINE = "client, 1 process, shared memory"
 MANY_PROCESSES = "client, a process each"
 
+CLIENT = "client"
+"""The part of a frame's processor time that the processes take which ask."""
 
 ANSWERS_EACH = 8
 """Answers for each of perf_analyzer's requests at a time, at least: it counts whole answers, and a
@@ -54,6 +56,8 @@ class Sample:
     other_cores: float
     """Kept busy by processes that have nothing to do with it."""
     steps: Mapping[str, StepCount]
+    cpu_by_part: Mapping[str, float]
+    """Processor seconds a frame, of each step, of `TRITON` and of `CLIENT`."""
 
     @property
     def cpu_per_frame(self) -> float:
@@ -80,7 +84,10 @@ class Bench:
     def measure(self, way: Way) -> Sample:
         """Measure one window of one way."""
         if isinstance(way, Layout):
-            return self._window(self.opened[way].callers())
+            opened = self.opened[way]
+            opened.take_cpu_by_step()  # those of the window before
+            sample = self._window(opened.callers())
+            return replace(sample, cpu_by_part=opened.take_cpu_by_step())
         if way.client == PERF_ANALYZER:
             return self._perf_analyzer(way.concurrency)
         many = way.client == MANY_PROCESSES
@@ -138,6 +145,8 @@ def _sample(
     client_cpu: float,
 ) -> Sample:
     others = used.machine_cpu - used.server_cpu - client_cpu
+    by_part = {**used.server_cpu_by_part, CLIENT: client_cpu}
+    frames = frames_per_second * used.moment
     return Sample(
         frames_per_second,
         p50,
@@ -147,4 +156,5 @@ def _sample(
         client_cores=client_cpu / used.moment,
         other_cores=max(0.0, others / used.moment),
         steps=used.steps,
+        cpu_by_part={part: seconds / frames for part, seconds in by_part.items()},
     )

@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +15,20 @@ from click.testing import CliRunner
 
 from benchmarks.in_process import InProcess
 from benchmarks.load import load_frame
+from benchmarks.quiet_server import without_canaries
+from benchmarks.result_files import new_result
 from benchmarks.served_variant import DEFAULT
 from benchmarks.throughput import perf_analyzer
 from benchmarks.throughput.__main__ import main, variants_of
 from benchmarks.throughput.clients import Callers, Exchange, answered_per_second
 from benchmarks.throughput.layouts import InStep, Layout, Meeting, Opened, layouts
-from benchmarks.throughput.meters import StepCount
+from benchmarks.throughput.meters import TRITON, Meters, StepCount
 from benchmarks.throughput.perf_analyzer import PerfAnalyzerMissing
 from benchmarks.throughput.repository import without_outputs_on_request
 from benchmarks.throughput.rows import rows_of, saturation
 from benchmarks.throughput.tables import throughput_table
 from benchmarks.throughput.windows import (
+    CLIENT,
     MANY_PROCESSES,
     ONE_ON_THE_MACHINE,
     ONE_PROCESS,
@@ -152,6 +156,48 @@ def test_callers_of_a_layout(exported_repository, batch):
         assert len(callers.stop()) >= 2
 
 
+@pytest.mark.parametrize(
+    ("threads", "batch", "known"),
+    [
+        pytest.param(1, 1, True, id="a thread each"),
+        pytest.param(2, 1, False, id="threads share a run"),
+        pytest.param(1, 2, False, id="frames share a run"),
+    ],
+)
+def test_processor_seconds_of_steps_in_process(exported_repository, threads, batch, known):
+    layout = Layout(chains=1, threads=threads, callers=2, batch=batch)
+    opened = Opened(exported_repository, "yolo", layout, [load_frame(160, 128, 3)])
+    before = time.process_time()
+    callers = opened.callers()
+    callers.start()
+    callers.wait_until_warm()
+    frames = len(callers.stop())
+    spent = (time.process_time() - before) / frames
+    seconds = opened.take_cpu_by_step()
+    assert set(seconds) == ({"yolo_prepare", "yolo_targets", "yolo_decode"} if known else set())
+    if known:
+        assert 0.5 * spent < sum(seconds.values()) < spent, (spent, seconds)
+    assert opened.take_cpu_by_step() == {}  # taken
+
+
+def test_meters_tell_the_servers_processes_apart(server):
+    frame = load_frame(160, 128, 3).image
+    with (
+        without_canaries(server),
+        Meters(server.url, "yolo", server.pid) as meters,
+        Client(server.url) as client,
+    ):
+        before = meters.read()
+        for _ in range(20):
+            client.segment(frame, "yolo")
+        used = meters.read().since(before)
+    parts = used.server_cpu_by_part
+    assert min(parts[name] for name in (TRITON, "yolo_prepare", "yolo_targets")) > 0
+    assert "nuclei_network" not in parts
+    assert used.server_cpu == pytest.approx(sum(parts.values()))
+    assert used.steps["yolo_targets"].requests == 20
+
+
 def test_outputs_on_request_are_left_out(exported_repository, tmp_path):
     folder = without_outputs_on_request(exported_repository, ["yolo"], tmp_path)
     config = read_config(folder / "yolo" / "config.pbtxt")
@@ -165,13 +211,16 @@ def test_outputs_on_request_are_left_out(exported_repository, tmp_path):
 
 
 def sample(rate, executions=1):
-    count = StepCount(requests=8, rows=80, executions=executions)
-    return Sample(rate, 0.1, 0.2, 8, 1.5, 0.25, 0.0, {"resnet50_cells": count})
+    steps = {"resnet50_cells": StepCount(requests=8, rows=80, executions=executions)}
+    cpu = {"resnet50_cells": 1 / rate, TRITON: 0.5 / rate, CLIENT: 0.25 / rate}
+    return Sample(rate, 0.1, 0.2, 8, 1.5, 0.25, 0.0, steps, cpu)
 
 
 SAMPLES = {
-    Layout(1, 2, 1): [sample(10.0), sample(20.0), sample(20.0)],
-    Layout(2, 1, 2): [sample(30.0), sample(10.0), sample(10.0)],
+    Layout(1, 2, 1): [replace(sample(rate), cpu_by_part={}) for rate in (10.0, 20.0, 20.0)],
+    Layout(2, 1, 2): [
+        replace(sample(rate), cpu_by_part={"resnet50_cells": 0.02}) for rate in (30.0, 10.0, 10.0)
+    ],
     Served(ONE_PROCESS, 1): [sample(5.0)] * 3,
     Served(ONE_PROCESS, 8): [sample(9.0, 2), sample(16.0, 2), sample(20.0, 4)],
 }
@@ -185,10 +234,30 @@ def test_rows():
     assert eight["share"] == 0.9  # of the shares of each round: 0.9, 0.8 and 1
     assert (eight["share_least"], eight["share_most"]) == (0.8, 1)
     assert alone["cpu_seconds_per_frame"] == pytest.approx(1.75 / 5)
+    assert eight["cpu_seconds_by_part"]["resnet50_cells"] == 1 / 16
     batch = rows["batches"][-1]
     assert (batch["requests_per_execution"], batch["rows_per_execution"]) == (3, 30)
     [limit] = saturation(rows, [1, 8])
     assert (limit["concurrency"], limit["share"]) == (8, 0.9)
+
+
+def test_the_table_shows_where_a_frames_processor_time_goes():
+    rows = rows_of("yolo_resnet", SAMPLES)
+    result = new_result(
+        "throughput",
+        frames={"rendered": False, "count": 4, "width": 64, "height": 64, "cells": None},
+        rounds=3,
+        window_seconds=3.0,
+        saturation=saturation(rows, [1, 8]),
+        **rows,
+    )
+    *_, table = throughput_table(result).split("by process.")
+    assert [line for line in table.splitlines() if line.startswith("|")] == [
+        f"| way | resnet50_cells | {TRITON} | {CLIENT} | in all |",
+        "|---|---|---|---|---|",
+        "| in process, 2 sets of sessions of 1 thread, 2 frames at a time | 20.0 |  |  | 175.0 |",
+        f"| {DEFAULT}, {ONE_PROCESS} | 62.5 | 31.2 | 15.6 | 109.4 |",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -229,6 +298,9 @@ def test_the_command(exported_repository, tmp_path):
         assert row["concurrency"] == 3
         assert row["frames_per_second"] > 0
         assert 0 < row["p50_seconds"] <= row["p99_seconds"]
+        parts = row["cpu_seconds_by_part"]
+        assert {TRITON, CLIENT, "yolo_prepare", "yolo_targets", "yolo_decode"} <= set(parts)
+        assert sum(parts.values()) == pytest.approx(row["cpu_seconds_per_frame"])
     assert sum(row["server_cores"] for row in result["served"]) > 0
     assert sum(row["client_cores"] for row in result["in_process"]) > 0
     assert sum(row["best"] for row in result["in_process"]) == 1
