@@ -9,14 +9,14 @@ change it: `python -m server --variant throughput`. To each come 1 to 16 request
 Triton's own perf_analyzer, from one process of cytoserve's client with as many threads, over gRPC
 and through shared memory, and from as many processes. For each: frames per second, p50 and p99,
 cores that server and clients keep busy, and the mean batch that every network step formed, by
-Triton's statistics. Processor seconds a frame tell most about where throughput goes, of server and
-clients together and of each process beside those of the graphs in this one; on a busy machine they
-are what can still be compared.
+Triton's statistics. Processor seconds a frame, of server and clients together, tell most about
+where throughput goes, and on a busy machine they are what can still be compared.
 
 The limit is the same graphs in this process, without a server, in the layout of threads that
-answers most frames; all layouts are listed. `share` is what is served as a part of that. All ways
-are measured in turn, round by round, in short windows; medians of the rounds are reported, of
-shares those of one round each.
+answers most frames; all layouts are listed. All ways are measured in turn, round by round, in short
+windows; medians of the rounds are reported, of shares those of one round each. Then what is served
+to 8 requests at a time, for many clients where there is such a variant, is measured again, every
+window between two of the limit's: what it is of the limit, and where its processor time goes.
 
 perf_analyzer measures longer than a window, for it counts whole answers. It asks all outputs of a
 model, so those that are computed on request only are left out of the served repository.
@@ -51,7 +51,8 @@ from benchmarks.throughput.perf_analyzer import (
     PerfAnalyzerMissing,
 )
 from benchmarks.throughput.repository import without_outputs_on_request
-from benchmarks.throughput.rows import bound_among, rows_of, saturation
+from benchmarks.throughput.rows import best_layout, rows_of
+from benchmarks.throughput.saturation import bound_among, measure_between, saturation_rows
 from benchmarks.throughput.tables import throughput_table
 from benchmarks.throughput.windows import (
     MANY_PROCESSES,
@@ -92,6 +93,7 @@ def measure(
     variants: Sequence[str],
     concurrency: Sequence[int],
     rounds: int,
+    rounds_beside: int,
     window: float,
     tool: PerfAnalyzer | None,
 ) -> dict[str, list[dict[str, Any]]]:
@@ -124,7 +126,14 @@ def measure(
         for way in track(ways * rounds, f"measuring {pipeline}", transient=True):
             bench = benches[DEFAULT if isinstance(way, Layout) else way.variant]
             samples[way].append(bench.measure(way))
-    return rows_of(pipeline, samples)
+        limit = best_layout(samples)
+        compared = [
+            Served(client, bound_among(concurrency), variant)
+            for client, variant in product(_clients(tool is not None), variants or [DEFAULT])
+        ]
+        found = measure_between(benches, limit, compared, rounds_beside)
+    rows = rows_of(pipeline, samples)
+    return {**rows, "saturation": list(saturation_rows(pipeline, limit, found))}
 
 
 @contextmanager
@@ -149,16 +158,17 @@ def _ways(
     concurrency: Sequence[int], tried: Sequence[Layout], variants: Sequence[str], tool: bool
 ) -> Iterator[Way]:
     """One round; the limit stands beside the clients that are compared with it."""
-    clients = (
-        *(ONE_PROCESS, ONE_ON_THE_MACHINE, MANY_PROCESSES),
-        *([PERF_ANALYZER] if tool else []),
-    )
     for number in sorted(concurrency):
         if number == bound_among(concurrency):
             yield from tried
-        for client, variant in product(clients, variants):
+        for client, variant in product(_clients(tool), variants):
             if (client, number) != (MANY_PROCESSES, 1):  # the same as one process
                 yield Served(client, number, variant)
+
+
+def _clients(tool: bool) -> tuple[str, ...]:
+    ours = (ONE_PROCESS, ONE_ON_THE_MACHINE, MANY_PROCESSES)
+    return (*ours, PERF_ANALYZER) if tool else ours
 
 
 def requests_of(pipeline: str, frames: Sequence[LoadFrame]) -> list[Request]:
@@ -210,6 +220,12 @@ def _concurrency(context: click.Context, option: click.Parameter, text: str) -> 
     help="Requests at a time.",
 )
 @click.option("--rounds", type=click.IntRange(1), default=3, help="Windows of each way.")
+@click.option(
+    "--rounds-beside",
+    type=click.IntRange(1),
+    default=5,
+    help="Windows of each way that is compared with the limit, between two of the limit's.",
+)
 @click.option("--window", type=click.FloatRange(0.1), default=1.5, help="Seconds of one window.")
 @click.option("--without-perf-analyzer", is_flag=True, help="Ask with cytoserve's client only.")
 @repository_option
@@ -222,6 +238,7 @@ def main(
     folder: Path | None,
     concurrency: Sequence[int],
     rounds: int,
+    rounds_beside: int,
     window: float,
     without_perf_analyzer: bool,
     model_repository: Path,
@@ -247,6 +264,7 @@ def main(
                 variants=variants_of(model_repository, pipeline),
                 concurrency=concurrency,
                 rounds=rounds,
+                rounds_beside=rounds_beside,
                 window=window,
                 tool=tool,
             )
@@ -266,7 +284,6 @@ def main(
         },
         rounds=rounds,
         window_seconds=window,
-        saturation=saturation(rows, concurrency),
         **rows,
     )
     write_result(result, throughput_table(result), json_file, markdown)

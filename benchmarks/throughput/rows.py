@@ -9,13 +9,13 @@ from typing import Any
 from benchmarks.throughput.layouts import Layout
 from benchmarks.throughput.windows import Sample, Way
 
-BOUND_AT = 8
-"""Clients at which what is served is compared with the limit."""
 
-
-def bound_among(concurrency: Sequence[int]) -> int:
-    """Return `BOUND_AT`, or what is nearest to it."""
-    return min(concurrency, key=lambda number: abs(number - BOUND_AT))
+def best_layout(samples: Mapping[Way, Sequence[Sample]]) -> Layout:
+    """Return the layout that answered most frames per second, by the median of its windows."""
+    return max(
+        (way for way in samples if isinstance(way, Layout)),
+        key=lambda way: statistics.median(one.frames_per_second for one in samples[way]),
+    )
 
 
 def rows_of(
@@ -28,24 +28,17 @@ def rows_of(
         samples: of every way as many as there were rounds, in their order.
     """
     rates = {way: [one.frames_per_second for one in found] for way, found in samples.items()}
-    inside = [way for way in samples if isinstance(way, Layout)]
-    best = max(inside, key=lambda layout: statistics.median(rates[layout]))
+    best = best_layout(samples)
     rows: dict[str, list[dict[str, Any]]] = {"in_process": [], "served": [], "batches": []}
     for way, found in samples.items():
         shares = [one / limit for one, limit in zip(rates[way], rates[best], strict=True)]
         figures = {
             "frames_per_second": statistics.median(rates[way]),
             "share": statistics.median(shares),
-            "share_least": min(shares),
-            "share_most": max(shares),
             "p50_seconds": statistics.median(one.p50 for one in found),
             "p99_seconds": statistics.median(one.p99 for one in found),
             "answers": sum(one.answers for one in found),
             "cpu_seconds_per_frame": statistics.median(one.cpu_per_frame for one in found),
-            "cpu_seconds_by_part": {
-                part: statistics.median(one.cpu_by_part.get(part, 0.0) for one in found)
-                for part in found[0].cpu_by_part
-            },
             "client_cores": statistics.median(one.client_cores for one in found),
             "other_cores": statistics.median(one.other_cores for one in found),
         }
@@ -74,20 +67,3 @@ def _batches(found: Sequence[Sample]) -> Iterator[dict[str, Any]]:
                 "requests_per_execution": requests / executions,
                 "rows_per_execution": rows / executions,
             }
-
-
-def saturation(
-    rows: Mapping[str, Sequence[Mapping[str, Any]]], concurrency: Sequence[int]
-) -> list[dict[str, Any]]:
-    """What is served to `BOUND_AT` clients, as a part of the best layout in process."""
-    at = bound_among(concurrency)
-    best = {row["pipeline"]: row["layout"] for row in rows["in_process"] if row["best"]}
-    return [
-        {
-            **{key: row[key] for key in ("pipeline", "variant", "client", "concurrency")},
-            "layout": best[row["pipeline"]],
-            **{key: row[key] for key in ("share", "share_least", "share_most")},
-        }
-        for row in rows["served"]
-        if row["concurrency"] == at
-    ]

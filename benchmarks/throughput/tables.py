@@ -39,9 +39,8 @@ def _pipeline(result: Mapping[str, Any], pipeline: str) -> str:
     lines = [f"## {pipeline}", ""]
     for row in saturation:
         lines.append(
-            f"- {row['variant']}, {row['concurrency']} requests at a time, {row['client']}: "
-            f"**{row['share']:.2f}** of the limit "
-            f"({row['share_least']:.2f} to {row['share_most']:.2f})"
+            f"- {_way(row)}: **{row['share']:.2f}** of the limit beside it "
+            f"({row['share_least']:.2f} to {row['share_most']:.2f} in {row['rounds']} rounds)"
         )
     steps = list(dict.fromkeys(row["step"] for row in batches))
     columns = [
@@ -83,43 +82,36 @@ def _pipeline(result: Mapping[str, Any], pipeline: str) -> str:
         ]
         for row in inside
     ]
-    lines += [*_table(columns, rows), "", *_processor_time(served, inside, saturation), ""]
+    lines += [*_table(columns, rows), "", *_processor_time(saturation), ""]
     return "\n".join(lines)
 
 
-def _processor_time(
-    served: Sequence[Row], inside: Sequence[Row], saturation: Sequence[Row]
-) -> list[str]:
-    """Where a frame's processor time goes, at as many requests as ``saturation`` is about."""
-    at = {row["concurrency"] for row in saturation}
-    asked = [
-        (f"{row['variant']}, {row['client']}", row) for row in served if row["concurrency"] in at
-    ]
-    limits = [(f"in process, {row['layout']}", row) for row in inside if row["cpu_seconds_by_part"]]
-    rows = [*limits, *asked]
-    parts = list(dict.fromkeys(part for _, row in rows for part in row["cpu_seconds_by_part"]))
+def _processor_time(saturation: Sequence[Row]) -> list[str]:
+    """Where a frame's processor time goes, served and without a server."""
+    parts = list(dict.fromkeys(part for row in saturation for part in row["cpu_seconds_by_part"]))
+    rows = []
+    for row in saturation:
+        for name, of in ((_way(row), ""), ("the limit beside it", "limit_")):
+            by_part = row[f"{of}cpu_seconds_by_part"]
+            figures = [by_part.get(part) for part in parts]
+            whole = row[f"{of}cpu_seconds_per_frame"]
+            rows.append([name, *(_milliseconds(figure) for figure in (*figures, whole))])
     return [
-        f"Where a frame's processor time goes, in ms: {min(at)} requests at a time, by process. In "
-        "process a step's is that of its graph alone, and what is missing from the sum is the "
-        "client's. Served it is that of the step's workers, which copy tensors too; `tritonserver` "
-        "is the rest of the server.",
+        "Where a frame's processor time goes in those windows, in ms. Served, a step's is that of "
+        "its workers, which copy tensors too, and `tritonserver` is the rest of the server. Of the "
+        "limit a step's is that of its graph alone, told where runs have one thread; what is "
+        "missing from the sum is the client's.",
         "",
-        *_table(
-            ["way", *parts, "in all"],
-            [
-                [
-                    name,
-                    *(_milliseconds(row["cpu_seconds_by_part"].get(part)) for part in parts),
-                    _milliseconds(row["cpu_seconds_per_frame"]),
-                ]
-                for name, row in rows
-            ],
-        ),
+        *_table(["way", *parts, "in all"], rows),
     ]
 
 
 def _milliseconds(seconds: float | None) -> str:
     return "" if seconds is None else f"{1e3 * seconds:.1f}"
+
+
+def _way(row: Row) -> str:
+    return f"{row['variant']}, {row['concurrency']} requests at a time, {row['client']}"
 
 
 def _p99(row: Row, rounds: int) -> str:

@@ -25,7 +25,13 @@ from benchmarks.throughput.layouts import InStep, Layout, Meeting, Opened, layou
 from benchmarks.throughput.meters import TRITON, Meters, StepCount
 from benchmarks.throughput.perf_analyzer import PerfAnalyzerMissing
 from benchmarks.throughput.repository import without_outputs_on_request
-from benchmarks.throughput.rows import rows_of, saturation
+from benchmarks.throughput.rows import rows_of
+from benchmarks.throughput.saturation import (
+    Between,
+    bound_among,
+    measure_between,
+    saturation_rows,
+)
 from benchmarks.throughput.tables import throughput_table
 from benchmarks.throughput.windows import (
     CLIENT,
@@ -217,10 +223,8 @@ def sample(rate, executions=1):
 
 
 SAMPLES = {
-    Layout(1, 2, 1): [replace(sample(rate), cpu_by_part={}) for rate in (10.0, 20.0, 20.0)],
-    Layout(2, 1, 2): [
-        replace(sample(rate), cpu_by_part={"resnet50_cells": 0.02}) for rate in (30.0, 10.0, 10.0)
-    ],
+    Layout(1, 2, 1): [sample(10.0), sample(20.0), sample(20.0)],
+    Layout(2, 1, 2): [sample(30.0), sample(10.0), sample(10.0)],
     Served(ONE_PROCESS, 1): [sample(5.0)] * 3,
     Served(ONE_PROCESS, 8): [sample(9.0, 2), sample(16.0, 2), sample(20.0, 4)],
 }
@@ -232,31 +236,59 @@ def test_rows():
     alone, eight = rows["served"]
     assert eight["frames_per_second"] == 16
     assert eight["share"] == 0.9  # of the shares of each round: 0.9, 0.8 and 1
-    assert (eight["share_least"], eight["share_most"]) == (0.8, 1)
     assert alone["cpu_seconds_per_frame"] == pytest.approx(1.75 / 5)
-    assert eight["cpu_seconds_by_part"]["resnet50_cells"] == 1 / 16
     batch = rows["batches"][-1]
     assert (batch["requests_per_execution"], batch["rows_per_execution"]) == (3, 30)
-    [limit] = saturation(rows, [1, 8])
-    assert (limit["concurrency"], limit["share"]) == (8, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "expected"), [([1, 2, 4, 8, 16], 8), ([1, 6, 32], 6), ([3], 3)]
+)
+def test_requests_at_a_time_that_are_compared_with_the_limit(concurrency, expected):
+    assert bound_among(concurrency) == expected
+
+
+LIMIT = Layout(2, 1, 2)
+ALONE, TOGETHER = Served(ONE_PROCESS, 8), Served(MANY_PROCESSES, 8, "throughput")
+
+
+def test_windows_are_compared_with_the_limits_beside_them():
+    """The machine becomes half as fast in the course of five windows."""
+    paces = iter([10.0, 9.0, 8.0, 7.0, 6.0, 5.0, 4.0])
+    asked = []
+
+    class Slowing:
+        def measure(self, way):
+            asked.append(way)
+            rate = next(paces)
+            return sample(rate if way == LIMIT else 0.5 * rate)
+
+    bench = Slowing()
+    found = measure_between({DEFAULT: bench, "throughput": bench}, LIMIT, [ALONE, TOGETHER], 1)
+    assert asked == [LIMIT, ALONE, LIMIT, TOGETHER, LIMIT]
+    assert [between.share for each in found.values() for between in each] == [0.5, 0.5]
+
+
+def between(rate):
+    limit = replace(sample(20.0), cpu_by_part={"resnet50_cells": 0.02})
+    return Between(sample(rate), limit, limit)
 
 
 def test_the_table_shows_where_a_frames_processor_time_goes():
     rows = rows_of("yolo_resnet", SAMPLES)
-    result = new_result(
-        "throughput",
-        frames={"rendered": False, "count": 4, "width": 64, "height": 64, "cells": None},
-        rounds=3,
-        window_seconds=3.0,
-        saturation=saturation(rows, [1, 8]),
-        **rows,
-    )
-    *_, table = throughput_table(result).split("by process.")
+    found = {ALONE: [between(rate) for rate in (16.0, 20.0, 10.0)]}
+    [row] = saturation = list(saturation_rows("yolo_resnet", LIMIT, found))
+    assert (row["share"], row["share_least"], row["share_most"]) == (0.8, 0.5, 1)
+    frames = {"rendered": False, "count": 4, "width": 64, "height": 64, "cells": None}
+    settings = {"frames": frames, "rounds": 3, "window_seconds": 3.0}
+    page = throughput_table(new_result("throughput", **settings, saturation=saturation, **rows))
+    assert "**0.80** of the limit beside it (0.50 to 1.00 in 3 rounds)" in page
+    *_, table = page.split("is the client's.")
     assert [line for line in table.splitlines() if line.startswith("|")] == [
         f"| way | resnet50_cells | {TRITON} | {CLIENT} | in all |",
         "|---|---|---|---|---|",
-        "| in process, 2 sets of sessions of 1 thread, 2 frames at a time | 20.0 |  |  | 175.0 |",
-        f"| {DEFAULT}, {ONE_PROCESS} | 62.5 | 31.2 | 15.6 | 109.4 |",
+        f"| {DEFAULT}, 8 requests at a time, {ONE_PROCESS} | 62.5 | 31.2 | 15.6 | 109.4 |",
+        "| the limit beside it | 20.0 |  |  | 87.5 |",
     ]
 
 
@@ -283,6 +315,7 @@ def test_the_command(exported_repository, tmp_path):
     clients = {ONE_PROCESS, ONE_ON_THE_MACHINE, MANY_PROCESSES}
     clients |= {PERF_ANALYZER} if installed() else set()
     small = ["--size", "160x128", "--cells", "3", "--concurrency", "3", "--rounds", "1"]
+    small += ["--rounds-beside", "2"]
     arguments = [
         *("--model-repository", str(repository), "--pipeline", "yolo"),
         *(*small, "--window", "0.3", "--json", str(tmp_path / "throughput.json")),
@@ -298,15 +331,21 @@ def test_the_command(exported_repository, tmp_path):
         assert row["concurrency"] == 3
         assert row["frames_per_second"] > 0
         assert 0 < row["p50_seconds"] <= row["p99_seconds"]
-        parts = row["cpu_seconds_by_part"]
-        assert {TRITON, CLIENT, "yolo_prepare", "yolo_targets", "yolo_decode"} <= set(parts)
-        assert sum(parts.values()) == pytest.approx(row["cpu_seconds_per_frame"])
     assert sum(row["server_cores"] for row in result["served"]) > 0
     assert sum(row["client_cores"] for row in result["in_process"]) > 0
     assert sum(row["best"] for row in result["in_process"]) == 1
     assert {row["step"] for row in result["batches"]} == {"yolo_targets"}
     assert min(row["requests_per_execution"] for row in result["batches"]) >= 1
-    assert {(row["variant"], row["client"]) for row in result["saturation"]} == ways
+    assert {(row["variant"], row["client"]) for row in result["saturation"]} == {
+        ("throughput", client) for client in clients
+    }
+    for row in result["saturation"]:
+        parts = row["cpu_seconds_by_part"]
+        assert set(parts) == {TRITON, CLIENT, "yolo_prepare", "yolo_targets", "yolo_decode"}
+        assert row["concurrency"] == 3
+        assert row["rounds"] == 2
+        assert 0 < row["share_least"] <= row["share"] <= row["share_most"]
+        assert row["limit_cpu_seconds_per_frame"] > 0
 
 
 @pytest.mark.parametrize(
