@@ -8,6 +8,9 @@ from typing import Any
 
 from benchmarks.machine import machine_note
 from benchmarks.percentiles import percentile_text
+from benchmarks.throughput.meters import TRITON
+from benchmarks.throughput.windows import CLIENT
+from cytoserve.contract import PIPELINES
 
 Row = Mapping[str, Any]
 
@@ -82,13 +85,15 @@ def _pipeline(result: Mapping[str, Any], pipeline: str) -> str:
         ]
         for row in inside
     ]
-    lines += [*_table(columns, rows), "", *_processor_time(saturation), ""]
+    lines += [*_table(columns, rows), "", *_processor_time(pipeline, saturation), ""]
     return "\n".join(lines)
 
 
-def _processor_time(saturation: Sequence[Row]) -> list[str]:
+def _processor_time(pipeline: str, saturation: Sequence[Row]) -> list[str]:
     """Where a frame's processor time goes, served and without a server."""
-    parts = list(dict.fromkeys(part for row in saturation for part in row["cpu_seconds_by_part"]))
+    measured = {part for row in saturation for part in row["cpu_seconds_by_part"]}
+    in_order = (*PIPELINES[pipeline].steps, TRITON, CLIENT)
+    parts = [part for part in in_order if part in measured]
     rows = []
     for row in saturation:
         for name, of in ((_way(row), ""), ("the limit beside it", "limit_")):
