@@ -13,8 +13,8 @@ def latency_table(result: Mapping[str, Any]) -> str:
     """All tables: overhead, every frame, and the steps of the first kind of frame."""
     sections = [
         "What the server adds: seconds through it / seconds of the same graphs in the client's "
-        "process right before or after, the median of all rounds, with its 95 % confidence "
-        "interval. Milliseconds are medians of their own.",
+        "process in the same round, the median of all rounds, with its 95 % confidence interval. "
+        "Milliseconds are medians of their own.",
         "\n".join(_overhead(result)),
         "Where that goes: mean milliseconds of every step, in this process and in the server, of "
         "the same rounds; half of the server's requests came through shared memory. Steps of one "

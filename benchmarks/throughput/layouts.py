@@ -78,10 +78,9 @@ class Opened:
         transports = [_transport(repository, pipeline, layout) for _ in range(layout.chains)]
         clients = [Client(transport=transport) for transport in transports]
         self._clients = [clients[n % len(clients)] for n in range(layout.callers)]
-        alone = layout.threads == 1 and layout.batch == 1
-        self._noted = [
-            transport.time_steps(pipeline, time.thread_time) for transport in transports if alone
-        ]
+        shared_runs = layout.threads > 1 or layout.batch > 1
+        timed = () if shared_runs else transports
+        self._noted = [transport.time_steps(pipeline, time.thread_time) for transport in timed]
 
     def callers(self) -> Callers:
         """Return threads that have not begun to ask."""

@@ -314,8 +314,8 @@ def test_the_command(exported_repository, tmp_path):
     shutil.copytree(ROOT / "model_repository" / configs, repository / configs)
     clients = {ONE_PROCESS, ONE_ON_THE_MACHINE, MANY_PROCESSES}
     clients |= {PERF_ANALYZER} if installed() else set()
-    small = ["--size", "160x128", "--cells", "3", "--concurrency", "3", "--rounds", "1"]
-    small += ["--rounds-beside", "2"]
+    small = ["--size", "160x128", "--cells", "3", "--concurrency", "3"]
+    small += ["--rounds", "1", "--rounds-beside", "2"]
     arguments = [
         *("--model-repository", str(repository), "--pipeline", "yolo"),
         *(*small, "--window", "0.3", "--json", str(tmp_path / "throughput.json")),
