@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import bootstrap
 
 from benchmarks.in_process import InProcess
 from benchmarks.load import ask
 from benchmarks.load_cases import Case
+from benchmarks.percentiles import median_interval
 from benchmarks.step_statistics import ModelCount, counted
 from benchmarks.timing import in_turn, median_ratio
 from benchmarks.transports import GRPC, SHARED_MEMORY, TRANSPORTS
@@ -80,7 +80,7 @@ def measure_overhead(
 
 
 def ratios(times: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Medians in milliseconds, and of both ways to the server `median_ratio` and `interval`."""
+    """Medians in milliseconds, and of both ways to the server `median_ratio` and its interval."""
     limit = times[IN_PROCESS]
     return {
         "requests": len(limit),
@@ -88,25 +88,10 @@ def ratios(times: Mapping[str, Sequence[float]]) -> dict[str, Any]:
         "shared_memory_ms": statistics.median(times[SHARED_MEMORY]) * 1e3,
         "in_process_ms": statistics.median(limit) * 1e3,
         "overhead": median_ratio(times[GRPC], limit),
-        "overhead_interval": interval(times[GRPC], limit),
+        "overhead_interval": median_interval(np.divide(times[GRPC], limit)),
         "overhead_shared_memory": median_ratio(times[SHARED_MEMORY], limit),
-        "overhead_shared_memory_interval": interval(times[SHARED_MEMORY], limit),
+        "overhead_shared_memory_interval": median_interval(np.divide(times[SHARED_MEMORY], limit)),
     }
-
-
-def interval(served: Sequence[float], alone: Sequence[float]) -> list[float]:
-    """The 95 % confidence interval of `median_ratio`: its low and its high end.
-
-    Rounds are drawn again from those that were measured (the percentile bootstrap; Efron, 1979,
-    Annals of Statistics 7:1).
-    """
-    found = bootstrap(
-        (np.divide(served, alone),),
-        np.median,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return [float(found.low), float(found.high)]
 
 
 def step_rows(

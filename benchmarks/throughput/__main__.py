@@ -222,8 +222,8 @@ def _concurrency(context: click.Context, option: click.Parameter, text: str) -> 
 @click.option("--rounds", type=click.IntRange(1), default=3, help="Windows of each way.")
 @click.option(
     "--rounds-beside",
-    type=click.IntRange(1),
-    default=5,
+    type=click.IntRange(2),
+    default=15,
     help="Windows of each way that is compared with the limit, between two of the limit's.",
 )
 @click.option("--window", type=click.FloatRange(0.1), default=1.5, help="Seconds of one window.")

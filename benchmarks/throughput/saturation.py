@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.progress import track
 
+from benchmarks.percentiles import median_interval
 from benchmarks.throughput.layouts import Layout
 from benchmarks.throughput.windows import Bench, Sample, Served
 
@@ -50,7 +51,7 @@ def measure_between(
         benches: by variant; each has measured other windows of as many requests at a time.
         limit: the layout that answers most frames.
         ways: those of `bound_among` requests at a time.
-        rounds: windows of each way.
+        rounds: windows of each way, two at least.
     """
     found: dict[Served, list[Between]] = defaultdict(list)
     before = None
@@ -66,7 +67,7 @@ def measure_between(
 def saturation_rows(
     pipeline: str, limit: Layout, found: Mapping[Served, Sequence[Between]]
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row for each way: shares of all rounds, and the processor time of a frame.
+    """Yield a row for each way: the median share, how sure it is, and a frame's processor time.
 
     What begins with ``limit_`` is of the limit's windows beside those of the way.
     """
@@ -82,8 +83,7 @@ def saturation_rows(
             "layout": limit.name,
             "rounds": len(windows),
             "share": statistics.median(shares),
-            "share_least": min(shares),
-            "share_most": max(shares),
+            "share_interval": median_interval(shares),
             **_processor_time(served),
             **{f"limit_{name}": figure for name, figure in _processor_time(beside).items()},
         }

@@ -27,11 +27,12 @@ def throughput_table(result: Mapping[str, Any]) -> str:
     others = statistics.median(
         row["other_cores"] for row in (*result["served"], *result["in_process"])
     )
+    beside = "A part of the limit beside it is the median of its rounds, with a 95 % interval."
     tail = "A p99 marked `max` is the slowest of too few answers of a window to tell."
     busy = f"Processes of others kept {others:.1f} cores busy meanwhile (median of all windows)."
     pipelines = list(dict.fromkeys(row["pipeline"] for row in result["served"]))
     parts = [_pipeline(result, name) for name in pipelines]
-    return "\n".join([head, tail, busy, "", *parts, machine_note(result["machine"]), ""])
+    return "\n".join([head, beside, tail, busy, "", *parts, machine_note(result["machine"]), ""])
 
 
 def _pipeline(result: Mapping[str, Any], pipeline: str) -> str:
@@ -41,9 +42,10 @@ def _pipeline(result: Mapping[str, Any], pipeline: str) -> str:
     )
     lines = [f"## {pipeline}", ""]
     for row in saturation:
+        low, high = row["share_interval"]
         lines.append(
             f"- {_way(row)}: **{row['share']:.2f}** of the limit beside it "
-            f"({row['share_least']:.2f} to {row['share_most']:.2f} in {row['rounds']} rounds)"
+            f"(95 %: {low:.2f} to {high:.2f}; {row['rounds']} rounds)"
         )
     steps = list(dict.fromkeys(row["step"] for row in batches))
     columns = [

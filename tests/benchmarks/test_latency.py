@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.latency.__main__ import main
-from benchmarks.latency.overhead import OUTSIDE, ROUNDS, interval, ratios, step_rows
+from benchmarks.latency.overhead import OUTSIDE, ROUNDS, ratios, step_rows
 from benchmarks.latency.split import SplitClock
 from benchmarks.latency.tables import latency_table
 from benchmarks.load_cases import Case, asked, cross, product
@@ -154,7 +154,9 @@ def test_the_command(exported_repository, tmp_path):
     ],
 )
 def test_how_sure_a_ratio_is(served, alone, expected):
-    assert interval(served, alone) == pytest.approx(expected)
+    row = ratios({"gRPC": served, "shared memory": alone, "in process": alone})
+    assert row["overhead_interval"] == pytest.approx(expected)
+    assert row["overhead_shared_memory_interval"] == [1, 1]
 
 
 def test_what_a_server_adds_is_the_median_of_the_rounds_own():

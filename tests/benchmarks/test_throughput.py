@@ -278,11 +278,11 @@ def test_the_table_shows_where_a_frames_processor_time_goes():
     rows = rows_of("yolo_resnet", SAMPLES)
     found = {ALONE: [between(rate) for rate in (16.0, 20.0, 10.0)]}
     [row] = saturation = list(saturation_rows("yolo_resnet", LIMIT, found))
-    assert (row["share"], row["share_least"], row["share_most"]) == (0.8, 0.5, 1)
+    assert (row["share"], row["share_interval"]) == (0.8, [0.5, 1])
     frames = {"rendered": False, "count": 4, "width": 64, "height": 64, "cells": None}
     settings = {"frames": frames, "rounds": 3, "window_seconds": 3.0}
     page = throughput_table(new_result("throughput", **settings, saturation=saturation, **rows))
-    assert "**0.80** of the limit beside it (0.50 to 1.00 in 3 rounds)" in page
+    assert "**0.80** of the limit beside it (95 %: 0.50 to 1.00; 3 rounds)" in page
     *_, table = page.split("is the client's.")
     assert [line for line in table.splitlines() if line.startswith("|")] == [
         f"| way | resnet50_cells | {TRITON} | {CLIENT} | in all |",
@@ -344,7 +344,8 @@ def test_the_command(exported_repository, tmp_path):
         assert set(parts) == {TRITON, CLIENT, "yolo_prepare", "yolo_targets", "yolo_decode"}
         assert row["concurrency"] == 3
         assert row["rounds"] == 2
-        assert 0 < row["share_least"] <= row["share"] <= row["share_most"]
+        low, high = row["share_interval"]
+        assert 0 < low <= row["share"] <= high
         assert row["limit_cpu_seconds_per_frame"] > 0
 
 

@@ -204,9 +204,9 @@ def error_text(error: Exception) -> str:
 def give_way(config: Config) -> None:
     """Run behind other workers where ``optimization.priority`` is ``PRIORITY_MIN``.
 
-    Triton's schema has "scheduling and execution preference" in it, for every backend to heed as
-    it can; here it is the niceness of this thread, which the session's threads inherit. So this
-    comes before the session. ``PRIORITY_MAX`` changes nothing: it would take a privilege.
+    The native backend does not heed it; TensorRT's makes it the priority of a GPU's stream. Here
+    it is the niceness of this thread, which the session's threads inherit: so this comes first.
+    ``PRIORITY_MAX`` changes nothing, for it would take a privilege.
     """
     if config.get("optimization", {}).get("priority") == "PRIORITY_MIN":
         os.nice(LOW_PRIORITY_NICENESS)
