@@ -32,10 +32,11 @@ lint: $(VENV)/.installed ## Style, types, and the model repository
 	mypy $(addprefix -p ,$(ROOMS))
 	python -m export lint
 
-# All packages at the locked versions with their hashes, then this project itself.
+# All packages at the locked versions with their hashes, then this project itself. Bytecode is made
+# here, as pip would: left to the processes, those that cannot keep it import twice as long, each.
 $(VENV)/.installed: requirements.lock pyproject.toml | $(UV)
 	$(UV) venv --quiet --allow-existing --python "$(PYTHONS)" $(VENV)
-	$(UV) pip sync --require-hashes requirements.lock
+	$(UV) pip sync --require-hashes --compile-bytecode requirements.lock
 	$(UV) pip install --quiet --no-deps --editable .
 	@touch $@
 

@@ -32,7 +32,7 @@ def arguments(data, checkpoints, exported_repository, server, out):
         ),
         *("--model-repository", str(exported_repository), "--url", server.url, "--repeats", "1"),
         *("--json", str(out / "approaches.json"), "--markdown", str(out / "approaches.md")),
-        *("--score-threshold", "0.9"),  # a random network's few best
+        *("--score-threshold", "0.97"),  # a random network's few best
     ]
 
 
