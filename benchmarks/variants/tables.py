@@ -28,7 +28,11 @@ def choice(result: Mapping[str, Any]) -> str:
     winner = max(speedups, key=lambda name: speedups[name])
     lines = []
     if winner == DEFAULT:
-        lines.append("**Serve without a variant:** none is faster here within its budget.")
+        lines.append(
+            "**Serve without a variant:** none that may run here is faster within its budget."
+            if result["rows"]
+            else "**Serve without a variant:** none may run here."
+        )
     else:
         lines.append(
             f"**Serve with `--variant {winner}`:** over all measured pipelines "
@@ -52,6 +56,14 @@ def choice(result: Mapping[str, Any]) -> str:
 
 def variants_table(result: Mapping[str, Any]) -> str:
     """The figures, the refusals and the choice as Markdown."""
+    lines = _figures(result) if result["rows"] else []
+    for refusal in result["refusals"]:
+        lines += [f"Refused: {refusal['variant']}, {refusal['pipeline']}: {refusal['reason']}", ""]
+    return "\n".join([*lines, choice(result), "", machine_note(result["machine"]), ""])
+
+
+def _figures(result: Mapping[str, Any]) -> list[str]:
+    """What was measured, a row a variant and pipeline."""
     lines = [
         f"Frames of {result['side']} x {result['side']} px with {result['cells']} cells, sent in "
         f"turn, {result['repeats']} times to each; the speedup is the default's median by the "
@@ -74,6 +86,4 @@ def variants_table(result: Mapping[str, Any]) -> str:
             f"| {' | '.join(figures)} | {row['frames']} frames, {row['proven_on']} "
             f"| {row['beyond_budget'] or 'within its budget'} |"
         )
-    for refusal in result["refusals"]:
-        lines += ["", f"Refused: {refusal['variant']}, {refusal['pipeline']}: {refusal['reason']}"]
-    return "\n".join([*lines, "", choice(result), "", machine_note(result["machine"]), ""])
+    return [*lines, ""]

@@ -100,6 +100,13 @@ def test_table_has_refusals_and_the_command() -> None:
     assert "| 0.0010 | 0.0000 |" in table
 
 
+def test_a_machine_that_allows_none_gets_reasons_and_no_empty_table() -> None:
+    table = variants_table(result())
+    assert table.startswith("Refused: openvino, all: Install it: make openvino")
+    assert "Serve without a variant:** none may run here." in table
+    assert "| variant |" not in table
+
+
 def test_what_is_not_exported_is_refused_with_the_command() -> None:
     source = Path("model_repository")
     assert is_changed(source, "yolo")
