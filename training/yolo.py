@@ -51,7 +51,9 @@ class YoloSettings(BaseModel):
     min_visible: float = Field(0.25, gt=0, le=1)
     """A cell cut by a window's edge is labelled if this share of it is inside."""
     batch: int = Field(16, gt=0)
-    """Windows per step."""
+    """Windows through the network at a time."""
+    windows_per_step: int = Field(64, gt=0)
+    """Batches are added up to so many windows before a step of the optimizer, once it is warm."""
     learning_rate: float = Field(0.01, gt=0, le=1)
     """At the start; it falls linearly to a hundredth."""
     optimizer: Literal["SGD", "AdamW"] = "SGD"
@@ -68,8 +70,16 @@ class YoloSettings(BaseModel):
     """Mixed precision in bfloat16: faster on CPUs with AVX512-BF16 or AMX, and on GPUs."""
 
 
-# A short run has no time for mosaics: without them fewer epochs find as much.
-_SHORT = YoloSettings(epochs=14, window=320, optimizer="AdamW", batch=8, mosaic=0.0, scale=0.3)
+# A short run has no time for mosaics, nor to add batches up: so fewer epochs find as much.
+_SHORT = YoloSettings(
+    epochs=14,
+    window=320,
+    optimizer="AdamW",
+    batch=8,
+    windows_per_step=8,
+    mosaic=0.0,
+    scale=0.3,
+)
 
 PRESETS = {
     "general": YoloSettings(epochs=200),
@@ -160,6 +170,7 @@ def _ultralytics_settings(
         "epochs": settings.epochs,
         "imgsz": settings.window,
         "batch": settings.batch,
+        "nbs": max(settings.windows_per_step, settings.batch),
         "optimizer": settings.optimizer,
         "lr0": settings.learning_rate,
         "mosaic": settings.mosaic,

@@ -104,6 +104,42 @@ def test_fine_tuning_keeps_the_classes_and_starts_from_the_general_network(
     }
 
 
+@pytest.mark.parametrize(
+    ("windows_per_step", "batches_per_step"),
+    [
+        pytest.param(8, 1, id="a step a batch"),
+        pytest.param(16, 2, id="two batches a step"),
+        pytest.param(4, 1, id="fewer windows than a batch"),
+    ],
+)
+def test_batches_are_added_up_to_a_step(
+    run: Run,
+    rendered: Path,
+    yolo_settings: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    windows_per_step: int,
+    batches_per_step: int,
+) -> None:
+    settings = yaml.safe_load(yolo_settings.read_text())
+    file = tmp_path / "settings.yaml"
+    file.write_text(yaml.safe_dump({**settings, "batch": 8, "windows_per_step": windows_per_step}))
+    seen: list[tuple[int, int]] = []
+    final_eval = YoloTrainer.final_eval
+
+    def count(trainer: YoloTrainer) -> None:
+        seen.append((len(trainer.train_loader), trainer.ema.updates))
+        final_eval(trainer)
+
+    monkeypatch.setattr(YoloTrainer, "final_eval", count)
+    # A single epoch has no warm-up, in which ever more batches make a step.
+    command = (main, "general", "--data", rendered, "--out", tmp_path / "run", "--epochs", 1)
+    run(*command, "--settings", file)
+    [(batches, steps)] = seen
+    assert batches >= 2
+    assert steps == batches // batches_per_step
+
+
 def test_an_interrupted_run_goes_on_to_the_same_weights(
     run: Run,
     general: Path,
