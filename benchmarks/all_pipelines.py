@@ -1,0 +1,129 @@
+"""Every pipeline in one repository, to measure with: networks that find something, soon trained.
+
+\b
+    python -m benchmarks.rendered_cells
+    python -m benchmarks.all_pipelines --brecahad data/BreCaHAD
+    python -m benchmarks.latency --model-repository runs/all/model_repository --json latency.json
+
+YOLO and ResNet50 are those of the first command, `yolo` with the same network as `yolo_resnet`, so
+that both find the same cells. Mask R-CNN, SAM of size `tiny` and the glioma U-Net are trained for a
+few minutes on rendered frames, by the presets `demo`: what they cost is that of any weights, what
+they find is not the studies'. `nuclei_unet` needs stained tissue to learn from, and is left out
+without it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from benchmarks.repository import copy_repository
+from benchmarks.stages import Stages, begin_afresh, precision_options
+
+FRAMES = 24
+SIDE = 1024
+CELLS = 15
+DIAMETER = 18
+"""As `benchmarks.load` renders them on frames of this size."""
+
+SEED = 201
+"""Far from the seeds of the frames that are measured."""
+
+EPOCHS = {"maskrcnn": 20, "sam": 4, "unet": 4}
+"""Mask R-CNN's are enough to find cells: what SAM's decoder costs hangs on how many there are."""
+
+
+def train(stages: Stages, out: Path) -> None:
+    """Mask R-CNN, SAM and the glioma U-Net, on rendered frames."""
+    frames, fast = out / "frames", precision_options()
+    stages.run(
+        f"Rendering {FRAMES} frames of {CELLS} cells",
+        *("python", "-m", "training.rendered", frames, "--frames", f"{FRAMES}"),
+        *("--width", f"{SIDE}", "--height", f"{SIDE}", "--seed", f"{SEED}"),
+        *("--cells", f"{CELLS}", "--mean-diameter", f"{DIAMETER}"),
+    )
+    for name, command in (
+        ("maskrcnn", ["training.maskrcnn", "--one-class"]),
+        ("sam", ["training.sam"]),
+        ("unet", ["training.unet", "glioma"]),
+    ):
+        stages.run(
+            f"Training {name}",
+            *("python", "-m", *command, "--preset", "demo", "--epochs", f"{EPOCHS[name]}", *fast),
+            *("--data", frames, "--out", out / name),
+        )
+
+
+def train_nuclei(stages: Stages, brecahad: Path, out: Path) -> None:
+    """The U-Net of stained tissue."""
+    tiles = out / "tiles"
+    stages.run(
+        "Cutting tiles of stained tissue",
+        *("python", "-m", "training.nuclei_tiles", "--data", brecahad, "--set", "256/128"),
+        *("--out", tiles),
+    )
+    stages.run(
+        "Training nuclei",
+        *("python", "-m", "training.unet", "nuclei", "--preset", "demo", "--epochs", "1"),
+        *precision_options(),
+        *("--tiles", tiles / "256-128", "--out", out / "nuclei"),
+    )
+
+
+def export(stages: Stages, cells: Path, classifier: Path, out: Path, repository: Path) -> None:
+    """All pipelines whose networks are there, into a fresh copy of the hand-written repository."""
+    copy_repository(repository)
+    networks = {
+        "yolo": ("--targets", cells),
+        "yolo_resnet": ("--cells", cells, "--classifier", classifier),
+        "maskrcnn": ("--checkpoint", out / "maskrcnn"),
+        "maskrcnn_sam": ("--maskrcnn", out / "maskrcnn", "--sam", out / "sam"),
+        "sam_prompt": ("--sam", out / "sam"),
+        "glioma_unet": ("--checkpoint", out / "unet"),
+        "nuclei_unet": ("--checkpoint", out / "nuclei"),
+    }
+    for pipeline, options in networks.items():
+        if pipeline != "nuclei_unet" or (out / "nuclei").exists():
+            stages.run(
+                f"Exporting `{pipeline}`",
+                *("python", "-m", "export", pipeline, *options, "--model-repository", repository),
+            )
+
+
+@click.command(help=__doc__, context_settings={"show_default": True})
+@click.option(
+    "--cells",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path("runs/rendered-cells/cells"),
+    help="Checkpoint of `python -m training.yolo`.",
+)
+@click.option(
+    "--classifier",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path("runs/rendered-cells/classifier"),
+    help="Checkpoint of `python -m training.resnet`.",
+)
+@click.option(
+    "--brecahad",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Stained tissue as BreCaHAD's authors lay it out.",
+)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/all"))
+@click.option("--resume", is_flag=True, help="Keep the stages that an earlier run has done.")
+def main(cells: Path, classifier: Path, brecahad: Path | None, out: Path, resume: bool) -> None:
+    """Run all stages; the module's docstring is the help."""
+    if not resume:
+        begin_afresh(out)
+    tissue = f" --brecahad {brecahad}" if brecahad else ""
+    stages = Stages(f"python -m benchmarks.all_pipelines{tissue} --resume", out)
+    repository = out / "model_repository"
+    train(stages, out)
+    if brecahad is not None:
+        train_nuclei(stages, brecahad, out)
+    export(stages, cells, classifier, out, repository)
+    click.echo(f"\nTo be measured: --model-repository {repository}")
+
+
+if __name__ == "__main__":
+    main()

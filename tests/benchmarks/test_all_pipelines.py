@@ -1,0 +1,47 @@
+"""Every pipeline, trained in brief and exported, in one repository."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import all_pipelines
+from cytoserve.contract import PIPELINES
+from export.chain import newest_graph
+from export.lint import lint_repository
+
+
+@pytest.mark.slow
+def test_the_repository_holds_what_could_be_trained_and_is_sound(
+    monkeypatch, tmp_path, checkpoints
+):
+    monkeypatch.setattr(all_pipelines, "FRAMES", 6)
+    monkeypatch.setattr(all_pipelines, "EPOCHS", dict.fromkeys(all_pipelines.EPOCHS, 1))
+    words = ["--cells", checkpoints / "cells", "--classifier", checkpoints / "classifier"]
+    done = CliRunner().invoke(
+        all_pipelines.main, [*map(str, words), "--out", str(tmp_path / "all")]
+    )
+    assert done.exit_code == 0, done.output
+    repository = tmp_path / "all" / "model_repository"
+    assert str(repository) in done.output
+    exported = {
+        name for name, pipeline in PIPELINES.items() if newest_graph(repository / pipeline.card)
+    }
+    assert exported == {
+        "yolo",
+        "yolo_resnet",
+        "maskrcnn",
+        "maskrcnn_sam",
+        "sam_prompt",
+        "glioma_unet",
+    }
+    assert not lint_repository(repository)
+
+
+def test_a_missing_network_is_named_before_anything_is_trained(tmp_path):
+    done = CliRunner().invoke(
+        all_pipelines.main, ["--cells", str(tmp_path / "none"), "--out", str(tmp_path / "all")]
+    )
+    assert done.exit_code == 2
+    assert "--cells" in done.output
+    assert not (tmp_path / "all").exists()
