@@ -5,9 +5,9 @@
 
 General cells: dsb2018's nuclei and 30 fields of bccd, as one class. Target: 16 other fields of bccd
 with two classes. Test: the 14 left. The lists of fields and the settings are in `benchmarks/bccd/`.
-Everything from training to the table runs by the README's commands, half an hour on two cores
-that multiply bfloat16 natively, an hour on others. The table, the commands and their times are
-written to `benchmarks/results/bccd.md`, the figures to `bccd.json` beside it.
+Everything from training to the table runs by the README's commands, ten minutes on two cores
+that multiply bfloat16 natively, most of an hour on others. The table, the commands and their times
+are written to `benchmarks/results/bccd.md`, the figures to `bccd.json` beside it.
 
 BCCD's annotations are boxes: its masks are the ellipses inscribed in them, so the IoU here is not
 that of hand-drawn outlines, as the study's is. DIR of bccd is a COCO data set of BCCD_Dataset

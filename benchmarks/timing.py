@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from itertools import cycle, islice
 from typing import TypeVar
 
 Way = TypeVar("Way", bound=Hashable)
@@ -20,20 +20,29 @@ def in_turn(
 ) -> dict[Way, list[float]]:
     """Seconds of ``repeats`` runs of every way, one run of each after the other.
 
-    Every round begins with another way, so that none always follows the same one, which may have
-    left the processor's caches cold, or a server warm. ``warm_ups`` rounds before them are not
-    counted.
+    A way leaves caches cold to the next one, threads that still spin, or a server warm: see
+    `balanced_orders`. ``warm_ups`` rounds before them are not counted.
     """
     seconds: dict[Way, list[float]] = {way: [] for way in ways}
-    order = deque(ways)
-    for repeat in range(-warm_ups, repeats):
-        order.rotate(-1)
-        for way in order:
+    names, orders = tuple(ways), cycle(balanced_orders(len(ways)))
+    for repeat, order in enumerate(islice(orders, warm_ups + repeats), -warm_ups):
+        for way in (names[place] for place in order):
             start = time.perf_counter()
             ways[way]()
             if repeat >= 0:
                 seconds[way].append(time.perf_counter() - start)
     return seconds
+
+
+def balanced_orders(count: int) -> list[tuple[int, ...]]:
+    """Orders of ``count`` ways in which each follows every other one equally often.
+
+    A Williams design: E. J. Williams, Experimental designs balanced for the estimation of residual
+    effects of treatments, Aust. J. Sci. Res. A 2 (1949). An odd count needs the reverses too.
+    """
+    zigzag = [(place + 1) // 2 if place % 2 else -place // 2 for place in range(count)]
+    rows = [tuple((first + step) % count for step in zigzag) for first in range(count)]
+    return rows if count % 2 == 0 else [row for each in rows for row in (each, each[::-1])]
 
 
 def median_ratio(over: Sequence[float], under: Sequence[float]) -> float:
