@@ -18,19 +18,25 @@ from pathlib import Path
 
 import click
 
+from benchmarks.load import CELL_SIDE
 from benchmarks.repository import copy_repository
 from benchmarks.stages import Stages, begin_afresh, precision_options
+from cytoserve.contract import NETWORK_SIZE
+from training.nuclei_tiles import set_folder
 
 FRAMES = 24
 SIDE = 1024
 CELLS = 15
-DIAMETER = 18
-"""As `benchmarks.load` renders them on frames of this size."""
+DIAMETER = CELL_SIDE * SIDE / NETWORK_SIZE
+"""Of the cells of frames that are measured, in pixels."""
+
+TILES = "256/128"
+"""Study S3's set that `nuclei_unet` learns from."""
 
 SEED = 201
 """Far from the seeds of the frames that are measured."""
 
-EPOCHS = {"maskrcnn": 20, "sam": 4, "unet": 4}
+EPOCHS = {"maskrcnn": 20, "sam": 4, "unet": 4, "nuclei": 1}
 """Mask R-CNN's are enough to find cells: what SAM's decoder costs hangs on how many there are."""
 
 
@@ -60,14 +66,14 @@ def train_nuclei(stages: Stages, brecahad: Path, out: Path) -> None:
     tiles = out / "tiles"
     stages.run(
         "Cutting tiles of stained tissue",
-        *("python", "-m", "training.nuclei_tiles", "--data", brecahad, "--set", "256/128"),
+        *("python", "-m", "training.nuclei_tiles", "--data", brecahad, "--set", TILES),
         *("--out", tiles),
     )
     stages.run(
         "Training nuclei",
-        *("python", "-m", "training.unet", "nuclei", "--preset", "demo", "--epochs", "1"),
-        *precision_options(),
-        *("--tiles", tiles / "256-128", "--out", out / "nuclei"),
+        *("python", "-m", "training.unet", "nuclei", "--preset", "demo"),
+        *("--epochs", f"{EPOCHS['nuclei']}", *precision_options()),
+        *("--tiles", set_folder(tiles, TILES), "--out", out / "nuclei"),
     )
 
 
