@@ -12,7 +12,7 @@ from export.sam_geometry import sides_left_open
 
 
 class ImageEncoder(nn.Module):
-    """The vision transformer that answers for a whole frame; it depends on no prompt.
+    """`Sam.preprocess` and the vision transformer, for a whole frame; it depends on no prompt.
 
     Args:
         sam: of any size.
@@ -20,24 +20,38 @@ class ImageEncoder(nn.Module):
             comes out stays float32.
     """
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, sam: Sam, half: bool = False) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(sam.image_encoder).eval()
+        self.register_buffer("mean", sam.pixel_mean.clone())
+        self.register_buffer("deviation", sam.pixel_std.clone())
         self.half_precision = half
         if half:
             self.encoder.half()
 
     def forward(self, sam_image: Tensor) -> Tensor:
-        """Embedding float32 ``[B, E, G, G]`` of images float32 ``[B, 3, S, S]``.
+        """Embedding float32 ``[B, E, G, G]`` of images uint8 ``[B, 3, h, w]``, longest side S.
 
         They are those of `export.sam_prepare.SamPrepare`; an image of another side is refused.
         """
         side = self.encoder.img_size
-        # The tokens' positions are learned for one side. It is written down here, so that a graph
-        # that is given another fails instead of answering something.
         shape = torch._shape_as_tensor(sam_image)
-        images = sam_image.reshape([shape[0], 3, side, side])  # type: ignore[list-item]  # traced
+        images = self._on_square((sam_image.float() - self.mean) / self.deviation)
         if self.half_precision:
             images = images.half()
         embedding: Tensor = self.encoder(images)
-        return sides_left_open(embedding.float(), shape[2] // side, first=1)
+        return sides_left_open(embedding.float(), shape[2:].amax() // side, first=1)
+
+    def _on_square(self, pixels: Tensor) -> Tensor:
+        """``[B, 3, h, w]`` with zeros to the right and below: ``[B, 3, S, S]``."""
+        side = self.encoder.img_size
+        shape = torch._shape_as_tensor(pixels)
+        # The tokens' positions are learned for one side. It is written down here, so that a graph
+        # that is given another fails instead of answering something.
+        zeros = torch.zeros(shape[2:].amax()).reshape(side)  # type: ignore[call-overload]  # traced
+        below = zeros[shape[2] :, None].expand(shape[0], 3, -1, shape[3])
+        beyond = zeros[shape[3] :].expand(shape[0], 3, side, -1)
+        return torch.cat([torch.cat([pixels, below], dim=2), beyond], dim=3)

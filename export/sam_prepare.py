@@ -7,32 +7,28 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from export.resize import bilinear_weights
-from export.sam_geometry import content_size, sides_left_open
+from export.sam_geometry import content_size
 from training.normalise import PercentileLevels, as_rgb, to_8_bit
 
 
 class SamPrepare(nn.Module):
     """Normalise one camera frame to 8 bits and make of it what `SamPredictor.set_image` makes.
 
-    That is Pillow's antialiased bilinear resize of the longest side to S, columns first and
-    rounded to 8 bits after either side; then `Sam.preprocess`: statistics of the pixels, and
-    zeros to the right and below.
+    That is `ResizeLongestSide.apply_image`: Pillow's antialiased bilinear resize of the longest
+    side to S, columns first and rounded to 8 bits after either side. `Sam.preprocess` follows in
+    the encoder's graph, so that a quarter of its bytes go from step to step, and no padding.
     """
-
-    mean: Tensor
-    deviation: Tensor
 
     def __init__(self, sam: Sam) -> None:
         super().__init__()
         self.levels = PercentileLevels()
         self.side = sam.image_encoder.img_size
-        self.register_buffer("mean", sam.pixel_mean.clone())
-        self.register_buffer("deviation", sam.pixel_std.clone())
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Prepare ``image`` ``[H, W, C]``, C = 1 or 3, integer camera values.
 
-        Returns ``sam_image`` float32 ``[1, 3, S, S]`` and ``frame_size`` int32 ``[2]`` (H, W).
+        Returns ``sam_image`` uint8 ``[1, 3, h, w]``, the longest side S, and ``frame_size`` int32
+        ``[2]`` (H, W).
         """
         frame_size = torch._shape_as_tensor(image)[:2]
         content = content_size(frame_size, self.side)
@@ -42,11 +38,5 @@ class SamPrepare(nn.Module):
         # Halves are rounded up, as Pillow does: at twice the size every fourth value is one.
         resized = torch.floor(torch.matmul(values, columns.transpose(0, 1)) + 0.5)
         resized = torch.floor(torch.matmul(rows, resized) + 0.5)
-        resized = as_rgb(resized, channel_dim=0)
-        pixels = (resized - self.mean) / self.deviation
-        below = torch.zeros_like(pixels[:, :1]).expand(3, self.side, -1)
-        padded = torch.cat([pixels, below], dim=1)[:, : self.side]
-        beyond = torch.zeros_like(padded[:, :, :1]).expand(3, self.side, self.side)
-        padded = torch.cat([padded, beyond], dim=2)[:, :, : self.side]
-        one = torch.clamp(frame_size[0], max=1)
-        return sides_left_open(padded.unsqueeze(0), one, first=2), frame_size.to(torch.int32)
+        rgb = as_rgb(resized, channel_dim=0).to(torch.uint8)
+        return rgb.unsqueeze(0), frame_size.to(torch.int32)

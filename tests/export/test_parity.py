@@ -27,9 +27,6 @@ Sabotage = Callable[[onnx.ModelProto], None]
 GRAPHS = [name for name in STEPS if name not in ("cell_labels", "maskrcnn_network")]
 """Of `maskrcnn_network` cells are compared, not tensors; see `tests/export/test_maskrcnn.py`."""
 
-ONE_GREY_LEVEL = {"sam_prepare": 0.02}
-"""Float tolerances of their own: of rounded grey levels, divided by their deviation."""
-
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_figures_in_the_manifest(exported_repository: Path, name: str) -> None:
@@ -38,9 +35,7 @@ def test_figures_in_the_manifest(exported_repository: Path, name: str) -> None:
     for figures in manifest["parity"].values():
         assert set(figures) == {tensor.name for tensor in STEPS[name].outputs}
         for tensor in STEPS[name].outputs:
-            tolerance = {"FP32": ONE_GREY_LEVEL.get(name, 1e-4), "UINT8": 1.0, "INT32": 0.0}[
-                tensor.dtype
-            ]
+            tolerance = {"FP32": 1e-4, "UINT8": 1.0, "INT32": 0.0}[tensor.dtype]
             assert 0 <= figures[tensor.name] <= tolerance
 
 
