@@ -28,10 +28,12 @@ from rich.progress import track
 
 from benchmarks.approaches_tables import approaches_table
 from benchmarks.in_process import InProcess
+from benchmarks.load_cases import USUAL_CELLS
 from benchmarks.machine import fingerprint
 from benchmarks.options import json_option, markdown_option, repository_option
 from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import write_result
+from benchmarks.scaling.slopes import Slope
 from benchmarks.served_weights import check_weights
 from benchmarks.timing import in_turn, median_ratio
 from cytoserve import Cells, Client
@@ -127,11 +129,12 @@ def measure(
             seconds[key].append(statistics.median(times))
     median = {key: statistics.median(values) for key, values in seconds.items()}
     ours_took = {name: seconds["approaches", name] for name in PIPELINES}
+    found = {name: [frame.found for frame in matches[name]] for name in PIPELINES}
     return {
         "approaches": {
             name: {
                 **asdict(quality(matches[name])),
-                "found_per_image": statistics.mean(frame.found for frame in matches[name]),
+                "found_per_image": statistics.mean(found[name]),
                 "seconds": median["approaches", name],
             }
             for name in PIPELINES
@@ -141,9 +144,14 @@ def measure(
         "speedup": {n: median_ratio(seconds["baseline", n], ours_took[n]) for n in PIPELINES},
         "overhead": {n: median_ratio(ours_took[n], seconds["in_process", n]) for n in PIPELINES},
         "cost_of_classes": median_ratio(ours_took["yolo_resnet"], ours_took["yolo"]),
+        "cost_of_usual_cells": _cost_of_usual_cells(ours_took, found["yolo_resnet"]),
         "cells_per_image": statistics.mean(len(frame.cells) for frame in dataset.frames),
         "frames": [
-            {**_describe(frame), "seconds": _nested(seconds, n)}
+            {
+                **_describe(frame),
+                "found": {name: counts[n] for name, counts in found.items()},
+                "seconds": _nested(seconds, n),
+            }
             for n, frame in enumerate(dataset.frames)
         ],
         "repeats": repeats,
@@ -166,6 +174,26 @@ def _time_frame(
         },
         repeats,
     )
+
+
+def _cost_of_usual_cells(
+    seconds: Mapping[str, Sequence[float]], found: Sequence[int]
+) -> dict[str, float]:
+    """The ratio of both pipelines where `USUAL_CELLS` are found, by a line through the frames.
+
+    Args:
+        seconds: of every frame, by pipeline.
+        found: cells that were classified in every frame.
+
+    Returns:
+        ``cells``, ``ratio``, and the line; nothing where all frames have equally many.
+    """
+    if len(set(found)) < 2:
+        return {}
+    ratios = [a / b for a, b in zip(seconds["yolo_resnet"], seconds["yolo"], strict=True)]
+    line = Slope.through(found, ratios)
+    ratio = line.intercept + USUAL_CELLS * line.slope
+    return {"cells": USUAL_CELLS, "ratio": ratio, **asdict(line)}
 
 
 def _nested(

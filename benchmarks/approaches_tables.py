@@ -35,12 +35,18 @@ def approaches_table(result: dict[str, Any]) -> str:
             f"| {result['baseline'][name]['seconds']:.3f} | {result['speedup'][name]:.2f} |"
         )
     study_cost = S1["yolo_resnet"].seconds / S1["yolo"].seconds
+    usual = ""
+    if line := result.get("cost_of_usual_cells"):
+        usual = (
+            f", and {line['ratio']:.2f} times where {line['cells']} cells are found, by the "
+            "least-squares line through the frames"
+        )
     notes = [
         f"{len(result['frames'])} frames, {result['cells_per_image']:.1f} annotated cells a frame, "
         f"classes {', '.join(result['class_names'])}. IoU, recall and precision of cells matched "
         "at mask IoU >= 0.5; accuracies over matched cells. Seconds are medians over frames, end "
         "to end, ratios those of each frame's own.",
-        f"`yolo_resnet` costs {result['cost_of_classes']:.2f} times `yolo` (the study: "
+        f"`yolo_resnet` costs {result['cost_of_classes']:.2f} times `yolo`{usual} (the study: "
         f"{study_cost:.2f} times).",
         machine_note(result["machine"]),
     ]

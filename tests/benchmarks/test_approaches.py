@@ -8,7 +8,7 @@ import statistics
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.approaches import PIPELINES, main
+from benchmarks.approaches import PIPELINES, _cost_of_usual_cells, main
 from training.rendered import RenderSettings, render_dataset
 
 
@@ -59,12 +59,29 @@ def test_the_table_has_all_figures(data, checkpoints, exported_repository, serve
         overheads = [frame["approaches"] / frame["in_process"] for frame in own]
         assert result["speedup"][name] == statistics.median(speedups)
         assert result["overhead"][name] == statistics.median(overheads)
+    for name in PIPELINES:
+        counts = [frame["found"][name] for frame in result["frames"]]
+        assert statistics.mean(counts) == result["approaches"][name]["found_per_image"]
     assert result["cells_per_image"] == 6
     assert result["machine"]["cores"].isdecimal()
     table = (tmp_path / "approaches.md").read_text()
     assert table.strip() in done.output
     for printed in ("| 0.71 | 0.75 | 0.65 |", "| 0.70 | 0.56 | 0.2 |"):  # the study's
         assert printed in table
+
+
+def test_cost_at_15_cells_is_read_from_the_line_through_the_frames():
+    """Frames with 10, 20 and 40 cells, each of which adds 0.03 to the ratio."""
+    found = [10, 20, 40]
+    seconds = {"yolo": [2.0, 1.0, 4.0], "yolo_resnet": [2.8, 1.7, 9.2]}
+    cost = _cost_of_usual_cells(seconds, found)
+    assert cost["cells"] == 15
+    assert cost["ratio"] == pytest.approx(1.1 + 15 * 0.03)
+    assert cost["r_squared"] == pytest.approx(1)
+
+
+def test_no_line_through_frames_of_equally_many_cells():
+    assert _cost_of_usual_cells({"yolo": [1, 2], "yolo_resnet": [2, 3]}, [7, 7]) == {}
 
 
 def test_other_weights_than_the_served_ones_are_refused(
