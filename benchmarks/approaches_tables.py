@@ -36,7 +36,7 @@ def approaches_table(result: dict[str, Any]) -> str:
         )
     study_cost = S1["yolo_resnet"].seconds / S1["yolo"].seconds
     usual = ""
-    if line := result.get("cost_of_usual_cells"):
+    if line := result["cost_of_usual_cells"]:
         usual = (
             f", and {line['ratio']:.2f} times where {line['cells']} cells are found, by the "
             "least-squares line through the frames"
