@@ -361,7 +361,7 @@ def _checkpoint(name: str, text: str) -> Callable[[Any], Any]:
     multiple=True,
     help="Serve this variant too, as one more way; may be repeated.",
 )
-@click.option("--repeats", type=click.IntRange(1), default=5, help="Timed frames of one client.")
+@click.option("--repeats", type=click.IntRange(1), default=24, help="Timed frames of one client.")
 @click.option("--bursts", type=click.IntRange(1), default=2, help="Timed bursts of all clients.")
 @click.option("--requests", type=click.IntRange(1), default=2, help="Frames a client and burst.")
 def main(
