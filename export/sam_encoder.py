@@ -33,25 +33,18 @@ class ImageEncoder(nn.Module):
             self.encoder.half()
 
     def forward(self, sam_image: Tensor) -> Tensor:
-        """Embedding float32 ``[B, E, G, G]`` of images uint8 ``[B, 3, h, w]``, longest side S.
+        """Embedding float32 ``[B, E, G, G]`` of images uint8 ``[B, 4, S, S]``.
 
         They are those of `export.sam_prepare.SamPrepare`; an image of another side is refused.
         """
         side = self.encoder.img_size
-        shape = torch._shape_as_tensor(sam_image)
-        images = self._on_square((sam_image.float() - self.mean) / self.deviation)
-        if self.half_precision:
-            images = images.half()
-        embedding: Tensor = self.encoder(images)
-        return sides_left_open(embedding.float(), shape[2:].amax() // side, first=1)
-
-    def _on_square(self, pixels: Tensor) -> Tensor:
-        """``[B, 3, h, w]`` with zeros to the right and below: ``[B, 3, S, S]``."""
-        side = self.encoder.img_size
-        shape = torch._shape_as_tensor(pixels)
         # The tokens' positions are learned for one side. It is written down here, so that a graph
         # that is given another fails instead of answering something.
-        zeros = torch.zeros(shape[2:].amax()).reshape(side)  # type: ignore[call-overload]  # traced
-        below = zeros[shape[2] :, None].expand(shape[0], 3, -1, shape[3])
-        beyond = zeros[shape[3] :].expand(shape[0], 3, side, -1)
-        return torch.cat([torch.cat([pixels, below], dim=2), beyond], dim=3)
+        shape = torch._shape_as_tensor(sam_image)
+        images = sam_image.reshape([shape[0], 4, side, side])  # type: ignore[list-item]  # traced
+        shown = (images[:, 3:] > 0).float()
+        pixels = (images[:, :3].float() - self.mean) / self.deviation * shown
+        if self.half_precision:
+            pixels = pixels.half()
+        embedding: Tensor = self.encoder(pixels)
+        return sides_left_open(embedding.float(), shape[2] // side, first=1)

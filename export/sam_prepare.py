@@ -7,8 +7,11 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from export.resize import bilinear_weights
-from export.sam_geometry import content_size
+from export.sam_geometry import content_size, sides_left_open
 from training.normalise import PercentileLevels, as_rgb, to_8_bit
+
+OPAQUE = 255
+"""Of a pixel that shows the frame; the others are 0, transparent."""
 
 
 class SamPrepare(nn.Module):
@@ -16,7 +19,9 @@ class SamPrepare(nn.Module):
 
     That is `ResizeLongestSide.apply_image`: Pillow's antialiased bilinear resize of the longest
     side to S, columns first and rounded to 8 bits after either side. `Sam.preprocess` follows in
-    the encoder's graph, so that a quarter of its bytes go from step to step, and no padding.
+    the encoder's graph, so that 4 bytes a pixel go from step to step, and not 12. What it fills
+    with zeros, to the right and below, is transparent here: Triton's response cache tells images
+    of a frame and of its transpose apart by their bytes alone, not by their shapes.
     """
 
     def __init__(self, sam: Sam) -> None:
@@ -27,8 +32,8 @@ class SamPrepare(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Prepare ``image`` ``[H, W, C]``, C = 1 or 3, integer camera values.
 
-        Returns ``sam_image`` uint8 ``[1, 3, h, w]``, the longest side S, and ``frame_size`` int32
-        ``[2]`` (H, W).
+        Returns ``sam_image`` uint8 ``[1, 4, S, S]``, red, green, blue and opacity 255 or 0, and
+        ``frame_size`` int32 ``[2]`` (H, W).
         """
         frame_size = torch._shape_as_tensor(image)[:2]
         content = content_size(frame_size, self.side)
@@ -39,4 +44,11 @@ class SamPrepare(nn.Module):
         resized = torch.floor(torch.matmul(values, columns.transpose(0, 1)) + 0.5)
         resized = torch.floor(torch.matmul(rows, resized) + 0.5)
         rgb = as_rgb(resized, channel_dim=0).to(torch.uint8)
-        return rgb.unsqueeze(0), frame_size.to(torch.int32)
+        opaque = torch.full_like(rgb[:1], OPAQUE)
+        pixels = torch.cat([rgb, opaque])
+        below = torch.zeros_like(pixels[:, :1]).expand(4, self.side, -1)
+        padded = torch.cat([pixels, below], dim=1)[:, : self.side]
+        beyond = torch.zeros_like(padded[:, :, :1]).expand(4, self.side, self.side)
+        padded = torch.cat([padded, beyond], dim=2)[:, :, : self.side]
+        one = torch.clamp(frame_size[0], max=1)
+        return sides_left_open(padded.unsqueeze(0), one, first=2), frame_size.to(torch.int32)

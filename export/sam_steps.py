@@ -24,7 +24,7 @@ from export.sam_box_prompts import SamBoxPrompts
 from export.sam_cells import SamCells
 from export.sam_decoder import CHUNK, SamDecoder
 from export.sam_encoder import ImageEncoder
-from export.sam_prepare import SamPrepare
+from export.sam_prepare import OPAQUE, SamPrepare
 from export.sample_inputs import camera_frame, generator, pixels
 
 HALF_TOLERANCE = 0.02
@@ -63,12 +63,11 @@ def sam_encoder(sam: Sam, half: bool = False) -> ExportedStep:
     """The image encoder; ``half`` computes in float16 and is compared with float32."""
     side = sam.image_encoder.img_size
     cases = [
-        Case(title, (pixels(count, 3, *shape),))
-        for title, count, shape in (
-            ("wide", 1, (side // 3, side)),  # traced with: the tracer would fold an empty padding
+        Case(title, (_sam_images(count, side, *shown),))
+        for title, count, shown in (
+            ("one", 1, (side, side // 3)),
             ("batch of 2", 2, (side, side)),
-            ("batch of 3, high", 3, (side, side // 2 + 1)),
-            ("one column", 1, (side, 1)),
+            ("one row", 1, (1, side)),
         )
     ]
     settings = {SAM_SETTING: describe_sam(sam), "precision": "float16" if half else "float32"}
@@ -154,6 +153,14 @@ def _decoder_case(
     embedding = torch.nn.functional.interpolate(embedding, grid, mode="bicubic")
     size = torch.tensor(frame_size, dtype=torch.int32)
     return Case(title, (embedding, size, points, labels, *coarse))
+
+
+def _sam_images(count: int, side: int, height: int, width: int) -> Tensor:
+    """Noise in the corner that is shown: uint8 ``[count, 4, side, side]``."""
+    images = torch.zeros((count, 4, side, side), dtype=torch.uint8)
+    images[:, :3, :height, :width] = pixels(count, 3, height, width)
+    images[:, 3, :height, :width] = OPAQUE
+    return images
 
 
 def _boxes(count: int, width: int, height: int) -> Tensor:

@@ -195,8 +195,9 @@ CROPS = Tensor("crops", "UINT8", (3, CROP_SIZE, CROP_SIZE), rows=-1)  # one row 
 CROP_PROBS = Tensor("crop_probs", "FP32", (-1,), rows=-1)  # K
 
 NORMALISED_RGB = Tensor("normalised_rgb", "UINT8", (3, -1, -1), rows=1)  # at the frame's size
-# Longest side scaled to SAM's input side S; statistics and padding are the encoder's.
-SAM_IMAGE = Tensor("sam_image", "UINT8", (3, -1, -1), rows=1)
+# Red, green, blue and opacity: longest side scaled to SAM's input side S, transparent to the right
+# and below. Pixel statistics are the encoder's.
+SAM_IMAGE = Tensor("sam_image", "UINT8", (4, -1, -1), rows=1)  # S, S
 SAM_EMBEDDING = Tensor("sam_embedding", "FP32", (-1, -1, -1), rows=1)  # E, S / 16, S / 16
 PROMPT_BOXES = Tensor("prompt_boxes", "FP32", (-1, 4))  # N, around SAM's masks, in frame pixels
 PROMPT_MASKS = Tensor("prompt_masks", "UINT8", SAM_MASKS.dims)

@@ -326,27 +326,36 @@ def test_input_is_that_of_set_image(
     camera = smooth_frame(*shape, channels) if min(shape) > 1 else np.full((1, 1, 1), 7, np.uint16)
     image, frame_size = served.prepare.run(None, {"image": camera})
     resized = SamPredictor(sam).transform.apply_image(normalised_rgb(camera))
-    difference = np.abs(image[0].astype(int) - resized.transpose(2, 0, 1))
+    expected = np.zeros((4, SIDE, SIDE), int)
+    expected[:, : resized.shape[0], : resized.shape[1]] = np.dstack(
+        [resized, np.full(resized.shape[:2], 255)]
+    ).transpose(2, 0, 1)
+    difference = np.abs(image[0] - expected)
     assert frame_size.tolist() == list(shape)
+    assert difference[3].max() == 0
     assert difference.max() <= 1  # grey level: where a value lies between two
     assert (difference > 0).mean() < 0.002
 
 
-@pytest.mark.parametrize("shape", [(37, SIDE), (SIDE, 1), (SIDE, SIDE)])
-def test_embedding_is_that_of_set_image(sam: Sam, served: Served, shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("height", "width"), [(37, SIDE), (SIDE, 1), (SIDE, SIDE)])
+def test_embedding_is_that_of_set_image(sam: Sam, served: Served, height: int, width: int) -> None:
     predictor = SamPredictor(sam)
-    image = pixels(1, 3, *shape)
-    predictor.set_torch_image(image, shape)
-    [embedding] = served.encoder.run(None, {"sam_image": image.numpy()})
+    rgb = pixels(1, 3, height, width)
+    predictor.set_torch_image(rgb, (height, width))
+    image = np.full((1, 4, SIDE, SIDE), 99, np.uint8)
+    image[:, 3] = 0
+    image[:, :3, :height, :width] = rgb
+    image[:, 3, :height, :width] = 255
+    [embedding] = served.encoder.run(None, {"sam_image": image})
     np.testing.assert_allclose(embedding, predictor.features, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     "shape",
     [
-        pytest.param((1, 3, SIDE // 2, SIDE // 2), id="smaller"),
-        pytest.param((1, 3, SIDE, SIDE + 1), id="larger"),
-        pytest.param((4, 3, SIDE // 2, SIDE // 2), id="four that hold as many pixels as one"),
+        pytest.param((1, 4, SIDE // 2, SIDE // 2), id="smaller"),
+        pytest.param((1, 4, SIDE, SIDE + 1), id="larger"),
+        pytest.param((4, 4, SIDE // 2, SIDE // 2), id="four that hold as many pixels as one"),
     ],
 )
 def test_an_image_of_another_sam_is_refused(served: Served, shape: tuple[int, ...]) -> None:
@@ -381,7 +390,7 @@ def test_half_precision(sam: Sam, steps: dict[str, ExportedStep]) -> None:
 def test_half_precision_that_overflows_is_refused(sam: Sam) -> None:
     large = small_sam()
     large.image_encoder.neck[0].weight.data.mul_(1e6)
-    with pytest.raises(ParityError, match="sam_encoder, case 'wide'"):
+    with pytest.raises(ParityError, match="sam_encoder, case 'one'"):
         sam_steps.sam_encoder(large, half=True)
 
 

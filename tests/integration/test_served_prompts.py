@@ -44,6 +44,9 @@ PROMPTS = {
 FRAMES = {
     "8 bit RGB": lambda: np.dstack([rendered(200, 300) >> 8] * 3).astype(np.uint8),
     "odd, 16 bit": lambda: rendered(333, 171),
+    "black": lambda: np.zeros((200, 300), np.uint8),
+    # As many bytes of the same value, which the cache of the encoder's answers must tell apart.
+    "black, transposed": lambda: np.zeros((300, 200), np.uint8),
 }
 
 
