@@ -20,8 +20,9 @@ class SamPrepare(nn.Module):
     That is `ResizeLongestSide.apply_image`: Pillow's antialiased bilinear resize of the longest
     side to S, columns first and rounded to 8 bits after either side. `Sam.preprocess` follows in
     the encoder's graph, so that 4 bytes a pixel go from step to step, and not 12. What it fills
-    with zeros, to the right and below, is transparent here: Triton's response cache tells images
-    of a frame and of its transpose apart by their bytes alone, not by their shapes.
+    with zeros, to the right and below, is transparent here. It is sent all the same: Triton's
+    response cache compares the bytes of inputs and not their shapes, and would take a black frame
+    for its transpose.
     """
 
     def __init__(self, sam: Sam) -> None:
