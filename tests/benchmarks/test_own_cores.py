@@ -38,8 +38,8 @@ def test_the_command(arguments, tmp_path):
     assert result["decoder"] == result["steps"][DECODER] > 0
     longest = max(result["branches"].values())
     assert result["request"] == pytest.approx(result["share"] * longest + result["decoder"])
-    # Random networks are small, so that hops weigh; but a request is no faster than its parts.
-    assert result["share"] > 0.5
+    # Not a bound of the share: a random network finds so many cells that the decoder takes most.
+    assert result["request"] > 0.5 * (longest + result["decoder"])  # no faster than its parts
     assert own_cores_table(result).strip() in done.output
 
 
