@@ -14,7 +14,9 @@ def open_session(model: Path | bytes, threads: int = 0) -> onnxruntime.Inference
     """A CPU session of a model file or its bytes; ``threads`` 0 takes all cores."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # The sessions of a chain take turns; idle threads of one must not spin while another runs.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # As the server's own: see `spinning` in server/backends/onnxruntime/model.py.
+    brief = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 26)
+    name, value = ("spin_duration_us", "20") if brief else ("allow_spinning", "0")
+    options.add_session_config_entry(f"session.intra_op.{name}", value)
     source = str(model) if isinstance(model, Path) else model
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -45,10 +45,10 @@ def thread_bounds(environ: Mapping[str, str]) -> dict[str, str]:
 
     Each session may use every core, although there are several sessions: the steps of one
     request run one after the other, so a lone request gets the whole machine. What would
-    oversubscribe it when several run at once is idle threads that spin, and the backend forbids
-    that. On 2 busy cores, two sessions of a small convolution network ran together 164 to 181
-    times a second with 2 threads each, 102 to 147 times with 1 thread each, and 56 to 58 times
-    with 2 threads that spin. Steps too light to share among threads say
+    oversubscribe it when several run at once is idle threads that spin, and the backend lets them
+    for microseconds only. On 2 busy cores, two sessions of a small convolution network ran
+    together 164 to 181 times a second with 2 threads each, 102 to 147 times with 1 thread each,
+    and 56 to 58 times with 2 threads that spin on. Steps too light to share among threads say
     ``intra_op_thread_count`` 1 in their configuration; several instances of one model share the
     bound, for they are there to run together. Pools besides ONNX Runtime's get 1.
     """

@@ -6,8 +6,11 @@ import importlib.util
 from types import ModuleType
 from typing import Any
 
+import onnx.parser
+import onnxruntime
 import pytest
 
+from export.onnx_session import open_session
 from server.backend_directory import OWN_BACKENDS
 from server.installation import find_installation
 
@@ -82,6 +85,29 @@ def test_instances_share_the_threads(
     assert backend.thread_count(config) == threads
 
 
-def test_idle_threads_do_not_spin(backend: ModuleType) -> None:
-    options = backend.session_options({})
-    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+@pytest.mark.parametrize(
+    ("version", "option", "value"),
+    [
+        pytest.param("1.31.1", "spin_duration_us", "20", id="briefly"),
+        pytest.param("1.26.0", "spin_duration_us", "20", id="first that knows how long"),
+        pytest.param("1.25.1", "allow_spinning", "0", id="without that not at all"),
+        pytest.param("2.0.0", "spin_duration_us", "20", id="the next major"),
+    ],
+)
+def test_idle_threads_spin_briefly(
+    backend: ModuleType, version: str, option: str, value: str
+) -> None:
+    entries = backend.spinning(version)
+    own = {name for name in entries if name.startswith("session.intra_op.")}
+    assert own == {f"session.intra_op.{option}"}
+    assert entries[f"session.intra_op.{option}"] == value
+
+
+def test_the_limit_in_process_spins_as_the_server(backend: ModuleType) -> None:
+    graph = "g (float[N] x) => (float[N] y) { y = Identity(x) }"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {graph}')
+    options = open_session(model.SerializeToString()).get_session_options()
+    for name, value in backend.spinning(onnxruntime.__version__).items():
+        if ".intra_op." in name:
+            assert backend.session_options({}).get_session_config_entry(name) == value
+            assert options.get_session_config_entry(name) == value
