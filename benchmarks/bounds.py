@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from benchmarks.load_cases import USUAL_CELLS
 from benchmarks.peers.ways import OURS, served_as
-from benchmarks.served_variant import DEFAULT
+from benchmarks.served_variant import DEFAULT, FUSED
 from benchmarks.studies import S3, S3_ENDINGS, S3_NETWORKS
 from benchmarks.throughput.windows import ONE_ON_THE_MACHINE
 from export.accuracy_budget import LARGEST_DROP
@@ -196,17 +196,39 @@ OVERHEAD = Bound(
     "served through gRPC / the same graphs in process, every pipeline at 1024 x 1024",
     "<=",
     1.1,
-    Where("latency", "overhead", "overhead", named_by=("pipeline",)),
+    Where("latency", "overhead", "overhead", {"variant": DEFAULT}, named_by=("pipeline",)),
 )
 
 TARGETS = (
     OVERHEAD,
-    Bound(
-        "Overhead of the server, shared memory",
-        "the same, with frames in shared memory",
-        "<=",
-        1.1,
-        Where("latency", "overhead", "overhead_shared_memory", named_by=("pipeline",)),
+    *(
+        Bound(
+            f"Overhead of the server, {title}",
+            ratio,
+            OVERHEAD.sign,
+            OVERHEAD.limit,
+            Where("latency", "overhead", column, {"variant": variant}, named_by=("pipeline",)),
+        )
+        for title, ratio, column, variant in (
+            (
+                "shared memory",
+                "the same, with frames in shared memory",
+                "overhead_shared_memory",
+                DEFAULT,
+            ),
+            (
+                "variant `fused`",
+                "served through gRPC / the graphs that it joins in process",
+                "overhead",
+                FUSED,
+            ),
+            (
+                "variant `fused`, shared memory",
+                "the same, with frames in shared memory",
+                "overhead_shared_memory",
+                FUSED,
+            ),
+        )
     ),
     Bound(
         "Overhead of the server, real frames",

@@ -6,6 +6,10 @@ DEFAULT = "default"
 """Every model by its ``config.pbtxt``; the other names are those of `server.variants.VARIANTS`."""
 
 
+FUSED = "fused"
+"""The variant that computes the default's graphs in another arrangement."""
+
+
 def variant_options(name: str) -> list[str]:
     """Options of ``python -m server`` that choose `DEFAULT` or a variant."""
     return [] if name == DEFAULT else [f"--variant={name}"]

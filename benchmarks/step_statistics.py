@@ -8,8 +8,6 @@ from dataclasses import astuple, dataclass
 
 import tritonclient.grpc as triton
 
-from cytoserve.contract import PIPELINES
-
 POLL = 0.02
 """Seconds between two looks at the statistics, which follow the answers."""
 
@@ -77,8 +75,8 @@ def counted(
     Raises:
         RuntimeError: ``ask`` sent fewer or more, or the statistics did not come in time.
     """
-    names = (pipeline, *PIPELINES[pipeline].steps)
     with triton.InferenceServerClient(url) as connection:
+        names = (pipeline, *served_steps(connection, pipeline))
         before = settled(connection, names)
         ask()
         wanted = before[pipeline].answers + requests
@@ -93,6 +91,12 @@ def counted(
             f"counts {answers}. Send as many, and let nobody else use the pipeline."
         )
     return {name: after[name].since(before[name]) for name in names}
+
+
+def served_steps(connection: triton.InferenceServerClient, pipeline: str) -> tuple[str, ...]:
+    """Steps of a pipeline as the server runs it: a variant may have others than the contract."""
+    config = connection.get_model_config(pipeline).config
+    return tuple(step.model_name for step in config.ensemble_scheduling.step)
 
 
 def settled(

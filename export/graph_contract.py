@@ -27,7 +27,7 @@ def leaves_outputs_open(step: Step) -> bool:
     """Whether the contract leaves sizes of a network's outputs open that the network itself fixes.
 
     So it is where inputs of a fixed size have outputs of an open one: that is the number of
-    classes. Where the inputs vary, the outputs vary with them.
+    classes. Where the inputs vary, the outputs vary with them; but a fused step holds a network.
     """
     varies = [any(-1 in tensor.dims for tensor in side) for side in (step.inputs, step.outputs)]
-    return step.batches and varies == [False, True]
+    return step.fused or (step.batches and varies == [False, True])

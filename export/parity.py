@@ -71,7 +71,7 @@ def check_parity(
         for tensor, theirs, ours in zip(step.outputs, expected, answers, strict=True):
             figure = deviation(theirs.numpy(), ours)
             figures[case.name][tensor.name] = figure
-            tolerance = _tolerance(ours.dtype, float_tolerance)
+            tolerance = allowed(ours.dtype, float_tolerance)
             if figure > tolerance:
                 raise ParityError(
                     f"{step.name}, case '{case.name}', output '{tensor.name}': ONNX Runtime "
@@ -96,7 +96,8 @@ def deviation(expected: npt.NDArray[np.generic], answer: npt.NDArray[np.generic]
     return float(difference / scale)
 
 
-def _tolerance(dtype: npt.DTypeLike, float_tolerance: float) -> float:
+def allowed(dtype: npt.DTypeLike, float_tolerance: float = FLOAT_TOLERANCE) -> float:
+    """Most `deviation` that rounding explains, of a tensor of this dtype."""
     if dtype == np.uint8:
         return LEVEL_TOLERANCE
     return float_tolerance if np.dtype(dtype).kind == "f" else 0.0

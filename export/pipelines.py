@@ -12,10 +12,11 @@ from typing import Any
 import numpy.typing as npt
 
 from cytoserve import __version__
-from cytoserve.contract import PIPELINES
+from cytoserve.contract import PIPELINES, STEPS
 from export.card import card_graph
 from export.chain import Chain
 from export.exported_step import ExportedStep
+from export.fused import export_fused
 from export.install import MODEL_FILE, StagedModel, Staging
 from training.checkpoint import Recipe
 
@@ -79,7 +80,14 @@ def install_pipeline(
         ]
         say(f"comparing the chain with {pipeline.reference} on {len(frames)} frames")
         files = {model.name: model.folder / MODEL_FILE for model in staged}
-        figures = pipeline.check(Chain(repository, pipeline.name, files), frames)
+        chain = Chain(repository, pipeline.name, files)
+        figures = pipeline.check(chain, frames)
+        if fused := PIPELINES[pipeline.name].fused:
+            say(f"joining the steps to {fused}")
+            graphs = {step.name: step.graph for step in pipeline.steps}
+            joined = export_fused(STEPS[fused], chain, graphs, frames)
+            manifest = _step_manifest(pipeline, joined) | origin
+            staged.append(staging.add_graph(fused, joined.graph, manifest))
         card = _card(pipeline, staging, staged)
         parity = [dataclasses.asdict(figure) for figure in figures]
         staged.append(staging.add_ensemble(pipeline.name, card, {"parity": parity, **origin}))

@@ -28,7 +28,7 @@ class PipelineExport:
     """What is not there, each as a path below the repository; empty when all is exported."""
 
     variant: str | None = None
-    """The variant whose own files are all that is missing."""
+    """The variant that is all that is missing, and has a command of its own to make it."""
 
     @property
     def models(self) -> tuple[str, str]:
@@ -55,7 +55,9 @@ def survey_one(repository: Path, pipeline: Pipeline, variant: str | None) -> Pip
     models = [pipeline.name, pipeline.card]
     if missing := tuple(missing_of(repository, models)):
         return PipelineExport(pipeline, missing)
-    return PipelineExport(pipeline, tuple(missing_of(repository, models, variant)), variant)
+    missing = tuple(missing_of(repository, models, variant))
+    made_alone = not any(path.startswith(f"{pipeline.fused}/") for path in missing)
+    return PipelineExport(pipeline, missing, variant if made_alone else None)
 
 
 def missing_of(
@@ -90,13 +92,15 @@ def is_configured(repository: Path, pipeline: Pipeline, variant: str) -> bool:
 def models_of_variant(
     repository: Path, pipelines: Iterable[Pipeline], variant: str
 ) -> tuple[str, ...]:
-    """Return the steps of ``pipelines`` that are configured by ``variant``.
+    """Return the models of ``pipelines``, the ensembles included, that ``variant`` configures.
 
     Raise `RepositoryError` where there is none.
     """
-    ensembles = [read_config(config_file(repository / pipeline.name)) for pipeline in pipelines]
-    steps = dict.fromkeys(step.model_name for e in ensembles for step in e.ensemble_scheduling.step)
-    found = tuple(s for s in steps if config_file(repository / s, variant).stem == variant)
+    names = [pipeline.name for pipeline in pipelines]
+    ensembles = [read_config(config_file(repository / name)) for name in names]
+    steps = (step.model_name for e in ensembles for step in e.ensemble_scheduling.step)
+    models = dict.fromkeys((*names, *steps))
+    found = tuple(m for m in models if config_file(repository / m, variant).stem == variant)
     if not found:
         raise RepositoryError(
             f"No model of these pipelines has a {VARIANT_FOLDER}/{variant}.pbtxt in {repository}: "

@@ -318,11 +318,12 @@ def frames() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def source_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository as it is in the source tree: configs, and nothing exported."""
+    """The repository as it is in the source tree: configs and variants, and nothing exported."""
     repository = tmp_path_factory.mktemp("source") / "model_repository"
-    for config in (ROOT / "model_repository").glob("*/config.pbtxt"):
-        (repository / config.parent.name).mkdir(parents=True)
-        shutil.copy(config, repository / config.parent.name)
+    for config in (ROOT / "model_repository").rglob("*.pbtxt"):
+        copy = repository / config.relative_to(ROOT / "model_repository")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(config, copy)
     adapter = Path("cell_labels") / "1"
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "model_repository" / adapter, repository / adapter, ignore=ignore)

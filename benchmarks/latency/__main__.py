@@ -15,7 +15,8 @@ are what the caller of `cytoserve.Client` sees. The mean is split into:
 
 and the server's share into queue, input, compute and output of every step. At one size, requests in
 turn with the same graphs in this process, encoded and decoded by the same client, tell what the
-server adds: `overhead`, and which step it adds that to.
+server adds: `overhead`, and which step it adds that to. Pipelines that the variant `fused` serves
+as one graph are compared in that as well.
 
 The server keeps no answers (`--response-cache-mb=0`), so that a frame sent again costs what a new
 one does, and sends no canaries meanwhile. A case is repeated until `--seconds` are used, at least
@@ -27,8 +28,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,14 @@ from benchmarks.options import (
 from benchmarks.percentiles import percentile
 from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import new_result, write_result
+from benchmarks.served_variant import DEFAULT, FUSED, variant_options
 from benchmarks.step_statistics import ModelCount, counted
 from benchmarks.timing import WARM_UPS
 from benchmarks.transports import TRANSPORTS
 from cytoserve import Client
 from server.embedded import EmbeddedServer
 from server.errors import ServerError
+from server.repository import is_configured, survey
 
 MOST = 100
 """Requests of one case and way: more would only sharpen the last digit."""
@@ -191,24 +194,45 @@ def measure(
     """
     rows: dict[str, Rows] = {"cases": [], "steps": [], "overhead": [], "overhead_steps": []}
     work = [(name, case) for name in pipelines for case in asked(name, cases)]
-    with ExitStack() as stack:
-        server = stack.enter_context(
-            EmbeddedServer(repository, pipelines, response_cache_mb=0, timeout=DEADLINE)
-        )
-        stack.enter_context(without_canaries(server))
-        ways = [Way(name, server.url, stack) for name in TRANSPORTS]
+    fused = [
+        export.pipeline.name
+        for export in survey(repository, pipelines, FUSED)
+        if not export.missing and is_configured(repository, export.pipeline, FUSED)
+    ]
+
+    def measure_all(ways: Sequence[Way], variant: str, names: Sequence[str]) -> None:
+        clients = {way.name: way.client for way in ways}
+        for name in track(names, f"overhead, {variant}", transient=True):
+            row, steps = measure_overhead(
+                clients, ways[0].url, repository, name, variant, overhead_seconds, DEADLINE
+            )
+            rows["overhead"].append(row)
+            rows["overhead_steps"] += steps
+
+    with _serving(repository, pipelines, DEFAULT) as ways:
         for name, case in track(work, "frames", transient=True):
             case_rows, step_rows = measure_case(ways, name, case, seconds, fewest)
             rows["cases"] += case_rows
             rows["steps"] += step_rows
-        clients = {way.name: way.client for way in ways}
-        for name in track(pipelines, "overhead", transient=True):
-            row, steps = measure_overhead(
-                clients, server.url, repository, name, overhead_seconds, DEADLINE
-            )
-            rows["overhead"].append(row)
-            rows["overhead_steps"] += steps
+        measure_all(ways, DEFAULT, pipelines)
+    if fused:
+        with _serving(repository, fused, FUSED) as ways:
+            measure_all(ways, FUSED, fused)
     return rows
+
+
+@contextmanager
+def _serving(repository: Path, pipelines: Sequence[str], variant: str) -> Iterator[list[Way]]:
+    """The ways to a server that nobody else uses."""
+    options = variant_options(variant)
+    with ExitStack() as stack:
+        server = stack.enter_context(
+            EmbeddedServer(
+                repository, pipelines, response_cache_mb=0, timeout=DEADLINE, options=options
+            )
+        )
+        stack.enter_context(without_canaries(server))
+        yield [Way(name, server.url, stack) for name in TRANSPORTS]
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})

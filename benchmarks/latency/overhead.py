@@ -19,6 +19,7 @@ from benchmarks.step_statistics import ModelCount, counted
 from benchmarks.timing import in_turn, median_ratio
 from benchmarks.transports import GRPC, SHARED_MEMORY, TRANSPORTS
 from cytoserve import Client
+from cytoserve.contract import STEPS
 
 AT = Case(1024, 1024, 15)
 """Frames by which the server is compared with its graphs in this process."""
@@ -40,6 +41,7 @@ def measure_overhead(
     url: str,
     repository: Path,
     pipeline: str,
+    variant: str,
     seconds: float,
     timeout: float,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -52,6 +54,7 @@ def measure_overhead(
         url: ``host:port`` of their server.
         repository: the model repository that it serves.
         pipeline: one of its pipelines.
+        variant: as which the server serves the repository; the graphs here are the default's.
         seconds: of all ways together; `ROUNDS` rounds are measured at least.
         timeout: seconds that one frame may take.
 
@@ -74,7 +77,13 @@ def measure_overhead(
             times.update(in_turn(calls, rounds, warm_ups=0))
 
         counts = counted(url, pipeline, ask_all, rounds * len(served))
-    about = {"pipeline": pipeline, "width": AT.width, "height": AT.height, "cells": AT.cells}
+    about = {
+        "pipeline": pipeline,
+        "variant": variant,
+        "width": AT.width,
+        "height": AT.height,
+        "cells": AT.cells,
+    }
     rows = [{**about, **row} for row in step_rows(pipeline, times, steps, counts)]
     return {**about, **ratios(times)}, rows
 
@@ -102,20 +111,21 @@ def step_rows(
 ) -> list[dict[str, Any]]:
     """Mean milliseconds of every step that ran, in this process and in the server, and `OUTSIDE`.
 
-    The server's are of all its requests, through gRPC and through shared memory.
+    The server's are of all its requests, through gRPC and through shared memory. A fused step is
+    compared with all the steps whose place it takes.
     """
     rounds = len(times[IN_PROCESS])
     called = statistics.fmean(second for name in TRANSPORTS for second in times[name])
     whole = counts[pipeline]
     rows: list[dict[str, Any]] = []
-    for step, seconds in steps.items():
-        count = counts[step]
-        if count.answers:
+    for step, count in counts.items():
+        if step != pipeline and count.answers:
             parts = {
                 f"{part}_ms": getattr(count, part) / count.answers * 1e3
                 for part in ("queue", "input", "compute", "output")
             }
-            in_process = sum(seconds) / rounds * 1e3
+            replaced = steps if STEPS[step].fused else (step,)
+            in_process = sum(sum(steps[each]) for each in replaced) / rounds * 1e3
             rows.append({"step": step, "in_process_ms": in_process, **parts})
     alone = statistics.fmean(times[IN_PROCESS]) * 1e3 - sum(row["in_process_ms"] for row in rows)
     outside = (called - whole.total / whole.answers) * 1e3

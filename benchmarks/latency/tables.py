@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.machine import machine_note
 from benchmarks.percentiles import percentile_text
+from benchmarks.served_variant import DEFAULT
 
 
 def latency_table(result: Mapping[str, Any]) -> str:
@@ -18,7 +19,7 @@ def latency_table(result: Mapping[str, Any]) -> str:
         "\n".join(_overhead(result)),
         "Where that goes: mean milliseconds of every step, in this process and in the server, of "
         "the same rounds; half of the server's requests came through shared memory. Steps of one "
-        "request may run at the same time.",
+        "request may run at the same time. A fused step is compared with all that it joins.",
         "\n".join(_overhead_steps(result)),
         "Milliseconds of a call. A percentile is the smallest time that so many percent of the "
         "requests do not exceed, p50 of two so the faster; p95 and p99 marked `max` are the "
@@ -40,11 +41,16 @@ def _overhead(result: Mapping[str, Any]) -> list[str]:
     ]
     for row in result["overhead"]:
         rows.append(
-            f"| `{row['pipeline']}` | {_frame(row)} | {row['cells']} | {row['requests']} "
+            f"| {_served(row)} | {_frame(row)} | {row['cells']} | {row['requests']} "
             f"| {row['in_process_ms']:.1f} | {row['grpc_ms']:.1f} | {row['shared_memory_ms']:.1f} "
             f"| {_ratio(row, 'overhead')} | {_ratio(row, 'overhead_shared_memory')} |"
         )
     return rows
+
+
+def _served(row: Mapping[str, Any]) -> str:
+    variant = "" if row["variant"] == DEFAULT else f", variant `{row['variant']}`"
+    return f"`{row['pipeline']}`{variant}"
 
 
 def _ratio(row: Mapping[str, Any], name: str) -> str:
@@ -63,7 +69,7 @@ def _overhead_steps(result: Mapping[str, Any]) -> list[str]:
         served = sum(row[part] for part in parts) if outside is None else outside
         name = row["step"] if outside is not None else f"`{row['step']}`"
         rows.append(
-            f"| `{row['pipeline']}` | {name} | {row['in_process_ms']:.2f} | {served:.2f} "
+            f"| {_served(row)} | {name} | {row['in_process_ms']:.2f} | {served:.2f} "
             f"| {' | '.join(f'{row[part]:.2f}' if part in row else '' for part in parts)} |"
         )
     return rows

@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.bounds import OVERHEAD
 from benchmarks.peers.ways import OURS
 from benchmarks.report.drawing import Axis, Limit, Plot, bars, lines, stacked_bars, value_text
+from benchmarks.served_variant import DEFAULT
 from benchmarks.transports import GRPC
 
 Result = Mapping[str, Any]
@@ -25,11 +26,15 @@ STEP = {name: f"{name}_ms" for name in ("queue", "input", "compute", "output")}
 AIM = Limit(OVERHEAD.limit, f"bound {value_text(OVERHEAD.limit)}")
 
 
+def _served(row: Row) -> str:
+    return row["pipeline"] if row["variant"] == DEFAULT else f"{row['pipeline']}, {row['variant']}"
+
+
 def latency_plots(result: Result) -> list[Plot]:
     """What the server adds, where the time goes, and how it grows, for every pipeline."""
     ratio = Axis("seconds served / in process")
     plots = [
-        bars(title, ratio, {row["pipeline"]: row[column] for row in result["overhead"]}, AIM)
+        bars(title, ratio, {_served(row): row[column] for row in result["overhead"]}, AIM)
         for title, column in (
             ("Overhead through gRPC", "overhead"),
             ("Overhead through shared memory", "overhead_shared_memory"),

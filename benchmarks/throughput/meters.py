@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import psutil
 import tritonclient.grpc as triton
 
-from cytoserve.contract import PIPELINES, STEPS
+from benchmarks.step_statistics import served_steps
+from cytoserve.contract import STEPS
 from server.workers import cpu_seconds, worker_from
 
 TRITON = "tritonserver"
@@ -77,7 +78,7 @@ class Meters:
 
     def __init__(self, url: str, pipeline: str, pid: int) -> None:
         self._connection = triton.InferenceServerClient(url)
-        self._steps = PIPELINES[pipeline].steps
+        self._steps = served_steps(self._connection, pipeline)
         self._pid = pid
 
     def read(self, client_pids: Sequence[int] = ()) -> Reading:

@@ -12,7 +12,7 @@ from pathlib import Path
 from google.protobuf import text_format
 
 from cytoserve.contract import PIPELINES
-from cytoserve.model_config import read_config
+from cytoserve.model_config import CONFIG_FILE, VARIANT_FOLDER, read_config, versions
 
 
 def without_outputs_on_request(repository: Path, pipelines: Sequence[str], folder: Path) -> Path:
@@ -26,11 +26,12 @@ def without_outputs_on_request(repository: Path, pipelines: Sequence[str], folde
             (folder / model.name).symlink_to(model)
             continue
         (folder / model.name).mkdir()
-        for entry in model.iterdir():
-            if entry.is_dir():
-                (folder / model.name / entry.name).symlink_to(entry)
-        config = _reduced(model / "config.pbtxt", model.name)
-        (folder / model.name / "config.pbtxt").write_text(config)
+        for number in map(str, versions(model)):
+            (folder / model.name / number).symlink_to(model / number)
+        for file in (model / CONFIG_FILE, *(model / VARIANT_FOLDER).glob("*.pbtxt")):
+            own = folder / file.relative_to(repository.resolve())
+            own.parent.mkdir(exist_ok=True)
+            own.write_text(_reduced(file, model.name))
     return folder
 
 

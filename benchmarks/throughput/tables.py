@@ -94,7 +94,8 @@ def _pipeline(result: Mapping[str, Any], pipeline: str) -> str:
 def _processor_time(pipeline: str, saturation: Sequence[Row]) -> list[str]:
     """Where a frame's processor time goes, served and without a server."""
     measured = {part for row in saturation for part in row["cpu_seconds_by_part"]}
-    in_order = (*PIPELINES[pipeline].steps, TRITON, CLIENT)
+    kind = PIPELINES[pipeline]
+    in_order = (*kind.steps, kind.fused or "", TRITON, CLIENT)
     parts = [part for part in in_order if part in measured]
     rows = []
     for row in saturation:

@@ -187,8 +187,9 @@ class Client:
         """Return what answers, at most ``CARD_LIFETIME_S`` old: results of other models differ.
 
         Returns:
-            By the name of every exported step the sha256 of its graph; after it what the server
-            runs in its place or on which accelerator, where a variant or a configuration says so.
+            By the name of every step that is served the sha256 of its graph; after it what the
+            server runs in its place or on which accelerator, where a variant or a configuration
+            says so.
         """
         return _finish(self._calls.models(pipeline, timeout))
 
@@ -390,7 +391,10 @@ class _Calls:
             models = {}
             for name, sha256 in card.hashes().items():
                 ask = partial(self.transport.execution, name)
-                models[name] = f"{sha256} {await self._asked(pipeline, ask, deadline)}".rstrip()
+                try:
+                    models[name] = f"{sha256} {await self._tried(ask, deadline)}".rstrip()
+                except PipelineNotServed:  # a step of another variant
+                    continue
             self._models[pipeline] = card, models
         return dict(models)
 

@@ -74,12 +74,16 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Step:
-    """One model inside a pipeline; ``batches`` where it has a batch dimension in front."""
+    """One model inside a pipeline; ``batches`` where it has a batch dimension in front.
+
+    ``fused`` is one that computes other steps of its pipeline as one graph.
+    """
 
     name: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     batches: bool = False
+    fused: bool = False
 
     def config_dims(self, tensor: Tensor) -> tuple[int, ...]:
         """``dims`` of one of its tensors in ``config.pbtxt``, where a batch dim is left out."""
@@ -98,7 +102,8 @@ class Pipeline:
 
     ``on_request`` are outputs whose step runs only when a request names them. ``card`` is the
     model that tells class names and model hashes (see :data:`CARD_OUTPUT`). ``max_pixels`` is the
-    most, ``H * W``, that one request may hold.
+    most, ``H * W``, that one request may hold. ``fused`` is the step that takes the place of all
+    steps but those ``on_request`` in a variant that serves them as one graph.
     """
 
     name: str
@@ -110,6 +115,7 @@ class Pipeline:
     on_request: tuple[Tensor, ...]
     card: str
     max_pixels: int = MAX_SIDE * MAX_SIDE
+    fused: str | None = None
 
     @property
     def is_semantic(self) -> bool:
@@ -242,6 +248,15 @@ STEPS = {
         Step("resnet50_cells", (CROPS,), (CROP_PROBS,), batches=True),
         Step("cell_classes", (CROP_PROBS, CELL_BOXES), (CLASS_IDS, CLASS_PROBS)),
         Step("cell_labels", (CELL_BOXES, PAINTED_MASKS, FRAME_SIZE), (LABELS,)),
+        *(
+            Step(
+                name,
+                INSTANCE_INPUTS,
+                (*INSTANCE_OUTPUTS, CELL_BOXES, CELL_MASKS, FRAME_SIZE),
+                fused=True,
+            )
+            for name in ("yolo_fused", "yolo_resnet_fused")
+        ),
         Step("maskrcnn_prepare", (IMAGE,), (NORMALISED_RGB, FRAME_SIZE)),
         # Not batched: what leaves its backbone is 90 MB a frame, and its cells differ in number.
         Step(
@@ -322,6 +337,7 @@ PIPELINES = {
             outputs=INSTANCE_OUTPUTS,
             on_request=(LABELS,),
             card="yolo_card",
+            fused="yolo_fused",
         ),
         Pipeline(
             "yolo_resnet",
@@ -340,6 +356,7 @@ PIPELINES = {
             outputs=INSTANCE_OUTPUTS,
             on_request=(LABELS,),
             card="yolo_resnet_card",
+            fused="yolo_resnet_fused",
         ),
         Pipeline(
             "maskrcnn",

@@ -43,7 +43,7 @@ def _lint_model(model: Model, models: dict[str, Model]) -> Iterator[Problem]:
     yield from lint_serving(model)
     yield from lint_tensors(model)
     yield from lint_versions(model)
-    yield from lint_variants(model)
+    yield from lint_variants(model, models)
     if model.is_pipeline:
         yield from lint_ensemble(model, models)
         yield from lint_pipeline_versions(model, models)

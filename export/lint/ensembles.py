@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cytoserve.contract import PIPELINES, Tensor
+from cytoserve.contract import PIPELINES, STEPS, Pipeline, Tensor
 from export.graph_contract import leaves_outputs_open
 from export.lint.models import Model, configured, show_dims
 from export.lint.problem import Problem
@@ -23,7 +23,7 @@ def lint_ensemble(ensemble: Model, models: Mapping[str, Model]) -> Iterator[Prob
     """
     steps = list(ensemble.config.ensemble_scheduling.step)
     names = [step.model_name for step in steps]
-    expected = PIPELINES[ensemble.contract.name].steps
+    expected = expected_steps(PIPELINES[ensemble.contract.name], ensemble.is_variant)
     if tuple(names) != expected:
         yield Problem(ensemble.file, FIELD, ", ".join(expected), ", ".join(names) or "none")
     known = [step for step in steps if step.model_name in models]
@@ -35,6 +35,14 @@ def lint_ensemble(ensemble: Model, models: Mapping[str, Model]) -> Iterator[Prob
     yield from _wiring(ensemble, known, models)
     yield from _usage(ensemble, steps)
     yield from _on_request(ensemble, steps)
+
+
+def expected_steps(pipeline: Pipeline, is_variant: bool) -> tuple[str, ...]:
+    """Steps of a pipeline, or of its variant: the fused one, and those that run on request."""
+    if not (is_variant and pipeline.fused):
+        return pipeline.steps
+    on_request = set(pipeline.on_request)
+    return (pipeline.fused, *(s for s in pipeline.steps if on_request & set(STEPS[s].outputs)))
 
 
 def _maps(ensemble: Model, step: Any, model: Model) -> Iterator[Problem]:

@@ -34,6 +34,11 @@ class Model:
         return self.folder / self.file_name
 
     @property
+    def is_variant(self) -> bool:
+        """Whether a variant of the model is configured by it."""
+        return self.file_name != CONFIG_FILE
+
+    @property
     def is_pipeline(self) -> bool:
         """Whether it is an ensemble by contract."""
         return self.contract.name in PIPELINES

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc import model_config_pb2
 
+from cytoserve.contract import PIPELINES
 from cytoserve.model_config import VARIANT_FOLDER, ModelConfigError, read_config
+from export.lint.ensembles import lint_ensemble
 from export.lint.exported import lint_variant_graph
 from export.lint.models import Model
 from export.lint.problem import Problem
@@ -23,16 +25,25 @@ OWN_FIELDS = (
 """What a variant may say otherwise than ``config.pbtxt``: which graph is computed, by what, how
 often at the same time, in how many threads, and of how many frames at once."""
 
+PIPELINE_FIELD = "ensemble_scheduling"
+"""What a variant of a pipeline says otherwise: which steps do the work."""
+
 ACCELERATOR = "openvino"
 """The one that ONNX Runtime's backend knows for a CPU."""
 
 
-def lint_variants(model: Model) -> Iterator[Problem]:
-    """All rules for every variant of one model."""
+def lint_variants(model: Model, models: Mapping[str, Model]) -> Iterator[Problem]:
+    """All rules for every variant of one model.
+
+    Args:
+        model: a model.
+        models: every model whose config could be read, by name.
+    """
     folder = model.folder / VARIANT_FOLDER
+    alone = model.is_pipeline and not PIPELINES[model.contract.name].fused
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if model.is_pipeline or file.suffix != ".pbtxt":
-            expected = "absent: variants are <variant>.pbtxt of steps"
+        if alone or file.suffix != ".pbtxt":
+            expected = "absent: variants are <variant>.pbtxt of steps, or of pipelines that fuse"
             yield Problem(file, "file", expected, "present")
             continue
         try:
@@ -45,17 +56,21 @@ def lint_variants(model: Model) -> Iterator[Problem]:
         yield from lint_tensors(variant)
         yield from _as_default(model, variant)
         yield from _accelerators(variant)
-        yield from lint_variant_graph(variant)
+        if model.is_pipeline:
+            yield from lint_ensemble(variant, models)
+        else:
+            yield from lint_variant_graph(variant)
 
 
 def _as_default(model: Model, variant: Model) -> Iterator[Problem]:
     """A variant is the same model to its callers and to the ensembles."""
+    own_fields = (PIPELINE_FIELD,) if model.is_pipeline else OWN_FIELDS
     fields = model_config_pb2.ModelConfig.DESCRIPTOR.fields_by_name
     default, own = (
         MessageToDict(m.config, preserving_proto_field_name=True) for m in (model, variant)
     )
     for name in fields:
-        if name not in OWN_FIELDS and default.get(name) != own.get(name):
+        if name not in own_fields and default.get(name) != own.get(name):
             expected = f"{json.dumps(default.get(name))} of {model.file_name}"
             yield Problem(variant.file, name, expected, json.dumps(own.get(name)))
 

@@ -15,6 +15,7 @@ from benchmarks.latency.split import SplitClock
 from benchmarks.latency.tables import latency_table
 from benchmarks.load_cases import Case, asked, cross, product
 from benchmarks.quiet_server import without_canaries
+from benchmarks.served_variant import DEFAULT, FUSED
 from benchmarks.step_statistics import ModelCount, counted
 from cytoserve import Client, FakeServer, Foreground
 
@@ -129,16 +130,19 @@ def test_the_command(exported_repository, tmp_path):
         assert [step["step"] for step in own] == ["yolo_prepare", "yolo_targets", "yolo_decode"]
         taken = sum(step[f"{part}_ms"] for step in own for part in ("queue", "input", "compute"))
         assert taken < row["server_ms"]
-    [overhead] = result["overhead"]
-    assert overhead["requests"] == ROUNDS
-    for way in ("overhead", "overhead_shared_memory"):
-        low, high = overhead[f"{way}_interval"]
-        assert 0 < low <= overhead[way] <= high
-    *inside, outside = result["overhead_steps"]
-    assert [row["step"] for row in inside] == ["yolo_prepare", "yolo_targets", "yolo_decode"]
-    assert all(row["compute_ms"] > 0 and row["in_process_ms"] > 0 for row in inside)
-    assert outside["step"] == OUTSIDE
-    assert outside["in_process_ms"] > 0
+    assert [row["variant"] for row in result["overhead"]] == [DEFAULT, FUSED]
+    steps = ["yolo_prepare", "yolo_targets", "yolo_decode"]
+    for overhead, compared in zip(result["overhead"], (steps, ["yolo_fused"]), strict=True):
+        assert overhead["requests"] == ROUNDS
+        for way in ("overhead", "overhead_shared_memory"):
+            low, high = overhead[f"{way}_interval"]
+            assert 0 < low <= overhead[way] <= high
+        variant = overhead["variant"]
+        *inside, outside = [r for r in result["overhead_steps"] if r["variant"] == variant]
+        assert [row["step"] for row in inside] == compared
+        assert all(row["compute_ms"] > 0 and row["in_process_ms"] > 0 for row in inside)
+        assert outside["step"] == OUTSIDE
+        assert outside["in_process_ms"] > 0
     assert page.read_text() == latency_table(result)
     assert page.read_text().count("| 2 |") >= len(ways)
 
@@ -189,6 +193,20 @@ def test_what_a_server_adds_is_told_by_step():
     # 8 ms in this process, of which steps take 6.5; 11 ms through the server, of which it has 9.
     outside = {"in_process_ms": 1.5, "outside_ms": 2.0}
     assert rows == [pytest.approx(row) for row in (prepare, targets, outside)]
+
+
+def test_a_fused_step_is_compared_with_all_that_it_joins():
+    times = {"gRPC": [0.01, 0.01], "shared memory": [0.01, 0.01], "in process": [0.008, 0.008]}
+    counts = {
+        "yolo": ModelCount(4, 4, 0.036, 0, 0, 0, 0),
+        "yolo_fused": ModelCount(4, 4, 0.034, 0.0, 0.0, 0.032, 0.0),
+    }
+    seconds = {"yolo_prepare": [0.001, 0.001], "yolo_targets": [0.005, 0.006]}
+    inside, outside = step_rows("yolo", times, seconds, counts)
+    assert (inside["step"], outside["step"]) == ("yolo_fused", OUTSIDE)
+    assert inside["in_process_ms"] == pytest.approx(6.5)
+    assert inside["compute_ms"] == pytest.approx(8.0)
+    assert outside["in_process_ms"] == pytest.approx(1.5)
 
 
 def test_the_slowest_of_few_is_said_to_be(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import sys
 import time
 from contextlib import nullcontext
@@ -156,9 +155,6 @@ def installed(*names: str) -> list[str]:
 @pytest.mark.slow
 def test_a_real_run(checkpoints, exported_repository, monkeypatch, tmp_path):
     """Two variants of ours, the study's way, LitServe if installed, and a peer that is not."""
-    repository = shutil.copytree(exported_repository, tmp_path / "model_repository")
-    configs = "yolo_targets/configs"
-    shutil.copytree(ROOT / "model_repository" / configs, repository / configs)
     own = tmp_path / "environments"
     own.mkdir()
     for name in installed("litserve"):
@@ -167,7 +163,7 @@ def test_a_real_run(checkpoints, exported_repository, monkeypatch, tmp_path):
     weights = Checkpoints(*(checkpoints / name for name in ("cells", "targets", "classifier")))
     names = ["study", *installed("litserve"), "bentoml"]
     result = measure(
-        repository,
+        exported_repository,
         weights,
         names,
         variants=["throughput"],

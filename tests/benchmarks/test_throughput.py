@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import time
 from dataclasses import replace
@@ -44,7 +43,7 @@ from benchmarks.throughput.windows import (
 )
 from cytoserve import Client
 from cytoserve.contract import LABELS
-from cytoserve.model_config import read_config
+from cytoserve.model_config import config_file, read_config
 from export.chain import newest_graph
 from export.onnx_session import open_session
 
@@ -212,6 +211,10 @@ def test_outputs_on_request_are_left_out(exported_repository, tmp_path):
     assert [step.model_name for step in steps] == ["yolo_prepare", "yolo_targets", "yolo_decode"]
     assert "cell_boxes" not in steps[-1].output_map  # Triton refuses what nothing reads
     assert "boxes" in steps[-1].output_map
+    for variant in ("fused", "throughput"):
+        [fused] = read_config(config_file(folder / "yolo", variant)).ensemble_scheduling.step
+        assert fused.model_name == "yolo_fused"
+        assert "cell_boxes" not in fused.output_map
     other = read_config(folder / "yolo_resnet" / "config.pbtxt")
     assert other == read_config(exported_repository / "yolo_resnet" / "config.pbtxt")
 
@@ -309,15 +312,12 @@ def installed():
 @pytest.mark.slow
 def test_the_command(exported_repository, tmp_path):
     """perf_analyzer takes part where it is installed."""
-    repository = shutil.copytree(exported_repository, tmp_path / "model_repository")
-    configs = "yolo_targets/configs"
-    shutil.copytree(ROOT / "model_repository" / configs, repository / configs)
     clients = {ONE_PROCESS, ONE_ON_THE_MACHINE, MANY_PROCESSES}
     clients |= {PERF_ANALYZER} if installed() else set()
     small = ["--size", "160x128", "--cells", "3", "--concurrency", "3"]
     small += ["--rounds", "1", "--rounds-beside", "2"]
     arguments = [
-        *("--model-repository", str(repository), "--pipeline", "yolo"),
+        *("--model-repository", str(exported_repository), "--pipeline", "yolo"),
         *(*small, "--window", "0.3", "--json", str(tmp_path / "throughput.json")),
         *([] if installed() else ["--without-perf-analyzer"]),
     ]
@@ -341,7 +341,7 @@ def test_the_command(exported_repository, tmp_path):
     }
     for row in result["saturation"]:
         parts = row["cpu_seconds_by_part"]
-        assert set(parts) == {TRITON, CLIENT, "yolo_prepare", "yolo_targets", "yolo_decode"}
+        assert set(parts) == {TRITON, CLIENT, "yolo_fused"}
         assert row["concurrency"] == 3
         assert row["rounds"] == 2
         low, high = row["share_interval"]

@@ -78,7 +78,6 @@ def test_a_loop_that_cuts_some_inputs_only_is_refused() -> None:
 
 @pytest.mark.slow
 def test_the_command_adds_graphs_to_what_is_exported(repository: Path) -> None:
-    add_configs(repository)
     done = CliRunner().invoke(main, ["openvino", "--model-repository", str(repository)])
     assert done.exit_code == 0, done.output
     files = [Path(line) for line in done.stdout.splitlines()]
@@ -93,11 +92,3 @@ def test_the_command_needs_something_exported(source_repository: Path) -> None:
     done = CliRunner().invoke(main, ["openvino", "--model-repository", str(source_repository)])
     assert done.exit_code == 1
     assert "none of resnet50_cells, nuclei_network is exported" in done.output
-
-
-def add_configs(repository: Path) -> None:
-    source = Path(__file__).parents[2] / "model_repository"
-    for file in source.glob("*/configs/*.pbtxt"):
-        copy = repository / file.relative_to(source)
-        copy.parent.mkdir(exist_ok=True)
-        copy.write_bytes(file.read_bytes())

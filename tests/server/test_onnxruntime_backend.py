@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -546,26 +545,6 @@ def test_threads_are_the_configuration_or_else_the_cores(
         threads[count] = worker.num_threads()
     assert threads["3"] - threads["1"] == 2
     assert threads[None] - threads["1"] == available_cores() - 1
-
-
-@pytest.mark.parametrize(
-    ("priority", "niceness"), [("PRIORITY_MIN", 5), ("PRIORITY_MAX", 0), ("PRIORITY_DEFAULT", 0)]
-)
-def test_the_threads_of_a_low_priority_give_way(
-    deploy: Deploy,
-    shared_server: EmbeddedServer,
-    triton_of: TritonOf,
-    priority: str,
-    niceness: int,
-) -> None:
-    config = io([-1, 3]) + parameter("intra_op_thread_count", "3")
-    triton = triton_of(shared_server)
-    worker = worker_of(triton, deploy(DOUBLE, f"{config}optimization {{ priority: {priority} }}"))
-    found = [os.getpriority(os.PRIO_PROCESS, thread.id) for thread in worker.threads()]
-    giving_way = [each - triton.nice() for each in found if each != triton.nice()]
-    # That which calls the session, and the two others of its pool; not those of Triton's library.
-    assert giving_way == [niceness] * (3 if niceness else 0)
-    assert worker.nice() - triton.nice() == niceness
 
 
 def test_workers_send_no_telemetry_and_bound_other_pools(

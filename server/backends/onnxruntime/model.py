@@ -59,15 +59,6 @@ GRAPH_LEVELS = {
 }
 """``optimization.graph.level``; every other value, 0 included, enables all optimisations."""
 
-LOW_PRIORITY_NICENESS = 5
-"""A worker of ``PRIORITY_MIN`` gets a third of the processor time of one that does not give way.
-
-10 and 19 brought no more frames, 3 fewer. The weight counts against the server's own workers alone
-where the kernel groups processes by session, as Linux does by default; elsewhere also against other
-programs, which must not starve the model: two that took both cores left 1.9 frames of 3.3 a second
-with 5, 0.9 with 10 and 0.2 with 19.
-"""
-
 SPIN_US = 20
 """Microseconds for which an idle thread of a session waits awake for its next piece of work."""
 
@@ -97,7 +88,6 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Open the session and refuse a configuration that does not fit the graph."""
         config: Config = json.loads(args["model_config"])
-        give_way(config)
         path = Path(args["model_repository"], args["model_version"], model_filename(config))
         self.session = open_session(path, session_options(config), accelerators(config))
         check_inputs(config, self.session)
@@ -204,17 +194,6 @@ def error_text(error: Exception) -> str:
 
 
 # -- The session --------------------------------------------------------------------------------
-def give_way(config: Config) -> None:
-    """Run behind other workers where ``optimization.priority`` is ``PRIORITY_MIN``.
-
-    The native backend does not heed it; TensorRT's makes it the priority of a GPU's stream. Here
-    it is the niceness of this thread, which the session's threads inherit: so this comes first.
-    ``PRIORITY_MAX`` changes nothing, for it would take a privilege.
-    """
-    if config.get("optimization", {}).get("priority") == "PRIORITY_MIN":
-        os.nice(LOW_PRIORITY_NICENESS)
-
-
 def model_filename(config: Config) -> str:
     """Return the name of the ONNX file inside a version folder."""
     return config.get("default_model_filename") or "model.onnx"
