@@ -200,7 +200,7 @@ def measure(
         if not export.missing and is_configured(repository, export.pipeline, FUSED)
     ]
 
-    def measure_all(ways: Sequence[Way], variant: str, names: Sequence[str]) -> None:
+    def measure_overheads(ways: Sequence[Way], variant: str, names: Sequence[str]) -> None:
         clients = {way.name: way.client for way in ways}
         for name in track(names, f"overhead, {variant}", transient=True):
             row, steps = measure_overhead(
@@ -214,10 +214,10 @@ def measure(
             case_rows, step_rows = measure_case(ways, name, case, seconds, fewest)
             rows["cases"] += case_rows
             rows["steps"] += step_rows
-        measure_all(ways, DEFAULT, pipelines)
+        measure_overheads(ways, DEFAULT, pipelines)
     if fused:
         with _serving(repository, fused, FUSED) as ways:
-            measure_all(ways, FUSED, fused)
+            measure_overheads(ways, FUSED, fused)
     return rows
 
 

@@ -40,9 +40,9 @@ def lint_variants(model: Model, models: Mapping[str, Model]) -> Iterator[Problem
         models: every model whose config could be read, by name.
     """
     folder = model.folder / VARIANT_FOLDER
-    alone = model.is_pipeline and not PIPELINES[model.contract.name].fused
+    one_way = model.is_pipeline and not PIPELINES[model.contract.name].fused
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if alone or file.suffix != ".pbtxt":
+        if one_way or file.suffix != ".pbtxt":
             expected = "absent: variants are <variant>.pbtxt of steps, or of pipelines that fuse"
             yield Problem(file, "file", expected, "present")
             continue

@@ -36,7 +36,10 @@ def assert_refused(result: Result, *parts: str) -> None:
     assert result.exit_code == 1, result.output
     lines = result.stderr.splitlines()
     assert lines[-1].startswith("Error: "), lines
-    assert len([line for line in lines if not line.startswith(("exporting", "comparing"))]) == 1
+    assert (
+        len([line for line in lines if not line.startswith(("exporting", "comparing", "joining"))])
+        == 1
+    )
     assert all(part in lines[-1] for part in parts), lines[-1]
 
 
