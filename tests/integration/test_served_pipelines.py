@@ -164,6 +164,7 @@ def test_memory_grows_with_frame_and_patches_not_with_their_product(server, clie
 def test_the_card_names_classes_and_every_model(client, pipeline):
     card = client.card(pipeline)
     assert card.pipeline == pipeline
-    assert set(card.models) == set(PIPELINES[pipeline].steps) - {"cell_labels"}
+    kind = PIPELINES[pipeline]
+    assert set(card.models) == {*kind.steps, kind.fused} - {"cell_labels", None}
     assert all(len(sha256) == 64 for sha256 in card.hashes().values())
     assert len(card.class_names) == 2
