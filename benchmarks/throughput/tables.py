@@ -100,7 +100,9 @@ def _processor_time(pipeline: str, saturation: Sequence[Row]) -> list[str]:
     rows = []
     for row in saturation:
         for name, of in ((_way(row), ""), ("the limit beside it", "limit_")):
-            by_part = row[f"{of}cpu_seconds_by_part"]
+            by_part = dict(row[f"{of}cpu_seconds_by_part"])
+            if steps := [by_part[step] for step in kind.steps if step in by_part]:
+                by_part[kind.fused or ""] = sum(steps)
             figures = [by_part.get(part) for part in parts]
             whole = row[f"{of}cpu_seconds_per_frame"]
             rows.append([name, *(_milliseconds(figure) for figure in (*figures, whole))])
@@ -108,7 +110,7 @@ def _processor_time(pipeline: str, saturation: Sequence[Row]) -> list[str]:
         "Where a frame's processor time goes in those windows, in ms. Served, a step's is that of "
         "its workers, which copy tensors too, and `tritonserver` is the rest of the server. Of the "
         "limit a step's is that of its graph alone, told where runs have one thread; what is "
-        "missing from the sum is the client's.",
+        "missing from the sum is the client's. A fused step is that of all that it joins.",
         "",
         *_table(["way", *parts, "in all"], rows),
     ]

@@ -277,14 +277,28 @@ def between(rate):
     return Between(sample(rate), limit, limit)
 
 
-def test_the_table_shows_where_a_frames_processor_time_goes():
+def page_of(saturation):
     rows = rows_of("yolo_resnet", SAMPLES)
+    frames = {"rendered": False, "count": 4, "width": 64, "height": 64, "cells": None}
+    settings = {"frames": frames, "rounds": 3, "window_seconds": 3.0}
+    return throughput_table(new_result("throughput", **settings, saturation=saturation, **rows))
+
+
+def test_a_fused_step_stands_beside_the_sum_of_what_it_joins():
+    [row] = saturation_rows("yolo_resnet", LIMIT, {ALONE: [between(16.0)] * 2})
+    row["cpu_seconds_by_part"] = {"yolo_resnet_fused": 0.06, TRITON: 0.002}
+    row["limit_cpu_seconds_by_part"] = {"yolo_prepare": 0.003, "yolo_cells": 0.05}
+    *_, header, _, served, limit = page_of([row]).split("\n\nMachine")[0].splitlines()
+    assert header == f"| way | yolo_resnet_fused | {TRITON} | in all |"
+    assert "| 60.0 | 2.0 |" in served
+    assert limit.startswith("| the limit beside it | 53.0 |  |")
+
+
+def test_the_table_shows_where_a_frames_processor_time_goes():
     found = {ALONE: [between(rate) for rate in (16.0, 20.0, 10.0)]}
     [row] = saturation = list(saturation_rows("yolo_resnet", LIMIT, found))
     assert (row["share"], row["share_interval"]) == (0.8, [0.5, 1])
-    frames = {"rendered": False, "count": 4, "width": 64, "height": 64, "cells": None}
-    settings = {"frames": frames, "rounds": 3, "window_seconds": 3.0}
-    page = throughput_table(new_result("throughput", **settings, saturation=saturation, **rows))
+    page = page_of(saturation)
     assert "**0.80** of the limit beside it (95 %: 0.50 to 1.00; 3 rounds)" in page
     *_, table = page.split("is the client's.")
     assert [line for line in table.splitlines() if line.startswith("|")] == [
