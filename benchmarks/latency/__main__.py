@@ -201,6 +201,7 @@ def measure(
     ]
 
     def measure_overheads(ways: Sequence[Way], variant: str, names: Sequence[str]) -> None:
+        """Add the rows of what a server of ``variant`` adds to its graphs, of ``names``."""
         clients = {way.name: way.client for way in ways}
         for name in track(names, f"overhead, {variant}", transient=True):
             row, steps = measure_overhead(

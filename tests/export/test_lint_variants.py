@@ -113,7 +113,7 @@ def test_a_variant_of_a_pipeline(
     assert (problems[field].expected, problems[field].found) == (expected, found)
 
 
-def test_a_variant_keeps_the_steps_of_a_pipeline_or_fuses_them(with_variants: Path) -> None:
+def test_a_variant_of_a_pipeline_fuses_its_steps(with_variants: Path) -> None:
     shutil.copy(with_variants / "yolo/config.pbtxt", with_variants / "yolo/configs/int8.pbtxt")
     [problem] = lint_repository(with_variants)
     assert problem.file == with_variants / "yolo/configs/int8.pbtxt"
