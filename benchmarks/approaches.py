@@ -7,8 +7,9 @@
 Quality comes from the answers of the embedded server. Seconds are end to end, from the camera
 frame as an array to finished cells, and are taken in turn, frame by frame, in one run for: the
 server (`approaches`), the same weights the way the study ran them, in PyTorch (`baseline`), and the
-same ONNX graphs without a server, asked by the same client (`in_process`). Ratios are medians over
-frames of each frame's own: they survive a busy machine.
+same ONNX graphs without a server, asked by the same client (`in_process`). With `--variant` a
+second server stands beside it, which serves that variant of the repository, and is timed, too.
+Ratios are medians over frames of each frame's own: they survive a busy machine.
 """
 
 from __future__ import annotations
@@ -30,17 +31,23 @@ from benchmarks.approaches_tables import approaches_table
 from benchmarks.in_process import InProcess
 from benchmarks.load_cases import USUAL_CELLS
 from benchmarks.machine import fingerprint
-from benchmarks.options import json_option, markdown_option, repository_option
-from benchmarks.quiet_server import without_canaries
+from benchmarks.options import (
+    json_option,
+    markdown_option,
+    repository_option,
+    variants_option,
+)
+from benchmarks.quiet_server import quiet_server
 from benchmarks.result_files import write_result
 from benchmarks.scaling.slopes import Slope
+from benchmarks.served_variant import DEFAULT
 from benchmarks.served_weights import check_weights
 from benchmarks.timing import in_turn, median_ratio
 from cytoserve import Cells, Client
 from cytoserve.contract import OVERLAP_THRESHOLD, SCORE_THRESHOLD
 from export.matching import FrameMatches, match_cells, quality
 from export.reference import UltralyticsYolo, classify_one_by_one, normalised_rgb
-from server.embedded import EmbeddedServer
+from server.errors import ServerError
 from training.annotated import AnnotatedDataset, AnnotatedFrame
 from training.checkpoint import CheckpointError
 from training.classifier import load_classifier
@@ -60,6 +67,14 @@ class Checkpoints:
     cells: Path
     targets: Path
     classifier: Path
+
+    def by_step(self) -> dict[tuple[str, str], Path]:
+        """Of every pipeline and network step that is measured."""
+        return {
+            ("yolo", "yolo_targets"): self.targets,
+            ("yolo_resnet", "yolo_cells"): self.cells,
+            ("yolo_resnet", "resnet50_cells"): self.classifier,
+        }
 
 
 def baseline(checkpoints: Checkpoints, score_threshold: float) -> dict[str, Approach]:
@@ -96,6 +111,7 @@ def measure(
     dataset: AnnotatedDataset,
     client: Client,
     alone: Client,
+    variants: Mapping[str, Client],
     checkpoints: Checkpoints,
     *,
     repeats: int,
@@ -103,19 +119,24 @@ def measure(
 ) -> dict[str, Any]:
     """Run everything on every frame in turn; see the module's docstring for the keys.
 
-    ``client`` asks the server, ``alone`` the same graphs in this process.
+    Args:
+        dataset: annotated frames.
+        client: of the server.
+        alone: of the same graphs in this process.
+        variants: name -> client of a server of that variant.
+        checkpoints: what all of them were exported from.
+        repeats: timed rounds a frame.
+        score_threshold: of all ways.
+
+    Raises:
+        CheckpointError: a server answers with other weights.
     """
-    check_weights(
-        client,
-        {
-            ("yolo", "yolo_targets"): checkpoints.targets,
-            ("yolo_resnet", "yolo_cells"): checkpoints.cells,
-            ("yolo_resnet", "resnet50_cells"): checkpoints.classifier,
-        },
-    )
+    for each in (client, *variants.values()):
+        check_weights(each, checkpoints.by_step())
     ours = through(client, score_threshold)
     ways: dict[str, dict[str, Any]] = {
         "approaches": ours,
+        **{name: through(each, score_threshold) for name, each in variants.items()},
         "in_process": through(alone, score_threshold),
         "baseline": baseline(checkpoints, score_threshold),
     }
@@ -129,6 +150,15 @@ def measure(
             seconds[key].append(statistics.median(times))
     median = {key: statistics.median(values) for key, values in seconds.items()}
     ours_took = {name: seconds["approaches", name] for name in PIPELINES}
+
+    def compare(way: str) -> dict[str, dict[str, float]]:
+        """A server with what it is compared with, by pipeline."""
+        took = {name: seconds[way, name] for name in PIPELINES}
+        return {
+            "speedup": {n: median_ratio(seconds["baseline", n], took[n]) for n in PIPELINES},
+            "overhead": {n: median_ratio(took[n], seconds["in_process", n]) for n in PIPELINES},
+        }
+
     found = {name: [frame.found for frame in matches[name]] for name in PIPELINES}
     return {
         "approaches": {
@@ -141,8 +171,14 @@ def measure(
         },
         "baseline": {name: {"seconds": median["baseline", name]} for name in PIPELINES},
         "in_process": {name: {"seconds": median["in_process", name]} for name in PIPELINES},
-        "speedup": {n: median_ratio(seconds["baseline", n], ours_took[n]) for n in PIPELINES},
-        "overhead": {n: median_ratio(ours_took[n], seconds["in_process", n]) for n in PIPELINES},
+        **compare("approaches"),
+        "variants": {
+            variant: {
+                "seconds": {name: median[variant, name] for name in PIPELINES},
+                **compare(variant),
+            }
+            for variant in variants
+        },
         "cost_of_classes": median_ratio(ours_took["yolo_resnet"], ours_took["yolo"]),
         "cost_of_usual_cells": _cost_of_usual_cells(ours_took, found["yolo_resnet"]),
         "cells_per_image": statistics.mean(len(frame.cells) for frame in dataset.frames),
@@ -228,6 +264,7 @@ def _checkpoint(name: str, text: str) -> Callable[[Any], Any]:
 @json_option
 @markdown_option
 @repository_option
+@variants_option
 @click.option("--url", help="Measure a server that runs. Default: start the embedded one.")
 @click.option("--repeats", type=click.IntRange(1), default=5, help="Timed rounds a frame.")
 @click.option("--score-threshold", type=click.FloatRange(0, 1), default=SCORE_THRESHOLD)
@@ -239,6 +276,7 @@ def main(
     json_file: Path,
     markdown: Path | None,
     model_repository: Path,
+    variants: Sequence[str],
     url: str | None,
     repeats: int,
     score_threshold: float,
@@ -246,23 +284,25 @@ def main(
     """Measure both approaches; the module's docstring is the help."""
     dataset, _ = read_data(data, one_class=False)
     with ExitStack() as stack:
-        if url is None:
-            server = stack.enter_context(EmbeddedServer(model_repository, PIPELINES))
-            stack.enter_context(without_canaries(server))
-            url = server.url
-        client = stack.enter_context(Client(url))
+
+        def serve(variant: str) -> str:
+            return stack.enter_context(quiet_server(model_repository, PIPELINES, variant)).url
+
         in_process = InProcess(model_repository, PIPELINES)
         alone = stack.enter_context(Client(transport=in_process))
         try:
+            client = stack.enter_context(Client(url or serve(DEFAULT)))
+            others = {name: stack.enter_context(Client(serve(name))) for name in variants}
             result = measure(
                 dataset,
                 client,
                 alone,
+                others,
                 Checkpoints(cells, targets, classifier),
                 repeats=repeats,
                 score_threshold=score_threshold,
             )
-        except CheckpointError as error:
+        except (CheckpointError, ServerError) as error:
             raise click.ClickException(str(error)) from error
     write_result(result, approaches_table(result), json_file, markdown)
 

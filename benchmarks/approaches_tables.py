@@ -28,12 +28,15 @@ def approaches_table(result: dict[str, Any]) -> str:
         "| pipeline | served s | in process s | overhead | the study's way s | speedup |",
         "|---|---|---|---|---|---|",
     ]
-    for name in S1:
-        times.append(
-            f"| `{name}` | {ours[name]['seconds']:.3f} "
-            f"| {result['in_process'][name]['seconds']:.3f} | {result['overhead'][name]:.2f} "
-            f"| {result['baseline'][name]['seconds']:.3f} | {result['speedup'][name]:.2f} |"
-        )
+    default = {"seconds": {name: ours[name]["seconds"] for name in S1}, **result}
+    for variant, served in {"": default, **result["variants"]}.items():
+        suffix = f", variant `{variant}`" if variant else ""
+        for name in S1:
+            times.append(
+                f"| `{name}`{suffix} | {served['seconds'][name]:.3f} "
+                f"| {result['in_process'][name]['seconds']:.3f} | {served['overhead'][name]:.2f} "
+                f"| {result['baseline'][name]['seconds']:.3f} | {served['speedup'][name]:.2f} |"
+            )
     study_cost = S1["yolo_resnet"].seconds / S1["yolo"].seconds
     usual = ""
     if line := result["cost_of_usual_cells"]:

@@ -21,6 +21,7 @@ from pathlib import Path
 import click
 
 from benchmarks.repository import copy_repository
+from benchmarks.served_variant import FUSED
 from benchmarks.stages import Stages, begin_afresh, precision_options
 
 LISTS = Path("benchmarks/bccd")
@@ -80,7 +81,7 @@ def export_and_measure(stages: Stages, bccd: Path, out: Path) -> None:
         *("python", "-m", "benchmarks.approaches", "--data", f"{bccd}@{LISTS}/test.txt"),
         *("--cells", out / "general", "--targets", out / "targets"),
         *("--classifier", out / "classifier", "--repeats", REPEATS, *common),
-        *("--json", RESULTS / "bccd.json", "--markdown", out / "approaches.md"),
+        *("--variant", FUSED, "--json", RESULTS / "bccd.json", "--markdown", out / "approaches.md"),
     )
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ import click
 from benchmarks.machine import fingerprint, machine_note
 from benchmarks.memory import PeakMemory, resident_bytes
 from benchmarks.options import json_option, markdown_option, repository_option
-from benchmarks.quiet_server import without_canaries
+from benchmarks.quiet_server import quiet_server
 from benchmarks.result_files import write_result
 from cytoserve import Cells, Client
 from cytoserve.contract import OVERLAP_THRESHOLD, PIPELINES, SCORE_THRESHOLD
@@ -160,9 +159,7 @@ def main(
 ) -> None:
     """Measure; the module's docstring is the help."""
     thresholds = {"score_threshold": score_threshold, "overlap_threshold": overlap_threshold}
-    with ExitStack() as stack:
-        server = stack.enter_context(EmbeddedServer(model_repository, [pipeline]))
-        stack.enter_context(without_canaries(server))
+    with quiet_server(model_repository, [pipeline]) as server:
         figures = measure(server, pipeline, side=side, frames=frames, repeats=repeats, **thresholds)
     result = {
         "pipeline": pipeline,

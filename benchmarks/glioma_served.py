@@ -30,7 +30,7 @@ from benchmarks.glioma_tables import served_page
 from benchmarks.machine import fingerprint
 from benchmarks.memory import PeakMemory, resident_bytes
 from benchmarks.options import json_option, markdown_option, repository_option
-from benchmarks.quiet_server import without_canaries
+from benchmarks.quiet_server import quiet_server
 from benchmarks.result_files import write_result
 from benchmarks.semantic_speed import measure_speed
 from benchmarks.served_weights import check_weights, served_size
@@ -194,8 +194,7 @@ def main(
     """Measure; the module's docstring is the help."""
     dataset, _ = read_data(data, one_class=True)
     with ExitStack() as stack:
-        server = stack.enter_context(EmbeddedServer(model_repository, [pipeline]))
-        stack.enter_context(without_canaries(server))
+        server = stack.enter_context(quiet_server(model_repository, [pipeline]))
         try:
             result = measure(
                 dataset,

@@ -32,7 +32,7 @@ from benchmarks.memory import PeakMemory
 from benchmarks.nuclei_tables import served_page
 from benchmarks.options import json_option, markdown_option, repository_option
 from benchmarks.points import PointMatches, match_points, together
-from benchmarks.quiet_server import without_canaries
+from benchmarks.quiet_server import quiet_server
 from benchmarks.result_files import write_result
 from benchmarks.seams import OFFSETS, grid_shifts
 from benchmarks.semantic_speed import measure_speed
@@ -202,8 +202,7 @@ def main(
     """Measure; the module's docstring is the help."""
     frames = read_cases(data, cases)
     with ExitStack() as stack:
-        server = stack.enter_context(EmbeddedServer(model_repository, [PIPELINE]))
-        stack.enter_context(without_canaries(server))
+        server = stack.enter_context(quiet_server(model_repository, [PIPELINE]))
         try:
             result = measure(
                 frames,

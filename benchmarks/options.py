@@ -9,6 +9,7 @@ import click
 
 from benchmarks.load import CELL_COUNTS, IMAGE_SIZES
 from cytoserve.contract import PIPELINES
+from server.variants import VARIANTS
 
 
 class ImageSize(click.ParamType):  # type: ignore[type-arg]  # no class with arguments before 8.3
@@ -46,6 +47,13 @@ pipelines_option = click.option(
     multiple=True,
     type=click.Choice(list(PIPELINES)),
     help="May be given several times. Default: all that are exported.",
+)
+variants_option = click.option(
+    "--variant",
+    "variants",
+    type=click.Choice(list(VARIANTS)),
+    multiple=True,
+    help="Serve this variant too, as one more way; may be repeated.",
 )
 sizes_option = click.option(
     "--size",

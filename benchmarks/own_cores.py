@@ -26,12 +26,11 @@ from benchmarks.in_process import InProcess
 from benchmarks.load import LoadFrame, ask, read_frames
 from benchmarks.machine import machine_note
 from benchmarks.options import json_option, markdown_option, repository_option
-from benchmarks.quiet_server import without_canaries
+from benchmarks.quiet_server import quiet_server
 from benchmarks.result_files import new_result, write_result
 from benchmarks.timing import WARM_UPS, in_turn
 from cytoserve import Client, CytoserveError
 from cytoserve.model_config import ModelConfigError
-from server.embedded import EmbeddedServer
 from server.errors import ServerError
 
 PIPELINE = "maskrcnn_sam"
@@ -69,13 +68,7 @@ def measure(
     here = Client(transport=in_process, timeout=TIMEOUT)
     requests: list[float] = []
     with (
-        EmbeddedServer(
-            repository,
-            [PIPELINE],
-            response_cache_mb=0,
-            variables={"OMP_NUM_THREADS": str(threads)},
-        ) as server,
-        without_canaries(server),
+        quiet_server(repository, [PIPELINE], variables={"OMP_NUM_THREADS": str(threads)}) as server,
         Client(server.url, timeout=TIMEOUT) as there,
     ):
         for frame in frames:

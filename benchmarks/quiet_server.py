@@ -3,12 +3,47 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import psutil
 
+from benchmarks.served_variant import DEFAULT, variant_options
 from server.embedded import EmbeddedServer
+
+
+@contextmanager
+def quiet_server(
+    repository: Path,
+    pipelines: Sequence[str],
+    variant: str = DEFAULT,
+    *,
+    options: Sequence[str] = (),
+    **settings: Any,
+) -> Iterator[EmbeddedServer]:
+    """Serve ``pipelines`` without canaries, and keep no answers: a frame sent again is computed.
+
+    Args:
+        repository: the model repository.
+        pipelines: which of its pipelines.
+        variant: as which variant.
+        options: more of ``python -m server``.
+        settings: more of `EmbeddedServer`.
+
+    Raises:
+        ServerError: it cannot be served.
+    """
+    server = EmbeddedServer(
+        repository,
+        pipelines,
+        response_cache_mb=0,
+        options=[*variant_options(variant), *options],
+        **settings,
+    )
+    with server, without_canaries(server):
+        yield server
 
 
 @contextmanager

@@ -51,14 +51,13 @@ from benchmarks.options import (
     sizes_option,
 )
 from benchmarks.percentiles import percentile
-from benchmarks.quiet_server import without_canaries
+from benchmarks.quiet_server import quiet_server
 from benchmarks.result_files import new_result, write_result
-from benchmarks.served_variant import DEFAULT, FUSED, variant_options
+from benchmarks.served_variant import DEFAULT, FUSED
 from benchmarks.step_statistics import ModelCount, counted
 from benchmarks.timing import WARM_UPS
 from benchmarks.transports import TRANSPORTS
 from cytoserve import Client
-from server.embedded import EmbeddedServer
 from server.errors import ServerError
 from server.repository import is_configured, survey
 
@@ -225,14 +224,9 @@ def measure(
 @contextmanager
 def _serving(repository: Path, pipelines: Sequence[str], variant: str) -> Iterator[list[Way]]:
     """The ways to a server that nobody else uses."""
-    options = variant_options(variant)
     with ExitStack() as stack:
-        server = stack.enter_context(
-            EmbeddedServer(
-                repository, pipelines, response_cache_mb=0, timeout=DEADLINE, options=options
-            )
-        )
-        stack.enter_context(without_canaries(server))
+        serving = quiet_server(repository, pipelines, variant, timeout=DEADLINE)
+        server = stack.enter_context(serving)
         yield [Way(name, server.url, stack) for name in TRANSPORTS]
 
 

@@ -51,7 +51,12 @@ import cv2
 
 from benchmarks.approaches import PIPELINES, Checkpoints
 from benchmarks.load import load_frame
-from benchmarks.options import json_option, markdown_option, repository_option
+from benchmarks.options import (
+    json_option,
+    markdown_option,
+    repository_option,
+    variants_option,
+)
 from benchmarks.peers.programs import (
     MissingEnvironment,
     PeerError,
@@ -71,16 +76,14 @@ from benchmarks.peers.ways import (
     Way,
     served_as,
 )
-from benchmarks.quiet_server import without_canaries
+from benchmarks.quiet_server import quiet_server
 from benchmarks.result_files import new_result, write_result
-from benchmarks.served_variant import DEFAULT, variant_options
+from benchmarks.served_variant import DEFAULT
 from benchmarks.served_weights import check_weights
 from benchmarks.timing import in_turn
 from cytoserve import Client, CytoserveError
 from export.reference import normalised_rgb
-from server.embedded import EmbeddedServer
 from server.errors import ServerError
-from server.variants import VARIANTS
 from training.checkpoint import CheckpointError
 
 SIZES = ((640, 480, 15), (1024, 1024, 100))
@@ -232,19 +235,11 @@ def serve(repository: Path, checkpoints: Checkpoints, variant: str) -> Iterator[
 
     Yields ``host:port``.
     """
-    options = [*variant_options(variant), "--", f"--load-model={RAW_NETWORK}"]
-    with EmbeddedServer(repository, PIPELINES, options=options) as server:
+    raw_too = ["--", f"--load-model={RAW_NETWORK}"]
+    with quiet_server(repository, PIPELINES, variant, options=raw_too) as server:
         with Client(server.url) as client:
-            check_weights(
-                client,
-                {
-                    ("yolo", "yolo_targets"): checkpoints.targets,
-                    ("yolo_resnet", "yolo_cells"): checkpoints.cells,
-                    ("yolo_resnet", "resnet50_cells"): checkpoints.classifier,
-                },
-            )
-        with without_canaries(server):
-            yield server.url
+            check_weights(client, checkpoints.by_step())
+        yield server.url
 
 
 def check_answers(
@@ -354,13 +349,7 @@ def _checkpoint(name: str, text: str) -> Callable[[Any], Any]:
     default=[way.name for way in WAYS if way is not OURS],
     help="Compare with it; may be repeated.",
 )
-@click.option(
-    "--variant",
-    "variants",
-    type=click.Choice(list(VARIANTS)),
-    multiple=True,
-    help="Serve this variant too, as one more way; may be repeated.",
-)
+@variants_option
 @click.option("--repeats", type=click.IntRange(1), default=24, help="Timed frames of one client.")
 @click.option("--bursts", type=click.IntRange(1), default=2, help="Timed bursts of all clients.")
 @click.option("--requests", type=click.IntRange(1), default=2, help="Frames a client and burst.")

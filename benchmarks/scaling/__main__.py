@@ -39,7 +39,7 @@ from benchmarks.options import (
     repository_option,
     sizes_option,
 )
-from benchmarks.quiet_server import without_canaries
+from benchmarks.quiet_server import quiet_server
 from benchmarks.result_files import new_result, write_result
 from benchmarks.scaling.load import (
     DEADLINE,
@@ -55,7 +55,6 @@ from benchmarks.scaling.load import (
 from benchmarks.scaling.slopes import Slope, slopes
 from benchmarks.scaling.tables import scaling_table
 from cytoserve.contract import PIPELINES
-from server.embedded import EmbeddedServer
 from server.errors import ServerError
 
 CLIENTS = (1, 2, 4, 8)
@@ -78,10 +77,7 @@ def measure(
     cases = smallest_first(cross(sizes, counts))
     rows: dict[str, Rows] = {"frames": [], "clients": []}
     for name in track(pipelines, "frames and clients", transient=True):
-        with (
-            EmbeddedServer(repository, [name], response_cache_mb=0, timeout=DEADLINE) as server,
-            without_canaries(server),
-        ):
+        with quiet_server(repository, [name], timeout=DEADLINE) as server:
             rows["frames"] += grow_frames(server, name, cases, seconds=seconds, fewest=fewest)
             rows["clients"] += grow_clients(server, name, clients, CLIENTS_AT, seconds=seconds)
     rows["loaded"] = load_pipelines(repository, pipelines)
@@ -93,10 +89,7 @@ def measure(
     }
     if {ONE_STEP, TWO_STEPS} <= set(pipelines) and len(counts) > 1:
         cells = [case for case in cases if (case.width, case.height) == size_of_cells(cases)]
-        with (
-            EmbeddedServer(repository, [ONE_STEP, TWO_STEPS], timeout=DEADLINE) as server,
-            without_canaries(server),
-        ):
+        with quiet_server(repository, [ONE_STEP, TWO_STEPS], timeout=DEADLINE) as server:
             found = grow_classified(server, cells, seconds=seconds, fewest=fewest)
         result |= {"classified": found, "classifier": cost_of_a_cell(found)}
     return result

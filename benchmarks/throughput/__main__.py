@@ -28,7 +28,7 @@ import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,9 @@ from rich.progress import track
 
 from benchmarks.load import LoadFrame, load_frame, read_frames
 from benchmarks.options import ImageSize, json_option, markdown_option, repository_option
-from benchmarks.quiet_server import without_canaries
+from benchmarks.quiet_server import quiet_server
 from benchmarks.result_files import new_result, write_result
-from benchmarks.served_variant import DEFAULT, variant_options
+from benchmarks.served_variant import DEFAULT
 from benchmarks.throughput import perf_analyzer
 from benchmarks.throughput.clients import ClientProcesses
 from benchmarks.throughput.layouts import BATCHES, Layout, Opened, layouts
@@ -69,7 +69,6 @@ from cytoserve.codec import foregrounds, instances, prompted
 from cytoserve.contract import PIPELINES
 from cytoserve.model_config import ModelConfigError
 from cytoserve.transport import Request
-from server.embedded import EmbeddedServer
 from server.errors import StartError
 from server.repository import is_configured
 from server.variants import VARIANTS
@@ -108,7 +107,7 @@ def measure(
         perf_analyzer.write_frames(requests_of(pipeline, frames), folder / "frames.json")
         benches = {}
         for variant in (DEFAULT, *variants):
-            server = stack.enter_context(_serving(served, pipeline, variant))
+            server = stack.enter_context(quiet_server(served, [pipeline], variant))
             benches[variant] = Bench(
                 pipeline,
                 server.url,
@@ -134,15 +133,6 @@ def measure(
         found = measure_between(benches, limit, compared, rounds_beside)
     rows = rows_of(pipeline, samples)
     return {**rows, "saturation": list(saturation_rows(pipeline, limit, found))}
-
-
-@contextmanager
-def _serving(repository: Path, pipeline: str, variant: str) -> Iterator[EmbeddedServer]:
-    options = variant_options(variant)
-    # No cache: the same few frames come again and again, and each is to be computed.
-    server = EmbeddedServer(repository, [pipeline], response_cache_mb=0, options=options)
-    with server, without_canaries(server):
-        yield server
 
 
 def variants_of(repository: Path, pipeline: str) -> list[str]:

@@ -34,16 +34,15 @@ from rich.progress import track
 
 from benchmarks.load import ask, load_frame
 from benchmarks.options import json_option, markdown_option, repository_option
-from benchmarks.quiet_server import without_canaries
+from benchmarks.quiet_server import quiet_server
 from benchmarks.result_files import new_result, write_result
-from benchmarks.served_variant import DEFAULT, variant_options
+from benchmarks.served_variant import DEFAULT
 from benchmarks.timing import in_turn
 from benchmarks.variants.proofs import Proof, Thresholds, figures_of, read_proof
 from benchmarks.variants.tables import variants_table
 from cytoserve import Client
 from cytoserve.contract import OVERLAP_THRESHOLD, PIPELINES, SCORE_THRESHOLD
 from export.accuracy_budget import beyond_budget, drops
-from server.embedded import EmbeddedServer
 from server.errors import ServerError
 from server.repository import is_configured, models_of_variant, survey
 from server.variants import VARIANTS, check_machine, processor_instructions
@@ -143,15 +142,13 @@ def measure(
     with ExitStack() as stack:
         clients: dict[str, Client] = {}
         for name, served in {DEFAULT: list(pipelines), **candidates}.items():
-            server = EmbeddedServer(repository, served, options=variant_options(name))
             try:
-                stack.enter_context(server)
+                server = stack.enter_context(quiet_server(repository, served, name))
             except ServerError as error:
                 if name == DEFAULT:
                     raise
                 refusals.append(Refusal(name, "all", str(error)))
                 continue
-            stack.enter_context(without_canaries(server))
             clients[name] = stack.enter_context(Client(server.url, timeout=TIMEOUT))
         for pipeline in track(pipelines, "measuring", transient=True):
             ways = {n: c for n, c in clients.items() if pipeline in candidates.get(n, [pipeline])}

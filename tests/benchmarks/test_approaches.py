@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.approaches import PIPELINES, _cost_of_usual_cells, main
+from benchmarks.served_variant import FUSED
 from training.rendered import RenderSettings, render_dataset
 
 
@@ -37,9 +38,8 @@ def arguments(data, checkpoints, exported_repository, server, out):
 
 
 def test_the_table_has_all_figures(data, checkpoints, exported_repository, server, tmp_path):
-    done = CliRunner().invoke(
-        main, arguments(data, checkpoints, exported_repository, server, tmp_path)
-    )
+    words = arguments(data, checkpoints, exported_repository, server, tmp_path)
+    done = CliRunner().invoke(main, [*words, "--variant", FUSED])
     assert done.exit_code == 0, done.output
     result = json.loads((tmp_path / "approaches.json").read_text())
     assert set(result["approaches"]) == set(PIPELINES)
@@ -59,6 +59,11 @@ def test_the_table_has_all_figures(data, checkpoints, exported_repository, serve
         overheads = [frame["approaches"] / frame["in_process"] for frame in own]
         assert result["speedup"][name] == statistics.median(speedups)
         assert result["overhead"][name] == statistics.median(overheads)
+        fused = {key: figures[name] for key, figures in result["variants"][FUSED].items()}
+        assert fused["seconds"] == statistics.median(frame[FUSED] for frame in own)
+        assert fused["overhead"] == statistics.median(f[FUSED] / f["in_process"] for f in own)
+        assert fused["speedup"] == statistics.median(f["baseline"] / f[FUSED] for f in own)
+        assert f"| `{name}`, variant `{FUSED}` | {fused['seconds']:.3f} |" in done.output
     for name in PIPELINES:
         counts = [frame["found"][name] for frame in result["frames"]]
         assert statistics.mean(counts) == result["approaches"][name]["found_per_image"]
