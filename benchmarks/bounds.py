@@ -230,12 +230,18 @@ TARGETS = (
             ),
         )
     ),
-    Bound(
-        "Overhead of the server, real frames",
-        "served / the same graphs in process, blood cells",
-        "<=",
-        1.1,
-        Where("bccd", "overhead", ""),
+    *(
+        Bound(
+            f"Overhead of the server, real frames{title}",
+            "served / the same graphs in process, blood cells",
+            OVERHEAD.sign,
+            OVERHEAD.limit,
+            Where("bccd", rows, ""),
+        )
+        for title, rows in (
+            ("", "overhead"),
+            (", variant `fused`", f"variants.{FUSED}.overhead"),
+        )
     ),
     Bound(
         "Cost of classes, real frames",
