@@ -169,10 +169,6 @@ def test_a_pipeline_must_be_exported(source_repository: Path, data: Path, tmp_pa
 @pytest.mark.slow
 def test_what_is_not_proven_is_not_installed(repository: Path, data: Path, tmp_path: Path) -> None:
     """At a score of 1 nothing is found, so nothing is proven."""
-    source = Path(__file__).parents[2] / "model_repository"
-    configs = repository / "yolo_targets/configs"
-    configs.mkdir()
-    (configs / "int8.pbtxt").write_bytes((source / "yolo_targets/configs/int8.pbtxt").read_bytes())
     frame = next((data / "images").iterdir())
     (tmp_path / "other.png").write_bytes(frame.read_bytes())
     before = sorted((repository / "yolo_targets").rglob("*"))
