@@ -7,8 +7,8 @@
 Quality comes from the answers of the embedded server. Seconds are end to end, from the camera
 frame as an array to finished cells, and are taken in turn, frame by frame, in one run for: the
 server (`approaches`), the same weights the way the study ran them, in PyTorch (`baseline`), and the
-same ONNX graphs without a server, asked by the same client (`in_process`). With `--variant` a
-second server stands beside it, which serves that variant of the repository, and is timed, too.
+same ONNX graphs without a server, asked by the same client (`in_process`). With `--variant`
+another server, which serves that variant of the repository, stands beside it and is timed, too.
 Ratios are medians over frames of each frame's own: they survive a busy machine.
 """
 
@@ -150,15 +150,6 @@ def measure(
             seconds[key].append(statistics.median(times))
     median = {key: statistics.median(values) for key, values in seconds.items()}
     ours_took = {name: seconds["approaches", name] for name in PIPELINES}
-
-    def compare(way: str) -> dict[str, dict[str, float]]:
-        """A server with what it is compared with, by pipeline."""
-        took = {name: seconds[way, name] for name in PIPELINES}
-        return {
-            "speedup": {n: median_ratio(seconds["baseline", n], took[n]) for n in PIPELINES},
-            "overhead": {n: median_ratio(took[n], seconds["in_process", n]) for n in PIPELINES},
-        }
-
     found = {name: [frame.found for frame in matches[name]] for name in PIPELINES}
     return {
         "approaches": {
@@ -171,11 +162,11 @@ def measure(
         },
         "baseline": {name: {"seconds": median["baseline", name]} for name in PIPELINES},
         "in_process": {name: {"seconds": median["in_process", name]} for name in PIPELINES},
-        **compare("approaches"),
+        **_compared(seconds, "approaches"),
         "variants": {
             variant: {
                 "seconds": {name: median[variant, name] for name in PIPELINES},
-                **compare(variant),
+                **_compared(seconds, variant),
             }
             for variant in variants
         },
@@ -210,6 +201,17 @@ def _time_frame(
         },
         repeats,
     )
+
+
+def _compared(
+    seconds: Mapping[tuple[str, str], Sequence[float]], way: str
+) -> dict[str, dict[str, float]]:
+    """How a server does beside the study's way and beside its own graphs, by pipeline."""
+    took = {name: seconds[way, name] for name in PIPELINES}
+    return {
+        "speedup": {n: median_ratio(seconds["baseline", n], took[n]) for n in PIPELINES},
+        "overhead": {n: median_ratio(took[n], seconds["in_process", n]) for n in PIPELINES},
+    }
 
 
 def _cost_of_usual_cells(
