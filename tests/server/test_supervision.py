@@ -155,20 +155,32 @@ def test_a_worker_that_ends_just_before_they_are_listed_is_missed(
 
 
 @pytest.fixture
-def canary(shared_server: EmbeddedServer) -> Iterator[Canary]:
-    """A canary of a pipeline that nobody else uses."""
+def land(
+    wait_until: Callable[[Callable[[], bool], float], float],
+) -> Callable[[Canary], None]:
+    """Wait until the server has counted the canary that was sent, and leave it out of account."""
+
+    def wait(canary: Canary) -> None:
+        wait_until(lambda: answered(canary.client, canary.pipeline) > canary.count, SERVING)
+        canary.count += 1
+        canary.flying = False
+
+    return wait
+
+
+@pytest.fixture
+def canary(
+    shared_server: EmbeddedServer,
+    settled: Callable[[Callable[[], int]], int],
+    land: Callable[[Canary], None],
+) -> Iterator[Canary]:
+    """A canary of a pipeline that nobody else uses; one that a test sends ends before the next."""
     with closing(InferenceServerClient(shared_server.url)) as client:
-        settled(client)
-        yield Canary(client, PIPELINES["yolo"])
-        settled(client)
-
-
-def settled(client: InferenceServerClient) -> int:
-    """Wait until the statistics, which follow the answers, stand still; return the count."""
-    count = -1
-    while count != (count := answered(client, PIPELINES["yolo"])):
-        time.sleep(0.1)
-    return count
+        settled(lambda: answered(client, PIPELINES["yolo"]))
+        canary = Canary(client, PIPELINES["yolo"])
+        yield canary
+        if canary.flying:
+            land(canary)
 
 
 @pytest.fixture
@@ -228,23 +240,21 @@ def test_a_slow_network_comes_up_and_gets_its_time(
 
 
 def test_a_canary_has_its_own_deadline(
-    shared_server: EmbeddedServer,
+    canary: Canary,
     slow_canaries: float,
+    land: Callable[[Canary], None],
     wait_until: Callable[[Callable[[], bool], float], float],
 ) -> None:
-    with closing(InferenceServerClient(shared_server.url)) as client:
-        settled(client)
-        canary = Canary(client, PIPELINES["yolo"], deadline=slow_canaries / 10)
-        canary.due = time.monotonic()
-        reasons: list[str | None] = []
+    canary.deadline, canary.due = slow_canaries / 10, time.monotonic()
+    reasons: list[str | None] = []
 
-        def given_up() -> bool:
-            reasons.append(canary.failure())
-            return reasons[-1] is not None
+    def given_up() -> bool:
+        reasons.append(canary.failure())
+        return reasons[-1] is not None
 
-        assert wait_until(given_up, 5) < slow_canaries
-        assert reasons[-1] == "No request of yolo ended in 0 s"
-        settled(client)
+    assert wait_until(given_up, 5) < slow_canaries
+    assert reasons[-1] == "No request of yolo ended in 0 s"
+    land(canary)  # the server works on, for nobody
 
 
 def test_silence_of_the_canary_is_no_death_while_others_are_answered(
@@ -263,7 +273,7 @@ def test_silence_of_the_canary_is_no_death_while_others_are_answered(
     ],
 )
 def test_silence_while_workers_compute_is_no_death(
-    canary: Canary, seconds: float, dead: bool
+    canary: Canary, land: Callable[[Canary], None], seconds: float, dead: bool
 ) -> None:
     used = iter([100.0, 100.0 + seconds])
     asked: list[object] = []
@@ -274,6 +284,7 @@ def test_silence_while_workers_compute_is_no_death(
 
     canary.worked, canary.due = worked, time.monotonic()
     canary.failure()
+    land(canary)  # so that no answer is counted while it is judged
     late = InferenceServerException("too late", "StatusCode.DEADLINE_EXCEEDED")
     assert (canary.judge(late) is not None) == dead
     assert asked == [PIPELINES["yolo"].steps] * 2
