@@ -57,10 +57,10 @@ def test_a_pipeline_is_asked_what_it_answers(pipeline, left):
 
 
 class SlowServer(FakeServer):
-    """Takes 50 ms for a frame, and 200 ms for a card."""
+    """Takes 50 ms for a frame, and 500 ms for a card."""
 
     async def infer(self, request, timeout):
-        time.sleep(0.2 if request.model.endswith("card") else 0.05)
+        time.sleep(0.5 if request.model.endswith("card") else 0.05)
         return await super().infer(request, timeout)
 
 
@@ -71,9 +71,9 @@ def test_a_call_is_split():
     frame = np.zeros((60, 80), np.uint16)
     with Client(transport=clock) as client:
         seconds = clock.time("nuclei_unet", lambda: client.foreground(frame, "nuclei_unet"))
-        assert 0.05 <= seconds.transport < 0.2
-        assert 0 < seconds.encode < 0.15  # without the card
-        assert 0 < seconds.decode < 0.15
+        assert 0.05 <= seconds.transport < 0.5  # without the card
+        assert 0 < seconds.encode < 0.5
+        assert 0 < seconds.decode < 0.5
         assert seconds.total == seconds.encode + seconds.transport + seconds.decode
         assert seconds.request_bytes == frame.nbytes + 2 * 4  # and two thresholds
         assert seconds.answer_bytes == 2 * frame.size  # probability and mask, no centre

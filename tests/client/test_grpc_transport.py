@@ -185,7 +185,7 @@ def test_the_deadline_holds(segment, triton, frame):
 
 def test_the_deadline_holds_over_all_tries(triton, abort, frame):
     def slow_outage(context):
-        time.sleep(0.3)
+        time.sleep(0.6)
         context.abort(grpc.StatusCode.UNAVAILABLE, "busy")
 
     triton.faults = [slow_outage] * 9
@@ -194,8 +194,8 @@ def test_the_deadline_holds_over_all_tries(triton, abort, frame):
         Client(triton.url) as client,
         pytest.raises((DeadlineExceeded, ServerUnreachable)),
     ):
-        client.segment(frame, "yolo", timeout=0.5)
-    assert time.monotonic() - start < 0.9
+        client.segment(frame, "yolo", timeout=1.0)
+    assert time.monotonic() - start < 1.8  # what three tries sleep
 
 
 def test_a_deadline_of_a_silent_host_holds():
