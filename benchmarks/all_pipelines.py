@@ -18,18 +18,14 @@ from pathlib import Path
 
 import click
 
-from benchmarks.load import CELL_SIDE
+from benchmarks.load import CELL_DIAMETER
 from benchmarks.repository import copy_repository
 from benchmarks.stages import Stages, begin_afresh, precision_options
-from cytoserve.contract import NETWORK_SIZE
 from training.nuclei_tiles import set_folder
 
 FRAMES = 24
 SIDE = 1024
 CELLS = 15
-DIAMETER = CELL_SIDE * SIDE / NETWORK_SIZE
-"""Of the cells of frames that are measured, in pixels."""
-
 TILES = "256/128"
 """Study S3's set that `nuclei_unet` learns from."""
 
@@ -47,7 +43,7 @@ def train(stages: Stages, out: Path) -> None:
         f"Rendering {FRAMES} frames of {CELLS} cells",
         *("python", "-m", "training.rendered", frames, "--frames", f"{FRAMES}"),
         *("--width", f"{SIDE}", "--height", f"{SIDE}", "--seed", f"{SEED}"),
-        *("--cells", f"{CELLS}", "--mean-diameter", f"{DIAMETER}"),
+        *("--cells", f"{CELLS}", "--mean-diameter", f"{CELL_DIAMETER:g}"),
     )
     for name, command in (
         ("maskrcnn", ["training.maskrcnn", "--one-class"]),

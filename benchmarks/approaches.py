@@ -4,12 +4,15 @@
     python -m benchmarks.approaches --data data/test --cells runs/general \\
         --targets runs/targets --classifier runs/classifier --json approaches.json
 
-Quality comes from the answers of the embedded server. Seconds are end to end, from the camera
-frame as an array to finished cells, and are taken in turn, frame by frame, in one run for: the
-server (`approaches`), the same weights the way the study ran them, in PyTorch (`baseline`), and the
-same ONNX graphs without a server, asked by the same client (`in_process`). With `--variant`
-another server, which serves that variant of the repository, stands beside it and is timed, too.
-Ratios are medians over frames of each frame's own: they survive a busy machine.
+Quality comes from the answers of the embedded server: IoU, accuracy, recall, precision, F1 and
+panoptic quality of cells matched at mask IoU 0.5, and COCO's AP50, the mean over classes.
+
+Seconds are end to end, from the camera frame as an array to finished cells, and are taken in turn,
+frame by frame, in one run for: the server (`approaches`), the same weights the way the study ran
+them, in PyTorch (`baseline`), and the same ONNX graphs without a server, asked by the same client
+(`in_process`). With `--variant` another server, which serves that variant of the repository, stands
+beside it and is timed, too. Ratios are medians over frames of each frame's own: they survive a busy
+machine.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ import numpy.typing as npt
 from rich.progress import track
 
 from benchmarks.approaches_tables import approaches_table
+from benchmarks.average_precision import EncodedFrame, ap50, encode_frame
 from benchmarks.in_process import InProcess
 from benchmarks.load_cases import USUAL_CELLS
 from benchmarks.machine import fingerprint
@@ -40,18 +44,20 @@ from benchmarks.options import (
 from benchmarks.quiet_server import quiet_server
 from benchmarks.result_files import write_result
 from benchmarks.scaling.slopes import Slope
+from benchmarks.score_thresholds import score_threshold_option, score_thresholds
 from benchmarks.served_variant import DEFAULT
 from benchmarks.served_weights import check_weights
 from benchmarks.timing import in_turn, median_ratio
 from cytoserve import Cells, Client
-from cytoserve.contract import OVERLAP_THRESHOLD, SCORE_THRESHOLD
-from export.matching import FrameMatches, match_cells, quality
-from export.reference import UltralyticsYolo, classify_one_by_one, normalised_rgb
+from cytoserve.contract import OVERLAP_THRESHOLD
+from export.reference import normalised_rgb
+from export.yolo_reference import UltralyticsYolo, classify_one_by_one
 from server.errors import ServerError
 from training.annotated import AnnotatedDataset, AnnotatedFrame
 from training.checkpoint import CheckpointError
 from training.classifier import load_classifier
 from training.command_line import data_option, read_data
+from training.matching import FrameMatches, match_cells, quality
 from training.yolo_network import load_network
 
 PIPELINES = ("yolo", "yolo_resnet")
@@ -77,32 +83,33 @@ class Checkpoints:
         }
 
 
-def baseline(checkpoints: Checkpoints, score_threshold: float) -> dict[str, Approach]:
+def baseline(checkpoints: Checkpoints, thresholds: Mapping[str, float]) -> dict[str, Approach]:
     """Both approaches as the study ran them: ultralytics' predictor, a torch loop over crops.
 
-    Normalisation to 8 bits is done beforehand, outside of the time: the study's images had it.
+    The predictor sees a frame as a whole, shrunk to 640 pixels where it is larger. Normalisation to
+    8 bits is done beforehand, outside of the time: the study's images had it.
     """
     targets = UltralyticsYolo(load_network(checkpoints.targets)[0], masks_on_frame=False)
     cells = UltralyticsYolo(load_network(checkpoints.cells)[0], masks_on_frame=False)
     classifier = load_classifier(checkpoints.classifier)[0]
 
     def fine_tuned(rgb: Image) -> object:
-        result = targets.predict(rgb, score_threshold, OVERLAP_THRESHOLD)
+        result = targets.predict(rgb, thresholds["yolo"], OVERLAP_THRESHOLD)
         return result.masks.xy if result.masks else []
 
     def segmented_and_classified(rgb: Image) -> object:
-        result = cells.predict(rgb, score_threshold, OVERLAP_THRESHOLD)
+        result = cells.predict(rgb, thresholds["yolo_resnet"], OVERLAP_THRESHOLD)
         polygons = [polygon for polygon in result.masks.xy if len(polygon)] if result.masks else []
         return classify_one_by_one(classifier, rgb, polygons)
 
     return {"yolo": fine_tuned, "yolo_resnet": segmented_and_classified}
 
 
-def through(client: Client, score_threshold: float) -> dict[str, Callable[[Image], Cells]]:
+def through(client: Client, thresholds: Mapping[str, float]) -> dict[str, Callable[[Image], Cells]]:
     """Both pipelines through a client, be it of a server or of graphs in this process."""
 
     def approach(name: str) -> Callable[[Image], Cells]:
-        return lambda image: client.segment(image, name, score_threshold=score_threshold)
+        return lambda image: client.segment(image, name, score_threshold=thresholds[name])
 
     return {name: approach(name) for name in PIPELINES}
 
@@ -115,7 +122,7 @@ def measure(
     checkpoints: Checkpoints,
     *,
     repeats: int,
-    score_threshold: float,
+    score_threshold: float | None,
 ) -> dict[str, Any]:
     """Run everything on every frame in turn; see the module's docstring for the keys.
 
@@ -126,26 +133,30 @@ def measure(
         variants: name -> client of a server of that variant.
         checkpoints: what all of them were exported from.
         repeats: timed rounds a frame.
-        score_threshold: of all ways.
+        score_threshold: of all ways; None takes those of the cards.
 
     Raises:
         CheckpointError: a server answers with other weights.
     """
     for each in (client, *variants.values()):
         check_weights(each, checkpoints.by_step())
-    ours = through(client, score_threshold)
+    thresholds = score_thresholds(client, PIPELINES, score_threshold)
+    ours = through(client, thresholds)
     ways: dict[str, dict[str, Any]] = {
         "approaches": ours,
-        **{name: through(each, score_threshold) for name, each in variants.items()},
-        "in_process": through(alone, score_threshold),
-        "baseline": baseline(checkpoints, score_threshold),
+        **{name: through(each, thresholds) for name, each in variants.items()},
+        "in_process": through(alone, thresholds),
+        "baseline": baseline(checkpoints, thresholds),
     }
     seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
     matches: dict[str, list[FrameMatches]] = {name: [] for name in PIPELINES}
+    encoded: dict[str, list[EncodedFrame]] = {name: [] for name in PIPELINES}
     for frame in track(dataset.frames, "measuring", transient=True):
         image = frame.read()
         for name in PIPELINES:
-            matches[name].append(match_cells(ours[name](image), frame.cells))
+            answer = ours[name](image)
+            matches[name].append(match_cells(answer, frame.cells))
+            encoded[name].append(encode_frame(answer, frame.cells))
         for key, times in _time_frame(ways, image, repeats).items():
             seconds[key].append(statistics.median(times))
     median = {key: statistics.median(values) for key, values in seconds.items()}
@@ -155,6 +166,7 @@ def measure(
         "approaches": {
             name: {
                 **asdict(quality(matches[name])),
+                "ap50": ap50(encoded[name], len(dataset.class_names)),
                 "found_per_image": statistics.mean(found[name]),
                 "seconds": median["approaches", name],
             }
@@ -182,7 +194,7 @@ def measure(
             for n, frame in enumerate(dataset.frames)
         ],
         "repeats": repeats,
-        "score_threshold": score_threshold,
+        "score_threshold": thresholds,
         "class_names": list(client.card("yolo_resnet").class_names),
         "machine": fingerprint(),
     }
@@ -269,7 +281,7 @@ def _checkpoint(name: str, text: str) -> Callable[[Any], Any]:
 @variants_option
 @click.option("--url", help="Measure a server that runs. Default: start the embedded one.")
 @click.option("--repeats", type=click.IntRange(1), default=5, help="Timed rounds a frame.")
-@click.option("--score-threshold", type=click.FloatRange(0, 1), default=SCORE_THRESHOLD)
+@score_threshold_option
 def main(
     data: Sequence[str],
     cells: Path,
@@ -281,7 +293,7 @@ def main(
     variants: Sequence[str],
     url: str | None,
     repeats: int,
-    score_threshold: float,
+    score_threshold: float | None,
 ) -> None:
     """Measure both approaches; the module's docstring is the help."""
     dataset, _ = read_data(data, one_class=False)

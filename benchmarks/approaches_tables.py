@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.machine import machine_note
+from benchmarks.score_thresholds import score_threshold_text
 from benchmarks.studies import S1
+
+ABSENT = "-"
+"""Printed for a figure that a result of an earlier version lacks."""
 
 
 def approaches_table(result: dict[str, Any]) -> str:
@@ -13,14 +18,15 @@ def approaches_table(result: dict[str, Any]) -> str:
     ours = result["approaches"]
     rows = [
         "| approach | pipeline | IoU | Accuracy | balanced accuracy | recall | precision "
-        "| found a frame | s per frame | study: IoU | Accuracy | s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| F1 | AP50 | PQ | found a frame | s per frame | study: IoU | Accuracy | s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, study in S1.items():
         q = ours[name]
         rows.append(
             f"| {study.name} | `{name}` | {q['iou']:.3f} | {q['accuracy']:.3f} "
             f"| {q['balanced_accuracy']:.3f} | {q['recall']:.3f} | {q['precision']:.3f} "
+            f"| {_figure(q, 'f1')} | {_figure(q, 'ap50')} | {_figure(q, 'panoptic_quality')} "
             f"| {q['found_per_image']:.1f} | {q['seconds']:.3f} "
             f"| {study.iou:.2f} | {study.accuracy:.2f} | {study.seconds:g} |"
         )
@@ -46,11 +52,17 @@ def approaches_table(result: dict[str, Any]) -> str:
         )
     notes = [
         f"{len(result['frames'])} frames, {result['cells_per_image']:.1f} annotated cells a frame, "
-        f"classes {', '.join(result['class_names'])}. IoU, recall and precision of cells matched "
-        "at mask IoU >= 0.5; accuracies over matched cells. Seconds are medians over frames, end "
-        "to end, ratios those of each frame's own.",
+        f"classes {', '.join(result['class_names'])}. IoU, recall, precision, F1 and PQ (panoptic "
+        "quality) are of cells matched at mask IoU >= 0.5, whatever their class; accuracies are "
+        "over matched cells. AP50 is COCO's, the mean over classes, of cells scored "
+        f"{score_threshold_text(result['score_threshold'])} or more. Seconds are medians over "
+        "frames, end to end, ratios those of each frame's own.",
         f"`yolo_resnet` costs {result['cost_of_classes']:.2f} times `yolo`{usual} (the study: "
         f"{study_cost:.2f} times).",
         machine_note(result["machine"]),
     ]
     return "\n".join([*rows, "", *times, "", *(f"{note}\n" for note in notes)])
+
+
+def _figure(quality: Mapping[str, float], name: str) -> str:
+    return f"{quality[name]:.3f}" if name in quality else ABSENT

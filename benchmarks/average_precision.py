@@ -1,142 +1,150 @@
-"""Mean average precision of found cells, as study S4 measures it.
+"""Average precision of found cells, by COCO's own evaluation (pycocotools).
 
 A found cell is a true positive when its mask IoU reaches the threshold and the annotated cell was
 not taken yet: the better-scored cell chooses first, and takes the free annotated cell of its frame
-that it overlaps most. Average precision is interpolated at 11 points of recall (Everingham et al.
-2010, "The PASCAL Visual Object Classes Challenge", section 4.2), over the cells of all frames
-together; the mean is over IoU 0.50:0.05:0.95, and over the classes that are annotated.
+that it overlaps most. Precision is read at fixed recalls, over the cells of all frames together,
+and averaged over the classes that are annotated.
 
-The matching, and what counts, are those of COCO's evaluation (pycocotools with ``recThrs`` of 11
-points), which needs a whole frame a mask; here masks are compared in their patches, and only where
-their boxes meet, so memory is that of one frame's pairs.
+Two figures are in use. Study S4 reads precision at 11 recalls (Everingham et al. 2010, "The PASCAL
+Visual Object Classes Challenge", section 4.2) and averages over IoU 0.50:0.05:0.95. AP50 is COCO's:
+101 recalls, IoU 0.50.
+
+Masks are those of `Cells.regions`, as a user gets them. They are held as run lengths, some hundred
+bytes per cell; the frame itself is never made.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval, Params
 
 from cytoserve import Cells
-from export.matching import mask_iou
+from cytoserve.patches import run_lengths
 from training.annotated import AnnotatedCell
+from training.readers.rle import rle_from_cell
 
 THRESHOLDS = tuple(hundredths / 100 for hundredths in range(50, 100, 5))
 """Mask IoU from which on a found cell may be right."""
 
-RECALL_POINTS = 11
-"""Recalls 0, 0.1, ... 1 at which precision is read."""
+STUDY_RECALLS: npt.NDArray[np.float64] = np.arange(11) / 10
+"""Recalls at which study S4 reads precision."""
+
+COCO_RECALLS: npt.NDArray[np.float64] = Params("segm").recThrs
+"""Recalls at which COCO reads precision: 0, 0.01, ... 1."""
+
+Annotation = dict[str, Any]
 
 
-@dataclass(frozen=True, eq=False)
-class FrameOverlaps:
-    """How the found cells of one frame and one class overlap the annotated ones.
+@dataclass(frozen=True)
+class EncodedFrame:
+    """The found and the annotated cells of one frame as COCO annotations without ids."""
 
-    Attributes:
-        scores: ``[N]``, of the found cells, in any order.
-        found: int ``[P]``, the found cell of every pair.
-        annotated: int ``[P]``, the annotated cell of every pair.
-        ious: ``[P]``, mask IoU of every pair that reaches the lowest of `THRESHOLDS`.
-        annotated_count: annotated cells, those without a pair included.
-    """
-
-    scores: npt.NDArray[np.float64]
-    found: npt.NDArray[np.intp]
-    annotated: npt.NDArray[np.intp]
-    ious: npt.NDArray[np.float64]
-    annotated_count: int
-
-    def hits(self, threshold: float) -> npt.NDArray[np.bool_]:
-        """Return for every found cell whether it is a true positive at this IoU."""
-        hits = np.zeros(len(self.scores), np.bool_)
-        free = np.ones(self.annotated_count, np.bool_)
-        for index in np.argsort(-self.scores, kind="stable"):
-            pairs = np.flatnonzero((self.found == index) & (self.ious >= threshold))
-            pairs = pairs[free[self.annotated[pairs]]]
-            if len(pairs):
-                hits[index] = True
-                pairs = pairs[::-1]  # of equal overlaps COCO's evaluation takes the last
-                free[self.annotated[pairs[np.argmax(self.ious[pairs])]]] = False
-        return hits
+    shape: tuple[int, int]
+    """``(H, W)`` in pixels."""
+    found: tuple[Annotation, ...]
+    annotated: tuple[Annotation, ...]
 
 
-def frame_overlaps(
-    found: Cells, annotated: Sequence[AnnotatedCell], class_id: int
-) -> FrameOverlaps:
-    """Compare the cells of one class in one frame. A found cell without a pixel has no pair."""
-    truth = [cell for cell in annotated if cell.class_id == class_id]
-    chosen = found[found.class_ids == class_id]
-    corners = np.array([cell.box for cell in truth]).reshape(-1, 4)
-    pairs: list[tuple[int, int, float]] = []
-    for index, region in enumerate(chosen.regions()):
-        if not region.mask.any():
-            continue
-        cell = AnnotatedCell.cut(region.mask, class_id, x=region.columns.start, y=region.rows.start)
-        x0, y0, x1, y1 = cell.box
-        meet = (
-            (corners[:, 0] < x1)
-            & (corners[:, 2] > x0)
-            & (corners[:, 1] < y1)
-            & (corners[:, 3] > y0)
-        )
-        overlaps = [(int(other), mask_iou(cell, truth[other])) for other in np.flatnonzero(meet)]
-        pairs += [(index, other, iou) for other, iou in overlaps if iou >= THRESHOLDS[0]]
-    return FrameOverlaps(
-        chosen.scores.astype(np.float64),
-        np.array([pair[0] for pair in pairs], np.intp),
-        np.array([pair[1] for pair in pairs], np.intp),
-        np.array([pair[2] for pair in pairs], np.float64),
-        len(truth),
-    )
-
-
-def average_precision(frames: Sequence[FrameOverlaps], threshold: float) -> float:
-    """11-point interpolated average precision of one class over all frames, 0..1.
-
-    NaN where no cell is annotated. Of cells with equal scores those of earlier frames come first.
-    """
-    annotated = sum(frame.annotated_count for frame in frames)
-    if not annotated:
-        return float("nan")
-    scores = np.concatenate([frame.scores for frame in frames])
-    hits = np.concatenate([frame.hits(threshold) for frame in frames])
-    right = np.cumsum(hits[np.argsort(-scores, kind="stable")])
-    precision = right / np.arange(1, len(right) + 1)
-    # The best precision at this recall or a higher one.
-    best = np.maximum.accumulate(precision[::-1])[::-1]
-    total = 0.0
-    for point in range(RECALL_POINTS):
-        # In whole numbers: 3 of 10 cells are a recall of 0.3, whatever 0.3 is in binary.
-        reached = int(np.searchsorted(right * (RECALL_POINTS - 1), point * annotated))
-        total += float(best[reached]) if reached < len(best) else 0.0
-    return total / RECALL_POINTS
+def encode_frame(found: Cells, annotated: Sequence[AnnotatedCell]) -> EncodedFrame:
+    """Encode the masks of both. A found cell without a pixel stays and can match nothing."""
+    height, width = found.frame_shape
+    finds = []
+    for region, score, class_id in zip(
+        found.regions(), found.scores.tolist(), found.class_ids.tolist(), strict=True
+    ):
+        runs = {"size": [height, width], "counts": run_lengths(region, (height, width))}
+        rle = coco_mask.frPyObjects(runs, height, width)
+        area = int(np.count_nonzero(region.mask))
+        finds.append(_annotation(rle, area, class_id) | {"score": score})
+    truth = [
+        _annotation(rle_from_cell(cell, height, width), cell.area, cell.class_id)
+        for cell in annotated
+    ]
+    return EncodedFrame(found.frame_shape, tuple(finds), tuple(truth))
 
 
 def mean_average_precision(
-    answers: Sequence[tuple[Cells, Sequence[AnnotatedCell]]],
+    frames: Sequence[EncodedFrame],
     class_count: int,
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> dict[float, float]:
-    """Average precision by IoU threshold, each the mean over the classes that are annotated.
+    """11-point average precision by IoU threshold, as study S4 defines it.
 
     Args:
-        answers: the found and the annotated cells of every frame.
+        frames: in order; of cells with equal scores those of earlier frames come first.
         class_count: K; class ids are 0..K-1.
-        thresholds: of mask IoU; the lowest of `THRESHOLDS` or more.
+        thresholds: of mask IoU.
 
     Returns:
         threshold -> average precision, whose mean is mAP; NaN where no cell is annotated.
     """
-    classes = [
-        [frame_overlaps(found, annotated, class_id) for found, annotated in answers]
-        for class_id in range(class_count)
-        if any(cell.class_id == class_id for _, annotated in answers for cell in annotated)
+    values = _average_precision(frames, class_count, thresholds, STUDY_RECALLS)
+    return dict(zip(thresholds, values, strict=True))
+
+
+def ap50(frames: Sequence[EncodedFrame], class_count: int) -> float:
+    """AP50 as COCO defines it: average precision at IoU 0.50, precision read at 101 recalls.
+
+    NaN where no cell is annotated. See :func:`mean_average_precision` for the arguments.
+    """
+    return _average_precision(frames, class_count, (0.5,), COCO_RECALLS)[0]
+
+
+def _average_precision(
+    frames: Sequence[EncodedFrame],
+    class_count: int,
+    thresholds: Sequence[float],
+    recalls: npt.NDArray[np.float64],
+) -> list[float]:
+    """Average precision for each threshold."""
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        truth = _coco([(frame.shape, frame.annotated) for frame in frames], class_count)
+        found = _coco([(frame.shape, frame.found) for frame in frames], class_count)
+        evaluation = COCOeval(truth, found, "segm")
+        evaluation.params.iouThrs = np.array(thresholds)
+        evaluation.params.recThrs = recalls
+        evaluation.params.maxDets = [sys.maxsize]  # COCO's own limit is 100 cells per frame
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, sys.maxsize]], ["all"]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][..., 0, 0]  # threshold, recall, class
+    known = precision[:, :, (precision > -1).all(axis=(0, 1))]  # -1: class without annotation
+    if not known.size:
+        return [float("nan")] * len(thresholds)
+    return [float(value) for value in known.mean(axis=(1, 2))]
+
+
+def _coco(frames: Sequence[tuple[tuple[int, int], Sequence[Annotation]]], class_count: int) -> COCO:
+    """Shape and annotations of all frames as pycocotools indexes them."""
+    images = [
+        {"id": number, "height": height, "width": width}
+        for number, ((height, width), _) in enumerate(frames, start=1)
     ]
-    return {
-        threshold: float(np.mean([average_precision(frames, threshold) for frames in classes]))
-        if classes
-        else float("nan")
-        for threshold in thresholds
+    placed = [
+        {**annotation, "image_id": number}
+        for number, (_, annotations) in enumerate(frames, start=1)
+        for annotation in annotations
+    ]
+    coco = COCO()
+    coco.dataset = {
+        "images": images,
+        # Ids start at 1: COCO's evaluation takes 0 for "no match".
+        "annotations": [{**each, "id": number} for number, each in enumerate(placed, start=1)],
+        "categories": [{"id": number} for number in range(1, class_count + 1)],
     }
+    coco.createIndex()
+    return coco
+
+
+def _annotation(rle: dict[str, Any], area: int, class_id: int) -> Annotation:
+    return {"segmentation": rle, "area": area, "iscrowd": 0, "category_id": class_id + 1}

@@ -162,6 +162,85 @@ REGRESSION = (
 """What no change may break, on any machine however busy; see `benchmarks.regression`."""
 
 
+def _fields(rows: str, column: str, *named_by: str, **among: str) -> Where:
+    return Where("fields", rows, column, among, named_by=("pipeline", *named_by))
+
+
+FIELDS = (
+    Bound(
+        "Size of a frame",
+        "the worst of recall, precision, F1, AP50 and PQ: a frame of 1 to 36 training fields / the "
+        "same frame cut into fields",
+        ">=",
+        0.97,
+        _fields("sizes", "least_ratio", "fields"),
+    ),
+    Bound(
+        "Field in a corner",
+        "the same: fields in the corners of a larger frame / the same fields alone",
+        ">=",
+        0.97,
+        _fields("corners", "least_ratio"),
+    ),
+    Bound(
+        "Place of a frame",
+        "cells found at an offset of some pixels - their mean / the mean",
+        "<=",
+        0.01,
+        _fields("offsets", "deviation", "offset"),
+    ),
+    Bound(
+        "Scale of a frame",
+        "F1 at the training's scale - F1 of the same frames resized, where their scale is told",
+        "<=",
+        0.03,
+        _fields("factors", "drop", "told", "factor"),
+    ),
+    Bound(
+        "Empty frames",
+        "cells found / frames without a cell",
+        "<=",
+        0.05,
+        _fields("empty", "per_frame", kind="all"),
+    ),
+    Bound(
+        "Empty frames, foreground",
+        "pixels called foreground / pixels of frames without a cell",
+        "<=",
+        0.001,
+        _fields("foreground", "share", kind="all"),
+    ),
+    Bound(
+        "Doubled cells",
+        "cells that are one of two for the same cell / cells found",
+        "<=",
+        0.005,
+        _fields("outlines", "doubled"),
+    ),
+    Bound(
+        "Outlines along boxes",
+        "length of outlines along the cells' own boxes / their length",
+        "<=",
+        0.01,
+        _fields("outlines", "along_box"),
+    ),
+    *(
+        Bound(
+            f"Distance of outlines, {title}",
+            "mean in pixels over matched cells of 20 pixels and more",
+            "<=",
+            1,
+            _fields("outlines", column),
+        )
+        for column, title in {
+            "to_truth_px": "found to annotated",
+            "from_truth_px": "annotated to found",
+        }.items()
+    ),
+)
+"""What an answer must keep whatever the frame's size, place and scale; see `benchmarks.fields`."""
+
+
 def _nuclei_bounds(network: str, dice: float) -> tuple[Bound, ...]:
     """What study S3's networks are held to; ``dice`` is the study's on original images."""
     result = f"brecahad{S3_ENDINGS[network]}"
@@ -200,6 +279,7 @@ OVERHEAD = Bound(
 )
 
 TARGETS = (
+    *FIELDS,
     OVERHEAD,
     *(
         Bound(

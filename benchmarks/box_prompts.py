@@ -16,9 +16,10 @@ from benchmarks.timing import in_turn
 from cytoserve import Cells, Client, Prompts
 from cytoserve.codec.prompted import encode_request
 from cytoserve.contract import PIPELINES, STEPS
+from cytoserve.patches import regions
 from export.chain import Arrays, Chain
-from export.matching import mask_iou
 from training.annotated import AnnotatedCell
+from training.matching import mask_iou
 
 PROMPTS = 42
 """Boxes of a request whose cost is measured: the cells of a dense frame in study S4."""
@@ -39,7 +40,8 @@ def prompted_ious(answer: Cells, annotated: Sequence[AnnotatedCell]) -> list[flo
         annotated: likewise.
     """
     ious = []
-    for region, cell in zip(answer.regions(), annotated, strict=True):
+    found = regions(answer.boxes, answer.patches, answer.frame_shape)
+    for region, cell in zip(found, annotated, strict=True):
         if region.mask.any():
             x, y = region.columns.start, region.rows.start
             ious.append(mask_iou(AnnotatedCell.cut(region.mask, cell.class_id, x=x, y=y), cell))

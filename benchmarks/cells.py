@@ -25,10 +25,11 @@ from benchmarks.memory import PeakMemory, resident_bytes
 from benchmarks.options import json_option, markdown_option, repository_option
 from benchmarks.quiet_server import quiet_server
 from benchmarks.result_files import write_result
+from benchmarks.score_thresholds import score_threshold_option, score_thresholds
 from cytoserve import Cells, Client
-from cytoserve.contract import OVERLAP_THRESHOLD, PIPELINES, SCORE_THRESHOLD
-from export.matching import match_cells, quality
+from cytoserve.contract import OVERLAP_THRESHOLD, PIPELINES
 from server.embedded import EmbeddedServer
+from training.matching import match_cells, quality
 from training.rendered import RenderSettings, render_frame
 
 COUNTS = (0, 1, 300, 2000)
@@ -139,7 +140,7 @@ def cells_table(result: dict[str, Any]) -> str:
 @click.command(help=__doc__, context_settings={"show_default": True})
 @click.option("--pipeline", type=click.Choice(INSTANCE_PIPELINES), default="yolo_resnet")
 @click.option("--side", type=click.IntRange(64), default=2048, help="Frame side in pixels.")
-@click.option("--score-threshold", type=click.FloatRange(0, 1), default=SCORE_THRESHOLD)
+@score_threshold_option
 @click.option("--overlap-threshold", type=click.FloatRange(0, 1), default=OVERLAP_THRESHOLD)
 @click.option("--frames", type=click.IntRange(1), default=1, help="Frames for every count.")
 @click.option("--repeats", type=click.IntRange(1), default=3, help="Timed requests a frame.")
@@ -149,7 +150,7 @@ def cells_table(result: dict[str, Any]) -> str:
 def main(
     pipeline: str,
     side: int,
-    score_threshold: float,
+    score_threshold: float | None,
     overlap_threshold: float,
     frames: int,
     repeats: int,
@@ -158,8 +159,10 @@ def main(
     markdown: Path | None,
 ) -> None:
     """Measure; the module's docstring is the help."""
-    thresholds = {"score_threshold": score_threshold, "overlap_threshold": overlap_threshold}
     with quiet_server(model_repository, [pipeline]) as server:
+        with Client(server.url) as client:
+            chosen = score_thresholds(client, [pipeline], score_threshold)
+        thresholds = {"score_threshold": chosen[pipeline], "overlap_threshold": overlap_threshold}
         figures = measure(server, pipeline, side=side, frames=frames, repeats=repeats, **thresholds)
     result = {
         "pipeline": pipeline,

@@ -22,39 +22,60 @@ from server.embedded import EmbeddedServer
 FRAMES = {"general": 40, "target": 16, "test": 8}
 """Rendered frames by use; the study had 600 general frames and 16 target frames."""
 
+EMPTY = {"general": 8, "target": 4}
+"""Further frames without a cell, so that the networks learn what is none."""
 
-def train(stages: Stages, out: Path, data: Path) -> None:
-    """Render the data and train the three networks, each into a folder of ``out``."""
+SIZE = ("--width", "640", "--height", "480")
+
+
+def render(stages: Stages, data: Path) -> dict[str, list[Path]]:
+    """Render the data; return the folders of each use, frames with cells first."""
+    folders: dict[str, list[Path]] = {}
     for seed, (use, count) in enumerate(FRAMES.items(), start=1):
-        options = ["--frames", str(count), "--seed", str(seed), "--width", "640", "--height", "480"]
+        folders[use] = [data / use]
         stages.run(
             f"Rendering {count} {use} frames",
-            "python",
-            "-m",
-            "training.rendered",
-            data / use,
-            *options,
+            *("python", "-m", "training.rendered", data / use, "--frames", f"{count}"),
+            *("--seed", f"{seed}", *SIZE),
         )
+    for seed, (use, count) in enumerate(EMPTY.items(), start=11):
+        folders[use].append(data / f"{use}-empty")
+        stages.run(
+            f"Rendering {count} {use} frames without cells",
+            *("python", "-m", "training.rendered", folders[use][-1], "--frames", f"{count}"),
+            *("--seed", f"{seed}", *SIZE, "--cells", "0", "--prefix", "empty"),
+        )
+    return folders
+
+
+def train(stages: Stages, out: Path, folders: dict[str, list[Path]]) -> None:
+    """Train the three networks, each into a folder of ``out``."""
     fast = precision_options()
     stages.run(
         "Training YOLO11n-seg on the general frames, one class",
         *("python", "-m", "training.yolo", "general", "--preset", "demo", *fast),
-        *("--data", data / "general", "--out", out / "general"),
+        *_data(folders["general"]),
+        *("--out", out / "general"),
     )
     stages.run(
         "Approach 1: fine-tuning it to the two target classes",
         *("python", "-m", "training.yolo", "fine-tune", "--preset", "demo", *fast),
-        *("--data", data / "target", "--init", out / "general", "--out", out / "targets"),
+        *_data(folders["target"]),
+        *("--init", out / "general", "--out", out / "targets"),
     )
     stages.run(
         "Approach 2: cutting the target frames into crops",
-        *("python", "-m", "training.crops", "--data", data / "target", "--out", out / "crops"),
+        *("python", "-m", "training.crops", *_data(folders["target"][:1]), "--out", out / "crops"),
     )
     stages.run(
         "Approach 2: training ResNet50 on the crops",
         *("python", "-m", "training.resnet", "--preset", "demo", *fast),
         *("--crops", out / "crops", "--out", out / "classifier"),
     )
+
+
+def _data(folders: list[Path]) -> list[str | Path]:
+    return [word for folder in folders for word in ("--data", folder)]
 
 
 def export(stages: Stages, out: Path, repository: Path) -> None:
@@ -73,7 +94,10 @@ def export(stages: Stages, out: Path, repository: Path) -> None:
 
 
 def serve_and_measure(stages: Stages, out: Path, data: Path, repository: Path) -> None:
-    """Start Triton, segment the unseen frames with the CLI, print the study's table."""
+    """Start Triton, segment the unseen frames with the CLI, print the study's table.
+
+    Beside the study's figures the table has recall, precision, F1, AP50 and panoptic quality.
+    """
     click.secho("\nStarting the embedded Triton", bold=True)
     click.echo(f"$ python -m server --model-repository {repository} --grpc-port 0")
     with EmbeddedServer(repository) as server:
@@ -110,7 +134,7 @@ def main(out: Path) -> None:
     begin_afresh(out)
     start, stages = time.monotonic(), Stages("make demo", out)
     data, repository = out / "data", out / "model_repository"
-    train(stages, out, data)
+    train(stages, out, render(stages, data))
     export(stages, out, repository)
     serve_and_measure(stages, out, data, repository)
     click.secho(f"\nDone in {time.monotonic() - start:.0f} s. Look at:", bold=True)
@@ -118,7 +142,9 @@ def main(out: Path) -> None:
         f"  {out}/yolo_resnet/*_overlay.png   the cells, drawn on the frames\n"
         f"  {out}/yolo_resnet/*_labels.tif    label images\n"
         f"  {out}/approaches.md               the table above\n"
-        f"Serve these models:  python -m server --model-repository {repository}"
+        f"Serve these models:  python -m server --model-repository {repository}\n"
+        "Then see how size and scale of a frame matter:  "
+        f"python -m benchmarks.fields --quick --json {out}/fields.json"
     )
 
 

@@ -7,7 +7,11 @@ from typing import Any
 
 from benchmarks.instance_ways import NAMES
 from benchmarks.machine import machine_note
+from benchmarks.score_thresholds import score_threshold_text
 from benchmarks.studies import S4
+
+ABSENT = "-"
+"""Printed for a figure that a result of an earlier version lacks."""
 
 
 def instances_page(result: Mapping[str, Any]) -> str:
@@ -30,13 +34,18 @@ def instances_page(result: Mapping[str, Any]) -> str:
 
 
 def quality_table(result: Mapping[str, Any]) -> list[str]:
-    """The study's table: ours, and its two data sets beside."""
+    """The study's table and usual figures: ours, and the study's two data sets beside."""
     ours = result["pipelines"]
     one, other = NAMES
     both = " / ".join(NAMES.values())
 
     def pair(values: Mapping[str, float], digits: int) -> str:
         return f"{values[one]:.{digits}f} / {values[other]:.{digits}f}"
+
+    def usual(title: str, name: str) -> str:
+        known = name in ours[one] and name in ours[other]
+        value = pair(figure(name), 3) if known else ABSENT
+        return row(f"{title} {both}", value, [""] * len(S4))
 
     def row(title: str, value: str, studies: Sequence[str]) -> str:
         return f"| {' | '.join([title, value, *studies])} |"
@@ -68,7 +77,12 @@ def quality_table(result: Mapping[str, Any]) -> list[str]:
             pair(figure("mean_average_precision"), 3),
             [pair(study.mean_average_precision, 3) for study in S4.values()],
         ),
-        row(f"AP50 {both}", pair(at_half, 3), [""] * len(S4)),
+        row(f"AP50 (11 recalls) {both}", pair(at_half, 3), [""] * len(S4)),
+        usual("AP50 (COCO)", "ap50"),
+        usual("recall", "recall"),
+        usual("precision", "precision"),
+        usual("F1", "f1"),
+        usual("PQ", "panoptic_quality"),
     ]
 
 
@@ -145,9 +159,12 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     return [
         f"{len(result['frames'])} frames, classes {', '.join(result['class_names'])}, SAM of size "
         f"{result['sam_size']} (the study's: ViT-H). Cells of Mask R-CNN scored "
-        f"{result['score_threshold']:g} or more; of two boxes with IoU above "
-        f"{result['overlap_threshold']:g} one. mAP over IoU 0.50:0.05:0.95, 11-point "
-        "interpolation, all frames together.",
+        f"{score_threshold_text(result['score_threshold'])} or more; of two of which one covers "
+        f"more than {result['overlap_threshold']:g} of the smaller one's mask one (the study's "
+        "way: of two boxes with so large an IoU). mAP over IoU 0.50:0.05:0.95, 11-point "
+        "interpolation, all frames together. COCO's AP50 reads precision at 101 recalls. Recall, "
+        "precision, F1 and PQ (panoptic quality) are of cells matched at mask IoU >= 0.5, "
+        "whatever their class.",
         f"Seconds are medians over {', '.join(result['timed_frames'])}, {result['repeats']} rounds "
         "in turn, end to end; the server saw another frame each time, so that nothing came from "
         "its response cache. The study's way is torchvision, then `SamPredictor` box by box, on "

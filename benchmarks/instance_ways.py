@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from segment_anything.modeling import Sam
 from torchvision.models.detection import MaskRCNN
 
 from cytoserve import Cells, Client
-from cytoserve.contract import OVERLAP_THRESHOLD, SCORE_THRESHOLD
+from cytoserve.contract import OVERLAP_THRESHOLD
 from export.maskrcnn_reference import TorchvisionMaskRcnn
 
 NAMES = {"maskrcnn": "Mask R-CNN", "maskrcnn_sam": "SAM"}
@@ -28,9 +28,10 @@ Way = Callable[[Image], object]
 class Thresholds:
     """Which detections of Mask R-CNN are cells."""
 
-    score: float = SCORE_THRESHOLD
+    score: Mapping[str, float]
+    """By pipeline."""
     overlap: float = OVERLAP_THRESHOLD
-    """Box IoU."""
+    """Share of the smaller mask; box IoU in the study's way."""
 
 
 def through(client: Client, thresholds: Thresholds) -> dict[str, Callable[[Image], Cells]]:
@@ -40,7 +41,7 @@ def through(client: Client, thresholds: Thresholds) -> dict[str, Callable[[Image
         return lambda image: client.segment(
             image,
             name,
-            score_threshold=thresholds.score,
+            score_threshold=thresholds.score[name],
             overlap_threshold=thresholds.overlap,
         )
 
@@ -55,11 +56,11 @@ def study(maskrcnn: MaskRCNN, sam: Sam, thresholds: Thresholds) -> dict[str, Way
     """
     detector, predictor = TorchvisionMaskRcnn(maskrcnn), SamPredictor(sam)
 
-    def detect(rgb: Image) -> dict[str, torch.Tensor]:
-        return detector.predict(rgb, thresholds.score, thresholds.overlap)
+    def detect(rgb: Image, name: str = "maskrcnn") -> dict[str, torch.Tensor]:
+        return detector.predict(rgb, thresholds.score[name], thresholds.overlap)
 
     def detect_and_prompt(rgb: Image) -> list[npt.NDArray[np.bool_]]:
-        boxes = detect(rgb)["boxes"].numpy()
+        boxes = detect(rgb, "maskrcnn_sam")["boxes"].numpy()
         predictor.set_image(rgb)
         kept = []
         for box in boxes:

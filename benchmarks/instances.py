@@ -44,11 +44,12 @@ from benchmarks.new_frames import each_time_new, new_frames
 from benchmarks.options import json_option, markdown_option, repository_option
 from benchmarks.quiet_server import without_canaries
 from benchmarks.result_files import write_result
+from benchmarks.score_thresholds import score_threshold_option, score_thresholds
 from benchmarks.served_weights import check_weights
 from benchmarks.step_overlap import RequestSeconds, request_seconds
 from benchmarks.timing import WARM_UPS, in_turn
 from cytoserve import Cells, Client, Prompts
-from cytoserve.contract import OVERLAP_THRESHOLD, SCORE_THRESHOLD
+from cytoserve.contract import OVERLAP_THRESHOLD
 from export.chain import Chain
 from export.reference import normalised_rgb
 from server.embedded import EmbeddedServer
@@ -306,7 +307,7 @@ def _checkpoint(name: str, text: str) -> Callable[[Any], Any]:
 @repository_option
 @click.option("--repeats", type=click.IntRange(1), default=3, help="Timed rounds a frame.")
 @click.option("--timed-frames", type=click.IntRange(1), default=2, help="Frames that are timed.")
-@click.option("--score-threshold", type=click.FloatRange(0, 1), default=SCORE_THRESHOLD)
+@score_threshold_option
 @click.option("--overlap-threshold", type=click.FloatRange(0, 1), default=OVERLAP_THRESHOLD)
 def main(
     data: tuple[str, ...],
@@ -318,7 +319,7 @@ def main(
     model_repository: Path,
     repeats: int,
     timed_frames: int,
-    score_threshold: float,
+    score_threshold: float | None,
     overlap_threshold: float,
 ) -> None:
     """Measure both pipelines; the module's docstring is the help."""
@@ -326,11 +327,13 @@ def main(
         dataset = read_test_set(data, load_maskrcnn(maskrcnn)[1].class_names)
         with ExitStack() as stack:
             server = stack.enter_context(EmbeddedServer(model_repository, PIPELINES))
+            with Client(server.url) as client:
+                scores = score_thresholds(client, NAMES, score_threshold)
             result = measure(
                 dataset,
                 server,
                 Checkpoints(maskrcnn, sam),
-                Thresholds(score_threshold, overlap_threshold),
+                Thresholds(scores, overlap_threshold),
                 repeats=repeats,
                 timed_frames=timed_frames,
                 figures=figures,

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cytoserve import Cells, Client, Foreground, Prompts
-from cytoserve.contract import NETWORK_SIZE, PIPELINES
+from cytoserve.contract import PIPELINES
 from cytoserve.images import SUFFIXES, read_frame
 from training.rendered import RenderSettings, render_frame
 
-CELL_SIDE = 11.25
-"""Diameter of the rendered cells in pixels of the 640 px network, on a frame of any size: the work
-of a frame is then decided by how many cells it has. Cells of 36 px on frames of 2048."""
+CELL_DIAMETER = 36.0
+"""Mean diameter of the rendered cells in pixels, on a frame of any size: that of rendered training
+frames, since a network sees every frame at the scale that it was trained at."""
 
 MOST_PROMPTS = 500
 """Of a frame with more cells so many are prompted."""
@@ -48,7 +48,7 @@ def load_frame(width: int, height: int, cells: int, seed: int = 0) -> LoadFrame:
         width=width,
         height=height,
         cells=cells,
-        mean_diameter=max(6.0, CELL_SIDE * max(width, height) / NETWORK_SIZE),
+        mean_diameter=CELL_DIAMETER,
         shrink_to_fit=True,
     )
     image, truth = render_frame(settings, seed)

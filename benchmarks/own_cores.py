@@ -36,7 +36,7 @@ from server.errors import ServerError
 PIPELINE = "maskrcnn_sam"
 
 BRANCHES = {
-    "Mask R-CNN": ("maskrcnn_prepare", "maskrcnn_network"),
+    "Mask R-CNN": ("maskrcnn_prepare", "maskrcnn_network", "maskrcnn_cells"),
     "SAM's encoder": ("sam_prepare", "sam_encoder"),
 }
 """Steps that wait for nothing but the frame, and for each other within a branch."""

@@ -36,6 +36,7 @@ from training.sam_sizes import SIZES
 
 if TYPE_CHECKING:
     from export.pipelines import ExportedPipeline
+    from training.checkpoint import LearnedScale
 
 # Commands import what they need when they run: torch and its kin take ten seconds, which every
 # `--help`, `lint` and a mistyped option do without.
@@ -56,6 +57,38 @@ FRAMES = click.option(
     help="Image file or folder to prove the chain on. Default: frames that the checkpoint was "
     "trained on, or rendered ones where those are gone.",
 )
+NETWORK_SCALE = click.option(
+    "--network-scale",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Network pixels per frame pixel, for a checkpoint of an earlier version, which records no "
+    "scale: what its training resized frames by.",
+)
+CELL_DIAMETER = click.option(
+    "--cell-diameter",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Median diameter of its cells in frame pixels, given with --network-scale.",
+)
+LARGEST_OVER_MEDIAN = 3.0
+"""Side of the largest cells per median diameter, where only that is told."""
+
+
+def told_scale(network_scale: float | None, cell_diameter: float | None) -> LearnedScale | None:
+    """The scale that two options tell; None without them."""
+    if network_scale is None and cell_diameter is None:
+        return None
+    if network_scale is None or cell_diameter is None:
+        raise click.UsageError(
+            "--network-scale and --cell-diameter are given together; one is missing."
+        )
+    from training.checkpoint import LearnedScale
+
+    return LearnedScale(
+        network_scale=network_scale,
+        cell_diameter_px=cell_diameter,
+        largest_cell_px=LARGEST_OVER_MEDIAN * cell_diameter,
+    )
+
+
 INT8_PIPELINES = ("yolo", "yolo_resnet")
 """Those whose networks the variant `int8` computes in integers."""
 
@@ -109,45 +142,73 @@ def main() -> None:
 
 @main.command()
 @_checkpoint("--targets", "Checkpoint of `python -m training.yolo fine-tune`.")
+@NETWORK_SCALE
+@CELL_DIAMETER
 @REPOSITORY
 @FRAMES
-def yolo(targets: Path, repository: Path, frames: Path | None) -> None:
+def yolo(
+    targets: Path,
+    network_scale: float | None,
+    cell_diameter: float | None,
+    repository: Path,
+    frames: Path | None,
+) -> None:
     """Pipeline `yolo`: a network fine-tuned to the target classes."""
     from export.frames import parity_frames
     from export.instance_pipelines import export_yolo
     from training.yolo_network import load_network
 
     chosen = parity_frames(frames, load_network(targets)[1])
-    _install(export_yolo(targets, _say), repository, chosen)
+    told = told_scale(network_scale, cell_diameter)
+    _install(export_yolo(targets, _say, told), repository, chosen)
 
 
 @main.command("yolo_resnet")
 @_checkpoint("--cells", "Checkpoint of `python -m training.yolo general`.")
 @_checkpoint("--classifier", "Checkpoint of `python -m training.resnet`.")
+@NETWORK_SCALE
+@CELL_DIAMETER
 @REPOSITORY
 @FRAMES
-def yolo_resnet(cells: Path, classifier: Path, repository: Path, frames: Path | None) -> None:
+def yolo_resnet(
+    cells: Path,
+    classifier: Path,
+    network_scale: float | None,
+    cell_diameter: float | None,
+    repository: Path,
+    frames: Path | None,
+) -> None:
     """Pipeline `yolo_resnet`: a one-class network, then a classifier on every cell."""
     from export.frames import parity_frames
     from export.instance_pipelines import export_yolo_resnet
     from training.yolo_network import load_network
 
     chosen = parity_frames(frames, load_network(cells)[1])
-    _install(export_yolo_resnet(cells, classifier, _say), repository, chosen)
+    told = told_scale(network_scale, cell_diameter)
+    _install(export_yolo_resnet(cells, classifier, _say, told), repository, chosen)
 
 
 @main.command()
 @_checkpoint("--checkpoint", "Checkpoint of `python -m training.maskrcnn`.")
+@NETWORK_SCALE
+@CELL_DIAMETER
 @REPOSITORY
 @FRAMES
-def maskrcnn(checkpoint: Path, repository: Path, frames: Path | None) -> None:
+def maskrcnn(
+    checkpoint: Path,
+    network_scale: float | None,
+    cell_diameter: float | None,
+    repository: Path,
+    frames: Path | None,
+) -> None:
     """Pipeline `maskrcnn`: torchvision's Mask R-CNN."""
     from export.frames import parity_frames
     from export.maskrcnn_pipeline import export_maskrcnn
     from training.maskrcnn_network import load_maskrcnn
 
     chosen = parity_frames(frames, load_maskrcnn(checkpoint)[1])
-    _install(export_maskrcnn(checkpoint, _say), repository, chosen)
+    told = told_scale(network_scale, cell_diameter)
+    _install(export_maskrcnn(checkpoint, _say, told), repository, chosen)
 
 
 SAM = click.option(
@@ -171,6 +232,8 @@ FP16 = click.option(
 @SAM
 @SAM_SIZE
 @FP16
+@NETWORK_SCALE
+@CELL_DIAMETER
 @REPOSITORY
 @FRAMES
 def maskrcnn_sam(
@@ -178,6 +241,8 @@ def maskrcnn_sam(
     sam: Path,
     sam_size: str | None,
     fp16: bool,
+    network_scale: float | None,
+    cell_diameter: float | None,
     repository: Path,
     frames: Path | None,
 ) -> None:
@@ -187,7 +252,8 @@ def maskrcnn_sam(
     from training.maskrcnn_network import load_maskrcnn
 
     chosen = parity_frames(frames, load_maskrcnn(maskrcnn)[1])
-    pipeline = export_maskrcnn_sam(maskrcnn, sam, sam_size, fp16, _say)
+    told = told_scale(network_scale, cell_diameter)
+    pipeline = export_maskrcnn_sam(maskrcnn, sam, sam_size, fp16, _say, told)
     _install(pipeline, repository, chosen)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,21 +12,29 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cytoserve.contract import INSTANCE_OUTPUTS, MAX_CELLS, OVERLAP_THRESHOLD, SCORE_THRESHOLD
+from cytoserve.contract import (
+    INSTANCE_OUTPUTS,
+    MAX_CELLS,
+    OVERLAP_THRESHOLD,
+    PIPELINES,
+    SCORE_THRESHOLD,
+)
 from cytoserve.patches import Region, regions
 from export.chain import Arrays, Chain
 from export.networks import CLASSIFIER_CHUNK
 from export.parity import ParityError
-from export.reference import Detector, ReferenceCells, normalised_rgb
+from export.reference import Detector, ReferenceCells
 from training.cell_crops import CellCrops
+from training.checkpoint import LearnedScale
 from training.classifier import CellClassifier
 from training.normalise import PercentileLevels
 
 BOX_TOLERANCE = 0.5
 """Frame pixels within which two boxes are those of the same cell."""
 
-MASK_IOU = 0.99
-"""Least mean mask IoU over the cells of a frame that both sides found. Of a mask with structure
+MASK_IOU = 0.98
+"""Least mean mask IoU over the cells of a frame that both sides found: a library draws masks on its
+own pixel grid, which moves an outline by a fraction of a pixel. Of a mask with structure
 finer than a patch's pixels no more is asked than a patch can hold, see `_holdable`."""
 
 MASK_CHANCE = 0.01
@@ -45,6 +53,9 @@ REFERENCE_PIXELS = 500_000_000
 """Most pixels of all masks together that a library is asked for: it holds a whole frame a cell,
 in float32, where the chain holds a patch. At a threshold with more, a frame is not compared."""
 
+TILED = 1.4
+"""Sides of the network's field that a frame is enlarged to, so that it takes several tiles."""
+
 THRESHOLDS = (0.5, SCORE_THRESHOLD, 0.05)
 """From few cells to very many, whatever the network has learned."""
 
@@ -57,7 +68,8 @@ class ChainParity:
     score_threshold: float
     cells: int
     unmatched: int
-    """Cells of either side without one within `BOX_TOLERANCE` on the other."""
+    """Cells of either side without one within `BOX_TOLERANCE` on the other; those that the
+    reference calls doubtful are left out."""
     box_deviation: float
     """Largest, in frame pixels, of the cells that both sides found."""
     mask_iou: float
@@ -73,6 +85,7 @@ def check_chain(
     detector: Detector,
     classifier: CellClassifier | None,
     frames: Mapping[str, npt.NDArray[np.generic]],
+    scale: LearnedScale,
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> list[ChainParity]:
     """Compare the chain with its detector's library, and its classifier where there is one.
@@ -81,23 +94,27 @@ def check_chain(
         chain: the graphs of an instance pipeline.
         detector: the same network in the hands of the library that trained it.
         classifier: the same classifier in torch; None where the detector tells the classes.
-        frames: name -> camera frame ``[H, W]`` or ``[H, W, C]``.
+        frames: name -> camera frame ``[H, W]`` or ``[H, W, C]``. The first is compared once more,
+            enlarged into several tiles.
+        scale: at which the frames are seen.
         thresholds: score thresholds to try.
 
     Raises:
         ParityError: a frame's figures are beyond tolerance, or no frame was small enough.
     """
     figures = []
-    for name, image in frames.items():
+    field = PIPELINES[chain.pipeline].field
+    for name, image, network_scale, chosen in _views(frames, scale, field, thresholds):
         camera = np.atleast_3d(image).astype(np.uint16)
-        rgb = normalised_rgb(image)
-        for threshold in thresholds:
+        overlap = scale.largest_cell_px * scale.network_scale
+        for threshold in chosen:
             answer = chain.run(
-                instance_inputs(camera, threshold), [tensor.name for tensor in INSTANCE_OUTPUTS]
+                instance_inputs(camera, threshold, scale=network_scale, tile_overlap=overlap),
+                [tensor.name for tensor in INSTANCE_OUTPUTS],
             )
             if len(answer["boxes"]) * camera.shape[0] * camera.shape[1] > REFERENCE_PIXELS:
                 continue
-            expected = detector.cells(rgb, threshold, OVERLAP_THRESHOLD)
+            expected = detector.cells(camera, network_scale, overlap, threshold, OVERLAP_THRESHOLD)
             # A classifier sees crops of the very boxes that the chain found: half a pixel more or
             # less may turn a doubtful cell, which is no fault of the chain's.
             classes = None if classifier is None else _classify(classifier, camera, answer["boxes"])
@@ -113,12 +130,33 @@ def check_chain(
     return figures
 
 
+def _views(
+    frames: Mapping[str, npt.NDArray[np.generic]],
+    scale: LearnedScale,
+    field: int,
+    thresholds: Sequence[float],
+) -> Iterator[tuple[str, npt.NDArray[np.generic], float, Sequence[float]]]:
+    """Name, frame, network pixels per frame pixel, and thresholds of every comparison."""
+    for index, (name, image) in enumerate(frames.items()):
+        yield name, image, scale.network_scale, thresholds
+        enlarged = TILED * field / max(image.shape[:2])
+        if index == 0 and enlarged > scale.network_scale:
+            yield f"{name} in tiles", image, enlarged, thresholds[1:2] or thresholds[:1]
+
+
 def instance_inputs(
-    camera: npt.NDArray[np.uint16], score_threshold: float, max_cells: int = MAX_CELLS
+    camera: npt.NDArray[np.uint16],
+    score_threshold: float,
+    max_cells: int = MAX_CELLS,
+    *,
+    scale: float = 1.0,
+    tile_overlap: float = 128.0,
 ) -> Arrays:
     """Inputs of an instance pipeline for a frame ``[H, W, C]``, other settings at their default."""
     return {
         "image": camera,
+        "scale": np.array([scale], np.float32),
+        "tile_overlap": np.array([tile_overlap], np.float32),
         "score_threshold": np.array([score_threshold], np.float32),
         "overlap_threshold": np.array([OVERLAP_THRESHOLD], np.float32),
         "max_cells": np.array([max_cells], np.int32),
@@ -156,7 +194,11 @@ def _compare(
         ours, theirs, distance = pair_cells(boxes, expected.boxes, *ids)
     else:
         ours, theirs, distance = pair_cells(boxes, expected.boxes)
-    unmatched = len(boxes) + len(expected.boxes) - 2 * len(ours)
+    alone = np.ones(len(expected.boxes), bool)
+    alone[theirs] = False
+    if expected.doubtful is not None:
+        alone &= ~expected.doubtful
+    unmatched = len(boxes) - len(ours) + int(alone.sum())
     if not len(ours):
         return ChainParity(frame, threshold, len(boxes), unmatched, 0.0, 1.0, 1.0)
     shape = (expected.masks.shape[1], expected.masks.shape[2])

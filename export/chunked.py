@@ -121,10 +121,13 @@ def _loop_body(
     chunk = {name: f"chunk_of_{name}" for name in cut}
     body = [
         make_node("Unsqueeze", ["trip", "leading"], ["trip_vector"]),
-        make_node("Mul", ["trip_vector", "chunk_rows"], ["start"]),
-        make_node("Add", ["start", "chunk_rows"], ["end"]),
+        make_node("Mul", ["trip_vector", "chunk_rows"], ["chunk_start"]),
+        make_node("Add", ["chunk_start", "chunk_rows"], ["chunk_end"]),
     ]
-    body += [make_node("Slice", [name, "start", "end", "leading"], [chunk[name]]) for name in cut]
+    body += [
+        make_node("Slice", [name, "chunk_start", "chunk_end", "leading"], [chunk[name]])
+        for name in cut
+    ]
     body += [_renamed(node, chunk) for node in nodes]
     before = {result.name: f"{result.name}_before" for result in results}
     so_far = {result.name: f"{result.name}_so_far" for result in results}

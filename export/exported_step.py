@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
+import torch
 from torch import nn
 
 from cytoserve.contract import STEPS
 from export.chunked import in_chunks
+from export.fixed_chunks import one_by_one
 from export.graphs import trace_graph
 from export.parity import FLOAT_TOLERANCE, Case, check_parity
 
@@ -32,6 +34,7 @@ def export_step(
     cases: Sequence[Case],
     *,
     chunk: int | None = None,
+    single_rows: bool = False,
     chunked: Collection[str] | None = None,
     reference: nn.Module | None = None,
     float_tolerance: float = FLOAT_TOLERANCE,
@@ -44,6 +47,7 @@ def export_step(
         module: what the graph is to equal.
         cases: inputs to compare on.
         chunk: rows that the graph takes at once, see `export.chunked.in_chunks`; None: all.
+        single_rows: take rows one by one, see `export.fixed_chunks.one_by_one`.
         chunked: inputs whose rows these are; None: all inputs.
         reference: what the graph is to equal where that is not ``module``, but more exact.
         float_tolerance: see `export.parity.FLOAT_TOLERANCE`.
@@ -55,7 +59,22 @@ def export_step(
     step = STEPS[name]
     graph = trace_graph(module.eval(), step, cases[0].inputs)
     if chunk is not None:
+        _declare_row_dims(graph, module, cases[0])
         graph = in_chunks(graph, chunk, chunked)
+    elif single_rows:
+        _declare_row_dims(graph, module, cases[0])
+        graph = one_by_one(graph)
     original = module if reference is None else reference.eval()
     parity = check_parity(original, graph, step, cases, float_tolerance)
     return ExportedStep(name, graph, parity, settings or {})
+
+
+def _declare_row_dims(graph: onnx.ModelProto, module: nn.Module, case: Case) -> None:
+    """Write the dims of a row of every output, which a network of any number of classes leaves
+    open, into its graph: a loop begins with no rows of these dims."""
+    with torch.inference_mode():
+        outputs = module(*case.inputs)
+    outputs = [outputs] if isinstance(outputs, torch.Tensor) else outputs
+    for value, output in zip(graph.graph.output, outputs, strict=True):
+        for dim, size in zip(value.type.tensor_type.shape.dim[1:], output.shape[1:], strict=True):
+            dim.dim_value = size

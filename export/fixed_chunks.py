@@ -1,4 +1,4 @@
-"""A graph that takes any number of rows in chunks of one size, for OpenVINO."""
+"""A graph that takes any number of rows in chunks of one size, or one by one."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ def in_fixed_chunks(network: onnx.ModelProto, rows: int) -> onnx.ModelProto:
     of zeros fill the last one, whose results are dropped: fewer than ``rows`` are computed in vain.
 
     Args:
-        network: one input and one output ``[B, ...]`` with a dynamic B and other dims fixed; no
+        network: one input and all outputs ``[B, ...]`` with a dynamic B and other dims fixed; no
             row depends on another.
         rows: rows per chunk.
     """
-    (given,), (result,) = network.graph.input, network.graph.output
-    inside = {given.name: "chunk", result.name: "chunk_result"}
+    [given] = network.graph.input
+    results = {result.name: f"chunk_of_{result.name}" for result in network.graph.output}
+    inside = {given.name: "chunk", **results}
     body = helper.make_graph(
         [renamed(node, inside) for node in network.graph.node],
         "chunk",
         [_value("chunk", given, rows)],
-        [_value("chunk_result", result, rows)],
+        [_value(results[result.name], result, rows) for result in network.graph.output],
         network.graph.initializer,
     )
+    scanned = [f"chunks_of_{result.name}" for result in network.graph.output]
     # Pad takes the rows to add before each dim, then those behind each dim.
     unpadded = len(_dims(given))
     nodes = [
@@ -45,10 +47,12 @@ def in_fixed_chunks(network: onnx.ModelProto, rows: int) -> onnx.ModelProto:
         make_node("Concat", ["none_before", "missing_rows", "none_behind"], ["padding"], axis=0),
         make_node("Pad", [given.name, "padding"], ["padded"]),
         make_node("Reshape", ["padded", "chunk_dims"], ["chunks"]),
-        make_node("Scan", ["chunks"], ["chunk_results"], body=body, num_scan_inputs=1),
-        make_node("Reshape", ["chunk_results", "row_dims"], ["padded_results"]),
-        make_node("Slice", ["padded_results", "zero", "row_count", "zero"], [result.name]),
+        make_node("Scan", ["chunks"], scanned, body=body, num_scan_inputs=1),
     ]
+    for result, chunks in zip(network.graph.output, scanned, strict=True):
+        dims, padded = f"row_dims_of_{result.name}", f"padded_{result.name}"
+        nodes.append(make_node("Reshape", [chunks, dims], [padded]))
+        nodes.append(make_node("Slice", [padded, "zero", "row_count", "zero"], [result.name]))
     numbers = {
         "chunk_rows": [rows],
         "rows_minus_1": [rows - 1],
@@ -56,8 +60,8 @@ def in_fixed_chunks(network: onnx.ModelProto, rows: int) -> onnx.ModelProto:
         "none_before": [0] * (1 + unpadded),
         "none_behind": [0] * unpadded,
         "chunk_dims": [-1, rows, *_dims(given)],
-        "row_dims": [-1, *_dims(result)],
         "zero": [0],
+        **{f"row_dims_of_{r.name}": [-1, *_dims(r)] for r in network.graph.output},
     }
     graph = helper.make_graph(
         nodes,
@@ -65,6 +69,45 @@ def in_fixed_chunks(network: onnx.ModelProto, rows: int) -> onnx.ModelProto:
         network.graph.input,
         network.graph.output,
         [make_tensor(name, INDEX, [len(value)], value) for name, value in numbers.items()],
+    )
+    wrapped = helper.make_model(
+        graph, opset_imports=network.opset_import, ir_version=network.ir_version
+    )
+    onnx.checker.check_model(wrapped, full_check=True)
+    return wrapped
+
+
+def one_by_one(network: onnx.ModelProto) -> onnx.ModelProto:
+    """Wrap a graph in an ONNX Scan over single rows: memory is that of one row and the results.
+
+    Unlike the loop of `export.chunked`, a Scan writes every row's results where they stay, which
+    matters where they are large: megabytes per tile of a YOLO. There is one row at least.
+
+    Args:
+        network: one input and all outputs ``[B, ...]`` with a dynamic B and other dims fixed; no
+            row depends on another.
+    """
+    [given] = network.graph.input
+    results = {result.name: f"row_of_{result.name}" for result in network.graph.output}
+    body = helper.make_graph(
+        [renamed(node, {given.name: "row", **results}) for node in network.graph.node],
+        "row",
+        [_value("row", given, 1)],
+        [_value(results[result.name], result, 1) for result in network.graph.output],
+        network.graph.initializer,
+    )
+    stacked = {result.name: f"rows_of_{result.name}" for result in network.graph.output}
+    nodes = [
+        make_node("Unsqueeze", [given.name, "second"], ["rows"]),
+        make_node("Scan", ["rows"], [*stacked.values()], body=body, num_scan_inputs=1),
+        *(make_node("Squeeze", [rows, "second"], [name]) for name, rows in stacked.items()),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        network.graph.name,
+        network.graph.input,
+        network.graph.output,
+        [make_tensor("second", INDEX, [1], [1])],
     )
     wrapped = helper.make_model(
         graph, opset_imports=network.opset_import, ir_version=network.ir_version

@@ -124,4 +124,5 @@ def semantic_pipeline(
     def check(chain: Chain, frames: Mapping[str, npt.NDArray[Any]]) -> list[ForegroundParity]:
         return check_foreground(chain, predict, frames)
 
-    return ExportedPipeline(name, recipe.class_names, exported, recipes, "torch", check)
+    threshold = None if recipe.threshold is None else recipe.threshold.value
+    return ExportedPipeline(name, recipe.class_names, exported, recipes, "torch", check, threshold)

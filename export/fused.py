@@ -17,6 +17,7 @@ from export.exported_step import ExportedStep
 from export.graph_contract import ELEMENT_TYPES
 from export.graph_files import open_graph
 from export.parity import ParityError, allowed, deviation
+from training.checkpoint import LearnedScale
 
 MOST_CELLS = 50
 """Of a frame, to compare on: each costs the classifier's time twice, and thousands tell no more."""
@@ -27,6 +28,7 @@ def export_fused(
     chain: Chain,
     graphs: Mapping[str, onnx.ModelProto],
     frames: Mapping[str, npt.NDArray[np.generic]],
+    scale: LearnedScale | None = None,
 ) -> ExportedStep:
     """Join the graphs of a pipeline's steps and run both on frames, at several thresholds.
 
@@ -35,6 +37,7 @@ def export_fused(
         chain: the pipeline, of the same graphs.
         graphs: the steps' graphs by name.
         frames: name -> camera frame ``[H, W]`` or ``[H, W, C]``.
+        scale: at which the frames are seen; None: a network pixel for a frame pixel.
 
     Raises:
         ParityError: they differ by more than rounding explains.
@@ -44,7 +47,12 @@ def export_fused(
     outputs = [tensor.name for tensor in step.outputs]
     for frame, image in frames.items():
         for threshold in THRESHOLDS:
-            inputs = instance_inputs(np.atleast_3d(image).astype(np.uint16), threshold, MOST_CELLS)
+            inputs = instance_inputs(
+                np.atleast_3d(image).astype(np.uint16),
+                threshold,
+                MOST_CELLS,
+                scale=1.0 if scale is None else scale.network_scale,
+            )
             expected, answers = chain.run(inputs, outputs), session.run(outputs, inputs)
             case = {
                 name: deviation(expected[name], answer)

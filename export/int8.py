@@ -27,13 +27,14 @@ from export.accuracy_budget import beyond_budget, drops
 from export.chain import Arrays, Chain, newest_graph
 from export.chain_parity import instance_inputs
 from export.chunked import in_chunks
+from export.fixed_chunks import one_by_one
 from export.graph_files import save_graph
 from export.install import MODEL_FILE, Staging
-from export.matching import match_cells, quality
 from export.networks import CLASSIFIER_CHUNK
 from export.parity import ParityError
 from export.unchunked import without_chunks
 from training.annotated import AnnotatedFrame
+from training.matching import match_cells, quality
 
 VARIANT = "int8"
 
@@ -172,7 +173,7 @@ class Rows(CalibrationDataReader):  # type: ignore[misc]
 
 
 def quantised(graph: onnx.ModelProto, rows: Sequence[Arrays]) -> onnx.ModelProto:
-    """The same network in 8-bit integers, which takes its rows in chunks where ``graph`` does."""
+    """The same network in 8-bit integers, which takes its rows as ``graph`` does."""
     network = without_chunks(graph)
     with tempfile.TemporaryDirectory() as folder:
         names = ("network.onnx", "prepared.onnx", "integers.onnx")
@@ -191,7 +192,10 @@ def quantised(graph: onnx.ModelProto, rows: Sequence[Arrays]) -> onnx.ModelProto
             weight_type=QuantType.QInt8,
         )
         integers = onnx.load(done)
-    return integers if network is graph else in_chunks(integers, CLASSIFIER_CHUNK)
+    if network is graph:
+        return integers
+    alone = any(node.op_type == "Scan" for node in graph.graph.node)
+    return one_by_one(integers) if alone else in_chunks(integers, CLASSIFIER_CHUNK)
 
 
 def decoding_nodes(graph: onnx.ModelProto) -> list[str]:
@@ -219,7 +223,7 @@ def decoding_nodes(graph: onnx.ModelProto) -> list[str]:
 def figures_of(
     chain: Chain, annotated: Sequence[AnnotatedFrame], settings: Settings
 ) -> dict[str, float]:
-    """Figures of an instance pipeline over annotated frames, see `export.matching.Quality`."""
+    """Figures of an instance pipeline over annotated frames, see `training.matching.Quality`."""
     matches = []
     for frame in annotated:
         answer = chain.run(_inputs(frame.read(), settings), [t.name for t in INSTANCE_OUTPUTS])

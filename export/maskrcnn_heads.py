@@ -40,7 +40,7 @@ class BoxHead(nn.Module):
     def forward(
         self, p2: Tensor, p3: Tensor, p4: Tensor, p5: Tensor, proposals: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Judge ``proposals`` float32 ``[P, 4]`` in pixels of the resized image.
+        """Judge ``proposals`` float32 ``[P, 4]`` in pixels of the tile.
 
         ``p2`` to ``p5`` are the pyramid's levels float32 ``[1, F, h, w]``. Returns class logits
         float32 ``[P, 1 + K]`` and box deltas float32 ``[P, (1 + K) * 4]``.
@@ -80,13 +80,11 @@ class MaskHead(nn.Module):
         p5: Tensor,
         boxes: Tensor,
         labels: Tensor,
-        frame_boxes: Tensor,
     ) -> Tensor:
-        """Predict the masks of ``boxes`` float32 ``[N, 4]`` in pixels of the resized image.
+        """Predict the masks of ``boxes`` float32 ``[N, 4]`` in pixels of the tile.
 
         ``p2`` to ``p5`` as for `BoxHead`; ``labels`` int64 ``[N]``, 1..K, choose the mask of the
-        class; ``frame_boxes`` float32 ``[N, 4]`` are the same boxes in frame pixels. Returns
-        patches uint8 ``[N, M, M]`` as `cytoserve.patches` lays them on the frame.
+        class. Returns patches uint8 ``[N, M, M]`` as `cytoserve.patches` lays them on the boxes.
         """
         patches = torch.zeros((0, self.size, self.size), dtype=torch.uint8)
         for start in range(0, boxes.shape[0], self.chunk):
@@ -96,12 +94,8 @@ class MaskHead(nn.Module):
             side = logits.shape[3]
             own = labels[start:end].reshape(-1, 1, 1, 1).expand(-1, 1, side, side)
             masks = torch.sigmoid(torch.gather(logits, 1, own)[:, 0])
-            rows = pasting_weights(
-                frame_boxes[start:end, 1], frame_boxes[start:end, 3], side, self.size
-            )
-            columns = pasting_weights(
-                frame_boxes[start:end, 0], frame_boxes[start:end, 2], side, self.size
-            )
+            rows = pasting_weights(boxes[start:end, 1], boxes[start:end, 3], side, self.size)
+            columns = pasting_weights(boxes[start:end, 0], boxes[start:end, 2], side, self.size)
             resampled = torch.matmul(torch.matmul(rows, masks), columns.transpose(1, 2))
             patch = torch.round(torch.clamp(resampled, 0.0, 1.0) * 255).to(torch.uint8)
             patches = torch.cat([patches, patch])
@@ -157,9 +151,9 @@ def pasting_weights(low: Tensor, high: Tensor, side: int, size: int) -> Tensor:
     """Share of every mask pixel in every patch pixel along one axis: float32 ``[N, size, side]``.
 
     The patch is sampled where torchvision's `paste_masks_in_image` would sample the mask: it
-    widens the mask by one pixel of zeros on each side, cuts the widened box off to whole frame
-    pixels, and resizes the mask to these. Patches hold those roundings, so that they give
-    torchvision's own masks on the frame.
+    widens the mask by one pixel of zeros on each side, cuts the widened box off to whole pixels,
+    and resizes the mask to these. Patches hold those roundings, so that they give torchvision's own
+    masks on the tile.
     """
     centre, half = (low + high) * 0.5, (high - low) * 0.5 * ((side + 2) / side)
     start, end = (centre - half).long(), (centre + half).long()

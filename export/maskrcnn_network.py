@@ -1,4 +1,4 @@
-"""Mask R-CNN from 8-bit RGB to finished cells: the step `maskrcnn_network`."""
+"""Mask R-CNN from the tiles of a frame to what may be cells: the step `maskrcnn_network`."""
 
 from __future__ import annotations
 
@@ -8,21 +8,27 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
 
-from cytoserve.contract import MASK_SIZE
+from cytoserve.contract import MASK_SIZE, MAX_CELLS
 from export.maskrcnn_heads import LEVELS, BoxHead, MaskHead, scripted
-from export.nms import NonMaximumSuppression
+from training.merge_cells import tile_cuts
+from training.nms import NonMaximumSuppression
 
 LEAST_SIDE = 1e-2
-"""torchvision's least side of a cell's box, in pixels of the resized image."""
+"""torchvision's least side of a cell's box, in network pixels."""
+
+BOX_OVERLAP = 0.7
+"""IoU above which the lower-scored of two boxes of one class and tile is dropped before masks are
+predicted. It only saves work: the step `maskrcnn_cells` decides by masks."""
 
 
-class MaskRcnnNetwork(nn.Module):
-    """torchvision's Mask R-CNN on one frame of any size, its thresholds inputs.
+class MaskRcnnTile(nn.Module):
+    """torchvision's Mask R-CNN on one tile of any size, its thresholds inputs.
 
     The same layers and the same rules as torchvision's forward, written so that one graph takes
-    every frame size: sizes are tensors, pyramid scales are those of the network, anchors are made
-    of the frame at hand, and both heads go through their boxes in chunks. NMS is per class, as in
-    torchvision: one proposal may be a cell of two classes.
+    every size: sizes are tensors, pyramid scales are those of the network, anchors are made of the
+    tile at hand, and both heads go through their boxes in chunks. The tile is not resized: its
+    pixels are network pixels. NMS is per class, as in torchvision: one proposal may be a cell of
+    two classes.
 
     Args:
         network: a trained network; it is copied.
@@ -41,28 +47,32 @@ class MaskRcnnNetwork(nn.Module):
 
     def forward(
         self,
-        normalised_rgb: Tensor,
+        network_tiles: Tensor,
+        tile_origins: Tensor,
+        tiling: Tensor,
         score_threshold: Tensor,
         overlap_threshold: Tensor,
-        max_cells: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Find the cells of one frame.
+        """Find the cells of one tile.
 
         Args:
-            normalised_rgb: uint8 ``[1, 3, H, W]``, see `training.normalise`.
+            network_tiles: uint8 ``[1, 3, h, w]``, one of those of
+                `training.network_tiles.FrameTiles`.
+            tile_origins: float32 ``[1, 2]``, its corner.
+            tiling: float32 ``[5]``, of the frame.
             score_threshold: float32 ``[1]``, a cell's score is above it.
             overlap_threshold: float32 ``[1]``, IoU above which the lower-scored box of the same
-                class is dropped.
-            max_cells: int32 ``[1]``, the cap.
+                class is dropped; `BOX_OVERLAP` at least.
 
         Returns:
-            boxes float32 ``[N, 4]`` in frame pixels, scores float32 ``[N]`` (descending),
-            detected_ids int32 ``[N]``, 0..K-1, detected_probs float32 ``[N, K]`` (background left
-            out), masks uint8 ``[N, M, M]``, cells_found int32 ``[1]`` before the cap, then boxes
-            and masks once more under names of their own.
+            candidate_boxes float32 ``[P, 4]`` in frame pixels, candidate_scores float32 ``[P]``,
+            candidate_ids int32 ``[P]``, 0..K-1, candidate_probs float32 ``[P, K]`` (background
+            left out), candidate_masks uint8 ``[P, M, M]``, and whole and large_cut int32 ``[P]``,
+            1 or 0, see `training.merge_cells.tile_cuts`. The best-scored come first, `MAX_CELLS`
+            at most.
         """
-        frame_size = torch._shape_as_tensor(normalised_rgb)[-2:]
-        images, size = self._resized(normalised_rgb, frame_size)
+        size = torch._shape_as_tensor(network_tiles)[-2:]
+        images = self._padded(network_tiles, size)
         levels = list(self.backbone(images).values())
         proposals = self._proposals(levels, torch._shape_as_tensor(images)[-2:], _limits(size))
 
@@ -75,52 +85,56 @@ class MaskRcnnNetwork(nn.Module):
                 probabilities[:, label],
                 _clipped(class_boxes[:, 4 * label : 4 * label + 4], _limits(size)),
                 score_threshold,
-                overlap_threshold,
+                torch.clamp(overlap_threshold, min=BOX_OVERLAP),
             )
             for label in range(1, self.label_count)
         ]
         boxes, scores, labels, rows = (torch.cat(parts) for parts in zip(*cells, strict=True))
-        best = torch.sort(scores, descending=True).indices[: max_cells[0].long()]
+        best = torch.sort(scores, descending=True).indices[:MAX_CELLS]
         boxes, labels = boxes.index_select(0, best), labels.index_select(0, best)
-
-        ratio = _limits(frame_size) / _limits(size)
-        frame_boxes = torch.minimum(boxes * ratio, _limits(frame_size))
-        masks = self.mask_head(*levels[:LEVELS], boxes, labels, frame_boxes)
+        masks = self.mask_head(*levels[:LEVELS], boxes, labels)
+        whole, large_cut = self._cuts(boxes, size, tile_origins, tiling)
         return (
-            frame_boxes,
+            self._on_frame(boxes, tile_origins, tiling),
             scores.index_select(0, best),
             (labels - 1).to(torch.int32),
             probabilities[:, 1:].index_select(0, rows.index_select(0, best)),
             masks,
-            torch._shape_as_tensor(scores)[0].to(torch.int32).reshape(1),
-            frame_boxes.clone(),
-            masks.clone(),
+            whole.to(torch.int32),
+            large_cut.to(torch.int32),
         )
 
-    def _resized(self, pixels: Tensor, frame_size: Tensor) -> tuple[Tensor, Tensor]:
-        """The image float32 ``[1, 3, h, w]`` that the backbone sees, and its size (h, w) without
-        the zeros to the right and below that make it a multiple of the coarsest level."""
-        sides = frame_size.double()
-        # Vectors of one element: the exporter rounds 0-d doubles to float32, which may cost a row
-        # of pixels.
-        least = torch.tensor([self.transform.min_size[-1]], dtype=torch.float64)
-        most = torch.tensor([self.transform.max_size], dtype=torch.float64)
-        scale = torch.minimum(
-            torch.div(least, sides.amin(dim=0, keepdim=True)),
-            torch.div(most, sides.amax(dim=0, keepdim=True)),
-        )
-        # A side of a very long frame may come to nothing; torchvision refuses such a frame.
-        size = torch.clamp((sides * scale).long(), min=1)
+    def _padded(self, pixels: Tensor, size: Tensor) -> Tensor:
+        """The image float32 ``[1, 3, h, w]`` that the backbone sees, with zeros to the right and
+        below that make its sides multiples of the coarsest level."""
         mean = torch.tensor(self.transform.image_mean)[:, None, None]
         std = torch.tensor(self.transform.image_std)[:, None, None]
         images = (pixels.float() / 255 - mean) / std
-        images = _interpolated(_interpolated(images, 2, size[0]), 3, size[1])
         stride = self.transform.size_divisible
         padding = (stride - size % stride) % stride
-        return nn.functional.pad(images, (0, padding[1], 0, padding[0])), size
+        return nn.functional.pad(images, (0, padding[1], 0, padding[0]))
+
+    def _cuts(
+        self, boxes: Tensor, size: Tensor, origin: Tensor, tiling: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`tile_cuts` for the boxes of one tile, which sees the corners of no other.
+
+        The first tile begins where the frame does, the last ends where it ends.
+        """
+        side = size.flip(0).float()
+        first = torch.zeros_like(origin)
+        last = torch.round(tiling[2:4].flip(0) * tiling[0:2]) - side
+        tile = torch.zeros_like(boxes[:, 0]).long()
+        corners = torch.cat([origin, first, last[None]])
+        return tile_cuts(boxes, tile, corners, side, tiling[4])
+
+    def _on_frame(self, boxes: Tensor, origin: Tensor, tiling: Tensor) -> Tensor:
+        """``boxes`` in pixels of the tile at ``origin``, in frame pixels, inside the frame."""
+        placed = (boxes + origin.repeat(1, 2)) / tiling[0:2].repeat(2)
+        return _clipped(placed, tiling[2:4].flip(0).repeat(2))
 
     def _proposals(self, levels: list[Tensor], padded: Tensor, limits: Tensor) -> Tensor:
-        """The best boxes float32 ``[P, 4]`` of all levels, in pixels of the resized image."""
+        """The best boxes float32 ``[P, 4]`` of all levels, in pixels of the tile."""
         found = [
             self._proposals_of(logits, deltas, anchors, padded, limits)
             for logits, deltas, anchors in zip(
@@ -174,24 +188,6 @@ class MaskRcnnNetwork(nn.Module):
         return boxes.index_select(0, rows), scores.index_select(0, rows), labels, rows
 
 
-def _interpolated(images: Tensor, dim: int, length: Tensor) -> Tensor:
-    """Images resized to ``length`` along one axis: torch's bilinear interpolation, no antialias.
-
-    As gathers, for ONNX Runtime's Resize rounds positions otherwise than torch: on noise, scores
-    of a network of random weights changed by 1e-3.
-    """
-    last = torch._shape_as_tensor(images)[dim] - 1
-    scale = (last + 1).float() / length.float()
-    pixels: Tensor = torch.arange(length)  # type: ignore[call-overload]  # not a number
-    position = torch.clamp((pixels.float() + 0.5) * scale - 0.5, min=0.0)
-    lower = torch.minimum(torch.floor(position).long(), last)
-    upper = torch.minimum(lower + 1, last)
-    shape = [1, 1, 1, 1]
-    shape[dim] = -1
-    weight = (position - lower.float()).reshape(shape)
-    return images.index_select(dim, lower) * (1 - weight) + images.index_select(dim, upper) * weight
-
-
 def _limits(size: Tensor) -> Tensor:
     """(w, h, w, h) float32 of a size (h, w)."""
     return size.flip(0).repeat(2).float()
@@ -210,3 +206,28 @@ def _best(scores: Tensor, count: int) -> Tensor:
     rows = torch._shape_as_tensor(scores)[0]
     kept = torch.clamp(rows, max=count)
     return torch.topk(scores, kept).indices  # type: ignore[arg-type]  # not a number
+
+
+class MaskRcnnNetwork(nn.Module):
+    """`MaskRcnnTile` on the tiles of a frame, one after the other."""
+
+    def __init__(self, network: MaskRCNN) -> None:
+        super().__init__()
+        self.tile = MaskRcnnTile(network)
+
+    def forward(
+        self,
+        network_tiles: Tensor,
+        tile_origins: Tensor,
+        tiling: Tensor,
+        score_threshold: Tensor,
+        overlap_threshold: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Find what may be cells in T tiles ``[T, 3, h, w]``; see :class:`MaskRcnnTile`."""
+        found = [
+            self.tile(tile, origin, tiling, score_threshold, overlap_threshold)
+            for tile, origin in zip(
+                torch.split(network_tiles, 1), torch.split(tile_origins, 1), strict=True
+            )
+        ]
+        return tuple(torch.cat(parts) for parts in zip(*found, strict=True))

@@ -15,30 +15,43 @@ from export.chain_parity import ChainParity, check_chain
 from export.exported_step import ExportedStep
 from export.maskrcnn_reference import TorchvisionMaskRcnn
 from export.pipelines import ExportedPipeline, Progress
-from training.checkpoint import Recipe
+from training.checkpoint import LearnedScale, Recipe
 from training.maskrcnn_network import load_maskrcnn
+from training.scale import recorded_scale
 
 
-def export_maskrcnn(checkpoint: Path, say: Progress) -> ExportedPipeline:
+def export_maskrcnn(
+    checkpoint: Path, say: Progress, told: LearnedScale | None = None
+) -> ExportedPipeline:
     """Export the steps of `maskrcnn` from the checkpoint folder of `training.maskrcnn`.
+
+    ``told`` is the scale of a checkpoint that records none.
 
     Raises:
         CheckpointError: the checkpoint is absent, damaged or of another network.
         ParityError: a graph does not answer as its module does.
     """
     network, recipe = load_maskrcnn(checkpoint)
-    say("exporting maskrcnn_prepare, maskrcnn_network")
-    exported = (steps.maskrcnn_prepare(), steps.maskrcnn_network(network))
-    return maskrcnn_pipeline(exported, recipe, network)
+    scale = recorded_scale(recipe, checkpoint, told)
+    say("exporting maskrcnn_prepare, maskrcnn_network, maskrcnn_cells")
+    exported = (
+        steps.maskrcnn_prepare(),
+        steps.maskrcnn_network(network),
+        steps.maskrcnn_cells(),
+    )
+    return maskrcnn_pipeline(exported, recipe, scale, network)
 
 
 def maskrcnn_pipeline(
-    exported: tuple[ExportedStep, ...], recipe: Recipe, network: MaskRCNN
+    exported: tuple[ExportedStep, ...], recipe: Recipe, scale: LearnedScale, network: MaskRCNN
 ) -> ExportedPipeline:
     """The exported steps of `maskrcnn`, to be compared with torchvision's own forward."""
 
     def check(chain: Chain, frames: Mapping[str, npt.NDArray[Any]]) -> list[ChainParity]:
-        return check_chain(chain, TorchvisionMaskRcnn(network), None, frames)
+        return check_chain(chain, TorchvisionMaskRcnn(network), None, frames, scale)
 
     recipes = {"maskrcnn_network": recipe}
-    return ExportedPipeline("maskrcnn", recipe.class_names, exported, recipes, "torchvision", check)
+    threshold = None if recipe.threshold is None else recipe.threshold.value
+    return ExportedPipeline(
+        "maskrcnn", recipe.class_names, exported, recipes, "torchvision", check, threshold, scale
+    )

@@ -1,4 +1,4 @@
-"""The study's way of running the same Mask R-CNN: torchvision's own forward.
+"""The same Mask R-CNN by torchvision's own forward, on whole frames or tile by tile.
 
 What the served pipeline is proven equal to, and what it is timed against.
 """
@@ -14,8 +14,11 @@ from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 from torchvision.ops.poolers import initLevelMapper
 
-from cytoserve.contract import MAX_CELLS, PROBABILITY_THRESHOLD
+from cytoserve.contract import MASKRCNN_TILE_SIZE, MAX_CELLS, PROBABILITY_THRESHOLD
+from export.maskrcnn_network import BOX_OVERLAP
 from export.reference import ReferenceCells
+from export.reference_merge import MARGIN, frame_grid, merge_tiles, scaled_rgb
+from training.maskrcnn_network import keep_sizes
 
 FINEST, COARSEST = 2, 5
 """Pyramid levels that boxes are pooled from; level ``i`` has ``2 ** i`` pixels a cell."""
@@ -42,7 +45,7 @@ class TorchvisionMaskRcnn:
         self, rgb: npt.NDArray[np.uint8], score_threshold: float, overlap_threshold: float
     ) -> dict[str, Tensor]:
         """torchvision's ``boxes``, ``labels``, ``scores`` and ``masks`` of an 8-bit RGB image
-        ``[H, W, 3]``."""
+        ``[H, W, 3]``, which it resizes as a whole: the study's way."""
         self.network.roi_heads.score_thresh = score_threshold
         self.network.roi_heads.nms_thresh = overlap_threshold
         image = torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))).float() / 255
@@ -51,10 +54,39 @@ class TorchvisionMaskRcnn:
         return dict(found)
 
     def cells(
+        self,
+        camera: npt.NDArray[np.generic],
+        scale: float,
+        tile_overlap: float,
+        score_threshold: float,
+        overlap_threshold: float,
+    ) -> ReferenceCells:
+        """See `export.reference.Detector`: torchvision's own forward on every tile."""
+        camera = np.atleast_3d(camera)
+        size = (camera.shape[0], camera.shape[1])
+        grid = frame_grid(size, scale, tile_overlap, MASKRCNN_TILE_SIZE)
+        scaled = scaled_rgb(camera, scale)
+        width, height = grid.tile_size
+        tiles = [
+            self.tile(
+                scaled[int(y) : int(y + height), int(x) : int(x + width)],
+                score_threshold,
+                max(overlap_threshold, BOX_OVERLAP),
+            )
+            for x, y in grid.origins
+        ]
+        return merge_tiles(tiles, grid, overlap_threshold, MARGIN)
+
+    def tile(
         self, rgb: npt.NDArray[np.uint8], score_threshold: float, overlap_threshold: float
     ) -> ReferenceCells:
-        """The prediction as arrays."""
-        found = self.predict(rgb, score_threshold, overlap_threshold)
+        """The prediction for one tile as arrays; the tile is not resized."""
+        resizing = self.network.transform
+        keep_sizes(self.network)
+        try:
+            found = self.predict(rgb, score_threshold, overlap_threshold)
+        finally:
+            self.network.transform = resizing
         probabilities = found["masks"][:, 0].numpy()
         return ReferenceCells(
             found["boxes"].numpy(),

@@ -18,7 +18,7 @@ from export.chain import Chain
 from export.exported_step import ExportedStep
 from export.fused import export_fused
 from export.install import MODEL_FILE, StagedModel, Staging
-from training.checkpoint import Recipe
+from training.checkpoint import LearnedScale, Recipe
 
 Progress = Callable[[str], None]
 """Told what is being done."""
@@ -38,6 +38,10 @@ class ExportedPipeline:
     check: Callable[[Chain, Mapping[str, npt.NDArray[Any]]], Sequence[Any]]
     """Compares the chain with it on frames, by name, and returns dataclasses of figures, or raises
     `ParityError`."""
+    threshold: float | None = None
+    """Score or probability threshold that the training chose."""
+    scale: LearnedScale | None = None
+    """The scale that the frames are seen at, of an instance pipeline."""
 
 
 def install_pipeline(
@@ -85,7 +89,7 @@ def install_pipeline(
         if fused := PIPELINES[pipeline.name].fused:
             say(f"joining the steps to {fused}")
             graphs = {step.name: step.graph for step in pipeline.steps}
-            joined = export_fused(STEPS[fused], chain, graphs, frames)
+            joined = export_fused(STEPS[fused], chain, graphs, frames, pipeline.scale)
             manifest = _step_manifest(pipeline, joined) | origin
             staged.append(staging.add_graph(fused, joined.graph, manifest))
         card = _card(pipeline, staging, staged)
@@ -118,6 +122,8 @@ def _card(
             for model in staged
         },
         "recipes": {name: _recipe(pipeline, name) for name in pipeline.recipes},
+        "threshold": pipeline.threshold,
+        "scale": None if pipeline.scale is None else pipeline.scale.model_dump(),
     }
 
 

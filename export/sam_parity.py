@@ -31,7 +31,9 @@ from cytoserve.patches import regions
 from export.chain import Arrays, Chain
 from export.chain_parity import instance_inputs
 from export.parity import ParityError
+from export.sam_decoder import BELOW_HALF
 from export.sam_reference import Candidates, PredictorSam, Prompt
+from training.checkpoint import LearnedScale
 
 MASK_IOU = 0.99
 """Least mean IoU of the masks on a frame."""
@@ -107,15 +109,20 @@ def check_prompts(
 
 
 def check_cells(
-    chain: Chain, sam: Sam, frames: Mapping[str, Frame], half: bool = False
+    chain: Chain,
+    sam: Sam,
+    frames: Mapping[str, Frame],
+    scale: LearnedScale,
+    half: bool = False,
 ) -> list[SamParity]:
     """Compare `maskrcnn_sam` with `SamPredictor` that is given the boxes of its Mask R-CNN.
 
-    Mask R-CNN itself is compared when the pipeline `maskrcnn` is exported. For the arguments see
-    :func:`check_prompts`.
+    Mask R-CNN itself is compared when the pipeline `maskrcnn` is exported. ``scale`` is the one at
+    which it sees frames; for the other arguments see :func:`check_prompts`.
 
     Raises:
-        ParityError: a frame's figures are beyond tolerance, or cells are not sorted.
+        ParityError: a frame's figures are beyond tolerance, or cells are not chosen among SAM's
+            masks and sorted.
     """
     reference = PredictorSam(sam)
     inner = [PROMPT_BOXES.name, PROMPT_MASKS.name, QUALITIES.name, DETECTED_BOXES]
@@ -125,7 +132,12 @@ def check_cells(
         camera = np.atleast_3d(image).astype(np.uint16)
         for threshold in THRESHOLDS:
             answer = chain.run(
-                instance_inputs(camera, threshold),
+                instance_inputs(
+                    camera,
+                    threshold,
+                    scale=scale.network_scale,
+                    tile_overlap=scale.largest_cell_px * scale.network_scale,
+                ),
                 [*inner, BOXES.name, SAM_MASKS.name, SCORES.name],
             )
             kind = f"boxes scored above {threshold:g}"
@@ -206,14 +218,45 @@ def _points(prompt: Prompt) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int
 
 
 def _check_order(frame: str, kind: str, answer: Arrays) -> None:
-    """Cells are the prompts' answers, the best quality first."""
-    order = np.argsort(-answer[QUALITIES.name].astype(np.float64), kind="stable")
-    for cells, prompts in ((SCORES, QUALITIES), (BOXES, PROMPT_BOXES), (SAM_MASKS, PROMPT_MASKS)):
-        if not np.array_equal(answer[cells.name], answer[prompts.name][order]):
-            raise ParityError(
-                f"frame {frame}, {kind}: output '{cells.name}' is not '{prompts.name}' sorted by "
-                f"'{QUALITIES.name}'."
+    """Cells are answers to prompts, the best quality first; a prompt is left out for a better one.
+
+    Which of two masks of one cell stays is the rule of `training.merge_cells`, written once more:
+    whatever is left out must be empty or lie on a cell that stays.
+    """
+    qualities = answer[QUALITIES.name].astype(np.float64)
+    order = np.argsort(-qualities, kind="stable")
+    boxes, masks = answer[PROMPT_BOXES.name][order], answer[PROMPT_MASKS.name][order]
+    cell, left_out = 0, []
+    for place, index in enumerate(order):
+        same = cell < len(answer[SCORES.name]) and all(
+            np.array_equal(answer[ours][cell], theirs)
+            for ours, theirs in (
+                (SCORES.name, answer[QUALITIES.name][index]),
+                (BOXES.name, boxes[place]),
+                (SAM_MASKS.name, masks[place]),
             )
+        )
+        cell += same
+        if not same:
+            left_out.append(place)
+    if cell < len(answer[SCORES.name]):
+        raise ParityError(
+            f"frame {frame}, {kind}: the cells are not answers to prompts sorted by "
+            f"'{QUALITIES.name}'."
+        )
+    for place in left_out:
+        if (masks[place] > BELOW_HALF).any() and not _touches(
+            boxes[place], answer[BOXES.name].astype(np.float32)
+        ):
+            raise ParityError(
+                f"frame {frame}, {kind}: the answer to a prompt is left out, yet no cell lies "
+                "there."
+            )
+
+
+def _touches(box: npt.NDArray[np.generic], boxes: npt.NDArray[np.float32]) -> bool:
+    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
+    return bool((high > low).all(axis=1).any())
 
 
 def _compare(

@@ -18,9 +18,10 @@ from export.graph_files import file_sha256
 from export.install import SAM_SETTING
 from export.pipelines import ExportedPipeline, Progress
 from export.sam_parity import SamParity, check_cells, check_prompts
-from training.checkpoint import CheckpointError, Recipe, new_recipe
+from training.checkpoint import CheckpointError, LearnedScale, Recipe, new_recipe
 from training.maskrcnn_network import load_maskrcnn
 from training.sam_network import ARCHITECTURE, load_published, load_sam
+from training.scale import recorded_scale
 
 CLASS_NAMES = ("cell",)
 """Of a published SAM, which was trained on no classes."""
@@ -88,7 +89,12 @@ def export_sam_prompt(
 
 
 def export_maskrcnn_sam(
-    maskrcnn: Path, checkpoint: Path, size: str | None, half: bool, say: Progress
+    maskrcnn: Path,
+    checkpoint: Path,
+    size: str | None,
+    half: bool,
+    say: Progress,
+    told: LearnedScale | None = None,
 ) -> ExportedPipeline:
     """Export the steps of `maskrcnn_sam`.
 
@@ -98,25 +104,28 @@ def export_maskrcnn_sam(
         size: see there.
         half: see there.
         say: told what is being done.
+        told: the scale of a Mask R-CNN's checkpoint that records none.
 
     Raises:
         CheckpointError: a checkpoint is absent, damaged or of another network.
         ParityError: a graph does not answer as its module does.
     """
     network, network_recipe = load_maskrcnn(maskrcnn)
+    scale = recorded_scale(network_recipe, maskrcnn, told)
     sam, recipe = read_sam(checkpoint, size)
     names = [name for name in PIPELINES["maskrcnn_sam"].steps if name != "cell_labels"]
     say(f"exporting {', '.join(names)}")
     exported = (
         maskrcnn_steps.maskrcnn_prepare(),
         maskrcnn_steps.maskrcnn_network(network),
+        maskrcnn_steps.maskrcnn_cells(),
         steps.sam_prepare(sam),
         steps.sam_encoder(sam, half),
         steps.sam_box_prompts(),
         steps.sam_decoder(sam),
         steps.sam_cells(),
     )
-    return cells_pipeline(exported, sam, recipe, network_recipe, half)
+    return cells_pipeline(exported, sam, recipe, network_recipe, scale, half)
 
 
 def prompt_pipeline(
@@ -139,17 +148,27 @@ def cells_pipeline(
     sam: Sam,
     recipe: Recipe,
     network_recipe: Recipe,
+    scale: LearnedScale,
     half: bool = False,
 ) -> ExportedPipeline:
     """The exported steps of `maskrcnn_sam`, to be compared with segment-anything."""
     require_one_sam(exported)
 
     def check(chain: Chain, frames: Mapping[str, npt.NDArray[Any]]) -> list[SamParity]:
-        return check_cells(chain, sam, frames, half)
+        return check_cells(chain, sam, frames, scale, half)
 
     recipes = {"maskrcnn_network": network_recipe, "sam_encoder": recipe, "sam_decoder": recipe}
+    # The score of a cell is SAM's, but those that are prompted are chosen by Mask R-CNN's.
+    threshold = None if network_recipe.threshold is None else network_recipe.threshold.value
     return ExportedPipeline(
-        "maskrcnn_sam", network_recipe.class_names, exported, recipes, "segment-anything", check
+        "maskrcnn_sam",
+        network_recipe.class_names,
+        exported,
+        recipes,
+        "segment-anything",
+        check,
+        threshold,
+        scale,
     )
 
 

@@ -17,12 +17,16 @@ OPAQUE = 255
 class SamPrepare(nn.Module):
     """Normalise one camera frame to 8 bits and make of it what `SamPredictor.set_image` makes.
 
-    That is `ResizeLongestSide.apply_image`: Pillow's antialiased bilinear resize of the longest
-    side to S, columns first and rounded to 8 bits after either side. `Sam.preprocess` follows in
-    the encoder's graph, so that 4 bytes a pixel go from step to step, and not 12. What it fills
-    with zeros, to the right and below, is transparent here. It is sent all the same: Triton's
-    response cache compares the bytes of inputs and not their shapes, and would take a black frame
-    for its transpose.
+    SAM sees the whole frame, whatever its size, and no tiles of it: its longest side becomes S, so
+    a smaller frame is enlarged and a larger one is shrunk. Mask R-CNN, whose boxes prompt SAM in
+    `maskrcnn_sam`, sees large frames in tiles at its own scale. So in a frame of several thousand
+    pixels SAM outlines every cell that is found, but from fewer pixels than Mask R-CNN had.
+
+    The resizing is `ResizeLongestSide.apply_image`: Pillow's antialiased bilinear resize, columns
+    first and rounded to 8 bits after either side. `Sam.preprocess` follows in the encoder's graph,
+    so that 4 bytes per pixel go from step to step, and not 12. What it fills with zeros, to the
+    right and below, is transparent here. It is sent all the same: Triton's response cache compares
+    the bytes of inputs and not their shapes, and would take a black frame for its transpose.
     """
 
     def __init__(self, sam: Sam) -> None:

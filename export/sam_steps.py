@@ -12,6 +12,7 @@ from cytoserve.contract import (
     COARSE_BOXES,
     COARSE_MASKS,
     MASK_SIZE,
+    OVERLAP_THRESHOLD,
     POINT_LABELS,
     PROMPT_LABELS,
     PROMPT_POINTS,
@@ -113,7 +114,7 @@ def sam_decoder(sam: Sam) -> ExportedStep:
 
 
 def sam_cells() -> ExportedStep:
-    """The step that sorts cells by quality."""
+    """The step that makes cells of SAM's masks."""
     cases = []
     for count, classes in ((33, 2), (0, 1), (1, 1), (500, 3)):
         random = generator()
@@ -122,13 +123,24 @@ def sam_cells() -> ExportedStep:
         ids = torch.randint(0, classes, (count,), generator=random, dtype=torch.int32)
         inputs = (
             _boxes(count, 330, 97),
-            pixels(count, SAM_MASK_SIZE, SAM_MASK_SIZE),
+            _discs(count),
             qualities,
             ids,
             torch.rand((count, classes), generator=random),
+            torch.tensor([count + 7], dtype=torch.int32),
+            torch.tensor([OVERLAP_THRESHOLD]),
         )
         cases.append(Case(f"{count} cells, {classes} classes", inputs))
     return export_step("sam_cells", SamCells(), cases)
+
+
+def _discs(count: int) -> Tensor:
+    """Masks uint8 ``[count, M, M]``; every fifth is empty."""
+    steps = (torch.arange(SAM_MASK_SIZE) + 0.5) / SAM_MASK_SIZE * 2 - 1
+    disc = torch.sigmoid(12 * (1 - torch.hypot(steps[:, None], steps[None])))
+    masks = (disc * 255).round().to(torch.uint8).repeat(count, 1, 1)
+    masks[4::5] //= 3
+    return masks
 
 
 def _decoder_case(

@@ -13,49 +13,83 @@ from cytoserve.contract import (
     PREDICTIONS,
     PROTOTYPES,
     SCORE_THRESHOLD,
+    STEPS,
 )
 from export.cell_classes import CellClasses
+from export.cells_parity import check_cells
 from export.exported_step import ExportedStep, export_step
-from export.networks import CLASSIFIER_CHUNK, ClassifierNetwork, YoloNetwork
+from export.graphs import trace_graph
+from export.networks import CLASSIFIER_CHUNK, ClassifierNetwork
 from export.parity import Case
 from export.sample_inputs import camera_frame, generator, pixels
-from export.yolo_decode import CHUNK, COEFFICIENTS, YoloDecode
 from training.cell_crops import CellCrops
 from training.classifier import CellClassifier
-from training.letterbox import PrepareFrame
+from training.network_tiles import NetworkTiles
+from training.yolo_decode import CHUNK, COEFFICIENTS, YoloDecode
 from training.yolo_network import SegmentationModel
+from training.yolo_threshold import YoloNetwork
+
+TILE_OVERLAP = 128.0
+"""Overlap of tiles in the cases, in network pixels."""
 
 
 def yolo_prepare() -> ExportedStep:
-    """The step that normalises and letterboxes a frame."""
+    """The step that normalises, scales and tiles a frame."""
     shapes = {
-        "odd grey": (97, 330, 1),  # traced with: the tracer would fold the sides of a 1x1 frame
-        "odd RGB": (97, 33, 3),
-        "1x1": (1, 1, 1),
-        "one row": (1, 700, 1),
-        "640x480 RGB": (480, 640, 3),
-        "1024x1022": (1022, 1024, 1),
-        "2048x2048": (2048, 2048, 1),
+        "odd grey": ((97, 330, 1), 1.0),  # traced with: the tracer would fold a side of 1
+        "odd RGB": ((97, 33, 3), 1.0),
+        "1x1": ((1, 1, 1), 1.0),
+        "one row": ((1, 700, 1), 1.0),
+        "640x480 RGB": ((480, 640, 3), 1.0),
+        "641 px": ((641, 640, 1), 1.0),
+        "1024x1022": ((1022, 1024, 1), 1.0),
+        "2048x2048": ((2048, 2048, 1), 1.0),
+        "2048x2048 shrunk to fit": ((2048, 2048, 1), NETWORK_SIZE / 2048),
+        "enlarged": ((300, 500, 3), 1.7),
+        "shrunk to nothing": ((30, 50, 3), 1e-6),
     }
-    cases = [Case(name, (camera_frame(*shape),)) for name, shape in shapes.items()]
-    cases.append(Case("one value", (torch.full((50, 60, 1), 4095, dtype=torch.int32),)))
-    return export_step("yolo_prepare", PrepareFrame(), cases)
+    cases = [
+        Case(name, (camera_frame(*shape), torch.tensor([scale]), torch.tensor([TILE_OVERLAP])))
+        for name, (shape, scale) in shapes.items()
+    ]
+    one_value = torch.full((50, 60, 1), 4095, dtype=torch.int32)
+    cases.append(Case("one value", (one_value, torch.tensor([1.0]), torch.tensor([0.0]))))
+    cases.append(
+        Case("overlap", (camera_frame(800, 90, 1), torch.tensor([1.0]), torch.tensor([1e9])))
+    )
+    return export_step("yolo_prepare", NetworkTiles(), cases)
 
 
 def yolo_network(name: str, network: SegmentationModel) -> ExportedStep:
-    """A YOLO11n-seg under the step name `yolo_cells` or `yolo_targets`."""
-    cases = [Case(f"batch of {n}", (pixels(n, 3, NETWORK_SIZE, NETWORK_SIZE),)) for n in (1, 3)]
-    return export_step(name, YoloNetwork(network), cases)
+    """A YOLO11n-seg under the step name `yolo_cells` or `yolo_targets`, one tile at a time.
+
+    One tile keeps all cores of a processor as busy as several, and its activations, about 60 MB,
+    do not grow with the frame.
+    """
+    cases = [Case(f"{n} tiles", (pixels(n, 3, NETWORK_SIZE, NETWORK_SIZE),)) for n in (1, 3)]
+    return export_step(name, YoloNetwork(network), cases, single_rows=True)
 
 
 def yolo_decode() -> ExportedStep:
     """The step that makes cells of raw predictions."""
     cases = [
-        Case(f"{cells} cells, {classes} classes", _predictions(cells, classes))
-        for cells, classes in ((40, 2), (0, 1), (1, 1), (CHUNK, 3), (300, 2), (2000, 5))
+        Case(
+            f"{cells} cells, {classes} classes, {tiles} tiles", _predictions(cells, classes, tiles)
+        )
+        for cells, classes, tiles in (
+            (40, 2, 2),
+            (0, 1, 1),
+            (1, 1, 1),
+            (CHUNK, 3, 1),
+            (300, 2, 4),
+            (800, 5, 6),
+        )
     ]
-    capped = (*_predictions(200, 2)[:-1], torch.tensor([50], dtype=torch.int32))
-    return export_step("yolo_decode", YoloDecode(), [*cases, Case("capped at 50", capped)])
+    capped = (*_predictions(200, 2, 1)[:-1], torch.tensor([50], dtype=torch.int32))
+    module, step = YoloDecode().eval(), STEPS["yolo_decode"]
+    graph = trace_graph(module, step, cases[0].inputs)
+    parity = check_cells(module, graph, step, [*cases, Case("capped at 50", capped)])
+    return ExportedStep(step.name, graph, parity)
 
 
 def cell_crops() -> ExportedStep:
@@ -98,22 +132,29 @@ def _boxes(count: int, width: int, height: int) -> Tensor:
     return torch.cat([corner, corner + torch.rand((count, 2), generator=random) * 60 + 0.5], dim=1)
 
 
-def _predictions(cells: int, classes: int) -> tuple[Tensor, ...]:
-    """Inputs of `yolo_decode` with ``cells`` anchors above the default threshold."""
+def _predictions(cells: int, classes: int, tiles: int) -> tuple[Tensor, ...]:
+    """Inputs of `yolo_decode` with ``cells`` anchors of all tiles above the default threshold."""
     random = generator()
     anchors = PREDICTIONS.dims[1]
-    values = torch.zeros(1, 4 + classes + COEFFICIENTS, anchors)
-    values[0, :2] = torch.rand((2, anchors), generator=random) * NETWORK_SIZE
-    values[0, 2:4] = torch.rand((2, anchors), generator=random) * 20 + 4
-    values[0, 4:-COEFFICIENTS] = torch.rand((classes, anchors), generator=random) * 0.2
-    chosen = torch.randperm(anchors, generator=random)[:cells]
-    values[0, 4, chosen] = torch.rand(cells, generator=random) * 0.7 + 0.3
-    values[0, -COEFFICIENTS:] = torch.randn((COEFFICIENTS, anchors), generator=random)
-    prototypes = torch.randn((1, *PROTOTYPES.dims), generator=random)
+    values = torch.zeros(tiles, 4 + classes + COEFFICIENTS, anchors)
+    values[:, :2] = torch.rand((tiles, 2, anchors), generator=random) * NETWORK_SIZE
+    values[:, 2:4] = torch.rand((tiles, 2, anchors), generator=random) * 20 + 4
+    low = torch.rand((tiles, classes, anchors), generator=random) * 0.2
+    values[:, 4:-COEFFICIENTS] = low
+    chosen = torch.randperm(tiles * anchors, generator=random)[:cells]
+    high = torch.rand(cells, generator=random) * 0.7 + 0.3
+    values[chosen // anchors, 4, chosen % anchors] = high
+    values[:, -COEFFICIENTS:] = torch.randn((tiles, COEFFICIENTS, anchors), generator=random)
+    # Smooth, as a network's are: of noise every second pixel would be on the verge of a mask.
+    coarse = torch.randn((tiles, PROTOTYPES.dims[0], 20, 20), generator=random)
+    prototypes = torch.nn.functional.interpolate(coarse, PROTOTYPES.dims[1:], mode="bicubic")
+    origins = torch.stack([torch.arange(tiles) * 500.0, torch.zeros(tiles)], dim=1)
+    width, height = 500 * (tiles - 1) + NETWORK_SIZE, NETWORK_SIZE
     return (
         values,
         prototypes,
-        torch.tensor([0.625, 639 / 1022, 0.0, 0.0, 1022, 1024]),
+        origins,
+        torch.tensor([1.0, 639 / 640, height, width, TILE_OVERLAP]),
         torch.tensor([SCORE_THRESHOLD]),
         torch.tensor([OVERLAP_THRESHOLD]),
         torch.tensor([MAX_CELLS], dtype=torch.int32),

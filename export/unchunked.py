@@ -1,15 +1,15 @@
-"""The network inside a graph that `export.chunked` has wrapped in a loop."""
+"""The network inside a graph that takes its rows in chunks or one by one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import onnx
 from onnx import helper
 
 
 def without_chunks(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Take the network out of its loop; a graph without one is returned as it is.
+    """Take the network out of its Loop or Scan; a graph without one is returned as it is.
 
     It takes all of its rows at once again, and its memory grows with them.
 
@@ -17,6 +17,9 @@ def without_chunks(graph: onnx.ModelProto) -> onnx.ModelProto:
         ValueError: the loop does not cut every input into chunks; that of SAM's decoder does not.
     """
     loops = [node for node in graph.graph.node if node.op_type == "Loop"]
+    scans = [node for node in graph.graph.node if node.op_type == "Scan"]
+    if scans:
+        return _out_of_scan(graph, helper.get_attribute_value(scans[0].attribute[0]))
     if not loops:
         return graph
     body = helper.get_attribute_value(loops[0].attribute[0])
@@ -36,12 +39,26 @@ def without_chunks(graph: onnx.ModelProto) -> onnx.ModelProto:
     }
     nodes = _needed(body, {node.output[0] for node in cuts}, set(results))
     reads = {name for node in nodes for name in node.input}
+    weights = [weight for weight in body.initializer if weight.name in reads]
+    return _network(graph, [renamed(node, {**whole, **results}) for node in nodes], weights)
+
+
+def _out_of_scan(graph: onnx.ModelProto, body: onnx.GraphProto) -> onnx.ModelProto:
+    """The network of a Scan, whose body is the network itself under other names."""
+    pairs = (
+        *zip(body.input, graph.graph.input, strict=True),
+        *zip(body.output, graph.graph.output, strict=True),
+    )
+    names = {inside.name: outside.name for inside, outside in pairs}
+    return _network(graph, [renamed(node, names) for node in body.node], body.initializer)
+
+
+def _network(
+    graph: onnx.ModelProto, nodes: Iterable[onnx.NodeProto], weights: Iterable[onnx.TensorProto]
+) -> onnx.ModelProto:
+    """A model of the inputs and outputs of ``graph``."""
     network = helper.make_graph(
-        [renamed(node, {**whole, **results}) for node in nodes],
-        graph.graph.name,
-        graph.graph.input,
-        graph.graph.output,
-        [weight for weight in body.initializer if weight.name in reads],
+        nodes, graph.graph.name, graph.graph.input, graph.graph.output, weights
     )
     model = helper.make_model(
         network, opset_imports=graph.opset_import, ir_version=graph.ir_version

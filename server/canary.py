@@ -27,7 +27,9 @@ from cytoserve.contract import (
     PROBABILITY_THRESHOLD_INPUT,
     PROMPT_LABELS,
     PROMPT_POINTS,
+    SCALE_INPUT,
     SCORE_THRESHOLD_INPUT,
+    TILE_OVERLAP_INPUT,
     WHITE_LEVEL_INPUT,
     Pipeline,
 )
@@ -35,6 +37,8 @@ from cytoserve.contract import (
 VALUES: dict[str, np.ndarray[Any, Any]] = {
     # A ramp, so that normalisation has a range to work with.
     IMAGE.name: np.arange(32 * 32, dtype=np.uint16).reshape(32, 32, 1),
+    SCALE_INPUT.name: np.array([1.0], np.float32),
+    TILE_OVERLAP_INPUT.name: np.array([0.0], np.float32),
     # Above every score: whatever a network sees in the ramp, a canary pays for no cells.
     SCORE_THRESHOLD_INPUT.name: np.array([1.0], np.float32),
     OVERLAP_THRESHOLD_INPUT.name: np.array([OVERLAP_THRESHOLD], np.float32),

@@ -23,13 +23,13 @@ from torchvision.models.detection import MaskRCNN
 from export.__main__ import main as export_main
 from export.reference import normalised_rgb
 from server.embedded import EmbeddedServer
-from training.checkpoint import Recipe, save_checkpoint
+from training.checkpoint import LearnedScale, Recipe, save_checkpoint
 from training.classifier import ARCHITECTURE as RESNET50
 from training.classifier import CellClassifier
 from training.contrast import PrepareWholeFrame
-from training.letterbox import PrepareFrame
 from training.maskrcnn_network import ARCHITECTURE as MASKRCNN
 from training.maskrcnn_network import build_maskrcnn
+from training.network_tiles import NetworkTiles
 from training.rendered import RenderSettings, render_frame
 from training.sam_network import ARCHITECTURE as SAM
 from training.sam_network import build_sam
@@ -93,6 +93,12 @@ def _rank(name: str, tests: int) -> tuple[int, int]:
     return LONGEST.index(name) if name in LONGEST else len(LONGEST), -tests
 
 
+SCALE = LearnedScale(
+    network_scale=1.0, cell_diameter_px=36.0, largest_cell_px=96.0, pixel_size_um=0.5
+)
+"""What the checkpoints record."""
+
+
 def recipe(architecture: str, class_names: tuple[str, ...], **settings: object) -> Recipe:
     return Recipe(
         architecture=architecture,
@@ -104,6 +110,7 @@ def recipe(architecture: str, class_names: tuple[str, ...], **settings: object) 
         metrics={},
         versions={},
         created="2026-01-01T00:00:00+00:00",
+        scale=SCALE,
     )
 
 
@@ -119,8 +126,12 @@ def random_yolo(class_count: int, frames: Sequence[np.ndarray]) -> SegmentationM
     """
     torch.manual_seed(class_count)
     network = new_network(class_count)
-    prepare = PrepareFrame()
-    prepared = [prepare(torch.from_numpy(np.atleast_3d(f).astype(np.int32)))[0] for f in frames]
+    scale, overlap = torch.tensor([1.0]), torch.tensor([0.0])
+    prepare = NetworkTiles()
+    prepared = [
+        prepare(torch.from_numpy(np.atleast_3d(f).astype(np.int32)), scale, overlap)[0]
+        for f in frames
+    ]
     noise = torch.randint(0, 256, prepared[0].shape, dtype=torch.uint8)
     images = torch.cat([*prepared, noise]) / 255
     for module in network.modules():

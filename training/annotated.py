@@ -98,6 +98,8 @@ class AnnotatedFrame:
     cells: tuple[AnnotatedCell, ...]
     name: str = ""
     """Unique in a data set; the stem of ``path`` where none is given."""
+    scale: float = 1.0
+    """Pixels of the data set's common scale per pixel of this frame, see `training.scale`."""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -121,6 +123,8 @@ class AnnotatedDataset:
 
     class_names: tuple[str, ...]
     frames: tuple[AnnotatedFrame, ...]
+    pixel_size_um: float | None = None
+    """Side of a pixel of the frames' common scale in micrometres; None where it is unknown."""
 
     def __post_init__(self) -> None:
         names = Counter(frame.name for frame in self.frames)
@@ -153,7 +157,7 @@ class AnnotatedDataset:
             replace(frame, cells=tuple(replace(cell, class_id=0) for cell in frame.cells))
             for frame in self.frames
         )
-        return AnnotatedDataset((name,), frames)
+        return replace(self, class_names=(name,), frames=frames)
 
     def cells_per_class(self) -> dict[str, int]:
         """How many cells each class has, in the order of :attr:`class_names`."""

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -39,6 +39,40 @@ class CheckpointError(ValueError):
     """A checkpoint that is absent, damaged or made for another network."""
 
 
+class LearnedScale(BaseModel):
+    """The scale at which a network sees its frames, and the cells that it learned from.
+
+    Where data sets of several scales were joined, frame pixels are those of the first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    network_scale: float = Field(gt=0)
+    """Network pixels per frame pixel."""
+    cell_diameter_px: float = Field(gt=0)
+    """Median diameter of the cells in frame pixels, each that of a disc with the cell's area."""
+    largest_cell_px: float = Field(gt=0)
+    """Longest box side of the largest cells in frame pixels, see `training.scale`."""
+    pixel_size_um: float | None = Field(None, gt=0)
+    """Side of a frame pixel in micrometres; None where neither data nor options tell."""
+
+
+class ChosenThreshold(BaseModel):
+    """The threshold that was best on the frames kept for validation, and its curve."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float = Field(ge=0, le=1)
+    metric: Literal["F1", "Dice"]
+    """Score that is largest at ``value``, within a small tolerance."""
+    thresholds: tuple[float, ...]
+    """Thresholds of the curve, ascending; the other fields hold one figure for each."""
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+    best: tuple[float, ...]
+    """The score: F1, or Dice."""
+
+
 class Recipe(BaseModel):
     """How a checkpoint was made; enough to make it again."""
 
@@ -56,6 +90,10 @@ class Recipe(BaseModel):
     seed: int
     metrics: dict[str, float]
     """On the frames kept for validation."""
+    scale: LearnedScale | None = None
+    """None in recipes written before scales were recorded."""
+    threshold: ChosenThreshold | None = None
+    """None where no threshold was chosen."""
     versions: dict[str, str]
     created: str
 

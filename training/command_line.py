@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from training.annotated import AnnotatedDataset, AnnotationError
 from training.file_hashes import hash_files
 from training.readers import read_annotated
+from training.scale import bring_together
 from training.validation_errors import explain
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -24,25 +26,39 @@ DATA_HELP = (
     "several times."
 )
 data_option = click.option("--data", multiple=True, required=True, help=DATA_HELP)
+pixel_size_option = click.option(
+    "--pixel-size",
+    "pixel_sizes",
+    type=click.FloatRange(min=0, min_open=True),
+    multiple=True,
+    help="Side of a pixel of the frames in micrometres: one for all --data, or one for each. "
+    "Default: what OME-TIFF, ImageJ TIFF or the annotations tell.",
+)
 SETTINGS_HELP = "YAML file of settings that change the preset's."
 
 
-def read_data(arguments: Sequence[str], one_class: bool) -> tuple[AnnotatedDataset, dict[str, str]]:
-    """Read and join the data sets of ``--data`` arguments.
+def read_data(
+    arguments: Sequence[str], one_class: bool, pixel_sizes_um: Sequence[float] = ()
+) -> tuple[AnnotatedDataset, dict[str, str]]:
+    """Read and join the data sets of ``--data`` arguments, brought to the scale of the first.
 
     Args:
         arguments: ``DIR`` or ``DIR@FILE``.
         one_class: call every cell "cell"; else all data sets must list the same classes.
+        pixel_sizes_um: values of ``--pixel-size``: none, one for all, or one for each argument.
 
     Returns:
         The joined data set, and for the recipe a sha256 of every folder's files.
 
     Raises:
-        click.UsageError: a folder cannot be read, frames share a name, or the classes differ.
+        click.UsageError: a folder cannot be read, frames share a name, the classes differ, or
+            there are too few or too many pixel sizes.
     """
     datasets, hashes = [], {}
-    for argument in arguments:
+    sizes = _pixel_sizes(arguments, pixel_sizes_um)
+    for argument, size in zip(arguments, sizes, strict=True):
         dataset, hashes[argument] = _read_one(argument)
+        dataset = dataset if size is None else replace(dataset, pixel_size_um=size)
         datasets.append(dataset.as_one_class() if one_class else dataset)
     names = datasets[0].class_names
     for argument, dataset in zip(arguments, datasets, strict=True):
@@ -52,11 +68,22 @@ def read_data(arguments: Sequence[str], one_class: bool) -> tuple[AnnotatedDatas
                 f"{arguments[0]} has {', '.join(names)}; "
                 f"{argument} has {', '.join(dataset.class_names)}."
             )
-    frames = tuple(frame for dataset in datasets for frame in dataset.frames)
+    frames = tuple(frame for dataset in bring_together(datasets) for frame in dataset.frames)
     try:
-        return AnnotatedDataset(names, frames), hashes
+        return AnnotatedDataset(names, frames, datasets[0].pixel_size_um), hashes
     except AnnotationError as error:
         raise click.UsageError(f"--data {' '.join(arguments)}: {error}") from error
+
+
+def _pixel_sizes(arguments: Sequence[str], given: Sequence[float]) -> Sequence[float | None]:
+    if not given:
+        return [None] * len(arguments)
+    if len(given) not in (1, len(arguments)):
+        raise click.UsageError(
+            f"--pixel-size is given once for all data sets, or once for each; given: {len(given)} "
+            f"for {len(arguments)} data sets. Give it in the order of --data."
+        )
+    return list(given) * (len(arguments) // len(given))
 
 
 def _read_one(argument: str) -> tuple[AnnotatedDataset, str]:

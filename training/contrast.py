@@ -20,8 +20,8 @@ class PrepareWholeFrame(nn.Module):
     """One camera frame to the 8 bits that a U-Net sees; exported as the step `glioma_prepare`.
 
     The rule is torchvision's `adjust_contrast` (a blend of the image with its mean grey), but
-    rounded to whole grey levels where torchvision truncates. A frame of one single value, black
-    or saturated, becomes black.
+    rounded to whole grey levels where torchvision truncates. An empty frame stays an even middle
+    grey with weak noise, see `PercentileLevels`; one of a single value becomes 128 everywhere.
     """
 
     grey_weights: Tensor

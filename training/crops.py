@@ -22,8 +22,10 @@ from rich.progress import track
 
 from training.annotated import AnnotatedDataset, AnnotatedFrame
 from training.cell_crops import CellCrops
-from training.command_line import data_option, read_data
+from training.checkpoint import LearnedScale
+from training.command_line import data_option, pixel_size_option, read_data
 from training.normalise import PercentileLevels
+from training.scale import measure_scale
 from training.splits import split_by_frame
 from training.validation_errors import explain
 
@@ -50,6 +52,8 @@ class CropIndex(BaseModel):
     """Annotated data set -> sha256, see `training.checkpoint.Recipe`."""
     train: tuple[Crop, ...]
     validation: tuple[Crop, ...]
+    scale: LearnedScale | None = None
+    """Measured on the frames; None in an index of an earlier version."""
 
     @model_validator(mode="after")
     def _know_every_class(self) -> CropIndex:
@@ -79,7 +83,8 @@ def cut_crops(
         (out / name).mkdir(parents=True, exist_ok=True)
         frames = track(part.frames, f"cutting {name} crops", transient=True)
         splits[name] = tuple(crop for frame in frames for crop in _cut_frame(frame, out, name))
-    index = CropIndex(class_names=dataset.class_names, data=data, **splits)
+    scale = measure_scale(dataset)
+    index = CropIndex(class_names=dataset.class_names, data=data, scale=scale, **splits)
     (out / INDEX_FILE).write_text(index.model_dump_json(indent=1) + "\n")
     return index
 
@@ -119,6 +124,7 @@ def read_index(folder: Path) -> CropIndex:
 
 @click.command(help=__doc__, context_settings={"show_default": True})
 @data_option
+@pixel_size_option
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the crops.")
 @click.option(
     "--validation-share",
@@ -127,9 +133,15 @@ def read_index(folder: Path) -> CropIndex:
     help="Share of the frames kept for validation.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the split.")
-def main(data: tuple[str, ...], out: Path, validation_share: float, seed: int) -> None:
+def main(
+    data: tuple[str, ...],
+    pixel_sizes: tuple[float, ...],
+    out: Path,
+    validation_share: float,
+    seed: int,
+) -> None:
     """Cut crops; the module's docstring is the help."""
-    dataset, hashes = read_data(data, one_class=False)
+    dataset, hashes = read_data(data, one_class=False, pixel_sizes_um=pixel_sizes)
     try:
         index = cut_crops(dataset, hashes, out, validation_share, seed)
     except (ValueError, OSError) as error:

@@ -34,13 +34,14 @@ from training.checkpoint import (
     new_recipe,
     save_checkpoint,
 )
-from training.command_line import choose_settings
+from training.command_line import choose_settings, pixel_size_option
 from training.lightning_runs import STATE_NAME, fit
 from training.maskrcnn_frames import (
     TrainingInstances,
     ValidationInstances,
     collate,
     prepare_instances,
+    study_scale,
 )
 from training.maskrcnn_network import (
     ARCHITECTURE,
@@ -50,10 +51,13 @@ from training.maskrcnn_network import (
     read_network_settings,
 )
 from training.maskrcnn_settings import PRESETS, MaskrcnnSettings
+from training.maskrcnn_threshold import maskrcnn_threshold
 from training.maskrcnn_trainer import MaskrcnnTraining
 from training.progress import EpochProgress
 from training.run_folder import RunFolder
 from training.run_options import read_split, run_options, split_options
+from training.scale import describe_scale, measure_scale
+from training.score_threshold import draw_threshold
 from training.splits import refuse_shared_frames
 from training.unet_frames import EpochBatches
 
@@ -95,6 +99,9 @@ def train_maskrcnn(
         CheckpointError: weights to start from, or the run to resume, cannot be had.
     """
     _check(train, validation)
+    network_scale = settings.network_scale or study_scale(train, settings)
+    scale = measure_scale(train, network_scale)
+    click.echo(describe_scale(scale))
     facts = {
         "architecture": ARCHITECTURE,
         "class_names": train.class_names,
@@ -102,10 +109,11 @@ def train_maskrcnn(
         "data": dict(data or {}),
         "initialised_from": init,
         "seed": seed,
+        "scale": scale.model_dump(),
     }
     torch.manual_seed(seed)
     network = _initial_network(train.class_names, settings, init)
-    loaders, batches = _loaders(train, validation, settings, seed)
+    loaders, batches = _loaders(train, validation, settings, scale.network_scale, seed)
     folder = RunFolder(out, STATE_NAME)
     folder.begin(facts, resume=resume)
     with EpochProgress(settings.epochs) as progress:
@@ -113,8 +121,12 @@ def train_maskrcnn(
             network, settings, batches=batches, seed=seed, progress=progress
         )
         fit(training, loaders, folder, epochs=settings.epochs, bf16=settings.bf16, resume=resume)
-    recipe = new_recipe(**facts, metrics=training.best_metrics)
+    best = _network(train.class_names, settings)
+    fill_network(best, training.best_weights, str(out))
+    threshold = maskrcnn_threshold(best, validation, scale, seed)
+    recipe = new_recipe(**facts, metrics=training.best_metrics, threshold=threshold)
     save_checkpoint(out, training.best_weights, recipe)
+    draw_threshold(threshold, out)
     folder.finish()
     return recipe
 
@@ -144,13 +156,19 @@ def _check(train: AnnotatedDataset, validation: AnnotatedDataset) -> None:
 def _initial_network(
     class_names: tuple[str, ...], settings: MaskrcnnSettings, init: str
 ) -> MaskRCNN:
-    shape = {name: getattr(settings, name) for name in NetworkSettings.model_fields}
-    network = build_maskrcnn(len(class_names), **shape, coco=init == COCO)
+    network = _network(class_names, settings, coco=init == COCO)
     if init not in (RANDOM, COCO):
         _fill_from_checkpoint(network, class_names, settings, Path(init))
     if init != RANDOM:
         _freeze(network, settings.trainable_levels)
     return network
+
+
+def _network(
+    class_names: tuple[str, ...], settings: MaskrcnnSettings, coco: bool = False
+) -> MaskRCNN:
+    shape = {name: getattr(settings, name) for name in NetworkSettings.model_fields}
+    return build_maskrcnn(len(class_names), **shape, coco=coco)
 
 
 def _fill_from_checkpoint(
@@ -185,12 +203,18 @@ def _freeze(network: MaskRCNN, trainable_levels: int) -> None:
 
 
 def _loaders(
-    train: AnnotatedDataset, validation: AnnotatedDataset, settings: MaskrcnnSettings, seed: int
+    train: AnnotatedDataset,
+    validation: AnnotatedDataset,
+    settings: MaskrcnnSettings,
+    network_scale: float,
+    seed: int,
 ) -> tuple[tuple[DataLoader[Any], ...], EpochBatches]:
     """Batches to train on and single images to validate on."""
-    examples = TrainingInstances(prepare_instances(train), settings)
-    kept = ValidationInstances(prepare_instances(validation), settings)
-    batches = EpochBatches(len(examples), settings.windows_per_frame, settings.batch, seed)
+    examples = TrainingInstances(prepare_instances(train, network_scale), settings)
+    kept = ValidationInstances(prepare_instances(validation, network_scale), settings)
+    batches = EpochBatches(
+        len(examples), settings.windows_per_frame, settings.batch, seed, examples.empty
+    )
     # Generators of their own, for loaders draw from them: those that choose boxes stay untouched.
     return (
         DataLoader(
@@ -202,6 +226,7 @@ def _loaders(
 
 @click.command(help=__doc__, context_settings={"show_default": True})
 @split_options
+@pixel_size_option
 @click.option("--one-class", is_flag=True, help='Call every cell "cell", whatever its class.')
 @run_options(
     PRESETS,
@@ -211,6 +236,7 @@ def _loaders(
 def main(
     data: tuple[str, ...],
     validation: tuple[str, ...],
+    pixel_sizes: tuple[float, ...],
     one_class: bool,
     out: Path,
     init: str,
@@ -224,13 +250,23 @@ def main(
     settings = choose_settings(PRESETS, preset, file, **overrides)
     with RunFolder(out, STATE_NAME).reported():
         train, kept, hashes = read_split(
-            data, validation, share=settings.validation_share, seed=seed, one_class=one_class
+            data,
+            validation,
+            share=settings.validation_share,
+            seed=seed,
+            one_class=one_class,
+            pixel_sizes=pixel_sizes,
         )
         recipe = train_maskrcnn(
             train, kept, settings, out, init=init, seed=seed, resume=resume, data=hashes
         )
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in recipe.metrics.items())
     click.echo(f"checkpoint {out}: {', '.join(recipe.class_names)}, {metrics}")
+    if recipe.threshold is not None:
+        click.echo(
+            f"score threshold {recipe.threshold.value:g}, F1 {max(recipe.threshold.best):.3f} in "
+            "validation"
+        )
 
 
 if __name__ == "__main__":

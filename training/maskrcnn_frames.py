@@ -1,10 +1,11 @@
-"""Frames and their cells as a Mask R-CNN trains on them: normalised once, windows drawn, turned."""
+"""Frames and their cells as a Mask R-CNN trains on them: prepared once, windows drawn, turned."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import torch
 from rich.progress import track
@@ -12,10 +13,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from training.annotated import AnnotatedCell, AnnotatedDataset, AnnotatedFrame
+from training.blank_frames import blank_frame
 from training.maskrcnn_network import NetworkSettings
 from training.maskrcnn_settings import MaskrcnnSettings
-from training.normalise import PercentileLevels, as_rgb, to_8_bit
+from training.network_tiles import scaled_frame
 from training.unet_frames import Draw
+
+BACKGROUND_MARGIN = 4
+"""Network pixels that a part of the background keeps from every annotated cell's box."""
+
+BACKGROUND_TRIES = 64
+"""Places that are tried for a part of one size."""
 
 Target = dict[str, Tensor]
 """What torchvision's detection networks train on: ``boxes`` float32 ``[N, 4]``, x0, y0, x1, y1 in
@@ -98,17 +106,21 @@ def _visible_part(
     return AnnotatedCell.cut(mask, cell.class_id, x=x, y=y)
 
 
-def prepare_instances(dataset: AnnotatedDataset) -> tuple[InstanceImage, ...]:
-    """Every frame, normalised to 8-bit RGB at native size, whether it has cells or not.
+def prepare_instances(dataset: AnnotatedDataset, network_scale: float) -> list[InstanceImage]:
+    """Every frame as the served tiles show it, whether it has cells or not.
+
+    Args:
+        dataset: frames with their common scale.
+        network_scale: network pixels per pixel of the common scale.
 
     Raises:
         ValueError: a frame with cells holds one single value: nothing can be seen in it.
     """
     frames = track(dataset.frames, "preparing frames", transient=True)
-    return tuple(_prepare(frame) for frame in frames)
+    return [_prepare(frame, network_scale) for frame in frames]
 
 
-def _prepare(frame: AnnotatedFrame) -> InstanceImage:
+def _prepare(frame: AnnotatedFrame, network_scale: float) -> InstanceImage:
     image = frame.read()
     if frame.cells and image.min() == image.max():
         raise ValueError(
@@ -116,35 +128,54 @@ def _prepare(frame: AnnotatedFrame) -> InstanceImage:
             "annotated in it; a black or saturated frame teaches nothing. Leave it out."
         )
     values = torch.from_numpy((image[:, :, None] if image.ndim == 2 else image).astype(np.int32))
-    normalised = to_8_bit(values.permute(2, 0, 1).float(), PercentileLevels()(values))
-    return InstanceImage(frame.name, as_rgb(normalised, channel_dim=0), frame.cells)
+    pixels, scales = scaled_frame(values, network_scale * frame.scale)
+    cells = (_scaled_cell(cell, scales) for cell in frame.cells)
+    return InstanceImage(frame.name, pixels.permute(2, 0, 1), tuple(cell for cell in cells if cell))
 
 
-def network_scale(size: tuple[int, int], settings: NetworkSettings) -> float:
-    """What torchvision's transform multiplies the sides (H, W) of a frame by."""
-    return min(settings.min_size / min(size), settings.max_size / max(size))
+def _scaled_cell(cell: AnnotatedCell, scales: tuple[float, float]) -> AnnotatedCell | None:
+    """A cell in pixels of the scaled frame; None where it comes to nothing."""
+    if scales == (1.0, 1.0):
+        return cell
+    places, corner = [], []
+    for start, length, scale in zip((cell.x, cell.y), cell.mask.shape[::-1], scales, strict=True):
+        first, stop = round(start * scale), round((start + length) * scale)
+        corner.append(first)
+        places.append((np.arange(first, stop) + 0.5) / scale - start - 0.5)
+    columns, rows = (each.astype(np.float32) for each in np.meshgrid(*places))
+    if not columns.size:
+        return None
+    values = cv2.remap(cell.mask.astype(np.float32), columns, rows, cv2.INTER_LINEAR)
+    mask = values >= 0.5
+    return AnnotatedCell.cut(mask, cell.class_id, x=corner[0], y=corner[1]) if mask.any() else None
+
+
+def study_scale(dataset: AnnotatedDataset, settings: NetworkSettings) -> float:
+    """What torchvision's transform would multiply the sides of the median frame by.
+
+    Network pixels per pixel of the frames' common scale. Every frame is trained and served at this
+    scale, so that a cell has the same size to the network in all of them.
+    """
+    sides = [(f.height * f.scale, f.width * f.scale) for f in dataset.frames]
+    height, width = np.median(sides, axis=0)
+    return float(
+        min(settings.min_size / min(height, width), settings.max_size / max(height, width))
+    )
 
 
 def _window_size(image: InstanceImage, settings: MaskrcnnSettings) -> tuple[int, int]:
-    """(H, W) of a window in pixels of the frame, before it is scaled as the frame would be.
-
-    Raises:
-        ValueError: the frame is so long that a window is larger than its short side.
-    """
-    if settings.window is None:
-        return image.size
-    side = max(1, round(settings.window / network_scale(image.size, settings)))
-    if side > min(image.size):
-        raise ValueError(
-            f"{image.name}, {image.size[1]}x{image.size[0]} pixels, is scaled to max_size "
-            f"{settings.max_size} on its long side; windows of {settings.window} pixels are "
-            "larger than its short side then. Raise max_size, or choose a smaller window."
-        )
-    return side, side
+    """(H, W) of a window: of the settings' side, no larger than the image."""
+    side = settings.window or settings.max_size
+    height, width = image.size
+    return min(side, height), min(side, width)
 
 
 class TrainingInstances(Dataset[Example]):
-    """Images that examples are drawn from by `training.unet_frames.EpochBatches`."""
+    """Images that examples are drawn from by `training.unet_frames.EpochBatches`.
+
+    A draw beyond the last image is one without cells: a part of the background of some image, or
+    an empty frame made anew.
+    """
 
     def __init__(self, images: Sequence[InstanceImage], settings: MaskrcnnSettings) -> None:
         self.images = images
@@ -154,14 +185,16 @@ class TrainingInstances(Dataset[Example]):
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def empty(self) -> int:
+        """Draws without cells per epoch."""
+        share = self.settings.background_share + self.settings.blank_share
+        return round(share * len(self.images) * self.settings.windows_per_frame)
+
     def __getitem__(self, draw: Draw) -> Example:
         """One window, or a whole frame, turned at random."""
-        settings, image = self.settings, self.images[draw.index]
-        height, width = self.sizes[draw.index]
-        random = np.random.default_rng(draw.seed)
-        y = int(random.integers(image.size[0] - height + 1))
-        x = int(random.integers(image.size[1] - width + 1))
-        part = image.window(y, x, height, width, min_visible=settings.min_visible)
+        settings, random = self.settings, np.random.default_rng(draw.seed)
+        part = self._window(draw.index, random) if draw.index < len(self) else self._empty(random)
         horizontal, vertical, rotation = random.random(3)
         turns = int(random.integers(1, 4))
         if horizontal < settings.horizontal_flip:
@@ -171,6 +204,52 @@ class TrainingInstances(Dataset[Example]):
         if rotation < settings.rotation:
             part = part.rotated(turns)
         return part.example()
+
+    def _window(self, index: int, random: np.random.Generator) -> InstanceImage:
+        image, (height, width) = self.images[index], self.sizes[index]
+        y = int(random.integers(image.size[0] - height + 1))
+        x = int(random.integers(image.size[1] - width + 1))
+        return image.window(y, x, height, width, min_visible=self.settings.min_visible)
+
+    def _empty(self, random: np.random.Generator) -> InstanceImage:
+        """Background of an image drawn at random; an empty frame where there is none."""
+        settings, index = self.settings, int(random.integers(len(self)))
+        image, size = self.images[index], self.sizes[index]
+        share = settings.background_share + settings.blank_share
+        if random.random() * share < settings.background_share:
+            part = _background(image, size, random)
+            if part is not None:
+                return part
+        return _blank(image, size, random)
+
+
+def _background(
+    image: InstanceImage, size: tuple[int, int], random: np.random.Generator
+) -> InstanceImage | None:
+    """A part without a cell: of ``size`` (H, W), or of down to a quarter of its sides."""
+    boxes = np.array([cell.box for cell in image.cells]).reshape(-1, 4)
+    low, high = boxes[:, :2] - BACKGROUND_MARGIN, boxes[:, 2:] + BACKGROUND_MARGIN
+    for divisor in (1, 2, 4):
+        height, width = (max(1, side // divisor) for side in size)
+        y = random.integers(0, image.size[0] - height + 1, BACKGROUND_TRIES)
+        x = random.integers(0, image.size[1] - width + 1, BACKGROUND_TRIES)
+        corner = np.stack([x, y], axis=1)[:, None]
+        ends = corner + np.array([width, height])
+        touched = ((corner < high) & (ends > low)).all(axis=2).any(axis=1)
+        free = np.flatnonzero(~touched)
+        if free.size:
+            place = int(y[free[0]]), int(x[free[0]])
+            return image.window(*place, height, width, min_visible=1.0)
+    return None
+
+
+def _blank(
+    image: InstanceImage, size: tuple[int, int], random: np.random.Generator
+) -> InstanceImage:
+    """An empty frame of ``size`` (H, W), grey or in colour as ``image`` is."""
+    grey = torch.equal(image.pixels[0], image.pixels[1])
+    camera = torch.from_numpy(blank_frame(random, *size, 1 if grey else 3).astype(np.int32))
+    return InstanceImage("blank", scaled_frame(camera, 1.0)[0].permute(2, 0, 1), ())
 
 
 class ValidationInstances(Dataset[Example]):

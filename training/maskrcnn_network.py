@@ -20,6 +20,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
@@ -47,7 +48,8 @@ class NetworkSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     min_size: int = Field(800, ge=64)
-    """A frame is scaled until its short side has this many pixels ..."""
+    """All frames are scaled alike, so that the short side of the median frame of the training set
+    has this many pixels ..."""
     max_size: int = Field(1333, ge=64)
     """... unless its long side would have more than this."""
     proposals: int = Field(1000, gt=0)
@@ -57,7 +59,7 @@ class NetworkSettings(BaseModel):
     anchor_sizes: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         ANCHOR_SIZES, min_length=5, max_length=5
     )
-    """Sides of the anchors of the five pyramid levels, in pixels of the scaled frame."""
+    """Sides of the anchors of the five pyramid levels, in network pixels."""
     normalisation: Normalisation = "batch"
     """Of the layers. `batch` is torchvision's and that of the COCO weights. `group` does not
     depend on the batch: for training from random weights on two images at a time (He et al. 2019,
@@ -207,6 +209,23 @@ def fetch_coco_weights() -> dict[str, Tensor]:
             "--init random."
         ) from error
     return weights
+
+
+class SizeKept(GeneralizedRCNNTransform):  # type: ignore[misc]  # ships no types
+    """torchvision's transform without its resizing: an image's pixels are network pixels."""
+
+    def resize(
+        self, image: Tensor, target: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """The image and its target as they are."""
+        return image, target
+
+
+def keep_sizes(network: MaskRCNN) -> None:
+    """Let ``network`` take images that are at its scale already, and answer in their pixels."""
+    whole = network.transform
+    kept = SizeKept(whole.min_size, whole.max_size, whole.image_mean, whole.image_std)
+    network.transform = kept.train(network.training)
 
 
 def fill_all_but_predictors(network: MaskRCNN, weights: dict[str, Tensor], origin: str) -> None:

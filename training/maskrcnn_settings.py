@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from training.maskrcnn_network import NetworkSettings
 
@@ -10,13 +10,20 @@ from training.maskrcnn_network import NetworkSettings
 class MaskrcnnSettings(NetworkSettings):
     """Settings of one training run; those of the network among them."""
 
+    network_scale: float | None = Field(None, gt=0)
+    """Network pixels per frame pixel, of all frames alike; None chooses it by the median frame,
+    see min_size and max_size."""
     window: int | None = Field(None, ge=64)
-    """Side of the square windows that are trained and validated on, in pixels of the scaled
-    frame; None takes whole frames. Memory grows with the frame's area times its cells."""
+    """Side of the square windows that are trained and validated on, in network pixels; None takes
+    whole frames, of max_size at most. Memory grows with the frame's area times its cells."""
     windows_per_frame: int = Field(1, gt=0)
     """Times that every frame is seen in one epoch, each time changed or cut anew."""
     min_visible: float = Field(0.25, gt=0, le=1)
     """A cell cut by a window's edge is trained on if this share of it is inside."""
+    background_share: float = Field(0.1, ge=0, le=1)
+    """Parts of the background, without any cell, per window of the frames."""
+    blank_share: float = Field(0.1, ge=0, le=1)
+    """Empty frames, made from noise, per window of the frames."""
     horizontal_flip: float = Field(0.5, ge=0, le=1)
     """Probability that left and right are exchanged."""
     vertical_flip: float = Field(0.3, ge=0, le=1)
@@ -49,15 +56,6 @@ class MaskrcnnSettings(NetworkSettings):
     """Share of the frames kept for validation, where no others are given."""
     bf16: bool = False
     """Mixed precision in bfloat16: faster on CPUs with AVX512-BF16 or AMX, and on GPUs."""
-
-    @model_validator(mode="after")
-    def _fit_window(self) -> MaskrcnnSettings:
-        if self.window is not None and self.window > self.min_size:
-            raise ValueError(
-                f"windows are cut from frames whose short side has min_size, {self.min_size} "
-                f"pixels; window {self.window} does not fit"
-            )
-        return self
 
 
 PRESETS = {

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from training.best_epoch import BestEpochTraining
 from training.maskrcnn_frames import Batch
+from training.maskrcnn_network import keep_sizes
 from training.maskrcnn_settings import MaskrcnnSettings
 from training.progress import EpochProgress
 from training.unet_frames import EpochBatches
@@ -44,12 +44,7 @@ class MaskrcnnTraining(BestEpochTraining):
         self.batches = batches
         self.losses: dict[str, list[float]] = defaultdict(list)
         network.roi_heads.fg_bg_sampler.batch_size_per_image = settings.regions_per_frame
-        if settings.window is not None:
-            # A window is scaled as its frame would be, not to the frame's size.
-            whole = network.transform
-            network.transform = GeneralizedRCNNTransform(
-                settings.window, settings.window, whole.image_mean, whole.image_std
-            )
+        keep_sizes(network)  # the examples are at the network's scale
 
     def draw_epoch(self, epoch: int) -> None:
         """Batches are drawn by the epoch too."""

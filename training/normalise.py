@@ -1,7 +1,8 @@
 """Percentile normalisation: camera values of any depth to the 8 bits that networks see.
 
-The one normalisation of the project: training images are made by this module, and the graph
-`yolo_prepare` is an export of it, so a served frame looks to a network as its training images did.
+This is the one normalisation of the project. Training images are made by this module, and the
+graph `yolo_prepare` is an export of it, so a served frame looks to a network as its training images
+did.
 """
 
 from __future__ import annotations
@@ -17,6 +18,25 @@ SAMPLE_SIDE = 128
 """Percentiles are read from a regular grid of this many rows and columns: their cost does not
 grow with the frame, and 0.5 % of 128 x 128 samples are still 82 values."""
 
+NOISE_LAG = 3
+"""Pixels between those whose difference is taken for noise. Binning, demosaicing and compression
+blur noise over a pixel or two; cells and their surroundings are smooth over more."""
+
+NOISE_SIDE = 64
+"""Rows and columns of the grid that the noise is measured on."""
+
+LEAST_SPAN = 16.0
+"""Least distance of black and white, in standard deviations of the frame's noise.
+
+The percentiles of pure noise lie 5.2 standard deviations apart, so that they alone would stretch
+noise to full contrast. With 16, noise covers a third of the grey range, and a cell that is brighter
+than its surroundings by 3 standard deviations still stands out by 48 of 255 grey levels. The noise
+is measured on the frame itself. The range of the training frames would not do in its place: the
+same specimen has other camera values with another camera, exposure or bit depth."""
+
+_MEDIAN_TO_SIGMA = 1.4826
+"""Standard deviation of a normal distribution per median of absolute values."""
+
 
 def as_rgb(image: Tensor, channel_dim: int) -> Tensor:
     """Repeat the one channel of a grey image three times; an RGB image passes unchanged."""
@@ -30,19 +50,59 @@ class PercentileLevels(nn.Module):
     All channels share one pair of levels, so that stains keep their hue. Percentiles are
     interpolated linearly between order statistics, as `numpy.percentile` does by default, over a
     grid of ``SAMPLE_SIDE`` x ``SAMPLE_SIDE`` pixels spread evenly over the frame.
+
+    The levels lie at least ``LEAST_SPAN`` standard deviations of the noise apart; where they are
+    widened, their middle stays. So an empty frame becomes an even grey with weak noise.
     """
 
     def forward(self, image: Tensor) -> Tensor:
         """``[low, high]`` float32 of a frame ``[H, W, C]``, C = 1 or 3, any integer dtype."""
-        shape = torch._shape_as_tensor(image)
-        grid = 2 * torch.arange(SAMPLE_SIDE) + 1
-        rows = torch.div(grid * shape[0], 2 * SAMPLE_SIDE, rounding_mode="floor")
-        columns = torch.div(grid * shape[1], 2 * SAMPLE_SIDE, rounding_mode="floor")
+        rows, columns = _grid(image, SAMPLE_SIDE)
         samples = as_rgb(image.index_select(0, rows).index_select(1, columns), channel_dim=2)
         samples = samples.float().reshape(-1)
         low = _order_statistic(samples, LOW_PERCENTILE / 100, largest=False)
         high = _order_statistic(samples, 1 - HIGH_PERCENTILE / 100, largest=True)
-        return torch.stack([low, high])
+        middle = (low + high) / 2
+        half = torch.maximum((high - low) / 2, noise(image) * (LEAST_SPAN / 2))
+        half = torch.clamp(half, min=0.5)
+        return torch.stack([middle - half, middle + half])
+
+
+def noise(image: Tensor) -> Tensor:
+    """Standard deviation of the noise of a frame ``[H, W, C]``, in camera values, float32 ``[]``.
+
+    It is estimated robustly from second differences along the rows, which neither a gradient nor
+    the outlines of cells change: the median of their absolute values over a grid of pixels (after
+    Immerkær 1996, "Fast noise variance estimation"). The first channel is measured.
+    """
+    rows, columns = _grid(image, NOISE_SIDE)
+    last = torch._shape_as_tensor(image)[1] - 1
+    columns = torch.minimum(
+        torch.clamp(columns, min=NOISE_LAG), torch.clamp(last - NOISE_LAG, min=0)
+    )
+    plane = image.index_select(0, rows).index_select(2, torch.zeros(1, dtype=torch.int64))
+    left = torch.clamp(columns - NOISE_LAG, min=0)
+    right = torch.minimum(columns + NOISE_LAG, last)
+    middle, before, after = (
+        plane.index_select(1, place).float() for place in (columns, left, right)
+    )
+    differences = (before - 2 * middle + after).abs().reshape(-1)
+    median = _order_statistic_of(differences, 0.5)
+    return median * (_MEDIAN_TO_SIGMA / math.sqrt(6))
+
+
+def _grid(image: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Rows and columns of ``side`` x ``side`` pixels, spread evenly over ``[H, W, C]``."""
+    shape = torch._shape_as_tensor(image)
+    grid = 2 * torch.arange(side) + 1
+    rows = torch.div(grid * shape[0], 2 * side, rounding_mode="floor")
+    return rows, torch.div(grid * shape[1], 2 * side, rounding_mode="floor")
+
+
+def _order_statistic_of(samples: Tensor, share: float) -> Tensor:
+    """The sample that ``share`` of all ``NOISE_SIDE ** 2`` samples lie below."""
+    count = int(NOISE_SIDE**2 * share)  # fixed, so that the graph holds a plain number
+    return torch.topk(samples, count, largest=False).values[-1]
 
 
 def _order_statistic(samples: Tensor, share: float, largest: bool) -> Tensor:
@@ -57,8 +117,9 @@ def _order_statistic(samples: Tensor, share: float, largest: bool) -> Tensor:
 def to_8_bit(values: Tensor, levels: Tensor) -> Tensor:
     """Map camera values to uint8: ``levels[0]`` and below to 0, ``levels[1]`` and above to 255.
 
-    A frame of one single value has equal levels and becomes black. ``values`` is float32 of any
-    shape, the result uint8 of the same shape.
+    A frame of one single value becomes middle grey, 128. ``values`` is float32 of any shape, the
+    result uint8 of the same shape.
     """
     span = torch.clamp(levels[1] - levels[0], min=1.0)
-    return torch.round(torch.clamp((values - levels[0]) / span, 0.0, 1.0) * 255).to(torch.uint8)
+    grey = (values - levels[0]) * (255 / span)
+    return torch.round(torch.clamp(grey, 0.0, 255.0)).to(torch.uint8)

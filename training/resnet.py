@@ -144,6 +144,7 @@ def train(
         "data": {**index.data, str(crops): hash_files(crops / c.file for c in _all_crops(index))},
         "initialised_from": init,
         "seed": seed,
+        "scale": None if index.scale is None else index.scale.model_dump(),
     }
     torch.manual_seed(seed)
     classifier = CellClassifier(len(index.class_names))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ from training.annotated import AnnotatedDataset
 from training.checkpoint import RANDOM
 from training.command_line import SETTINGS_HELP, data_option, read_data
 from training.run_folder import RESUME_HELP
+from training.scale import SIMILAR
 from training.splits import split_by_frame
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -77,6 +79,7 @@ def read_split(
     share: float,
     seed: int,
     one_class: bool = True,
+    pixel_sizes: Sequence[float] = (),
     select: Callable[[AnnotatedDataset], AnnotatedDataset] | None = None,
 ) -> tuple[AnnotatedDataset, AnnotatedDataset, dict[str, str]]:
     """Read what to train on and what to validate on.
@@ -87,6 +90,8 @@ def read_split(
         share: of the frames of ``data``, above 0 and below 1.
         seed: of the draw.
         one_class: see :func:`training.command_line.read_data`.
+        pixel_sizes: values of ``--pixel-size`` in micrometres: none, one for all frames, or one
+            for each argument of ``data``, and then of ``validation`` if there are more.
         select: the frames that may be drawn; None means all.
 
     Returns:
@@ -96,8 +101,25 @@ def read_split(
         click.UsageError: see ``read_data``.
         ValueError: the frames cannot be split, see :func:`training.splits.split_by_frame`.
     """
-    train, hashes = read_data(data, one_class)
+    own, others = pixel_sizes, pixel_sizes
+    if validation and len(pixel_sizes) > 1:
+        own, others = pixel_sizes[: len(data)], pixel_sizes[len(data) :]
+    train, hashes = read_data(data, one_class, own)
     if not validation:
         return *split_by_frame(select(train) if select else train, share, seed), hashes
-    kept, kept_hashes = read_data(validation, one_class)
-    return train, kept, hashes | kept_hashes
+    kept, kept_hashes = read_data(validation, one_class, others)
+    return train, _at_scale_of(train, kept), hashes | kept_hashes
+
+
+def _at_scale_of(train: AnnotatedDataset, kept: AnnotatedDataset) -> AnnotatedDataset:
+    """``kept`` with its frames at the common scale of ``train``, where both tell their pixel size.
+
+    The cells are not compared: those of a few frames may be larger by chance.
+    """
+    if train.pixel_size_um is None or kept.pixel_size_um is None:
+        return kept
+    factor = kept.pixel_size_um / train.pixel_size_um
+    if 1 / SIMILAR <= factor <= SIMILAR:
+        return kept
+    frames = tuple(replace(frame, scale=frame.scale * factor) for frame in kept.frames)
+    return replace(kept, frames=frames)

@@ -16,7 +16,9 @@ Study S3, tumour nuclei on the tiles that `training.nuclei_tiles` makes:
     python -m training.unet nuclei --tiles runs/tiles/256-128 --out runs/nuclei --network U-Net
 
 `--preset demo` takes minutes on two CPU cores. A run that was cut off goes on with `--resume`. OUT
-is the checkpoint, of the epoch with the best Dice in validation; OUT/log is for TensorBoard.
+is the checkpoint, of the epoch with the best Dice in validation; OUT/log is for TensorBoard. Empty
+frames of noise are trained and validated on as well, see `blank_share` of the settings. The recipe
+tells the probability threshold with the best Dice, and OUT/threshold.png shows the curve.
 """
 
 from __future__ import annotations
@@ -47,7 +49,16 @@ from training.nuclei_tiles import Tile, read_tile_index
 from training.progress import EpochProgress
 from training.run_folder import RunFolder
 from training.run_options import read_split, run_options, split_options
+from training.score_threshold import draw_threshold
 from training.splits import refuse_shared_frames
+from training.unet_blanks import (
+    BlankPixels,
+    blank_tile,
+    blank_whole_frame,
+    blanks_like,
+    training_blanks,
+    validation_blanks,
+)
 from training.unet_encoders import NETWORKS, NUCLEI_NETWORKS, PLAIN_UNET
 from training.unet_frames import (
     EpochBatches,
@@ -59,8 +70,10 @@ from training.unet_frames import (
     read_tiles,
     weigh_borders,
 )
+from training.unet_losses import balancing_weights
 from training.unet_network import ARCHITECTURE, UNet, build_unet
 from training.unet_settings import GLIOMA_PRESETS, NUCLEI_PRESETS, UnetSettings
+from training.unet_threshold import unet_threshold
 from training.unet_trainer import VALIDATION_LOSS, UnetTraining
 
 IMAGENET = "imagenet"
@@ -102,7 +115,8 @@ def train_unet(
     refuse_shared_frames(train, validation)
     images = prepare_frames(train), prepare_frames(validation)
     facts = _facts(settings, {}, data or {}, init, seed)
-    return _train(*images, settings, RunFolder(out, STATE_NAME), facts, resume=resume)
+    folder = RunFolder(out, STATE_NAME)
+    return _train(*images, blank_whole_frame, settings, folder, facts, resume=resume)
 
 
 def train_nuclei(
@@ -126,7 +140,8 @@ def train_nuclei(
     data = {**index.data, str(tiles): hash_files(files)}
     about = {"set_name": index.set_name, "tile_size": index.tile_size, "radius": index.radius}
     facts = _facts(settings, about, data, init, seed)
-    return _train(*images, settings, RunFolder(out, STATE_NAME), facts, resume=resume)
+    folder = RunFolder(out, STATE_NAME)
+    return _train(*images, blank_tile, settings, folder, facts, resume=resume)
 
 
 def _read_tiles(folder: Path, tiles: Sequence[Tile]) -> tuple[MaskedImage, ...]:
@@ -153,6 +168,7 @@ def _facts(
 def _train(
     train: Sequence[MaskedImage],
     validation: Sequence[MaskedImage],
+    blank_pixels: BlankPixels,
     settings: UnetSettings,
     folder: RunFolder,
     facts: Mapping[str, Any],
@@ -162,21 +178,35 @@ def _train(
     seed = facts["seed"]
     torch.manual_seed(seed)
     unet = _initial_unet(settings, facts["initialised_from"])
-    loaders, batches = _loaders(train, validation, settings, seed)
+    windows, images, batches = _datasets(train, validation, blank_pixels, settings, seed)
+    shown, empty = images.batches(settings.batch)
+    kept = DataLoader(images, batch_sampler=shown + empty)
     folder.begin(facts, resume=resume)
     with EpochProgress(settings.epochs) as progress:
-        training = UnetTraining(unet, settings, batches=batches, seed=seed, progress=progress)
+        training = UnetTraining(
+            unet,
+            settings,
+            batches=batches,
+            validation_batches=len(shown),
+            seed=seed,
+            progress=progress,
+        )
         fit(
             training,
-            loaders,
+            (DataLoader(windows, batch_sampler=batches), kept),
             folder,
             epochs=settings.epochs,
             bf16=settings.bf16,
             resume=resume,
             callbacks=_early_stopping(settings),
         )
-    recipe = new_recipe(**facts, metrics=training.best_metrics)
+    fill_network(unet, training.best_weights, str(folder.out))
+    device = next(iter(training.best_weights.values())).device
+    threshold = unet_threshold(unet, kept, device)
+    recipe = new_recipe(**facts, metrics=training.best_metrics, threshold=threshold)
     save_checkpoint(folder.out, training.best_weights, recipe)
+    if threshold is not None:
+        draw_threshold(threshold, folder.out)
     folder.finish()
     return recipe
 
@@ -196,13 +226,14 @@ def _initial_unet(settings: UnetSettings, init: str) -> UNet:
     return unet
 
 
-def _loaders(
+def _datasets(
     train: Sequence[MaskedImage],
     validation: Sequence[MaskedImage],
+    blank_pixels: BlankPixels,
     settings: UnetSettings,
     seed: int,
-) -> tuple[tuple[DataLoader[Any], ...], EpochBatches]:
-    """Batches to train on and to validate on.
+) -> tuple[TrainingWindows, ValidationImages, EpochBatches]:
+    """What is trained on, what is validated on, and the batches to train on.
 
     Raises:
         ValueError: there is nothing to train on, to validate on, or to be learnt.
@@ -215,16 +246,24 @@ def _loaders(
     share = foreground_share(train)
     if share == 0:
         raise ValueError(f"there is no foreground in any of {len(train)} images to train on.")
+    blanks = training_blanks(len(train), settings)
+    draws = len(train) * settings.windows_per_frame
+    background_weight = None
     if settings.border_map:
+        share *= draws / (draws + blanks)  # empty frames are among what is trained on
+        background_weight = balancing_weights(share, settings.class_balance)[0]
         train = weigh_borders(train, share, settings)
         validation = weigh_borders(validation, share, settings)
-    windows = TrainingWindows(train, settings)
-    images = ValidationImages(validation, settings)
-    batches = EpochBatches(len(windows), settings.windows_per_frame, settings.batch, seed)
+    to_train, to_validate = (
+        blanks_like(images, settings, blank_pixels, background_weight)
+        for images in (train, validation)
+    )
+    empty = validation_blanks(to_validate, len(validation), settings, seed)
     return (
-        DataLoader(windows, batch_sampler=batches),
-        DataLoader(images, settings.batch),
-    ), batches
+        TrainingWindows(train, settings, to_train),
+        ValidationImages(validation, settings, empty),
+        EpochBatches(len(train), settings.windows_per_frame, settings.batch, seed, blanks),
+    )
 
 
 def _early_stopping(settings: UnetSettings) -> list[Callback]:
@@ -235,7 +274,9 @@ def _early_stopping(settings: UnetSettings) -> list[Callback]:
 
 def _report(out: Path, recipe: Recipe) -> None:
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in recipe.metrics.items())
-    click.echo(f"checkpoint {out}: {recipe.class_names[0]}, {metrics}")
+    chosen = recipe.threshold
+    threshold = "" if chosen is None else f"; probability threshold {chosen.value:g}"
+    click.echo(f"checkpoint {out}: {recipe.class_names[0]}, {metrics}{threshold}")
 
 
 @click.group(help=__doc__, context_settings={"show_default": True})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,6 +78,10 @@ class MaskedImage:
     def planes(self) -> Planes:
         """What a step takes."""
         return self.pixels.expand(3, -1, -1), self.mask.float(), self.weights.float()
+
+
+MakeBlank = Callable[[np.random.Generator], MaskedImage]
+"""Makes an empty frame as the network sees it, see `training.unet_blanks`."""
 
 
 def foreground_mask(frame: AnnotatedFrame) -> npt.NDArray[np.bool_]:
@@ -236,24 +240,29 @@ class EpochBatches(Sampler[list[Draw]]):
     """Batches of one epoch in random order, the same whenever that epoch is drawn.
 
     Set :attr:`epoch` before every epoch. A last batch of one image is left out, for batch
-    normalisation learns nothing good from it, unless it is the only one or all are such.
+    normalisation learns nothing good from it, unless it is the only one or all are such. Draws of
+    an empty frame have the index ``images``, one beyond the last image.
     """
 
-    def __init__(self, images: int, windows_per_frame: int, batch: int, seed: int) -> None:
+    def __init__(
+        self, images: int, windows_per_frame: int, batch: int, seed: int, blanks: int = 0
+    ) -> None:
         self.images = images
         self.windows_per_frame = windows_per_frame
         self.batch = batch
         self.seed = seed
+        self.blanks = blanks
         self.epoch = 0
 
     def __len__(self) -> int:
-        count = self.images * self.windows_per_frame
+        count = self.images * self.windows_per_frame + self.blanks
         whole, rest = divmod(count, self.batch)
         return whole + int(rest > 1 or (rest == 1 and not whole))
 
     def __iter__(self) -> Iterator[list[Draw]]:
         random = np.random.default_rng((self.seed, self.epoch))
-        order = random.permutation(np.repeat(np.arange(self.images), self.windows_per_frame))
+        drawn = np.repeat(np.arange(self.images), self.windows_per_frame)
+        order = random.permutation(np.append(drawn, np.full(self.blanks, self.images)))
         for number in range(len(self)):
             quarter = bool(random.integers(2))
             chosen = order[number * self.batch : (number + 1) * self.batch]
@@ -261,11 +270,20 @@ class EpochBatches(Sampler[list[Draw]]):
 
 
 class TrainingWindows(Dataset[Planes]):
-    """Images that windows are drawn from by :class:`EpochBatches`."""
+    """Images that windows are drawn from by :class:`EpochBatches`.
 
-    def __init__(self, images: Sequence[MaskedImage], settings: UnetSettings) -> None:
+    ``blank`` makes the empty frame of a draw beyond the last image, anew each time.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[MaskedImage],
+        settings: UnetSettings,
+        blank: MakeBlank | None = None,
+    ) -> None:
         self.images = fit_to_training(images, settings)
         self.settings = settings
+        self.blank = blank
 
     def __len__(self) -> int:
         return len(self.images)
@@ -274,7 +292,11 @@ class TrainingWindows(Dataset[Planes]):
         """One changed window."""
         settings = self.settings
         generator = torch.Generator().manual_seed(draw.seed)
-        pixels, mask, weights = self._window(self.images[draw.index], generator).planes()
+        if self.blank is not None and draw.index == len(self.images):
+            image = self.blank(np.random.default_rng(draw.seed))
+        else:
+            image = self.images[draw.index]
+        pixels, mask, weights = self._window(image, generator).planes()
         quarter = draw.quarter if settings.quarter_turns else None
         turned = turn((pixels, mask, weights), generator, flips=settings.flips, quarter=quarter)
         pixels = change_appearance(
@@ -297,11 +319,21 @@ class TrainingWindows(Dataset[Planes]):
 
 
 class ValidationImages(Dataset[Planes]):
-    """Images, or the windows that cover them, in order."""
+    """Images, or the windows that cover them, in order; then those of the empty frames."""
 
-    def __init__(self, images: Sequence[MaskedImage], settings: UnetSettings) -> None:
-        fitted = fit_to_training(images, settings)
-        self.images = [window for i in fitted for window in covering_windows(i, settings)]
+    def __init__(
+        self,
+        images: Sequence[MaskedImage],
+        settings: UnetSettings,
+        blanks: Sequence[MaskedImage] = (),
+    ) -> None:
+        shown, empty = (
+            [w for i in fit_to_training(part, settings) for w in covering_windows(i, settings)]
+            for part in (images, blanks)
+        )
+        self.images = shown + empty
+        self.frames = len(shown)
+        """Number of those that are no empty frames."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -309,6 +341,14 @@ class ValidationImages(Dataset[Planes]):
     def __getitem__(self, index: int) -> Planes:
         """One image."""
         return self.images[index].planes()
+
+    def batches(self, batch: int) -> tuple[list[list[int]], list[list[int]]]:
+        """Indices of all batches, of the images and of the empty frames; none holds both."""
+        frames, blanks = (
+            [list(range(start, min(start + batch, end))) for start in range(first, end, batch)]
+            for first, end in ((0, self.frames), (self.frames, len(self.images)))
+        )
+        return frames, blanks
 
 
 def _uniform(generator: torch.Generator) -> float:

@@ -28,8 +28,8 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 def dice_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """DiceLoss = 1 - DiceScore of the probabilities, over all pixels of the batch.
 
-    Pixel weights do not enter. A batch without foreground has the loss 0, since no prediction
-    overlaps with nothing; the sum with cross-entropy learns from it too.
+    Pixel weights do not enter. What is found in an empty frame lowers the Dice score of its batch.
+    A batch without any foreground has the loss 0; the sum with cross-entropy learns from it too.
     """
     loss: Tensor = smp.losses.DiceLoss(mode="binary", from_logits=True)(logits, targets)
     return loss

@@ -35,6 +35,9 @@ class UnetSettings(BaseModel):
     """The window's scale is drawn evenly from this much below to this much above."""
     windows_per_frame: int = Field(1, gt=0)
     """Times that every image is seen in one epoch, each time changed or cut anew."""
+    blank_share: float = Field(0.1, ge=0, le=1)
+    """Draws of empty frames, made from noise, per draw of the images; 0 trains without them. A
+    window of background comes by itself where images have some."""
     flips: bool = False
     """Mirror left-right and up-down."""
     quarter_turns: bool = False

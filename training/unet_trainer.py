@@ -22,11 +22,16 @@ from training.unet_settings import UnetSettings
 VALIDATION_LOSS = "validation/loss"
 """What early stopping and the learning rate look at."""
 
+BLANK_FOREGROUND = "blank_foreground"
+"""Metric: share of the pixels of empty frames that is called foreground, 0..1."""
+
 
 class UnetTraining(BestEpochTraining):
     """One step, one validation, and the weights of the best epoch.
 
-    Dice, in the mean over the validation images, decides which epoch is best, then the loss.
+    The epoch with the best Dice is kept, in the mean over the validation images, less the share of
+    foreground that is found in the empty frames; then the one with the lowest loss. Dice, IoU and
+    loss are those of the images alone, so that they mean the same with and without empty frames.
     """
 
     def __init__(
@@ -35,9 +40,20 @@ class UnetTraining(BestEpochTraining):
         settings: UnetSettings,
         *,
         batches: EpochBatches,
+        validation_batches: int,
         seed: int,
         progress: EpochProgress,
     ) -> None:
+        """Take what a training needs.
+
+        Args:
+            unet: what is trained.
+            settings: of the run.
+            batches: of the images to train on.
+            validation_batches: of images; those that follow hold empty frames.
+            seed: of the random numbers of every epoch.
+            progress: what the terminal shows.
+        """
         super().__init__(seed=seed, progress=progress)
         # In this order of dimensions convolutions of few channels are fast on CPUs.
         self.unet = unet.to(memory_format=torch.channels_last)
@@ -45,7 +61,9 @@ class UnetTraining(BestEpochTraining):
         self.settings = settings
         self.loss = LOSSES[settings.loss]
         self.batches = batches
+        self.validation_batches = validation_batches
         self.scores: list[tuple[float, float]] = []
+        self.blank_shares: list[float] = []
 
     def draw_epoch(self, epoch: int) -> None:
         """Batches are drawn by the epoch too."""
@@ -69,11 +87,14 @@ class UnetTraining(BestEpochTraining):
         return self.unet if self.average is None else cast(UNet, self.average.module)
 
     def validation_step(self, batch: list[Tensor], batch_index: int) -> None:
-        """Loss of one batch, and the scores of every image in it."""
+        """Loss of one batch and the scores of every image in it, or what empty frames show."""
         logits = self.kept(batch[0])
+        predictions = (torch.sigmoid(logits) >= FOREGROUND_PROBABILITY).cpu().numpy()
+        if batch_index >= self.validation_batches:
+            self.blank_shares += [float(predicted.mean()) for predicted in predictions]
+            return
         loss = self.loss(logits, batch[1], batch[2])
         self.log(VALIDATION_LOSS, loss, batch_size=len(batch[0]))
-        predictions = (torch.sigmoid(logits) >= FOREGROUND_PROBABILITY).cpu().numpy()
         for predicted, truth in zip(predictions, batch[1].cpu().numpy() > 0, strict=True):
             self.scores.append((dice_score(predicted, truth), iou_score(predicted, truth)))
 
@@ -92,11 +113,14 @@ class UnetTraining(BestEpochTraining):
                 f"{loss}. Lower learning_rate, {self.settings.learning_rate:g}."
             )
         metrics = {"dice": float(dice), "iou": float(iou), "loss": loss}
+        if self.blank_shares:
+            metrics[BLANK_FOREGROUND] = float(np.mean(self.blank_shares))
+            self.blank_shares.clear()
         self.end_epoch(metrics, logged=["loss"])
 
     def rank(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
-        """Dice, then the loss."""
-        return metrics["dice"], -metrics["loss"]
+        """Dice less the foreground of empty frames, then the loss."""
+        return metrics["dice"] - metrics.get(BLANK_FOREGROUND, 0.0), -metrics["loss"]
 
     def weights(self) -> Mapping[str, Tensor]:
         """Those of the U-Net, or their average."""

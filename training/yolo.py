@@ -14,6 +14,7 @@ OUT/log for TensorBoard; OUT itself is the checkpoint.
 
 from __future__ import annotations
 
+from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,15 +23,23 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from cytoserve.contract import NETWORK_SIZE
-from training.annotated import AnnotatedDataset
-from training.checkpoint import RANDOM, load_checkpoint, new_recipe, save_checkpoint
-from training.command_line import choose_settings, data_option, read_data
+from training.checkpoint import (
+    RANDOM,
+    fill_network,
+    load_checkpoint,
+    new_recipe,
+    save_checkpoint,
+)
+from training.command_line import choose_settings, data_option, pixel_size_option, read_data
 from training.progress import EpochProgress
 from training.run_folder import RunFolder
 from training.run_options import run_options
+from training.scale import describe_scale, measure_scale
+from training.score_threshold import draw_threshold
 from training.splits import split_by_frame
-from training.yolo_dataset import DATA_FILE, write_yolo_dataset
-from training.yolo_network import ARCHITECTURE
+from training.yolo_dataset import DATA_FILE, WindowSettings, write_yolo_dataset
+from training.yolo_network import ARCHITECTURE, new_network
+from training.yolo_threshold import yolo_threshold
 from training.yolo_trainer import YoloTrainer
 from training.yolo_weights import fetch_coco_weights
 
@@ -42,14 +51,21 @@ class YoloSettings(BaseModel):
 
     epochs: int = Field(gt=0)
     """Passes over the training windows."""
+    network_scale: float | None = Field(None, gt=0)
+    """Network pixels per frame pixel; None chooses by the size of the cells, mostly 1, see
+    `training.scale`."""
     window: int = Field(NETWORK_SIZE, ge=64, le=NETWORK_SIZE, multiple_of=32)
-    """Side of a training window in network pixels; 640 shows the network whole frames."""
+    """Side of a training window in network pixels; 640 is the side of a served tile."""
     windows_per_frame: int | None = Field(None, gt=0)
     """Windows drawn per frame; None takes all that cover it."""
     windows_around_cells: int = Field(0, ge=0)
-    """So many more, each with a cell in it, of every frame that has cells."""
+    """Further windows per frame, each around a cell drawn at random."""
     min_visible: float = Field(0.25, gt=0, le=1)
     """A cell cut by a window's edge is labelled if this share of it is inside."""
+    background_share: float = Field(0.15, ge=0, le=1)
+    """Windows of background, in which no cell is annotated, per window drawn above."""
+    blank_share: float = Field(0.1, ge=0, le=1)
+    """Windows of empty frames, which are made from noise, per window of the frames."""
     batch: int = Field(16, gt=0)
     """Windows through the network at a time."""
     windows_per_step: int = Field(64, gt=0)
@@ -98,10 +114,14 @@ def train(
     init: str,
     seed: int,
     resume: bool,
+    pixel_sizes: tuple[float, ...] = (),
 ) -> None:
     """Train one network and write its checkpoint to ``out``; see the module's docstring."""
     initial = _initial_weights(init)
-    dataset, hashes = read_data(data, one_class)
+    dataset, hashes = read_data(data, one_class, pixel_sizes)
+    training, validation = split_by_frame(dataset, settings.validation_share, seed)
+    scale = measure_scale(dataset, settings.network_scale)
+    click.echo(describe_scale(scale))
     facts = {
         "architecture": ARCHITECTURE,
         "class_names": dataset.class_names,
@@ -109,12 +129,15 @@ def train(
         "data": hashes,
         "initialised_from": init,
         "seed": seed,
+        "scale": scale.model_dump(),
     }
     folder = _folder(out)
     folder.begin(facts, resume=resume)
     windows = out / "windows"
     if not (resume and (windows / DATA_FILE).is_file()):
-        _write_windows(dataset, windows, settings, seed)
+        fields = {field.name: getattr(settings, field.name) for field in fields_of(WindowSettings)}
+        chosen = WindowSettings(**fields | {"network_scale": scale.network_scale})
+        write_yolo_dataset(training, validation, windows, chosen, seed)
     with EpochProgress(settings.epochs) as progress:
         trainer = YoloTrainer(
             overrides=_ultralytics_settings(settings, windows / DATA_FILE, out, seed),
@@ -125,30 +148,21 @@ def train(
             progress=progress,
         )
         trainer.train()
-    recipe = new_recipe(**facts, metrics=trainer.best_metrics)
+    network = new_network(len(dataset.class_names))
+    fill_network(network, trainer.best_weights, str(out))
+    threshold = yolo_threshold(network.eval(), validation, scale, seed)
+    recipe = new_recipe(**facts, metrics=trainer.best_metrics, threshold=threshold)
     save_checkpoint(out, trainer.best_weights, recipe)
+    draw_threshold(threshold, out)
     folder.finish()
-    click.echo(f"checkpoint {out}: {len(dataset.class_names)} classes, {trainer.best_metrics}")
+    click.echo(
+        f"checkpoint {out}: {len(dataset.class_names)} classes, {trainer.best_metrics}; "
+        f"score threshold {threshold.value:g}, F1 {max(threshold.best):.3f} in validation"
+    )
 
 
 def _folder(out: Path) -> RunFolder:
     return RunFolder(out, "state.safetensors")
-
-
-def _write_windows(
-    dataset: AnnotatedDataset, windows: Path, settings: YoloSettings, seed: int
-) -> None:
-    training, validation = split_by_frame(dataset, settings.validation_share, seed)
-    write_yolo_dataset(
-        training,
-        validation,
-        windows,
-        window=settings.window,
-        windows_per_frame=settings.windows_per_frame,
-        windows_around_cells=settings.windows_around_cells,
-        min_visible=settings.min_visible,
-        seed=seed,
-    )
 
 
 def _initial_weights(init: str) -> dict[str, torch.Tensor] | None:
@@ -193,6 +207,7 @@ def _ultralytics_settings(
 @click.command(help=__doc__, context_settings={"show_default": True})
 @click.argument("protocol", type=click.Choice(["general", "fine-tune"]))
 @data_option
+@pixel_size_option
 @click.option("--window", type=int, help="Side of a training window in network pixels.")
 @run_options(
     ("study", "demo"),
@@ -202,6 +217,7 @@ def _ultralytics_settings(
 def main(
     protocol: str,
     data: tuple[str, ...],
+    pixel_sizes: tuple[float, ...],
     out: Path,
     init: str,
     preset: str,
@@ -215,7 +231,16 @@ def main(
     settings = choose_settings(PRESETS, name, file, **overrides)
     one_class = protocol == "general"
     with _folder(out).reported():
-        train(data, out, settings, one_class=one_class, init=init, seed=seed, resume=resume)
+        train(
+            data,
+            out,
+            settings,
+            one_class=one_class,
+            init=init,
+            seed=seed,
+            resume=resume,
+            pixel_sizes=pixel_sizes,
+        )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -14,60 +16,65 @@ import yaml
 from rich.progress import track
 from skimage import draw
 
-from cytoserve.contract import NETWORK_SIZE
 from training.annotated import AnnotatedCell, AnnotatedDataset, AnnotatedFrame
-from training.letterbox import PrepareFrame
+from training.blank_frames import blank_frame
+from training.network_tiles import PADDING_VALUE, padding_before, scaled_frame
 
 DATA_FILE = "data.yaml"
+
+BACKGROUND_MARGIN = 4
+"""Pixels of the scaled frame that a background window keeps from every annotated cell."""
+
+BACKGROUND_TRIES = 64
+"""Places that are tried for a background window of one size."""
+
+
+@dataclass(frozen=True)
+class WindowSettings:
+    """Which windows are cut; the fields are those of `training.yolo.YoloSettings`."""
+
+    window: int
+    windows_per_frame: int | None
+    windows_around_cells: int
+    min_visible: float
+    background_share: float
+    blank_share: float
+    network_scale: float
+    """Network pixels per pixel of the data set's common scale."""
 
 
 def write_yolo_dataset(
     train: AnnotatedDataset,
     validation: AnnotatedDataset,
     directory: Path,
-    *,
-    window: int,
-    windows_per_frame: int | None,
-    windows_around_cells: int,
-    min_visible: float,
+    settings: WindowSettings,
     seed: int,
 ) -> None:
     """Write ``images/``, ``labels/`` and, last, ``data.yaml`` under ``directory``.
 
-    Frames pass the very module that is served as `yolo_prepare`, then windows of ``window``
-    pixels are cut from the result: a network trained on small windows sees cells at the scale at
-    which the full 640 px network meets them.
+    Frames are normalised and scaled by the very module that is served as `yolo_prepare`, then
+    windows of ``window`` pixels are cut from the scaled frame: a network trained on small windows
+    sees cells at the scale at which its 640 px tiles show them. A window that reaches beyond a
+    frame is padded.
 
     Args:
-        train: frames to train on.
-        validation: frames to validate on, of the same classes.
+        train: frames to train on, of one common scale.
+        validation: frames to validate on, of the same classes and scale.
         directory: made anew, so that no window of an earlier run is trained on.
-        window: side of a window in network pixels, at most ``NETWORK_SIZE``.
-        windows_per_frame: this many are drawn at random; None takes all that cover the frame.
-        windows_around_cells: so many more of every frame that has cells, each with the middle of a
-            cell somewhere in it: in a nearly empty frame the others would hold none.
-        min_visible: a cell cut by a window's edge is labelled if this share of it is inside.
-        seed: of the draw.
+        settings: which windows are cut.
+        seed: of the windows that are drawn and of the noise in empty ones.
     """
     shutil.rmtree(directory, ignore_errors=True)
     random = np.random.default_rng(seed)
     for split, dataset in (("train", train), ("val", validation)):
-        images, labels = directory / "images" / split, directory / "labels" / split
-        images.mkdir(parents=True, exist_ok=True)
-        labels.mkdir(parents=True, exist_ok=True)
+        folder = _WindowFolder(directory, split)
+        channels = 1
         for frame in track(dataset.frames, f"preparing {split} windows", transient=True):
-            prepared = _PreparedFrame(frame, window)
-            corners = prepared.covering()
-            if windows_per_frame is not None and windows_per_frame < len(corners):
-                chosen = random.choice(len(corners), windows_per_frame, replace=False)
-                corners = [corners[i] for i in sorted(chosen)]
-            corners += prepared.around_cells(windows_around_cells, random)
-            windows = [prepared.cut(corner, min_visible) for corner in corners]
-            for index, (pixels, lines) in enumerate(windows):
-                name = f"{frame.name}_{index:02d}"
-                if not cv2.imwrite(str(images / f"{name}.png"), pixels[:, :, ::-1]):
-                    raise OSError(f"{images / name}.png could not be written; is the disk full?")
-                (labels / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+            prepared = _PreparedFrame(frame, settings)
+            channels = max(channels, prepared.channels)
+            _write_frame(prepared, frame.name, folder, settings, random)
+        for index in range(round(settings.blank_share * folder.written)):
+            folder.write(f"blank_{index:04d}", _blank_window(random, settings.window, channels), [])
     (directory / DATA_FILE).write_text(
         yaml.safe_dump(
             {
@@ -80,65 +87,154 @@ def write_yolo_dataset(
     )
 
 
+class _WindowFolder:
+    """Writes the windows of one split, and counts them."""
+
+    def __init__(self, directory: Path, split: str) -> None:
+        self.images, self.labels = directory / "images" / split, directory / "labels" / split
+        self.written = 0
+        for folder in (self.images, self.labels):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, name: str, pixels: npt.NDArray[np.uint8], lines: list[str]) -> None:
+        """Write one window, RGB uint8 ``[window, window, 3]``, and its label lines."""
+        if not cv2.imwrite(str(self.images / f"{name}.png"), pixels[:, :, ::-1]):
+            raise OSError(f"{self.images / name}.png could not be written; is the disk full?")
+        (self.labels / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+        self.written += 1
+
+
+def _blank_window(random: np.random.Generator, window: int, channels: int) -> npt.NDArray[np.uint8]:
+    """A window of a frame with nothing in it, RGB uint8 ``[window, window, 3]``.
+
+    Half of the frames are smaller than the window, whose padding then shows their edges.
+    """
+    least = window if random.random() < 0.5 else window // 3
+    height, width = (int(side) for side in random.integers(least, window + 1, 2))
+    camera = torch.from_numpy(blank_frame(random, height, width, channels).astype(np.int32))
+    return padded(scaled_frame(camera, 1.0)[0].numpy(), window)
+
+
 Corner = tuple[int, int]
-"""(top, left) of a window, in pixels of the network."""
+"""(top, left) of a window in pixels of the scaled frame, negative where it is padded."""
 
 
 class _PreparedFrame:
     """One frame as the network sees it, and windows of it."""
 
-    def __init__(self, frame: AnnotatedFrame, window: int) -> None:
+    def __init__(self, frame: AnnotatedFrame, settings: WindowSettings) -> None:
         image = frame.read()
         image = image[:, :, None] if image.ndim == 2 else image
-        prepared, letterbox, _ = PrepareFrame()(torch.from_numpy(image.astype(np.int32)))
-        self.window = window
-        self.pixels: npt.NDArray[np.uint8] = prepared[0].permute(1, 2, 0).numpy()
-        scale_x, scale_y, pad_x, pad_y = (float(value) for value in letterbox[:4])
-        self.polygons = [
-            (cell, cell.polygon() * (scale_x, scale_y) + (pad_x, pad_y)) for cell in frame.cells
-        ]
-        # Content and padding are whole pixels, but for float32 arithmetic.
-        self.content = round(frame.height * scale_y), round(frame.width * scale_x)
-        self.padding = round(pad_y), round(pad_x)
+        self.channels = image.shape[2]
+        scale = settings.network_scale * frame.scale
+        pixels, (scale_x, scale_y) = scaled_frame(torch.from_numpy(image.astype(np.int32)), scale)
+        self.window, self.min_visible = settings.window, settings.min_visible
+        self.pixels: npt.NDArray[np.uint8] = pixels.numpy()
+        self.polygons = [(cell, cell.polygon() * (scale_x, scale_y)) for cell in frame.cells]
 
     def covering(self) -> list[Corner]:
         """Windows that cover the frame."""
-        tops, lefts = (
-            _starts(content, padding, self.window)
-            for content, padding in zip(self.content, self.padding, strict=True)
-        )
+        tops, lefts = (_starts(content, self.window) for content in self.pixels.shape[:2])
         return [(top, left) for top in tops for left in lefts]
 
     def around_cells(self, count: int, random: np.random.Generator) -> list[Corner]:
-        """Windows that hold the middle of a cell each, none where the frame has no cell."""
+        """Windows that hold the middle of a random cell each; none where there is no cell."""
         corners = []
         for index in random.integers(len(self.polygons), size=count) if self.polygons else ():
             x, y = self.polygons[index][1].mean(axis=0)
             top, left = (
-                int(np.clip(middle - place, 0, NETWORK_SIZE - self.window))
-                for middle, place in zip((y, x), random.uniform(0, self.window, 2), strict=True)
+                int(np.clip(middle - place, *self._range(length)))
+                for middle, place, length in zip(
+                    (y, x), random.uniform(0, self.window, 2), self.pixels.shape[:2], strict=True
+                )
             )
             corners.append((top, left))
         return corners
 
-    def cut(self, corner: Corner, min_visible: float) -> tuple[npt.NDArray[np.uint8], list[str]]:
+    def _range(self, length: int) -> tuple[int, int]:
+        """First and last place of a window along a side; they are one where it is padded."""
+        start = _starts(length, self.window)[0]
+        return start, max(start, length - self.window)
+
+    def background(
+        self, count: int, random: np.random.Generator
+    ) -> Iterator[npt.NDArray[np.uint8]]:
+        """Yield at most ``count`` windows without a cell, RGB uint8 ``[window, window, 3]``.
+
+        Where cells leave no room for a whole window, a rectangle of half or a quarter of its side
+        is cut and padded.
+        """
+        height, width = self.pixels.shape[:2]
+        taken = np.zeros((height, width), np.uint8)
+        for _, polygon in self.polygons:
+            cv2.fillPoly(taken, [np.rint(polygon).astype(np.int32)], (1,))
+        around = np.ones((2 * BACKGROUND_MARGIN + 1,) * 2, np.uint8)
+        sums = cv2.integral(cv2.dilate(taken, around))
+        for _ in range(count):
+            for side in (self.window, self.window // 2, self.window // 4):
+                rows, columns = min(side, height), min(side, width)
+                tops = random.integers(0, height - rows + 1, BACKGROUND_TRIES)
+                lefts = random.integers(0, width - columns + 1, BACKGROUND_TRIES)
+                cells = (
+                    sums[tops + rows, lefts + columns]
+                    - sums[tops, lefts + columns]
+                    - sums[tops + rows, lefts]
+                    + sums[tops, lefts]
+                )
+                free = np.flatnonzero(cells == 0)
+                if free.size:
+                    top, left = int(tops[free[0]]), int(lefts[free[0]])
+                    yield padded(self.pixels[top : top + rows, left : left + columns], self.window)
+                    break
+
+    def cut(self, corner: Corner) -> tuple[npt.NDArray[np.uint8], list[str]]:
         """RGB uint8 ``[window, window, 3]`` and label lines."""
         top, left = corner
-        lines = [
-            line
+        labels = (
+            _label_line(cell.class_id, polygon - (left, top), self.window, self.min_visible)
             for cell, polygon in self.polygons
-            if (line := _label_line(cell.class_id, polygon - (left, top), self.window, min_visible))
-        ]
-        pixels = self.pixels[top : top + self.window, left : left + self.window]
-        return np.ascontiguousarray(pixels), lines
+        )
+        lines = [line for line in labels if line]
+        part = self.pixels[max(0, top) : top + self.window, max(0, left) : left + self.window]
+        return padded(part, self.window), lines
 
 
-def _starts(content: int, padding: int, window: int) -> list[int]:
+def _write_frame(
+    frame: _PreparedFrame,
+    name: str,
+    folder: _WindowFolder,
+    settings: WindowSettings,
+    random: np.random.Generator,
+) -> None:
+    """Write the windows of one frame: those that cover it, those around cells, background."""
+    corners = frame.covering()
+    if settings.windows_per_frame is not None and settings.windows_per_frame < len(corners):
+        chosen = random.choice(len(corners), settings.windows_per_frame, replace=False)
+        corners = [corners[i] for i in sorted(chosen)]
+    corners += frame.around_cells(settings.windows_around_cells, random)
+    for index, corner in enumerate(corners):
+        folder.write(f"{name}_{index:02d}", *frame.cut(corner))
+    wanted = settings.background_share * len(corners)
+    count = int(wanted) + int(random.random() < wanted % 1)  # a share of a window is a chance
+    for index, pixels in enumerate(frame.background(count, random)):
+        folder.write(f"{name}_background_{index:02d}", pixels, [])
+
+
+def padded(pixels: npt.NDArray[np.uint8], window: int) -> npt.NDArray[np.uint8]:
+    """``pixels`` ``[h, w, 3]`` in the middle of a window, as a served tile is padded."""
+    height, width = pixels.shape[:2]
+    top, left = (-_starts(length, window)[0] for length in (height, width))
+    canvas = np.full((window, window, 3), PADDING_VALUE, np.uint8)
+    canvas[top : top + height, left : left + width] = pixels
+    return canvas
+
+
+def _starts(content: int, window: int) -> list[int]:
     """Where windows begin along one side so that they cover the content evenly."""
-    count = max(1, math.ceil(content / window))
-    last = max(padding, padding + content - window) if content > window else padding
-    starts = np.linspace(padding, last, count) if count > 1 else [padding + (content - window) / 2]
-    return [int(np.clip(round(start), 0, NETWORK_SIZE - window)) for start in starts]
+    if content <= window:
+        return [-padding_before(content, window)]
+    count = math.ceil(content / window)
+    return [round(start) for start in np.linspace(0, content - window, count)]
 
 
 def _label_line(

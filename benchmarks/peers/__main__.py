@@ -28,7 +28,9 @@ lock file; a peer whose environment is not there is left out, and the result say
 every core, one worker, and the batches that the peer recommends. All are given the same frames, 8
 bits and normalised beforehand, for that is what the study's images were; this server normalises
 them once more. All end with boxes, classes and outlines of cells. Before a time is taken, the cells
-must be the same: all but 2 % have boxes within half a pixel and the same class.
+must be the same: all but 2 % overlap one of the server's, and have its class. Of two outlines of
+one cell this server tells by masks, the peers by boxes; and where a mask goes on beyond its box, it
+moves the box out.
 
 With `--variant` this server stands there once more, with that variant of its model repository,
 whose arithmetic may leave 5 % of the cells with other boxes.
@@ -86,8 +88,9 @@ from export.reference import normalised_rgb
 from server.errors import ServerError
 from training.checkpoint import CheckpointError
 
-SIZES = ((640, 480, 15), (1024, 1024, 100))
-"""(width, height, cells) of the rendered frames."""
+SIZES = ((640, 480, 15), (640, 640, 30))
+"""(width, height, cells) of the rendered frames: no larger than the network's field, in which all
+ways see them alike. Larger ones the peers shrink, and this server cuts into tiles."""
 
 CLIENTS = 8
 """Clients that ask at once."""

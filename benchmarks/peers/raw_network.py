@@ -18,7 +18,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from cytoserve.contract import NETWORK_SIZE
 from cytoserve.model_config import MODEL_FILES, read_config
-from export.reference import UltralyticsYolo
+from export.yolo_reference import UltralyticsYolo
 from training.yolo_network import load_network
 
 RAW_NETWORK = "ultralytics_targets"

@@ -9,7 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.peers.found import Found
-from export.chain_parity import BOX_TOLERANCE, UNMATCHED, pair_cells
+from export.chain_parity import UNMATCHED
+
+BOX_IOU = 0.6
+"""Least IoU of two boxes of the same cell. The server moves a box out where a mask goes on beyond
+it, so the boxes of one cell may differ by some pixels."""
 
 OUTLINE_IOU = 0.75
 """Least mean IoU of the outlines. ultralytics cuts masks out at a quarter of its network's
@@ -27,9 +31,10 @@ class Agreement:
     found: int
     """Cells that the way found."""
     unmatched: int
-    """Cells of either side without one within `BOX_TOLERANCE` pixels on the other."""
+    """Cells of either side without one on the other whose box overlaps by `BOX_IOU`."""
     box_deviation: float
-    """Largest, in frame pixels, of the cells that both found."""
+    """Median over the cells that both found of the largest difference of their boxes' sides, in
+    frame pixels."""
     outline_iou: float
     """Mean over the cells that both found."""
     other_class: int
@@ -38,14 +43,16 @@ class Agreement:
 
 def compare(ours: Found, theirs: Found) -> Agreement:
     """Pair the cells of the server with those of another way and take the differences."""
-    rows, columns, distance = pair_cells(ours.boxes, theirs.boxes)
+    rows, columns = pair_boxes(ours.boxes, theirs.boxes)
     if not len(rows):
         return Agreement(len(theirs), len(ours) + len(theirs), 0.0, 0.0, 0)
     pairs = list(zip(rows.tolist(), columns.tolist(), strict=True))
     return Agreement(
         found=len(theirs),
         unmatched=len(ours) + len(theirs) - 2 * len(pairs),
-        box_deviation=float(distance.max()),
+        box_deviation=float(
+            np.median(np.abs(ours.boxes[rows] - theirs.boxes[columns]).max(axis=1))
+        ),
         outline_iou=float(np.mean([iou(ours.outlines[a], theirs.outlines[b]) for a, b in pairs])),
         other_class=int((ours.class_ids[rows] != theirs.class_ids[columns]).sum()),
     )
@@ -71,8 +78,9 @@ def hold(
         (ours > 0, "the server found no cell, so there is nothing to compare"),
         (
             agreement.unmatched <= most,
-            f"{agreement.unmatched} cells of either side have none within {BOX_TOLERANCE} px on "
-            f"the other, where {most} may; it found {agreement.found}, the server {ours}",
+            f"{agreement.unmatched} cells of either side have none on the other whose box overlaps "
+            f"by an IoU of {BOX_IOU}, where {most} may; it found {agreement.found}, the server "
+            f"{ours}",
         ),
         (
             agreement.outline_iou >= OUTLINE_IOU,
@@ -88,6 +96,22 @@ def hold(
             raise DifferentAnswers(
                 f"{way} does not answer {case} as the server does: {text}. No time was taken."
             )
+
+
+def pair_boxes(
+    ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Indices of boxes ``[N, 4]`` that overlap each other most, by `BOX_IOU` at least."""
+    if not len(ours) or not len(theirs):
+        return np.zeros(0, np.intp), np.zeros(0, np.intp)
+    low = np.maximum(ours[:, None, :2], theirs[None, :, :2])
+    high = np.minimum(ours[:, None, 2:], theirs[None, :, 2:])
+    shared = (high - low).clip(min=0).prod(axis=2)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (ours, theirs)]
+    overlaps = shared / (areas[0][:, None] + areas[1][None] - shared)
+    rows, best = np.arange(len(ours)), overlaps.argmax(axis=1)
+    mutual = (overlaps.argmax(axis=0)[best] == rows) & (overlaps[rows, best] >= BOX_IOU)
+    return rows[mutual], best[mutual]
 
 
 def iou(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:

@@ -44,7 +44,8 @@ PREDICT_SETTINGS: dict[str, Any] = {
     "rect": False,
     "verbose": False,
 }
-"""Arguments of ultralytics' ``predict`` that mean what the server's defaults mean."""
+"""Arguments of ultralytics' ``predict`` that come closest to the server's: ``iou`` is of boxes,
+where the server compares masks. One score threshold for all ways, whatever the card says."""
 
 Image = npt.NDArray[np.uint8]
 

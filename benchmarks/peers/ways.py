@@ -29,6 +29,7 @@ from benchmarks.peers.raw_network import RAW_NETWORK
 from benchmarks.peers.study import CHECKPOINTS_VARIABLE
 from benchmarks.served_variant import DEFAULT
 from cytoserve import Client
+from cytoserve.contract import SCORE_THRESHOLD
 from export.chain_parity import UNMATCHED
 
 START_TIMEOUT = 300.0
@@ -103,8 +104,10 @@ class ServedAsker:
         self._client = Client(url, timeout=ANSWER_TIMEOUT)
 
     def whole(self, pipeline: str, frame: PeerFrame) -> Found:
-        """Segment the frame."""
-        cells = self._client.segment(frame.image, pipeline)
+        """Segment the frame as a whole, at the scale and the threshold that the peers use."""
+        cells = self._client.segment(
+            frame.image, pipeline, scale="fit", score_threshold=SCORE_THRESHOLD
+        )
         return Found(cells.boxes, cells.class_ids.astype(np.int64), cells.polygons())
 
     timed = whole

@@ -75,6 +75,18 @@ def _growth(calls: Sequence[Row]) -> Iterator[Plot]:
         yield lines(title, Axis(axis, log=True), milliseconds, lined)
 
 
+def fields_plots(result: Result) -> list[Plot]:
+    """F1 of `benchmarks.fields` against the size of a frame, and against how it was resized."""
+    told = [{**row, "way": f"{row['pipeline']}, {row['told']} told"} for row in result["factors"]]
+    fields = Axis("training fields of the frame", log=True)
+    sizes = _series(result["sizes"], "pipeline", "fields", "f1")
+    factors = _series(told, "way", "factor", "f1")
+    return [
+        lines("F1 against size", fields, Axis("F1"), sizes),
+        lines("F1 against scale", Axis("resized by"), Axis("F1"), factors),
+    ]
+
+
 def cells_plots(result: Result) -> list[Plot]:
     """Seconds and memory of `benchmarks.cells`, against the cells that a frame shows."""
     counts, name = result["counts"], result["pipeline"]

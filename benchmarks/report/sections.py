@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks import glioma_tables, nuclei_tables
 from benchmarks.approaches_tables import approaches_table
 from benchmarks.cells import cells_table
+from benchmarks.fields.tables import fields_table
 from benchmarks.instance_tables import instances_page
 from benchmarks.latency.tables import latency_table
 from benchmarks.own_cores import own_cores_table
@@ -17,6 +18,7 @@ from benchmarks.regression import regression_table
 from benchmarks.report.drawing import Plot
 from benchmarks.report.plots import (
     cells_plots,
+    fields_plots,
     latency_plots,
     peers_plots,
     scaling_plots,
@@ -94,6 +96,14 @@ SHOWN = (
         "python -m benchmarks.variants --json benchmarks/results/variants.json",
         variants_table,
         variants_plots,
+    ),
+    Shown(
+        "fields",
+        "Size, place and scale of a frame",
+        "The same cells in frames of other sizes, offsets and scales, and frames without cells.",
+        "python -m benchmarks.fields --data data --json benchmarks/results/fields.json",
+        fields_table,
+        fields_plots,
     ),
     Shown(
         "rendered-cells",

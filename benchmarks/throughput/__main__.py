@@ -64,10 +64,13 @@ from benchmarks.throughput.windows import (
     Served,
     Way,
 )
-from cytoserve import CytoserveError
+from cytoserve import Client, CytoserveError
 from cytoserve.codec import foregrounds, instances, prompted
+from cytoserve.codec.cards import Card
 from cytoserve.contract import PIPELINES
 from cytoserve.model_config import ModelConfigError
+from cytoserve.operating_point import operating_point
+from cytoserve.settings import ForegroundSettings, Settings
 from cytoserve.transport import Request
 from server.errors import StartError
 from server.repository import is_configured
@@ -104,10 +107,13 @@ def measure(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         (folder / "models").mkdir()
         served = without_outputs_on_request(repository, [pipeline], folder / "models")
-        perf_analyzer.write_frames(requests_of(pipeline, frames), folder / "frames.json")
         benches = {}
         for variant in (DEFAULT, *variants):
             server = stack.enter_context(quiet_server(served, [pipeline], variant))
+            if variant == DEFAULT:
+                with Client(server.url) as client:
+                    requests = requests_of(client.card(pipeline), frames)
+                perf_analyzer.write_frames(requests, folder / "frames.json")
             benches[variant] = Bench(
                 pipeline,
                 server.url,
@@ -161,17 +167,22 @@ def _clients(tool: bool) -> tuple[str, ...]:
     return (*ours, PERF_ANALYZER) if tool else ours
 
 
-def requests_of(pipeline: str, frames: Sequence[LoadFrame]) -> list[Request]:
-    """What the client sends for the frames.
+def requests_of(card: Card, frames: Sequence[LoadFrame]) -> list[Request]:
+    """What the client sends for the frames, with the scale and the threshold of the card.
 
     Raises:
         CytoserveError: the pipeline does not take such a frame.
     """
-    kind = PIPELINES[pipeline]
+    kind = PIPELINES[card.pipeline]
     if kind.is_semantic:
-        return [foregrounds.encode_request(frame.image, kind) for frame in frames]
+        settings = ForegroundSettings().with_threshold_of(card.threshold)
+        return [foregrounds.encode_request(frame.image, kind, settings) for frame in frames]
     if not kind.is_prompted:
-        return [instances.encode_request(frame.image, kind) for frame in frames]
+        points = [operating_point(Settings(), card, frame.image.shape, kind) for frame in frames]
+        return [
+            instances.encode_request(frame.image, kind, point)
+            for frame, point in zip(frames, points, strict=True)
+        ]
     return [
         prompted.encode_request(frame.image, kind, frame.prompts)
         for frame in frames

@@ -36,12 +36,13 @@ from benchmarks.load import ask, load_frame
 from benchmarks.options import json_option, markdown_option, repository_option
 from benchmarks.quiet_server import quiet_server
 from benchmarks.result_files import new_result, write_result
+from benchmarks.score_thresholds import score_threshold_option
 from benchmarks.served_variant import DEFAULT
 from benchmarks.timing import in_turn
 from benchmarks.variants.proofs import Proof, Thresholds, figures_of, read_proof
 from benchmarks.variants.tables import variants_table
 from cytoserve import Client
-from cytoserve.contract import OVERLAP_THRESHOLD, PIPELINES, SCORE_THRESHOLD
+from cytoserve.contract import OVERLAP_THRESHOLD, PIPELINES
 from export.accuracy_budget import beyond_budget, drops
 from server.errors import ServerError
 from server.repository import is_configured, models_of_variant, survey
@@ -217,7 +218,7 @@ def data_of_pipelines(
 @click.option("--side", type=click.IntRange(64), default=1024, help="Side of the timed frame.")
 @click.option("--cells", type=click.IntRange(0), default=15, help="Cells of the timed frame.")
 @click.option("--repeats", type=click.IntRange(1), default=5, help="Timed requests of each way.")
-@click.option("--score-threshold", type=click.FloatRange(0, 1), default=SCORE_THRESHOLD)
+@score_threshold_option
 @click.option("--overlap-threshold", type=click.FloatRange(0, 1), default=OVERLAP_THRESHOLD)
 @json_option
 @markdown_option
@@ -228,7 +229,7 @@ def main(
     side: int,
     cells: int,
     repeats: int,
-    score_threshold: float,
+    score_threshold: float | None,
     overlap_threshold: float,
     json_file: Path,
     markdown: Path | None,

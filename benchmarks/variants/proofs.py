@@ -15,10 +15,10 @@ import numpy.typing as npt
 from cytoserve import Client
 from cytoserve.contract import PIPELINES
 from export.foreground_pipelines import RADIUS
-from export.matching import match_cells, quality
 from training.annotated import AnnotatedCell
 from training.command_line import read_data
 from training.dice import dice_score
+from training.matching import match_cells, quality
 from training.readers.brecahad import disc_mask, read_brecahad
 from training.rendered import RenderSettings, render_frame
 from training.unet_frames import foreground_mask
@@ -47,7 +47,8 @@ class Proof:
 class Thresholds:
     """Of the instance pipelines."""
 
-    score: float
+    score: float | None
+    """None takes that of the card."""
     overlap: float
 
 

@@ -14,7 +14,7 @@
 
 from cytoserve.cells import Cells
 from cytoserve.client import AsyncClient, Client
-from cytoserve.codec.cards import Card
+from cytoserve.codec.cards import Card, LearnedScale
 from cytoserve.errors import (
     AccessDenied,
     AnswerMalformed,
@@ -54,6 +54,7 @@ __all__ = [
     "InvalidPrompts",
     "InvalidRequest",
     "InvalidSetting",
+    "LearnedScale",
     "PipelineNotServed",
     "Prompts",
     "Region",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cytoserve.measurements import MEASUREMENTS, measure
-from cytoserve.patches import Region, outlines, paint_labels, regions
+from cytoserve.patches import LabelImage, Region, outlines, owned_regions, paint_labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +19,11 @@ class Cells:
     """N cells, best score first, or in the order of their prompts; every array is read-only.
 
     Coordinates are continuous frame pixels: pixel ``i`` spans ``[i, i + 1)``.
+
+    A cell is one connected piece, or nothing where its patch is empty, and every pixel belongs to
+    one cell at most: see :mod:`cytoserve.patches` for the rule. Label image, regions, masks,
+    polygons and table are of these same pixels. ``boxes`` and ``patches`` are as the network found
+    them, overlaps included.
 
     Attributes:
         boxes: float32 ``[N, 4]``, (x0, y0, x1, y1).
@@ -31,6 +37,8 @@ class Cells:
         class_names: the K classes.
         found: cells found before ``max_cells`` cut the answer.
         labels: the label image that the server painted, if it was asked to.
+        scale: the factor that brought the frame to the scale of the training frames.
+        score_threshold: the threshold that was used; None for prompted cells.
     """
 
     boxes: NDArray[np.float32]
@@ -41,7 +49,9 @@ class Cells:
     frame_shape: tuple[int, int]
     class_names: tuple[str, ...]
     found: int
-    labels: NDArray[np.uint16] | None = None
+    labels: LabelImage | None = None
+    scale: float = 1.0
+    score_threshold: float | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -60,7 +70,8 @@ class Cells:
     def __getitem__(self, index: int | slice | NDArray[Any]) -> Cells:
         """Return the chosen cells, such as ``cells[0]``, ``cells[:10]``, ``cells[scores > 0.5]``.
 
-        They are numbered anew from 1, so a label image that the server painted is dropped.
+        They are numbered anew from 1 and painted anew: a cell that is left out claims no pixel,
+        so its neighbours may be larger here than in the whole answer.
         """
         kept = np.atleast_1d(np.arange(len(self))[index])
         return replace(
@@ -98,23 +109,29 @@ class Cells:
         """
         return self[self.class_ids == self.class_names.index(name)]
 
-    def label_image(self) -> NDArray[np.uint16] | NDArray[np.uint32]:
-        """Return ``[H, W]``: 0 background, ``i`` the i-th cell from 1 on.
+    def label_image(self) -> LabelImage:
+        """Return ``[H, W]``: 0 background, ``i`` the i-th cell from 1 on; read-only.
 
-        Where cells overlap the earlier one keeps the pixel: the better-scored, or that of the
-        earlier prompt. uint16, or uint32 when
-        N > 65535.
+        The image that the server painted, if it was asked to; else it is painted here, once, by
+        the same rule. Where cells overlap the earlier one keeps the pixel: the better-scored, or
+        that of the earlier prompt. uint16, or uint32 when N > 65535.
         """
+        return self._label_image
+
+    @cached_property
+    def _label_image(self) -> LabelImage:
         if self.labels is not None:
             return self.labels
-        return paint_labels(self.boxes, self.patches, self.frame_shape)
+        painted = paint_labels(self.boxes, self.patches, self.frame_shape)
+        painted.flags.writeable = False
+        return painted
 
     def regions(self) -> Iterator[Region]:
-        """Yield the covered part of the frame, with its mask, for every cell; overlaps stay."""
-        return regions(self.boxes, self.patches, self.frame_shape)
+        """Yield the bounding box of every cell in the label image, with its mask."""
+        return owned_regions(self.boxes, self.label_image())
 
     def masks(self) -> Iterator[NDArray[np.bool_]]:
-        """Yield a bool ``[H, W]`` for every cell, one at a time; overlaps stay.
+        """Yield a bool ``[H, W]`` for every cell, one at a time: where the label image has it.
 
         All at once would be O(N·H·W); :meth:`regions` is the small form of the same.
         """
@@ -126,18 +143,18 @@ class Cells:
     def polygons(self) -> list[NDArray[np.float32]]:
         """Return the outline of every cell: float32 ``[P, 2]``, (x, y), frame pixels.
 
-        The outer outline of the largest part, finer than pixels, without holes, closed from the
-        last point to the first; ``[0, 2]`` where the patch is empty or the box has no area. A
-        cell so small that it holds no pixel's centre has an outline all the same.
+        The outer outline of the cell in the label image, finer than pixels, without holes, closed
+        from the last point to the first. It is ``[0, 2]`` where a cell owns no pixel: its patch
+        is empty, or other cells fill the frame.
         """
-        return list(outlines(self.boxes, self.patches))
+        return list(outlines(self.boxes, self.patches, self.label_image()))
 
     def table(self) -> dict[str, NDArray[Any]]:
         """Return one column a key, N rows each; ``pandas.DataFrame(cells.table())`` takes it.
 
         ``label`` is the number in the label image; ``class``, ``score`` and one
         ``probability-<class>`` a class follow, then
-        :data:`cytoserve.measurements.MEASUREMENTS` of the cell's own mask, overlaps included.
+        :data:`cytoserve.measurements.MEASUREMENTS` of the cell in the label image.
         """
         measured = np.array([measure(region) for region in self.regions()], np.float64)
         columns = measured.reshape(len(self), len(MEASUREMENTS)).T

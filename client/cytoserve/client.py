@@ -11,12 +11,13 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cytoserve import contract
+from cytoserve.cell_windows import cell_windows, join_windows
 from cytoserve.cells import Cells
 from cytoserve.codec import cards, foregrounds, instances, prompted
 from cytoserve.codec.cards import Card
@@ -28,6 +29,7 @@ from cytoserve.errors import (
 )
 from cytoserve.foreground import Foreground
 from cytoserve.frames import check_frame, check_values
+from cytoserve.operating_point import OperatingPoint, operating_point
 from cytoserve.prompts import Prompts
 from cytoserve.settings import (
     DEFAULT_FOREGROUND_PIPELINE,
@@ -86,21 +88,37 @@ class Client:
         image: NDArray[np.generic],
         pipeline: str = DEFAULT_PIPELINE,
         *,
-        score_threshold: float = contract.SCORE_THRESHOLD,
+        score_threshold: float | None = None,
         overlap_threshold: float = contract.OVERLAP_THRESHOLD,
         max_cells: int = contract.MAX_CELLS,
+        scale: float | Literal["fit"] | None = None,
+        pixel_size_um: float | None = None,
+        cell_diameter_px: float | None = None,
         labels: bool = False,
         timeout: float | None = None,
     ) -> Cells:
-        """Find the cells of one frame.
+        """Find the cells of one frame, of any size, at the scale that the network knows.
+
+        A frame is taken to have the scale of the frames that the network was trained on, unless
+        one of ``scale``, ``pixel_size_um`` and ``cell_diameter_px`` tells otherwise. A frame larger
+        than the network's field is cut into tiles on the server, and one beyond a request is sent
+        in windows, whose deadline is that of the whole call; see :mod:`cytoserve.cell_windows`.
+        The first call asks the server for the pipeline's card, too.
 
         Args:
             image: ``[H, W]``, ``[H, W, 1]`` or ``[H, W, 3]`` (RGB) of uint8, uint16, or float
                 within 0..1; see :mod:`cytoserve.frames`.
             pipeline: one of ``contract.PIPELINES`` that finds cells by itself.
-            score_threshold: detections that score below it are dropped; 0..1.
-            overlap_threshold: of two boxes with a larger IoU the better-scored one stays; 0..1.
-            max_cells: most cells of the answer; ``Cells.capped`` tells when it cut.
+            score_threshold: detections that score below it are dropped; 0..1. None takes the one
+                that the model's training chose.
+            overlap_threshold: of two cells of which one covers a larger share of the smaller one's
+                mask, one stays; 0..1.
+            max_cells: maximum number of cells of the answer; ``Cells.capped`` tells when it cut.
+            scale: factor that brings the frame to the training's scale, such as 2 for cells of
+                half the size; ``"fit"`` brings the whole frame into one tile, which is fast, and
+                right for a few large cells.
+            pixel_size_um: side of a frame pixel in micrometres, for models that know their own.
+            cell_diameter_px: usual diameter of the cells in frame pixels.
             labels: let the server paint the label image, as ``Cells.labels``.
             timeout: deadline of this call in seconds; the client's if None.
 
@@ -108,7 +126,9 @@ class Client:
             InvalidRequest: the image or a setting is at fault; nothing was sent.
             ServerUnreachable, DeadlineExceeded, ServerError: see :mod:`cytoserve.errors`.
         """
-        settings = Settings(score_threshold, overlap_threshold, max_cells)
+        settings = Settings(
+            score_threshold, overlap_threshold, max_cells, scale, pixel_size_um, cell_diameter_px
+        )
         return _finish(self._calls.segment(image, pipeline, settings, labels, timeout))
 
     def foreground(
@@ -116,7 +136,7 @@ class Client:
         image: NDArray[np.generic],
         pipeline: str = DEFAULT_FOREGROUND_PIPELINE,
         *,
-        probability_threshold: float = contract.PROBABILITY_THRESHOLD,
+        probability_threshold: float | None = None,
         white_level: float | None = None,
         timeout: float | None = None,
     ) -> Foreground:
@@ -132,7 +152,8 @@ class Client:
             image: ``[H, W]``, ``[H, W, 1]`` or ``[H, W, 3]`` (RGB) of uint8, uint16, or float
                 within 0..1; see :mod:`cytoserve.frames`.
             pipeline: one of ``contract.PIPELINES`` that is semantic.
-            probability_threshold: pixels of at least this probability are foreground; 0..1.
+            probability_threshold: pixels of at least this probability are foreground; 0..1. None
+                takes the one that the model's training chose.
             white_level: the value of ``image`` that is white; if None, 255 for uint8, 65535 for
                 uint16 and 1.0 for float. A 12-bit camera sets 4095. Only for pipelines with
                 ``contract.WHITE_LEVEL_INPUT``.
@@ -233,14 +254,19 @@ class AsyncClient:
         image: NDArray[np.generic],
         pipeline: str = DEFAULT_PIPELINE,
         *,
-        score_threshold: float = contract.SCORE_THRESHOLD,
+        score_threshold: float | None = None,
         overlap_threshold: float = contract.OVERLAP_THRESHOLD,
         max_cells: int = contract.MAX_CELLS,
+        scale: float | Literal["fit"] | None = None,
+        pixel_size_um: float | None = None,
+        cell_diameter_px: float | None = None,
         labels: bool = False,
         timeout: float | None = None,
     ) -> Cells:
         """Find the cells of one frame; see :meth:`Client.segment`."""
-        settings = Settings(score_threshold, overlap_threshold, max_cells)
+        settings = Settings(
+            score_threshold, overlap_threshold, max_cells, scale, pixel_size_um, cell_diameter_px
+        )
         return await self._calls.segment(image, pipeline, settings, labels, timeout)
 
     async def foreground(
@@ -248,7 +274,7 @@ class AsyncClient:
         image: NDArray[np.generic],
         pipeline: str = DEFAULT_FOREGROUND_PIPELINE,
         *,
-        probability_threshold: float = contract.PROBABILITY_THRESHOLD,
+        probability_threshold: float | None = None,
         white_level: float | None = None,
         timeout: float | None = None,
     ) -> Foreground:
@@ -308,20 +334,56 @@ class _Calls:
     async def segment(
         self,
         image: NDArray[np.generic],
-        pipeline: str,
+        name: str,
         settings: Settings,
         labels: bool,
         timeout: float | None,
     ) -> Cells:
-        deadline = self._deadline(pipeline, timeout)
-        request = instances.encode_request(
-            image, find_instance_pipeline(pipeline), settings, labels
-        )
-        card = await self._card(pipeline, deadline)
-        answer = await self._infer(pipeline, request, deadline)
+        deadline = self._deadline(name, timeout)
+        pipeline = find_instance_pipeline(name)
+        frame_shape = check_frame(image, frame_limits(pipeline))
+        check_values(image)
+        card = await self._card(name, deadline)
+        point = operating_point(settings, card, frame_shape, pipeline)
+        parts = cell_windows(frame_shape, pipeline, point)
+        if len(parts) == 1:
+            request = instances.encode_request(image, pipeline, point, labels)
+            return await self._cells(request, point, card, deadline)
+        # All windows are asked with the numbers of one card, so it must be that of the models.
+        card = await self._card(name, deadline, anew=True)
+        point = operating_point(settings, card, frame_shape, pipeline)
+        parts = cell_windows(frame_shape, pipeline, point)
+        answers = []
+        for part in parts:
+            window = image[part.rows, part.columns]
+            request = instances.encode_request(window, pipeline, point)
+            request = replace(request, origin=(part.rows.start, part.columns.start))
+            answers.append(await self._cells(request, point, card, deadline))
+        await self._see_same_models(name, card, deadline)
+        cells = join_windows(parts, answers, frame_shape, point)
+        return replace(cells, labels=cells.label_image()) if labels else cells
+
+    async def _cells(
+        self,
+        request: Request,
+        point: OperatingPoint,
+        card: Card,
+        deadline: _Deadline,
+    ) -> Cells:
+        """Ask for the cells of one frame, or of one window of a larger frame."""
+        answer = await self._infer(request.model, request, deadline)
         if instances.class_count(answer) != len(card.class_names):  # exported anew since
-            card = await self._card(pipeline, deadline, anew=True)
-        return instances.decode_answer(answer, request, card.class_names)
+            card = await self._card(request.model, deadline, anew=True)
+        return instances.decode_answer(answer, request, card.class_names, point)
+
+    async def _see_same_models(self, name: str, before: Card, deadline: _Deadline) -> None:
+        """Check that no window of a frame was answered by other models than those of ``before``."""
+        after = await self._card(name, deadline, anew=True)
+        if before.models != after.models:
+            raise ServerError(
+                f"All windows of a frame must be answered by the same models; given: {name} was "
+                "exported anew in between. Ask again."
+            )
 
     async def foreground(
         self,
@@ -334,37 +396,33 @@ class _Calls:
         pipeline = find_semantic_pipeline(name)
         settings.check_for(pipeline)
         frame_shape = check_frame(image, frame_limits(pipeline))
+        check_values(image)  # of all windows, before anything is sent
         parts = windows(frame_shape, pipeline)
+        card = await self._card(name, deadline, anew=len(parts) > 1)
+        settings = settings.with_threshold_of(card.threshold)
         if len(parts) == 1:
             request = foregrounds.encode_request(image, pipeline, settings)
-            return await self._window(request, pipeline, settings, deadline)
-        check_values(image)  # of all windows, before any is sent
+            return await self._foreground(request, settings, card, deadline)
         stitching = Stitching(frame_shape)
-        before = await self._card(name, deadline, anew=True)
         for window in parts:
             part = image[window.rows, window.columns]
             origin = window.rows.start, window.columns.start
             request = replace(foregrounds.encode_request(part, pipeline, settings), origin=origin)
-            stitching.put(window, await self._window(request, pipeline, settings, deadline))
-        after = await self._card(name, deadline, anew=True)
-        if before.models != after.models:
-            raise ServerError(
-                f"All windows of a frame must be answered by the same models; given: {name} was "
-                "exported anew in between. Ask again."
-            )
+            stitching.put(window, await self._foreground(request, settings, card, deadline))
+        await self._see_same_models(name, card, deadline)
         return stitching.whole()
 
-    async def _window(
+    async def _foreground(
         self,
         request: Request,
-        pipeline: contract.Pipeline,
         settings: ForegroundSettings,
+        card: Card,
         deadline: _Deadline,
     ) -> Foreground:
-        card = await self._card(pipeline.name, deadline)
-        answer = await self._infer(pipeline.name, request, deadline)
+        """Ask for the foreground of one frame, or of one window of a larger frame."""
+        answer = await self._infer(request.model, request, deadline)
         return foregrounds.decode_answer(
-            answer, request, card.class_names[0], settings.probability_threshold
+            answer, request, card.class_names[0], settings.known_threshold
         )
 
     async def prompt(

@@ -16,20 +16,15 @@ Json = dict[str, Any]
 def coco_dataset(cells: Cells, file_name: str) -> Json:
     """Return the cells of an image as JSON-ready values, one annotation a cell.
 
-    Masks are uncompressed run lengths (``counts`` as a list), exact and with their holes and
-    overlaps; ``bbox`` is the detected box as x, y, width, height; categories count from 1.
+    Masks are uncompressed run lengths (``counts`` as a list), exact and with their holes;
+    annotation ``i`` has the pixels of cell ``i`` in the label image, and ``bbox`` is their
+    bounding box as x, y, width, height; categories count from 1.
     """
-    corners, sides = cells.boxes[:, :2], cells.boxes[:, 2:] - cells.boxes[:, :2]
-    boxes = np.concatenate([corners, sides], axis=1).astype(float)
     annotations = [
         _annotation(number, region, cells.frame_shape)
-        | {
-            "category_id": int(class_id) + 1,
-            "bbox": [round(value, 3) for value in box.tolist()],
-            "score": round(float(score), 6),
-        }
-        for number, (region, class_id, box, score) in enumerate(
-            zip(cells.regions(), cells.class_ids, boxes, cells.scores, strict=True), 1
+        | {"category_id": int(class_id) + 1, "score": round(float(score), 6)}
+        for number, (region, class_id, score) in enumerate(
+            zip(cells.regions(), cells.class_ids, cells.scores, strict=True), 1
         )
     ]
     return _dataset(file_name, cells.frame_shape, cells.class_names, annotations)
@@ -38,24 +33,23 @@ def coco_dataset(cells: Cells, file_name: str) -> Json:
 def coco_foreground(foreground: Foreground, file_name: str) -> Json:
     """Return the foreground of an image as JSON-ready values, one annotation a component.
 
-    As :func:`coco_dataset`; ``bbox`` is that of the component's pixels, and ``score`` the mean
-    probability of its pixels.
+    As :func:`coco_dataset`; ``score`` is the mean probability of the component's pixels.
     """
     shape = foreground.frame_shape
     annotations = []
     for number, region in enumerate(foreground.components(), 1):
-        rows, columns = region.rows, region.columns
-        mean = foreground.probability[rows, columns][region.mask].mean() / FULL
-        box = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-        own = {"category_id": 1, "bbox": list(box), "score": round(float(mean), 6)}
+        values = foreground.probability[region.rows, region.columns][region.mask]
+        own = {"category_id": 1, "score": round(float(values.mean() / FULL), 6)}
         annotations.append(_annotation(number, region, shape) | own)
     return _dataset(file_name, shape, (foreground.class_name,), annotations)
 
 
 def _annotation(number: int, region: Region, frame_shape: tuple[int, int]) -> Json:
+    height, width = region.mask.shape
     return {
         "id": number,
         "image_id": 1,
+        "bbox": [region.columns.start, region.rows.start, width, height],
         "area": int(np.count_nonzero(region.mask)),
         "segmentation": {
             "size": list(frame_shape),

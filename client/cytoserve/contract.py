@@ -15,7 +15,10 @@ MASK_SIZE = 56
 """M: side of a cell's mask patch, in patch pixels; the patch spans the cell's box."""
 
 NETWORK_SIZE = 640
-"""Side of the square, letterboxed image that the YOLO networks see, in pixels."""
+"""Side of the square tile that the YOLO networks see, in network pixels."""
+
+MASKRCNN_TILE_SIZE = 1024
+"""Longest side of a tile that Mask R-CNN sees, in network pixels."""
 
 SAM_MASK_SIZE = 112
 """M of SAM's masks, whose borders are sharper than those of the other networks."""
@@ -49,13 +52,20 @@ MAX_TILED_PIXELS = 4096 * 4096
 """Most pixels of a frame that the server cuts into tiles; the client sends larger ones in parts."""
 
 PROBABILITY_THRESHOLD = 0.5
-"""Default: pixels of at least this probability are foreground."""
+"""Probability threshold of a model whose training chose none; pixels from it on are foreground."""
 
 SCORE_THRESHOLD = 0.25
-"""Default: detections below this score are dropped."""
+"""Score threshold of a model whose training chose none; detections below it are dropped."""
 
 OVERLAP_THRESHOLD = 0.6
-"""Default: of two boxes with a larger IoU only the better-scored one is kept (NMS)."""
+"""Default: of two cells of which one covers a larger share of the smaller one's mask, one stays."""
+
+MAX_TILES = 64
+"""Maximum number of network tiles per request: 4224 x 4224 network pixels at an overlap of 128.
+The client sends larger frames in parts."""
+
+MAX_TILE_OVERLAP = NETWORK_SIZE // 2
+"""Largest overlap of neighbouring tiles, in network pixels. Larger ones only add tiles."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +112,9 @@ class Pipeline:
 
     ``on_request`` are outputs whose step runs only when a request names them. ``card`` is the
     model that tells class names and model hashes (see :data:`CARD_OUTPUT`). ``max_pixels`` is the
-    most, ``H * W``, that one request may hold. ``fused`` is the step that takes the place of all
-    steps but those ``on_request`` in a variant that serves them as one graph.
+    most, ``H * W``, that one request may hold. ``field`` is the longest side of a tile of an
+    instance pipeline, in network pixels. ``fused`` is the step that takes the place of all steps
+    but those ``on_request`` in a variant that serves them as one graph.
     """
 
     name: str
@@ -115,6 +126,7 @@ class Pipeline:
     on_request: tuple[Tensor, ...]
     card: str
     max_pixels: int = MAX_SIDE * MAX_SIDE
+    field: int = NETWORK_SIZE
     fused: str | None = None
 
     @property
@@ -135,6 +147,10 @@ class Pipeline:
 
 # -- What a caller sees -----------------------------------------------------------------------
 IMAGE = Tensor("image", "UINT16", (-1, -1, -1))  # H, W, C; C = 1 or 3, as the camera gave it
+# Network pixels per frame pixel. The card tells the scale that the network was trained at.
+SCALE_INPUT = Tensor("scale", "FP32", (1,))
+# Least overlap of neighbouring tiles in network pixels: the size of the largest cells.
+TILE_OVERLAP_INPUT = Tensor("tile_overlap", "FP32", (1,))
 SCORE_THRESHOLD_INPUT = Tensor("score_threshold", "FP32", (1,))
 OVERLAP_THRESHOLD_INPUT = Tensor("overlap_threshold", "FP32", (1,))
 MAX_CELLS_INPUT = Tensor("max_cells", "INT32", (1,))
@@ -167,7 +183,14 @@ MASK = Tensor("mask", "UINT8", (-1, -1))  # H, W; 1 foreground, 0 background
 CENTRES = Tensor("centres", "FP32", (-1, 2))  # N, (x, y) in frame pixels
 CENTRE_SCORES = Tensor("centre_scores", "FP32", (-1,))  # N, descending; smoothed probability
 
-INSTANCE_INPUTS = (IMAGE, SCORE_THRESHOLD_INPUT, OVERLAP_THRESHOLD_INPUT, MAX_CELLS_INPUT)
+INSTANCE_INPUTS = (
+    IMAGE,
+    SCALE_INPUT,
+    TILE_OVERLAP_INPUT,
+    SCORE_THRESHOLD_INPUT,
+    OVERLAP_THRESHOLD_INPUT,
+    MAX_CELLS_INPUT,
+)
 INSTANCE_OUTPUTS = (BOXES, SCORES, CLASS_IDS, CLASS_PROBS, MASKS, CELLS_FOUND)
 
 POINT_LABELS = {"background": 0, "foreground": 1, "box_start": 2, "box_end": 3, "none": -1}
@@ -180,14 +203,18 @@ CARD_OUTPUT = Tensor("card", "BYTES", (1,))
 """JSON: ``pipeline``, ``class_names``, ``models`` (name -> version, sha256), ``recipes``."""
 
 # -- What passes between the steps --------------------------------------------------------------
-NETWORK_IMAGE = Tensor("network_image", "UINT8", (3, NETWORK_SIZE, NETWORK_SIZE), rows=1)
-LETTERBOX = Tensor("letterbox", "FP32", (6,))  # scale_x, scale_y, pad_x, pad_y, frame H, frame W
+# T tiles of one frame, row by row.
+NETWORK_IMAGE = Tensor("network_image", "UINT8", (3, NETWORK_SIZE, NETWORK_SIZE), rows=-1)
+TILE_ORIGINS = Tensor("tile_origins", "FP32", (-1, 2))  # T, (x, y) in pixels of the scaled frame
+# scale_x, scale_y, frame H, frame W, overlap of neighbouring tiles in network pixels
+TILING = Tensor("tiling", "FP32", (5,))
 LEVELS = Tensor("levels", "FP32", (2,))  # camera values that normalisation maps to 0 and 1
 # 4 box values, K class scores, 32 mask coefficients; 8400 anchors of the 640 px network.
-PREDICTIONS = Tensor("predictions", "FP32", (-1, 8400), rows=1)
-PROTOTYPES = Tensor("prototypes", "FP32", (32, NETWORK_SIZE // 4, NETWORK_SIZE // 4), rows=1)
+PREDICTIONS = Tensor("predictions", "FP32", (-1, 8400), rows=-1)
+PROTOTYPES = Tensor("prototypes", "FP32", (32, NETWORK_SIZE // 4, NETWORK_SIZE // 4), rows=-1)
 DETECTED_IDS = Tensor("detected_ids", "INT32", (-1,))
 DETECTED_PROBS = Tensor("detected_probs", "FP32", (-1, -1))
+CELLS_DETECTED = Tensor("cells_detected", "INT32", (1,))  # before the cap, as `cells_found`
 # Copies under names of their own: a step that runs only on request must not read a tensor that
 # is also an output of the ensemble, or Triton answers "unexpected deadlock".
 CELL_BOXES = Tensor("cell_boxes", "FP32", (-1, 4))
@@ -200,7 +227,16 @@ FRAME_SIZE = Tensor("frame_size", "INT32", (2,))  # H, W
 CROPS = Tensor("crops", "UINT8", (3, CROP_SIZE, CROP_SIZE), rows=-1)  # one row at least
 CROP_PROBS = Tensor("crop_probs", "FP32", (-1,), rows=-1)  # K
 
-NORMALISED_RGB = Tensor("normalised_rgb", "UINT8", (3, -1, -1), rows=1)  # at the frame's size
+# T tiles of one frame, row by row, all of one size: that of the frame where it is no larger.
+NETWORK_TILES = Tensor("network_tiles", "UINT8", (3, -1, -1), rows=-1)
+# What was found in all tiles, in frame pixels; one cell may stand here several times.
+CANDIDATE_BOXES = Tensor("candidate_boxes", "FP32", (-1, 4))  # P
+CANDIDATE_SCORES = Tensor("candidate_scores", "FP32", (-1,))
+CANDIDATE_IDS = Tensor("candidate_ids", "INT32", (-1,))
+CANDIDATE_PROBS = Tensor("candidate_probs", "FP32", (-1, -1))  # P, K
+CANDIDATE_MASKS = Tensor("candidate_masks", "UINT8", MASKS.dims)
+WHOLE = Tensor("whole", "INT32", (-1,))  # 1: no inner edge of a tile cuts it
+LARGE_CUT = Tensor("large_cut", "INT32", (-1,))  # 1: cut, and whole in no other tile
 # Red, green, blue and opacity: longest side scaled to SAM's input side S, transparent to the right
 # and below. Pixel statistics are the encoder's.
 SAM_IMAGE = Tensor("sam_image", "UINT8", (4, -1, -1), rows=1)  # S, S
@@ -217,7 +253,11 @@ TILE_PROBABILITIES = Tensor("tile_probabilities", "UINT8", (TILE_SIZE, TILE_SIZE
 STEPS = {
     step.name: step
     for step in (
-        Step("yolo_prepare", (IMAGE,), (NETWORK_IMAGE, LETTERBOX, LEVELS)),
+        Step(
+            "yolo_prepare",
+            (IMAGE, SCALE_INPUT, TILE_OVERLAP_INPUT),
+            (NETWORK_IMAGE, TILE_ORIGINS, TILING, LEVELS),
+        ),
         # One class, "cell": the general network of S1, approach 2.
         Step("yolo_cells", (NETWORK_IMAGE,), (PREDICTIONS, PROTOTYPES), batches=True),
         # K classes: the network of S1, approach 1, fine-tuned to the target data.
@@ -227,7 +267,8 @@ STEPS = {
             (
                 PREDICTIONS,
                 PROTOTYPES,
-                LETTERBOX,
+                TILE_ORIGINS,
+                TILING,
                 SCORE_THRESHOLD_INPUT,
                 OVERLAP_THRESHOLD_INPUT,
                 MAX_CELLS_INPUT,
@@ -257,13 +298,42 @@ STEPS = {
             )
             for name in ("yolo_fused", "yolo_resnet_fused")
         ),
-        Step("maskrcnn_prepare", (IMAGE,), (NORMALISED_RGB, FRAME_SIZE)),
-        # Not batched: what leaves its backbone is 90 MB a frame, and its cells differ in number.
+        Step(
+            "maskrcnn_prepare",
+            (IMAGE, SCALE_INPUT, TILE_OVERLAP_INPUT),
+            (NETWORK_TILES, TILE_ORIGINS, TILING, FRAME_SIZE),
+        ),
+        # Not batched: its cells differ in number. Tiles go through it one by one, for what leaves
+        # its backbone is 90 MB per tile.
         Step(
             "maskrcnn_network",
             (
-                NORMALISED_RGB,
+                NETWORK_TILES,
+                TILE_ORIGINS,
+                TILING,
                 SCORE_THRESHOLD_INPUT,
+                OVERLAP_THRESHOLD_INPUT,
+            ),
+            (
+                CANDIDATE_BOXES,
+                CANDIDATE_SCORES,
+                CANDIDATE_IDS,
+                CANDIDATE_PROBS,
+                CANDIDATE_MASKS,
+                WHOLE,
+                LARGE_CUT,
+            ),
+        ),
+        Step(
+            "maskrcnn_cells",
+            (
+                CANDIDATE_BOXES,
+                CANDIDATE_SCORES,
+                CANDIDATE_IDS,
+                CANDIDATE_PROBS,
+                CANDIDATE_MASKS,
+                WHOLE,
+                LARGE_CUT,
                 OVERLAP_THRESHOLD_INPUT,
                 MAX_CELLS_INPUT,
             ),
@@ -299,13 +369,22 @@ STEPS = {
         ),
         Step(
             "sam_cells",
-            (PROMPT_BOXES, PROMPT_MASKS, QUALITIES, DETECTED_IDS, DETECTED_PROBS),
+            (
+                PROMPT_BOXES,
+                PROMPT_MASKS,
+                QUALITIES,
+                DETECTED_IDS,
+                DETECTED_PROBS,
+                CELLS_DETECTED,
+                OVERLAP_THRESHOLD_INPUT,
+            ),
             (
                 BOXES,
                 SCORES,
                 CLASS_IDS,
                 CLASS_PROBS,
                 SAM_MASKS,
+                CELLS_FOUND,
                 CELL_BOXES,
                 SAM_CELL_MASKS,
             ),
@@ -362,11 +441,12 @@ PIPELINES = {
             "maskrcnn",
             summary="Mask R-CNN ResNet50-FPN v2",
             study="S4",
-            steps=("maskrcnn_prepare", "maskrcnn_network", "cell_labels"),
+            steps=("maskrcnn_prepare", "maskrcnn_network", "maskrcnn_cells", "cell_labels"),
             inputs=INSTANCE_INPUTS,
             outputs=INSTANCE_OUTPUTS,
             on_request=(LABELS,),
             card="maskrcnn_card",
+            field=MASKRCNN_TILE_SIZE,
         ),
         Pipeline(
             "maskrcnn_sam",
@@ -375,6 +455,7 @@ PIPELINES = {
             steps=(
                 "maskrcnn_prepare",
                 "maskrcnn_network",
+                "maskrcnn_cells",
                 "sam_prepare",
                 "sam_encoder",
                 "sam_box_prompts",
@@ -386,6 +467,7 @@ PIPELINES = {
             outputs=(BOXES, SCORES, CLASS_IDS, CLASS_PROBS, SAM_MASKS, CELLS_FOUND),
             on_request=(LABELS,),
             card="maskrcnn_sam_card",
+            field=MASKRCNN_TILE_SIZE,
         ),
         Pipeline(
             "sam_prompt",

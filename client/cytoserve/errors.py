@@ -6,7 +6,7 @@
     ├── InvalidRequest (ValueError)     the caller's argument; nothing was sent
     │   ├── UnsupportedImage            an array that is no frame
     │   ├── FrameTooLarge               a frame beyond the limits of the contract
-    │   ├── InvalidSetting              a threshold, cap, deadline, pipeline name or address
+    │   ├── InvalidSetting              a threshold, cap, scale, deadline, pipeline or address
     │   ├── InvalidPrompts              boxes, points or coarse masks that say nothing clear
     │   └── UnreadableImage             a file that holds no frame
     ├── ServerUnreachable               nobody answers; the only error that is tried again
@@ -35,11 +35,11 @@ class UnsupportedImage(InvalidRequest):
 
 
 class FrameTooLarge(InvalidRequest):
-    """The frame is beyond the limits of :class:`cytoserve.frames.FrameLimits`."""
+    """The frame, or what it is scaled to, is larger than what can be segmented."""
 
 
 class InvalidSetting(InvalidRequest):
-    """A threshold, cap, deadline, pipeline name or server address is out of its range."""
+    """A threshold, cap, scale, deadline, pipeline name or server address is out of its range."""
 
 
 class InvalidPrompts(InvalidRequest):

@@ -13,6 +13,10 @@
     client = cytoserve.Client(transport=cytoserve.FakeServer(cells))
     prompts = cytoserve.Prompts.from_cells(cells)
     assert len(client.prompt(frame, prompts)) == len(prompts)
+
+    scale = cytoserve.LearnedScale(network_scale=2, cell_diameter_px=30, largest_cell_px=60)
+    client = cytoserve.Client(transport=cytoserve.FakeServer(cells, scale=scale))
+    assert client.segment(frame, cell_diameter_px=15).scale == 2
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from numpy.typing import NDArray
 from cytoserve import contract
 from cytoserve.cells import Cells
 from cytoserve.codec import cards, foregrounds, instances, prompted
-from cytoserve.codec.cards import Card
+from cytoserve.codec.cards import Card, LearnedScale
 from cytoserve.errors import PipelineNotServed
 from cytoserve.foreground import Foreground
 from cytoserve.prompts import Prompts
@@ -54,7 +58,9 @@ class FakeServer:
     answered by the cell whose box fits it best, or by an empty mask of quality 0 where none is.
 
     Args:
-        cells: the cells of every frame, or a function from the frame to its cells. An error
+        cells: the cells of every frame, or a function from the frame to its cells. Of ready cells
+            a frame gets those whose box has its middle in it. A frame beyond one request comes
+            window by window: a function gets each window, ready cells are moved into it. An error
             that the function raises reaches the caller, so that error handling can be tested.
             None: no instance pipeline is served, and no prompted one.
         class_names: the classes on the cards of instance pipelines; needed with a function.
@@ -62,6 +68,10 @@ class FakeServer:
         foreground: the foreground of every frame, cut or continued with 0 where a frame has
             another size, or a function from the frame to its foreground, which gets a frame
             beyond one request window by window. None: no semantic pipeline is served.
+        threshold: the threshold on the cards of all but prompted pipelines; None: the cards tell
+            none, and clients take the default of the contract.
+        scale: the scale on the cards of instance pipelines; None: the cards tell none, and frames
+            go to the network pixel for pixel.
 
     Attributes:
         requests: every inference so far, those for cards included.
@@ -76,6 +86,8 @@ class FakeServer:
         class_names: tuple[str, ...] | None = None,
         pipelines: tuple[str, ...] | None = None,
         foreground: Foreground | ForegroundFinder | None = None,
+        threshold: float | None = None,
+        scale: LearnedScale | None = None,
     ) -> None:
         self._find = _finder(cells)
         self._find_foreground = _foreground_finder(foreground)
@@ -101,6 +113,7 @@ class FakeServer:
                 f"for {', '.join(able) or 'none'}, to serve {', '.join(self._pipelines) or 'none'}."
                 " Pass cells for instance pipelines, foreground=... for semantic ones."
             )
+        self._threshold, self._scale = threshold, scale
         self.requests: list[Request] = []
 
     async def infer(self, request: Request, timeout: float) -> Tensors:  # noqa: D102
@@ -108,7 +121,7 @@ class FakeServer:
         for name in self._pipelines:
             pipeline = contract.PIPELINES[name]
             if request.model == pipeline.card:
-                return cards.encode_answer(Card(name, self._names(pipeline)))
+                return cards.encode_answer(self._card(pipeline))
             if request.model == name and pipeline.is_semantic:
                 return foregrounds.encode_answer(self._foreground(request), request)
             if request.model == name and pipeline.is_prompted:
@@ -133,18 +146,20 @@ class FakeServer:
     async def close(self) -> None:
         """There is no connection."""
 
-    def _names(self, pipeline: contract.Pipeline) -> tuple[str, ...]:
+    def _card(self, pipeline: contract.Pipeline) -> Card:
+        if pipeline.is_prompted:
+            return Card(pipeline.name, _PROMPTED_NAMES)
         if pipeline.is_semantic:
-            return (self._foreground_name,)
-        return _PROMPTED_NAMES if pipeline.is_prompted else self._class_names
+            return Card(pipeline.name, (self._foreground_name,), threshold=self._threshold)
+        return Card(pipeline.name, self._class_names, threshold=self._threshold, scale=self._scale)
 
     def _cells(self, request: Request) -> Cells:
         assert self._find is not None  # or the pipeline is not served
-        frame, settings = instances.decode_request(request)
+        frame, point = instances.decode_request(request)
         height, width = frame.shape[:2]
-        cells = self._find(frame)
-        cells = cells[cells.scores >= settings.score_threshold]
-        found, cells = cells.found, cells[: settings.max_cells]
+        cells = self._find(frame, request.origin)
+        cells = cells[cells.scores >= np.float32(point.score_threshold)]
+        found, cells = cells.found, cells[: point.max_cells]
         masks = {tensor.name: tensor for tensor in contract.PIPELINES[request.model].outputs}
         patches = _sized(cells.patches, masks[contract.MASKS.name].dims[-1])
         return replace(cells, patches=patches, found=found, frame_shape=(height, width))
@@ -152,7 +167,8 @@ class FakeServer:
     def _prompted(self, request: Request) -> Cells:
         assert self._find is not None  # or the pipeline is not served
         frame, prompts = prompted.decode_request(request)
-        return _answered(self._find(frame), prompts, (frame.shape[0], frame.shape[1]))
+        cells = self._find(frame, request.origin)
+        return _answered(cells, prompts, (frame.shape[0], frame.shape[1]))
 
     def _foreground(self, request: Request) -> Foreground:
         assert self._find_foreground is not None  # or the pipeline is not served
@@ -160,10 +176,10 @@ class FakeServer:
         found = self._find_foreground(frame, request.origin)
         centres, scores = found.centres, found.centre_scores
         if centres is not None and scores is not None:
-            kept = scores >= np.float32(settings.probability_threshold)
+            kept = scores >= np.float32(settings.known_threshold)
             centres, scores = centres[kept], scores[kept]
         return Foreground.from_probability(
-            found.probability, settings.probability_threshold, found.class_name, centres, scores
+            found.probability, settings.known_threshold, found.class_name, centres, scores
         )
 
 
@@ -207,8 +223,23 @@ def _overlaps(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[n
     return overlaps
 
 
-def _finder(cells: Cells | Finder | None) -> Finder | None:
-    return (lambda frame: cells) if isinstance(cells, Cells) else cells
+def _finder(
+    cells: Cells | Finder | None,
+) -> Callable[[NDArray[np.uint16], tuple[int, int]], Cells] | None:
+    if cells is None:
+        return None
+    if isinstance(cells, Cells):
+        return lambda frame, origin: _cells_in(cells, origin, (frame.shape[0], frame.shape[1]))
+    return lambda frame, origin: cells(frame)
+
+
+def _cells_in(cells: Cells, origin: tuple[int, int], shape: tuple[int, int]) -> Cells:
+    """The cells whose box has its middle in a part ``shape`` of a frame, in pixels of the part."""
+    (top, left), (height, width) = origin, shape
+    boxes = cells.boxes - np.array([left, top, left, top], np.float32)
+    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+    inside = ((middles >= 0) & (middles <= (width, height))).all(axis=1)
+    return replace(cells, boxes=boxes)[inside]
 
 
 def _foreground_finder(

@@ -26,9 +26,21 @@ from cytoserve.frames import (
     check_layout,
 )
 from cytoserve.image_headers import image_size
+from cytoserve.settings import LEAST_SCALE, MOST_SCALE
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 """Names of image files, in lower case; others are left aside when a folder is searched."""
+
+_MICROMETRES = {
+    "m": 1e6,
+    "cm": 1e4,
+    "mm": 1e3,
+    "micron": 1.0,
+    "microns": 1.0,
+    "um": 1.0,
+    "µm": 1.0,
+    "nm": 1e-3,
+}
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -74,6 +86,45 @@ def read_integers(path: str | os.PathLike[str]) -> NDArray[Any]:
     frame = read_frame(path)
     with _naming(Path(path)):
         return camera_integers(frame)
+
+
+def read_pixel_size(path: str | os.PathLike[str]) -> float | None:
+    """Return the side of a file's pixels in micrometres, or None where the file does not tell.
+
+    OME-TIFF and ImageJ TIFF tell it. A resolution in inches or without a unit is a printer's, not
+    a microscope's. Pixels are taken for square: the size along x counts. Nothing is raised for a
+    file that cannot be read: :func:`read_frame` does that.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            if file.read(4) not in _TIFF_MAGIC:
+                return None
+        with tifffile.TiffFile(path) as tiff:
+            size = _ome_pixel_size(tiff) if tiff.is_ome else _imagej_pixel_size(tiff)
+    except Exception:  # on a damaged file tifffile may raise anything
+        return None
+    return size if size is not None and LEAST_SCALE <= size <= MOST_SCALE else None
+
+
+def _ome_pixel_size(tiff: tifffile.TiffFile) -> float | None:
+    image = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]
+    pixels = (image[0] if isinstance(image, list) else image)["Pixels"]
+    factor = _micrometres(pixels.get("PhysicalSizeXUnit", "µm"))
+    return None if factor is None else float(pixels["PhysicalSizeX"]) * factor
+
+
+def _imagej_pixel_size(tiff: tifffile.TiffFile) -> float | None:
+    if not tiff.is_imagej:
+        return None
+    factor = _micrometres((tiff.imagej_metadata or {}).get("unit", ""))
+    pixels, units = tiff.pages[0].tags.valueof("XResolution")
+    return None if factor is None else units / pixels * factor
+
+
+def _micrometres(unit: str) -> float | None:
+    """Micrometres of a unit of length, as OME-XML and ImageJ write it; None for other units."""
+    # ImageJ writes the micro sign as an escape, and some programs write a Greek mu.
+    return _MICROMETRES.get(unit.replace("\\u00B5", "µ").replace("\u03bc", "µ"))
 
 
 @contextmanager

@@ -25,6 +25,9 @@ from cytoserve.picture import Picture
 
 Result = TypeVar("Result", Cells, Foreground)
 
+OVERLAY = "overlay"
+"""The kind of file that takes ``numbers`` and ``pixel_size_um``."""
+
 
 @dataclass(frozen=True)
 class Output(Generic[Result]):
@@ -66,14 +69,22 @@ def summary_csv(frame: NDArray[Any], foreground: Foreground, name: str) -> bytes
     return _csv({key: [value] for key, value in (facts | foreground.summary()).items()})
 
 
-def overlay_png(frame: NDArray[Any], cells: Cells, name: str) -> bytes:
-    """Encode the overlay: PNG, 8-bit RGB."""
-    return _png(draw_overlay(frame, cells))
+def overlay_png(
+    frame: NDArray[Any],
+    result: Cells | Foreground,
+    name: str,
+    numbers: bool = False,
+    pixel_size_um: float | None = None,
+) -> bytes:
+    """Encode the overlay: PNG, 8-bit RGB. ``numbers`` and ``pixel_size_um`` are as for
+    :func:`cytoserve.overlay.draw_overlay`.
 
-
-def foreground_png(frame: NDArray[Any], foreground: Foreground, name: str) -> bytes:
-    """Encode the overlay: PNG, 8-bit RGB."""
-    return _png(draw_foreground(frame, foreground))
+    Raises:
+        InvalidSetting: a pixel size that is not a positive, finite number.
+    """
+    if isinstance(result, Cells):
+        return _png(draw_overlay(frame, result, numbers, pixel_size_um))
+    return _png(draw_foreground(frame, result, numbers, pixel_size_um))
 
 
 def coco_json(frame: NDArray[Any], cells: Cells, name: str) -> bytes:
@@ -89,7 +100,7 @@ def coco_foreground_json(frame: NDArray[Any], foreground: Foreground, name: str)
 CELLS_OUTPUTS: Mapping[str, Output[Cells]] = {
     "labels": Output("label image, uint16 TIFF", "labels.tif", labels_tiff),
     "table": Output("one row a cell, CSV", "table.csv", table_csv),
-    "overlay": Output("picture with outlines and legend, PNG", "overlay.png", overlay_png),
+    OVERLAY: Output("picture with outlines and legend, PNG", "overlay.png", overlay_png),
     "coco": Output("COCO data set with run-length masks, JSON", "coco.json", coco_json),
 }
 """What ``cytoserve segment --save`` offers of an instance pipeline."""
@@ -99,7 +110,7 @@ FOREGROUND_OUTPUTS: Mapping[str, Output[Foreground]] = {
     "probability": Output("0 to 255, uint8 TIFF", "probability.tif", probability_tiff),
     "table": Output("one row a connected component, CSV", "table.csv", table_csv),
     "summary": Output("area fraction, confluency, counts, CSV", "summary.csv", summary_csv),
-    "overlay": Output("picture with outlines, points, legend, PNG", "overlay.png", foreground_png),
+    OVERLAY: Output("picture with outlines, points, legend, PNG", "overlay.png", overlay_png),
     "coco": Output("COCO data set of components, JSON", "coco.json", coco_foreground_json),
 }
 """What ``cytoserve segment --save`` offers of a semantic pipeline."""
@@ -110,12 +121,30 @@ def outputs(pipeline: Pipeline) -> Mapping[str, Output[Cells]] | Mapping[str, Ou
     return FOREGROUND_OUTPUTS if pipeline.is_semantic else CELLS_OUTPUTS
 
 
-def encode_output(kind: str, frame: NDArray[Any], result: Cells | Foreground, name: str) -> bytes:
+def encode_output(
+    kind: str,
+    frame: NDArray[Any],
+    result: Cells | Foreground,
+    name: str,
+    numbers: bool = False,
+    pixel_size_um: float | None = None,
+) -> bytes:
     """Return the content of one file of a result.
+
+    Args:
+        kind: a key of :func:`outputs`.
+        frame: as :func:`cytoserve.frames.to_wire` takes it.
+        result: what was found in it.
+        name: the frame's file name.
+        numbers: whether cells or components carry their numbers in an overlay.
+        pixel_size_um: side of a frame pixel in um, for an overlay's scale bar; None draws none.
 
     Raises:
         KeyError: there is no such kind for such a result.
+        InvalidSetting: a pixel size that is not a positive, finite number.
     """
+    if kind == OVERLAY:
+        return overlay_png(frame, result, name, numbers, pixel_size_um)
     if isinstance(result, Cells):
         return CELLS_OUTPUTS[kind].encode(frame, result, name)
     return FOREGROUND_OUTPUTS[kind].encode(frame, result, name)

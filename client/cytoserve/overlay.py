@@ -1,6 +1,8 @@
-"""A picture for people: the frame, and what was found in it as outlines and points."""
+"""A picture for people: the frame, and what was found in it as outlines, points and numbers."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -8,25 +10,43 @@ from numpy.typing import NDArray
 
 from cytoserve.cells import Cells
 from cytoserve.foreground import Foreground
+from cytoserve.patches import Region
 from cytoserve.picture import (
     Colour,
     Picture,
     add_legend,
     class_colour,
+    draw_scale_bar,
+    draw_text,
     frame_picture,
     line_width,
 )
 
 _SHIFT = 4  # cv2 draws at 1/16 px
 _SHADOW: Colour = (0, 0, 0)  # under every line, so that it is seen on any ground
+_NUMBER_SHARE = 1 / 3  # height of a number, of the cells' usual diameter
+_NUMBER_HEIGHTS = (9, 32)  # smallest and largest number, in picture pixels
+_FONT_HEIGHT = 21  # of a digit in picture pixels, at OpenCV's font scale 1
 
 
-def draw_overlay(frame: NDArray[np.generic], cells: Cells) -> Picture:
+def draw_overlay(
+    frame: NDArray[np.generic],
+    cells: Cells,
+    numbers: bool = False,
+    pixel_size_um: float | None = None,
+) -> Picture:
     """Return uint8 RGB ``[h, w, 3]``: the frame at a handy size, outlines, the legend below.
+
+    The outlines and numbers are of the cells in the label image.
 
     Args:
         frame: as :func:`cytoserve.frames.to_wire` takes it.
         cells: what was found in it.
+        numbers: whether every cell carries its number in the label image and the table.
+        pixel_size_um: side of a frame pixel in um, which draws a scale bar; None draws none.
+
+    Raises:
+        InvalidSetting: a pixel size that is not a positive, finite number.
     """
     picture = frame_picture(frame)
     scale, width = _scale(picture, cells.frame_shape), line_width(picture)
@@ -34,6 +54,10 @@ def draw_overlay(frame: NDArray[np.generic], cells: Cells) -> Picture:
         points = _drawn(polygon, scale)
         for colour, wide in ((_SHADOW, width + 2), (class_colour(int(class_id)), width)):
             cv2.polylines(picture, [points], True, colour, wide, cv2.LINE_AA, _SHIFT)
+    if numbers:
+        _draw_numbers(picture, cells.regions(), scale)
+    if pixel_size_um is not None:
+        draw_scale_bar(picture, pixel_size_um, float(scale[0]))
     entries = [
         (f"{name} {count}", class_colour(index))
         for index, (name, count) in enumerate(cells.counts().items())
@@ -42,13 +66,23 @@ def draw_overlay(frame: NDArray[np.generic], cells: Cells) -> Picture:
     return add_legend(picture, entries, f"{total} | {_size(cells.frame_shape)}")
 
 
-def draw_foreground(frame: NDArray[np.generic], foreground: Foreground) -> Picture:
+def draw_foreground(
+    frame: NDArray[np.generic],
+    foreground: Foreground,
+    numbers: bool = False,
+    pixel_size_um: float | None = None,
+) -> Picture:
     """Return uint8 RGB ``[h, w, 3]``: the frame at a handy size, the mask's outline, the centres
     as points, and below how much is covered and what was counted.
 
     Args:
         frame: as :func:`cytoserve.frames.to_wire` takes it, of any size.
         foreground: what was found in it.
+        numbers: whether every component carries its number in the table.
+        pixel_size_um: side of a frame pixel in um, which draws a scale bar; None draws none.
+
+    Raises:
+        InvalidSetting: a pixel size that is not a positive, finite number.
     """
     picture = frame_picture(frame)
     scale, width = _scale(picture, foreground.frame_shape), line_width(picture)
@@ -67,11 +101,38 @@ def draw_foreground(frame: NDArray[np.generic], foreground: Foreground) -> Pictu
                 cv2.circle(
                     *(picture, (x, y), radius << _SHIFT, colour, cv2.FILLED, cv2.LINE_AA, _SHIFT)
                 )
+    if numbers:
+        _draw_numbers(picture, foreground.components(), scale)
+    if pixel_size_um is not None:
+        draw_scale_bar(picture, pixel_size_um, float(scale[0]))
     words = (
         f"area fraction {foreground.area_fraction:.4f} | confluency {foreground.confluency:.1f} % "
         f"at {foreground.threshold:g} | {_size(foreground.frame_shape)}"
     )
     return add_legend(picture, entries, words)
+
+
+def _draw_numbers(picture: Picture, regions: Iterable[Region], scale: NDArray[np.float64]) -> None:
+    """Draw the number of every region on one of its pixels, near its middle."""
+    places, areas = [], []
+    for number, region in enumerate(regions, 1):
+        if region.mask.any():
+            places.append((number, _middle(region) * scale))
+            areas.append(np.count_nonzero(region.mask))
+    diameter = np.sqrt(np.median(areas) * scale.prod() * 4 / np.pi) if areas else 0
+    size = float(np.clip(_NUMBER_SHARE * diameter, *_NUMBER_HEIGHTS)) / _FONT_HEIGHT
+    for number, (x, y) in places:
+        draw_text(picture, str(number), float(x), float(y), size)
+
+
+def _middle(region: Region) -> NDArray[np.float64]:
+    """The centre (x, y), in frame pixels, of the pixel nearest to the centroid.
+
+    The centroid itself may lie outside of a bent cell.
+    """
+    pixels = np.argwhere(region.mask) + 0.5
+    nearest = pixels[np.square(pixels - pixels.mean(axis=0)).sum(axis=1).argmin()]
+    return np.array([region.columns.start + nearest[1], region.rows.start + nearest[0]])
 
 
 def _scale(picture: Picture, frame_shape: tuple[int, int]) -> NDArray[np.float64]:

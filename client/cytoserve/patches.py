@@ -1,36 +1,60 @@
 """From mask patches to frame pixels.
 
-The rule, which the server's ``cell_labels`` and every result of the client share:
+The server's ``cell_labels`` and every result of the client share two rules.
+
+What a cell claims:
 
     The M x M patch of a cell spans its box ``[x0, x1) x [y0, y1)`` in continuous frame pixels
     (pixel ``i`` spans ``[i, i + 1)``, its centre is ``i + 0.5``). A frame pixel whose centre
     ``(X, Y)`` lies inside the box samples the patch bilinearly at
     ``u = (X - x0) / (x1 - x0) * M - 0.5`` and ``v = (Y - y0) / (y1 - y0) * M - 0.5``, edges
-    clamped. It belongs to the cell when the value is at least 127.5.
+    clamped. The cell claims the pixel when the value is at least 127.5.
 
-Boxes may stick out of the frame. A box without area holds no pixel.
+What a cell owns:
+
+    Cells are painted in order. Each takes the pixels it claims that no earlier cell owns, and of
+    these it owns the largest piece, neighbours by side or corner (8-connected). The pixels of its
+    other pieces stay free for later cells. A cell that is left without a pixel owns the free
+    pixel nearest to the middle of its box, or none when the frame has no free pixel. A cell
+    without a patch value of at least 127.5, such as a prompt that found nothing, owns none.
+
+So a cell is at most one piece, a pixel has one owner, and the i-th cell is ``i`` in the label
+image.
+:func:`regions` gives what cells claim, overlaps included. :func:`paint_labels`,
+:func:`owned_regions` and :func:`outlines` give what they own.
+
+Boxes may stick out of the frame. A box without area claims no pixel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-THRESHOLD = 127.5
-"""A pixel belongs to the cell from this patch value on; patches run from 0 to 255."""
+LabelImage = NDArray[np.uint16] | NDArray[np.uint32]
+"""``[H, W]``: 0 background, ``i`` the i-th cell from 1 on."""
 
-_OUTLINE_ZOOM = 4  # samples a patch pixel when its outline is followed
+THRESHOLD = 127.5
+"""A cell claims a pixel from this patch value on; patches run from 0 to 255."""
+
+_FIRST_REACH = 4  # pixels to each side of a box's middle that are searched first
+_OUTLINE_SAMPLES = 256  # along the longer side of a cell whose outline is followed
+_OUTLINE_ZOOMS = (2, 8)  # fewest and most samples per frame pixel
 _OUTLINE_SLACK = 0.1  # frame pixels that a simplified outline may stray
+
+Window = tuple[slice, slice]
 
 
 @dataclass(frozen=True)
 class Region:
-    """The part of a frame that one box covers, and the cell's pixels in it.
+    """A rectangle of a frame, and the cell's pixels in it.
 
     Attributes:
         rows, columns: start and stop in frame pixels, inside the frame.
@@ -45,7 +69,9 @@ class Region:
 def regions(
     boxes: NDArray[np.float32], patches: NDArray[np.uint8], shape: tuple[int, int]
 ) -> Iterator[Region]:
-    """Yield the region of every cell in order; memory is that of one region.
+    """Yield what every cell claims, in order: its whole mask, whatever other cells claim.
+
+    A region spans the pixels of the cell's box. Memory is that of one region.
 
     Args:
         boxes: float ``[N, 4]``, (x0, y0, x1, y1) in continuous frame pixels, finite.
@@ -56,14 +82,9 @@ def regions(
         ValueError: shapes that do not fit each other, or a box that is not finite.
     """
     _check(boxes, patches)
-    height, width = shape
-    size = patches.shape[-1]
-    for (x0, y0, x1, y1), patch in zip(boxes.astype(np.float64), patches, strict=True):
-        columns, left, right, u = _samples(x0, x1, width, size)
-        rows, top, bottom, v = _samples(y0, y1, height, size)
-        values = patch.astype(np.float32)
-        values = values[top] + v[:, None] * (values[bottom] - values[top])
-        values = values[:, left] + u * (values[:, right] - values[:, left])
+    frame = (slice(0, shape[0]), slice(0, shape[1]))
+    for box, patch in zip(boxes.tolist(), patches, strict=True):
+        rows, columns, values = _sampled(box, patch, frame)
         mask = values >= THRESHOLD
         mask.flags.writeable = False
         yield Region(rows, columns, mask)
@@ -71,10 +92,10 @@ def regions(
 
 def paint_labels(
     boxes: NDArray[np.float32], patches: NDArray[np.uint8], shape: tuple[int, int]
-) -> NDArray[np.uint16] | NDArray[np.uint32]:
-    """Paint all cells into one label image.
+) -> LabelImage:
+    """Paint what all cells own into one label image.
 
-    Where two cells claim a pixel, the earlier one keeps it: cells come best score first.
+    Memory is that of the label image and of one region.
 
     Args:
         boxes: float ``[N, 4]``, (x0, y0, x1, y1) in continuous frame pixels, finite.
@@ -87,48 +108,78 @@ def paint_labels(
     Raises:
         ValueError: shapes that do not fit each other, or a box that is not finite.
     """
-    labels: NDArray[np.uint16] | NDArray[np.uint32] = (
+    labels: LabelImage = (
         np.zeros(shape, np.uint16)
         if len(boxes) <= np.iinfo(np.uint16).max
         else np.zeros(shape, np.uint32)
     )
-    # Backwards, so that the better cell paints over the worse one.
-    backwards = regions(boxes[::-1], patches[::-1], shape)
-    for label, region in zip(range(len(boxes), 0, -1), backwards, strict=True):
-        labels[region.rows, region.columns][region.mask] = label
+    claims = regions(boxes, patches, shape)
+    for label, (box, claim) in enumerate(zip(boxes.tolist(), claims, strict=True), 1):
+        window = labels[claim.rows, claim.columns]
+        piece = _largest_piece(claim.mask & (window == 0))
+        if piece is not None:
+            window[piece] = label
+            continue
+        if patches[label - 1].max(initial=0) < THRESHOLD:
+            continue  # such as a prompt that found nothing
+        pixel = _nearest(labels, 0, box)
+        if pixel is None:
+            break  # the frame is full
+        labels[pixel] = label
     return labels
 
 
+def owned_regions(boxes: NDArray[np.float32], labels: LabelImage) -> Iterator[Region]:
+    """Yield what every cell owns, in order: the pixels of a label image that have its number.
+
+    A region is the cell's bounding box; it has no row and no column when the cell owns no pixel.
+    Memory is that of one region.
+
+    Args:
+        boxes: float ``[N, 4]``, (x0, y0, x1, y1) in continuous frame pixels, finite.
+        labels: ``[H, W]``, as :func:`paint_labels` paints cells with these boxes.
+    """
+    for label, box in enumerate(boxes.tolist(), 1):
+        rows, columns = _covered(box, (slice(0, labels.shape[0]), slice(0, labels.shape[1])))
+        mask = labels[rows, columns] == label
+        if not mask.any():  # it was left without a pixel, and took another
+            rows, columns = _nearest(labels, label, box) or (slice(0, 0), slice(0, 0))
+            mask = labels[rows, columns] == label
+        left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+        mask = mask[top : top + height, left : left + width]
+        mask.flags.writeable = False
+        top, left = top + rows.start, left + columns.start
+        yield Region(slice(top, top + height), slice(left, left + width), mask)
+
+
 def outlines(
-    boxes: NDArray[np.float32], patches: NDArray[np.uint8]
+    boxes: NDArray[np.float32], patches: NDArray[np.uint8], labels: LabelImage
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield the outline of every cell in order, found on the patch itself, finer than pixels.
+    """Yield the outline of what every cell owns, in order, finer than pixels.
+
+    An outline follows the patch where the cell ends by itself, and the pixels' border where an
+    earlier cell begins. That of a thin cell, or of one joined by corners only, follows its pixels.
 
     Args:
         boxes: float ``[N, 4]``, (x0, y0, x1, y1) in continuous frame pixels, finite.
         patches: uint8 ``[N, M, M]``, probability 0..255, rows from top to bottom.
+        labels: ``[H, W]``, as :func:`paint_labels` paints these cells.
 
     Yields:
-        float32 ``[P, 2]``, (x, y) in continuous frame pixels: the outer outline of the largest
-        part, without holes, closed from the last point to the first; P = 0 for an empty cell.
+        float32 ``[P, 2]``, (x, y) in continuous frame pixels: the outer outline, without holes,
+        closed from the last point to the first; P = 0 when the cell owns no pixel.
 
     Raises:
         ValueError: shapes that do not fit each other, or a box that is not finite.
     """
     _check(boxes, patches)
-    fine = patches.shape[-1] * _OUTLINE_ZOOM
-    for (x0, y0, x1, y1), patch in zip(boxes.astype(np.float64), patches, strict=True):
-        # INTER_LINEAR samples at the same places as the rule above, edges clamped.
-        values = cv2.resize(patch.astype(np.float32), (fine, fine), interpolation=cv2.INTER_LINEAR)
-        inside = (values >= THRESHOLD).astype(np.uint8)
-        found, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        if not found or x1 <= x0 or y1 <= y0:
-            yield np.empty((0, 2), np.float32)
-            continue
-        largest = max(found, key=cv2.contourArea)[:, 0]
-        scale = np.array([x1 - x0, y1 - y0]) / fine
-        points = ((largest + 0.5) * scale + (x0, y0)).astype(np.float32)
-        yield cv2.approxPolyDP(points[:, None], _OUTLINE_SLACK, closed=True)[:, 0]
+    owned = owned_regions(boxes, labels)
+    for box, patch, region in zip(boxes.tolist(), patches, owned, strict=True):
+        yield (
+            _outline(box, patch, region, (labels.shape[0], labels.shape[1]))
+            if region.mask.size
+            else np.empty((0, 2), np.float32)
+        )
 
 
 def run_lengths(region: Region, shape: tuple[int, int]) -> list[int]:
@@ -150,18 +201,122 @@ def run_lengths(region: Region, shape: tuple[int, int]) -> list[int]:
     return [stop - start for start, stop in pairwise(flat)]
 
 
+def _sampled(
+    box: Sequence[float], patch: NDArray[np.uint8], within: Window
+) -> tuple[slice, slice, NDArray[np.float32]]:
+    """The rows and columns within a window that a box covers, and the patch's values there."""
+    x0, y0, x1, y1 = box
+    rows, columns = _covered(box, within)
+    top, bottom, v = _samples(y0, y1, rows, len(patch))
+    left, right, u = _samples(x0, x1, columns, len(patch))
+    values = patch.astype(np.float32)
+    values = values[top] + v[:, None] * (values[bottom] - values[top])
+    return rows, columns, values[:, left] + u * (values[:, right] - values[:, left])
+
+
+def _covered(box: Sequence[float], within: Window) -> Window:
+    """The rows and columns within a window whose pixels' centres are in a box."""
+    x0, y0, x1, y1 = box
+    rows, columns = (
+        [min(max(math.ceil(edge - 0.5), part.start), part.stop) for edge in edges]
+        for part, edges in zip(within, ((y0, y1), (x0, x1)), strict=True)
+    )
+    return slice(rows[0], max(rows)), slice(columns[0], max(columns))
+
+
 def _samples(
-    low: float, high: float, length: int, size: int
-) -> tuple[slice, NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """Along one axis: the pixels inside the box, their two patch neighbours, and the weight
-    of the second."""
-    start, stop = (int(np.clip(np.ceil(edge - 0.5), 0, length)) for edge in (low, high))
-    stop = max(start, stop)
-    centres = np.arange(start, stop) + 0.5
+    low: float, high: float, pixels: slice, size: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Along one axis: the two patch neighbours of every pixel, and the weight of the second."""
+    centres = np.arange(pixels.start, pixels.stop) + 0.5
     places = np.clip((centres - low) * (size / max(high - low, 1e-30)) - 0.5, 0, size - 1)
     before = places.astype(np.intp)
     after = np.minimum(before + 1, size - 1)
-    return slice(start, stop), before, after, (places - before).astype(np.float32)
+    return before, after, (places - before).astype(np.float32)
+
+
+def _largest_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+    """The largest 8-connected piece; of equal ones the first, row by row. None: no piece."""
+    if not mask.any():
+        return None
+    if len(_contours(mask, cv2.RETR_LIST)) == 1:  # one piece without a hole: most cells
+        return mask
+    _, pieces, found, _ = cv2.connectedComponentsWithStats(
+        mask.view(np.uint8), connectivity=8, ltype=cv2.CV_32S
+    )
+    areas = found[:, cv2.CC_STAT_AREA]
+    areas[0] = 0  # the background
+    first = (areas == areas.max())[pieces].argmax()
+    largest: NDArray[np.bool_] = pieces == pieces.flat[first]
+    return largest
+
+
+def _nearest(labels: LabelImage, label: int, box: Sequence[float]) -> Window | None:
+    """The pixel with a label that is nearest to the middle of a box; None: there is no such pixel.
+
+    Of equally near pixels it is the first. The middle is moved into the frame.
+    """
+    height, width = labels.shape
+    x, y = min(max((box[0] + box[2]) / 2, 0), width), min(max((box[1] + box[3]) / 2, 0), height)
+    row, column, reach = min(int(y), height - 1), min(int(x), width - 1), _FIRST_REACH
+    while True:
+        top, left = max(0, row - reach), max(0, column - reach)
+        window = labels[top : row + reach + 1, left : column + reach + 1]
+        rows, columns = np.nonzero(window == label)
+        distances = np.hypot(rows + (top + 0.5 - y), columns + (left + 0.5 - x))
+        whole = window.size == labels.size
+        if len(rows) and (whole or distances.min() <= reach):
+            best = distances.argmin()
+            row, column = int(rows[best]) + top, int(columns[best]) + left
+            return slice(row, row + 1), slice(column, column + 1)
+        if whole:
+            return None
+        reach *= 2
+
+
+def _outline(
+    box: Sequence[float], patch: NDArray[np.uint8], region: Region, shape: tuple[int, int]
+) -> NDArray[np.float32]:
+    """The outline of a region that has a pixel, float32 ``[P, 2]``, (x, y), frame pixels."""
+    height, width = region.mask.shape
+    top, left = region.rows.start - 1, region.columns.start - 1  # one pixel around the region
+    inside = np.zeros((height + 2, width + 2), np.bool_)
+    inside[1:-1, 1:-1] = region.mask
+    field = np.zeros(inside.shape, np.uint8)
+    around = (
+        slice(max(0, top), min(shape[0], top + height + 2)),
+        slice(max(0, left), min(shape[1], left + width + 2)),
+    )
+    rows, columns, values = _sampled(box, patch, around)
+    field[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = np.rint(
+        values
+    )
+    field[(field > THRESHOLD) & ~inside] = 0  # claimed, and owned by another cell or by none
+    fewest, most = _OUTLINE_ZOOMS
+    zoom = min(max(_OUTLINE_SAMPLES // max(height, width), fewest), most)
+    points = ((_followed(field, inside, zoom) + 0.5) / zoom + (left, top)).astype(np.float32)
+    simple: NDArray[Any] = cv2.approxPolyDP(points[:, None], _OUTLINE_SLACK, closed=True)[:, 0]
+    return simple.astype(np.float32, copy=False)
+
+
+def _followed(field: NDArray[np.uint8], inside: NDArray[np.bool_], zoom: int) -> NDArray[Any]:
+    """The samples on the outline of one cell, ``[P, 2]``, (x, y), ``zoom`` of them per pixel.
+
+    They follow the field, or the pixels where the field falls apart or holds less than half.
+    """
+    size = (field.shape[1] * zoom, field.shape[0] * zoom)
+    fine = cv2.resize(field, size, interpolation=cv2.INTER_LINEAR)
+    found = _contours(fine > THRESHOLD, cv2.RETR_EXTERNAL)
+    least = np.count_nonzero(inside) * zoom**2 / 2
+    if len(found) != 1 or cv2.contourArea(found[0]) < least:
+        fine = cv2.resize(inside.view(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        found = _contours(fine > 0, cv2.RETR_EXTERNAL)
+    return max(found, key=cv2.contourArea)[:, 0]
+
+
+def _contours(inside: NDArray[np.bool_], mode: int) -> Sequence[NDArray[Any]]:
+    """OpenCV's 8-connected contours, through the centres of the outermost samples."""
+    return cv2.findContours(inside.view(np.uint8), mode, cv2.CHAIN_APPROX_NONE)[0]
 
 
 def _check(boxes: NDArray[np.float32], patches: NDArray[np.uint8]) -> None:

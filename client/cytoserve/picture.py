@@ -1,7 +1,9 @@
-"""What every picture for people is made of: the frame at a handy size, and a legend below."""
+"""What every picture for people is made of: the frame at a handy size, texts, a scale bar, and a
+legend below."""
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoserve.errors import InvalidSetting
 from cytoserve.frames import FrameLimits, to_wire
 
 COLOURS = (
@@ -30,11 +33,15 @@ SIDES = (1024, 4096)
 LEVELS = (0.5, 99.5)
 """Percentiles of the frame that are shown black and white."""
 
+SCALE_BAR_SHARE = 0.2
+"""Share of the picture's width that a scale bar takes, about."""
+
 _MAX_ENLARGEMENT = 8
 _BAND_ROWS = 256  # a large frame is brought to 8 bits band by band
 _ANY_SIZE = FrameLimits(sys.maxsize, sys.maxsize, sys.maxsize)  # nothing is sent
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _BACKGROUND, _INK = (24, 24, 24), (235, 235, 235)
+_SHADOW, _LIGHT = (0, 0, 0), (255, 255, 255)  # dark around light is seen on any ground
 
 Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -77,7 +84,7 @@ def add_legend(picture: Picture, entries: Sequence[tuple[str, Colour]], words: s
     items: list[tuple[str, Colour | None]] = [*entries, (words, None)]
     places, x, y = [], gap, 0
     for text, colour in items:
-        wide = cv2.getTextSize(_ascii(text), _FONT, size, 1)[0][0] + (line if colour else 0)
+        wide = _text_size(text, size)[0] + (line if colour else 0)
         if x > gap and x + wide > width:
             x, y = gap, y + line
         places.append((x, y))
@@ -88,10 +95,58 @@ def add_legend(picture: Picture, entries: Sequence[tuple[str, Colour]], words: s
             corner = (x + line // 2, y + line - gap // 2)
             cv2.rectangle(strip, (x, y + gap), corner, colour, cv2.FILLED)
             x += line
-        thickness = max(1, round(1.6 * size))
         origin = (x, y + line - gap // 2)
-        cv2.putText(strip, _ascii(text), origin, _FONT, size, _INK, thickness, cv2.LINE_AA)
+        cv2.putText(strip, _ascii(text), origin, _FONT, size, _INK, _text_line(size), cv2.LINE_AA)
     return np.concatenate([picture, strip])
+
+
+def draw_text(picture: Picture, text: str, x: float, y: float, size: float) -> None:
+    """Draw white letters with a dark rim around the point (x, y), in picture pixels.
+
+    Args:
+        picture: uint8 RGB ``[h, w, 3]``, drawn on.
+        text: what is written.
+        x, y: the middle of the text; it is moved into the picture where it would stick out.
+        size: OpenCV's font scale; 1 is about 21 px high.
+    """
+    width, height = _text_size(text, size)
+    left = round(min(max(x - width / 2, 1), max(1, picture.shape[1] - width - 1)))
+    base = round(min(max(y + height / 2, height + 1), max(height + 1, picture.shape[0] - 2)))
+    line = _text_line(size)
+    for colour, wide in ((_SHADOW, 2 * line + 1), (_LIGHT, line)):
+        cv2.putText(picture, _ascii(text), (left, base), _FONT, size, colour, wide, cv2.LINE_AA)
+
+
+def draw_scale_bar(picture: Picture, pixel_size_um: float, scale: float = 1.0) -> None:
+    """Draw a bar of a round length, and its text, into the lower right corner.
+
+    The length is 1, 2 or 5 times a power of ten in um, whichever is nearest to a fifth of the
+    picture's width.
+
+    Args:
+        picture: uint8 RGB ``[h, w, 3]``, drawn on.
+        pixel_size_um: side of a frame pixel in um.
+        scale: picture pixels per frame pixel.
+
+    Raises:
+        InvalidSetting: a pixel size that is not a positive, finite number.
+    """
+    if not (math.isfinite(pixel_size_um) and pixel_size_um > 0):
+        raise InvalidSetting(
+            "pixel_size_um is the side of a frame pixel in um, a finite number above 0; given: "
+            f"{pixel_size_um!r}. Pass what the microscope's software tells, or None for no bar."
+        )
+    height, width = picture.shape[:2]
+    length_um = _round_length(SCALE_BAR_SHARE * width / scale * pixel_size_um)
+    length = max(1, round(length_um / pixel_size_um * scale))
+    thick, gap = max(3, width // 200), max(2, width // 50)
+    right, bottom = width - 1 - gap, height - 1 - gap
+    left, top = right + 1 - length, bottom + 1 - thick
+    cv2.rectangle(picture, (left - 1, top - 1), (right + 1, bottom + 1), _SHADOW, cv2.FILLED)
+    cv2.rectangle(picture, (left, top), (right, bottom), _LIGHT, cv2.FILLED)
+    size = max(0.4, width / 1600)
+    above = top - gap - _text_size("0", size)[1] / 2
+    draw_text(picture, f"{length_um:.15g} um", (left + right) / 2, above, size)
 
 
 def class_colour(class_id: int) -> Colour:
@@ -123,6 +178,23 @@ def _resized(picture: Picture, shape: tuple[int, int], way: int) -> Picture:
         return picture
     resized: NDArray[Any] = cv2.resize(picture, shape[::-1], interpolation=way)
     return resized.astype(np.uint8, copy=False)
+
+
+def _round_length(length: float) -> float:
+    """The 1, 2 or 5 times a power of ten that is nearest to a length, by their ratio."""
+    exponent = math.floor(math.log10(length))
+    rounds = [float(f"{first}e{exponent + more}") for more in (0, 1) for first in (1, 2, 5)]
+    return min(rounds, key=lambda each: abs(math.log(each / length)))
+
+
+def _text_size(text: str, size: float) -> tuple[int, int]:
+    """Width and height of a text in pixels."""
+    width, height = cv2.getTextSize(_ascii(text), _FONT, size, _text_line(size))[0]
+    return width, height
+
+
+def _text_line(size: float) -> int:
+    return max(1, round(1.6 * size))
 
 
 def _ascii(text: str) -> str:

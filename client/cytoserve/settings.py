@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -23,31 +23,83 @@ DEFAULT_TIMEOUT_S = 60.0
 LONGEST_TIMEOUT_S = 1e9
 """Longest deadline in seconds, 32 years: gRPC takes one of 1e10 s for one that is over."""
 
+_LEARNED = "the one that the model's training chose"
+
+LEAST_SCALE, MOST_SCALE = 1e-4, 1e4
+"""Range of a scale factor, of a pixel size in um, and of a cell diameter in pixels."""
+
 MOST_CELLS = 65_535
 """Largest ``max_cells``: the server's label image is uint16."""
+
+FIT = "fit"
+"""Value of ``scale`` that shrinks or enlarges the whole frame into one tile of the network."""
+
+_SCALES = {
+    "scale": "--scale",
+    "pixel_size_um": "--pixel-size",
+    "cell_diameter_px": "--cell-diameter",
+}
+"""The settings that tell a frame's scale, and their options in the command line."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """The settings of one request to an instance pipeline.
 
+    At most one of ``scale``, ``pixel_size_um`` and ``cell_diameter_px`` is given. Without any, a
+    frame is taken to have the scale of the frames that the network was trained on.
+
     Attributes:
-        score_threshold: detections that score below it are dropped; 0..1.
-        overlap_threshold: of two boxes with a larger IoU the better-scored one stays; 0..1.
-        max_cells: most cells of one answer; 1..65535. ``Cells.capped`` tells when it cut.
+        score_threshold: detections that score below it are dropped; 0..1. None takes the one
+            that the model's training chose.
+        overlap_threshold: of two cells of which one covers a larger share of the smaller one's
+            mask, one stays; 0..1.
+        max_cells: maximum number of cells of one answer; 1..65535. ``Cells.capped`` tells when it
+            cut.
+        scale: factor that brings the frame to the scale of the training frames, above 0: 2 for
+            cells of half the size. ``"fit"`` brings the whole frame into one tile of the network,
+            which is fast, and right for a few large cells.
+        pixel_size_um: side of a frame pixel in micrometres, which is compared with the training's.
+        cell_diameter_px: usual diameter of the cells in frame pixels, compared likewise.
     """
 
-    score_threshold: float = contract.SCORE_THRESHOLD
+    score_threshold: float | None = None
     overlap_threshold: float = contract.OVERLAP_THRESHOLD
     max_cells: int = contract.MAX_CELLS
+    scale: float | str | None = None
+    pixel_size_um: float | None = None
+    cell_diameter_px: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("score_threshold", "overlap_threshold"):
-            _check_fraction(name, getattr(self, name), getattr(type(self), name))
+        if self.score_threshold is not None:
+            _check_fraction("score_threshold", self.score_threshold, _LEARNED)
+        default = type(self).overlap_threshold
+        _check_fraction("overlap_threshold", self.overlap_threshold, default)
         if not _is_between(self.max_cells, Integral, 1, MOST_CELLS):
             raise InvalidSetting(
                 f"max_cells is a whole number from 1 to {MOST_CELLS}; given: {self.max_cells!r}. "
                 f"The default is {type(self).max_cells}."
+            )
+        self._check_scales()
+
+    @property
+    def tells_scale(self) -> bool:
+        """Whether the caller told the frame's scale, in one way or another."""
+        return bool(self._told_scales())
+
+    def _told_scales(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _SCALES if getattr(self, name) is not None}
+
+    def _check_scales(self) -> None:
+        told = self._told_scales()
+        for name, value in told.items():
+            if not (name == "scale" and isinstance(value, str) and value == FIT):
+                check_scale(name, value)
+        if len(told) > 1:
+            given = " and ".join(f"{name}={value!r}" for name, value in told.items())
+            raise InvalidSetting(
+                f"At most one of {', '.join(_SCALES)} ({', '.join(_SCALES.values())}) tells the "
+                f"scale; given: {given}. Leave all but one out."
             )
 
 
@@ -56,18 +108,19 @@ class ForegroundSettings:
     """The settings of one request to a semantic pipeline.
 
     Attributes:
-        probability_threshold: pixels of at least this probability are foreground; 0..1.
+        probability_threshold: pixels of at least this probability are foreground; 0..1. None
+            takes the one that the model's training chose.
         white_level: the value of the frame that is white; above 0, at most 65535. None takes
             255 for uint8, 65535 for uint16 and 1.0 for float: a 12-bit camera sets 4095. Only
             pipelines with ``contract.WHITE_LEVEL_INPUT`` take one.
     """
 
-    probability_threshold: float = contract.PROBABILITY_THRESHOLD
+    probability_threshold: float | None = None
     white_level: float | None = None
 
     def __post_init__(self) -> None:
-        default = type(self).probability_threshold
-        _check_fraction("probability_threshold", self.probability_threshold, default)
+        if self.probability_threshold is not None:
+            _check_fraction("probability_threshold", self.probability_threshold, _LEARNED)
         lowest = float(np.finfo(np.float32).tiny)  # less would be 0 on the wire
         if self.white_level is not None and not _is_between(
             self.white_level, Real, lowest, WIRE_WHITE
@@ -77,6 +130,20 @@ class ForegroundSettings:
                 f"{self.white_level!r}. It is the frame's value for white, such as 4095 for a "
                 "12-bit camera; leave it out for the default of the frame's dtype."
             )
+
+    @property
+    def known_threshold(self) -> float:
+        """The probability threshold, once it is known."""
+        if self.probability_threshold is None:
+            raise ValueError("A threshold must be known here; given: None. Ask for the card first.")
+        return self.probability_threshold
+
+    def with_threshold_of(self, learned: float | None) -> ForegroundSettings:
+        """Return the same with the model's threshold, where the caller gave none."""
+        if self.probability_threshold is not None:
+            return self
+        default = contract.PROBABILITY_THRESHOLD if learned is None else learned
+        return replace(self, probability_threshold=default)
 
     def check_for(self, pipeline: contract.Pipeline) -> None:
         """Check that ``pipeline`` takes what is set.
@@ -197,7 +264,25 @@ def check_timeout(seconds: float) -> float:
     return float(seconds)
 
 
-def _check_fraction(name: str, value: Any, default: float) -> None:
+def check_scale(name: str, value: Any) -> None:
+    """Check a number that tells a frame's scale.
+
+    Args:
+        name: ``scale``, ``pixel_size_um`` or ``cell_diameter_px``.
+        value: what was given for it.
+
+    Raises:
+        InvalidSetting: not a number from ``LEAST_SCALE`` to ``MOST_SCALE``.
+    """
+    if not _is_between(value, Real, LEAST_SCALE, MOST_SCALE):
+        fit = f', or "{FIT}"' if name == "scale" else ""
+        raise InvalidSetting(
+            f"{name} ({_SCALES[name]}) is a number from {LEAST_SCALE:g} to {MOST_SCALE:g}{fit}; "
+            f"given: {value!r}. Leave it out where it is not known."
+        )
+
+
+def _check_fraction(name: str, value: Any, default: float | str) -> None:
     if not _is_between(value, Real, 0, 1):
         raise InvalidSetting(
             f"{name} is a number from 0 to 1; given: {value!r}. The default is {default}."
@@ -205,5 +290,7 @@ def _check_fraction(name: str, value: Any, default: float) -> None:
 
 
 def _is_between(value: Any, kind: type, low: float, high: float) -> bool:
+    if isinstance(value, bool):  # to Python, True is a whole number
+        return False
     fits: bool = isinstance(value, kind) and low <= value <= high  # type: ignore[operator]
     return fits

@@ -40,14 +40,14 @@ MAX_STITCHED_SIDE = 20_000
 
 def frame_limits(pipeline: Pipeline) -> FrameLimits:
     """Return how large a frame a caller may give ``pipeline``, in one request or in windows."""
-    if not is_tiled(pipeline):
+    if not (is_tiled(pipeline) or pipeline.is_instance):
         return request_limits(pipeline)
     side = MAX_STITCHED_SIDE
     return FrameLimits(side, side**2, side**2 * 3 * 2, f" for {pipeline.name}")
 
 
 def is_tiled(pipeline: Pipeline) -> bool:
-    """Whether its server cuts a frame into tiles, so that windows give the same answer."""
+    """Whether its server tiles a frame on a grid, so that windows give the same answer."""
     return any(TILES in STEPS[step].outputs for step in pipeline.steps)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 
 import pytest
 from click.testing import CliRunner
 
 from benchmarks.approaches import PIPELINES, _cost_of_usual_cells, main
+from benchmarks.approaches_tables import approaches_table
 from benchmarks.served_variant import FUSED
 from training.rendered import RenderSettings, render_dataset
 
@@ -47,10 +49,14 @@ def test_the_table_has_all_figures(data, checkpoints, exported_repository, serve
         figures = result["approaches"][name]
         assert set(figures) == {
             *("iou", "accuracy", "balanced_accuracy", "recall", "precision"),
-            *("found_per_image", "seconds"),
+            *("f1", "panoptic_quality", "ap50", "found_per_image", "seconds"),
         }
         matched = figures["recall"] * result["cells_per_image"]
         assert figures["precision"] * figures["found_per_image"] == pytest.approx(matched)
+        cells = (figures["found_per_image"] + result["cells_per_image"]) / 2
+        assert figures["f1"] == pytest.approx(matched / cells)
+        assert 0 <= figures["panoptic_quality"] <= figures["f1"] <= 1
+        assert 0 <= figures["ap50"] <= 1
         ours, theirs = figures["seconds"], result["baseline"][name]["seconds"]
         alone = result["in_process"][name]["seconds"]
         assert min(ours, theirs, alone) > 0
@@ -71,8 +77,43 @@ def test_the_table_has_all_figures(data, checkpoints, exported_repository, serve
     assert result["machine"]["cores"].isdecimal()
     table = (tmp_path / "approaches.md").read_text()
     assert table.strip() in done.output
+    assert "| recall | precision | F1 | AP50 | PQ |" in table
     for printed in ("| 0.71 | 0.75 | 0.65 |", "| 0.70 | 0.56 | 0.2 |"):  # the study's
         assert printed in table
+
+
+FIGURES = dict.fromkeys(("iou", "accuracy", "balanced_accuracy", "recall", "precision"), 0.9)
+TIMES = {"found_per_image": 12.0, "seconds": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("later", "printed"),
+    [
+        pytest.param(
+            {"f1": 0.812, "ap50": 0.734, "panoptic_quality": 0.656},
+            "| 0.900 | 0.900 | 0.812 | 0.734 | 0.656 | 12.0 |",
+            id="all figures",
+        ),
+        pytest.param({}, "| 0.900 | 0.900 | - | - | - | 12.0 |", id="a result of before"),
+        pytest.param(
+            {"f1": 0.0, "ap50": math.nan, "panoptic_quality": 0.0},
+            "| 0.900 | 0.900 | 0.000 | nan | 0.000 | 12.0 |",
+            id="no cell annotated",
+        ),
+    ],
+)
+def test_figures_that_a_result_lacks_are_a_dash(later, printed):
+    same = dict.fromkeys(PIPELINES, 1.0)
+    seconds = {name: {"seconds": 0.5} for name in PIPELINES}
+    result = {
+        "approaches": dict.fromkeys(PIPELINES, FIGURES | later | TIMES),
+        **{"in_process": seconds, "baseline": seconds},
+        **{"speedup": same, "overhead": same, "variants": {}},
+        **{"cost_of_classes": 1.5, "cost_of_usual_cells": {}},
+        **{"frames": [{}], "cells_per_image": 12.0, "class_names": ["a"], "machine": {}},
+        "score_threshold": 0.25,
+    }
+    assert approaches_table(result).count(printed) == len(PIPELINES)
 
 
 def test_cost_at_15_cells_is_read_from_the_line_through_the_frames():

@@ -1,21 +1,21 @@
-"""Average precision by hand, and against COCO's own evaluation."""
+"""Average precision by hand, and against plain arithmetic on whole masks."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
 
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from benchmarks.average_precision import THRESHOLDS, mean_average_precision
+from benchmarks.average_precision import (
+    THRESHOLDS,
+    ap50,
+    encode_frame,
+    mean_average_precision,
+)
 from cytoserve import Cells
 from cytoserve.contract import MASK_SIZE
 from training.annotated import AnnotatedCell
-from training.readers.rle import rle_from_cell
 
 HEIGHT, WIDTH = 90, 130
 NAMES = ("spread", "round")
@@ -49,50 +49,51 @@ def found(cells, side=20, empty=()):
     )
 
 
-def pycocotools_precision(answers, class_count):
-    """AP by threshold of COCO's evaluation, with 11 points of recall and no limit of cells."""
-    truth, results = [], []
-    for image, (cells, true) in enumerate(answers, start=1):
-        for cell in true:
-            rle = rle_from_cell(cell, HEIGHT, WIDTH)
-            box = [cell.x, cell.y, *cell.mask.shape[::-1]]
-            about = {"area": cell.area, "iscrowd": 0, "bbox": box, "segmentation": rle}
-            truth.append({"id": len(truth) + 1, "image_id": image} | about)
-            truth[-1]["category_id"] = cell.class_id + 1
-        for region, score, class_id in zip(
-            cells.regions(), cells.scores, cells.class_ids, strict=True
-        ):
-            if region.mask.any():
-                cell = AnnotatedCell.cut(
-                    region.mask, 0, x=region.columns.start, y=region.rows.start
-                )
-                rle = rle_from_cell(cell, HEIGHT, WIDTH)
-            else:
-                rle = None
-            about = {"image_id": image, "category_id": int(class_id) + 1, "score": float(score)}
-            results.append(about | {"segmentation": rle})
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = {
-            "info": {},
-            "images": [
-                {"id": image, "height": HEIGHT, "width": WIDTH}
-                for image in range(1, len(answers) + 1)
-            ],
-            "annotations": truth,
-            "categories": [{"id": c + 1, "name": NAMES[c]} for c in range(class_count)],
+def encoded(answers):
+    return [encode_frame(cells, true) for cells, true in answers]
+
+
+def hits(cells, true, threshold):
+    """Whether each found cell of one class and frame is right, the best-scored first."""
+    truth = []
+    for cell in true:
+        mask = np.zeros((HEIGHT, WIDTH), bool)
+        height, width = cell.mask.shape
+        mask[cell.y : cell.y + height, cell.x : cell.x + width] = cell.mask
+        truth.append(mask)
+    free, right = set(range(len(truth))), np.zeros(len(cells), bool)
+    masks = list(cells.masks())
+    for index in np.argsort(-cells.scores, kind="stable"):
+        overlaps = {
+            other: (masks[index] & truth[other]).sum() / (masks[index] | truth[other]).sum()
+            for other in free
         }
-        coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(results), "segm")
-        evaluation.params.iouThrs = np.array(THRESHOLDS)
-        evaluation.params.recThrs = np.arange(11) / 10
-        evaluation.params.maxDets = [10_000]
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    precision = evaluation.eval["precision"][:, :, :, 0, 0]  # threshold, recall, class
-    known = precision[:, :, precision[0, 0] > -1]
-    return dict(zip(THRESHOLDS, known.mean(axis=(1, 2)), strict=True))
+        best = max(overlaps, key=lambda other: (overlaps[other], other), default=None)
+        if best is not None and overlaps[best] >= threshold:
+            right[index] = True
+            free.remove(best)
+    return right
+
+
+def plain_average_precision(answers, class_id, threshold, points):
+    """Of one class: precision at ``points`` recalls from 0 to 1, each the best from there on."""
+    frames = [
+        (cells[cells.class_ids == class_id], [cell for cell in true if cell.class_id == class_id])
+        for cells, true in answers
+    ]
+    scores = np.concatenate([cells.scores for cells, _ in frames])
+    right = np.concatenate([hits(cells, true, threshold) for cells, true in frames])
+    right = np.cumsum(right[np.argsort(-scores, kind="stable")])
+    precision = right / np.arange(1, len(right) + 1)
+    total = sum(len(true) for _, true in frames)
+    # In whole numbers: 3 of 10 cells are a recall of 0.3, whatever 0.3 is in binary.
+    reached = [right * (points - 1) >= point * total for point in range(points)]
+    return np.mean([precision[enough].max(initial=0) for enough in reached])
+
+
+def plain_mean(answers, threshold, points):
+    classes = {cell.class_id for _, true in answers for cell in true}
+    return np.mean([plain_average_precision(answers, c, threshold, points) for c in classes])
 
 
 def many(seed: int, frames: int, classes: int, scores: int):
@@ -136,12 +137,6 @@ CASES = [
     # 15/25 = 0.6 to the last bit.
     pytest.param([([square(5, 0)], ROW[:1])], 1.0, 0.3, id="IoU on a threshold passes"),
     pytest.param([([square(7, 0)], ROW[:1])], 0.0, 0.0, id="IoU 0.48 is none"),
-    pytest.param(
-        [([square(2, 0, 0.9), square(0, 0, 0.8)], [square(0, 0), square(4, 0)])],
-        # Above 0.8 the first is wrong, the second right: half of the truth at half precision.
-        *(1.0, (7 + 3 * 3 / 11) / 10),
-        id="of equal overlaps the last is taken, the other is left to the next",
-    ),
     pytest.param([(ROW[:1], ROW[:1]), ([], ROW[1:2])], 6 / 11, 6 / 11, id="a frame without finds"),
     pytest.param(
         [([square(0, 0, 0.9)], []), ([square(0, 0, 0.5)], ROW[:1])],
@@ -164,7 +159,7 @@ CASES = [
 @pytest.mark.parametrize(("frames", "at_50", "mean"), CASES)
 def test_average_precision(frames, at_50, mean):
     answers = [(found(cells), annotated(true)) for cells, true in frames]
-    precision = mean_average_precision(answers, 1)
+    precision = mean_average_precision(encoded(answers), 1)
     assert tuple(precision) == THRESHOLDS
     assert precision[0.5] == pytest.approx(at_50)
     assert np.mean(list(precision.values())) == pytest.approx(mean)
@@ -183,10 +178,33 @@ def test_average_precision(frames, at_50, mean):
         pytest.param(many(seed=3, frames=4, classes=2, scores=50), id="two classes"),
     ],
 )
-def test_equals_coco_evaluation(answers):
+def test_equals_plain_arithmetic(answers):
     class_count = 1 + max(cell.class_id for _, true in answers for cell in true)
-    ours = mean_average_precision(answers, class_count)
-    assert ours == pytest.approx(pycocotools_precision(answers, class_count), abs=1e-9)
+    precision = mean_average_precision(encoded(answers), class_count)
+    expected = {threshold: plain_mean(answers, threshold, 11) for threshold in THRESHOLDS}
+    assert precision == pytest.approx(expected, abs=1e-9)
+    at_half = plain_mean(answers, 0.5, 101)
+    # COCO's 101 recalls are not whole hundredths to the last bit: one point may differ.
+    assert ap50(encoded(answers), class_count) == pytest.approx(at_half, abs=1 / 101)
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    [
+        pytest.param([(ROW, ROW)], 1.0, id="perfect"),
+        pytest.param([(ROW[:2], ROW[:4])], 51 / 101, id="half of the cells: recalls 0 to 0.5"),
+        pytest.param([(ROW[:1], ROW[:3])], 34 / 101, id="one of three: recalls 0 to 0.33"),
+        pytest.param([([square(7, 0)], ROW[:1])], 0.0, id="IoU 0.48 is none"),
+        pytest.param([([], ROW)], 0.0, id="none found"),
+        pytest.param([([], []), (ROW, ROW)], 1.0, id="a frame without cells, rightly empty"),
+        pytest.param([(ROW, [])], math.nan, id="no truth"),
+        pytest.param([([], [])], math.nan, id="nothing there, nothing found"),
+        pytest.param([], math.nan, id="no frame"),
+    ],
+)
+def test_ap50_reads_precision_at_101_recalls(frames, expected):
+    answers = [(found(cells), annotated(true)) for cells, true in frames]
+    assert ap50(encoded(answers), 1) == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -208,5 +226,18 @@ def test_equals_coco_evaluation(answers):
     ],
 )
 def test_edges(answers, expected):
-    precision = mean_average_precision(answers, 2)
+    precision = mean_average_precision(encoded(answers), 2)
     assert list(precision.values()) == pytest.approx([expected] * len(THRESHOLDS), nan_ok=True)
+
+
+def test_more_cells_than_coco_counts():
+    """COCO's own limit is 100 cells per frame."""
+    cells = [square(x, y, 1 - 0.001 * x) for x in range(0, 120, 6) for y in range(0, 84, 6)]
+    assert len(cells) > 100
+    answers = encoded([(found(cells, side=5), annotated(cells, side=5))])
+    assert ap50(answers, 1) == pytest.approx(1.0)
+
+
+def test_nothing_is_printed(capsys):
+    ap50(encoded([(found(ROW), annotated(ROW))]), 1)
+    assert capsys.readouterr() == ("", "")

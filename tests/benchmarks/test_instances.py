@@ -75,6 +75,9 @@ def test_the_page_has_all_figures(data, run, tmp_path, monkeypatch):
         assert quality["found"] > 0
         assert 0 < quality["confidence"] < 1
         assert 0 <= quality["mean_average_precision"] <= quality["average_precision"]["0.50"] <= 1
+        assert 0 <= quality["ap50"] <= 1
+        assert quality["recall"] * 5 == pytest.approx(quality["precision"] * quality["found"])
+        assert 0 <= quality["panoptic_quality"] <= quality["f1"] <= 1
         served, graphs, study = (
             result["seconds"][way][name] for way in ("served", "in_process", "study_way")
         )

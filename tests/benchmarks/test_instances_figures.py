@@ -15,6 +15,7 @@ from benchmarks.instance_quality import instance_quality
 from benchmarks.instance_tables import instances_page
 from benchmarks.instances import speed_figures, step_figures
 from benchmarks.step_overlap import RequestSeconds
+from cytoserve.patches import regions
 from training.annotated import AnnotatedCell, AnnotatedFrame
 
 NAMES = ("spread", "round")
@@ -37,11 +38,10 @@ def test_annotated_cells_lie_on_the_frame_as_they_were_annotated(tmp_path):
     lower = AnnotatedCell(30, 40, np.tri(25, dtype=bool), 1)
     cells = annotated_cells(frame(tmp_path, square(0, 0), lower, square(35, 45)), NAMES)
     assert cells.counts() == {"spread": 2, "round": 1}
-    for mask, cell in zip(cells.masks(), (square(0, 0), lower, square(35, 45)), strict=True):
-        expected = np.zeros((100, 120), bool)
-        height, width = cell.mask.shape
-        expected[cell.y : cell.y + height, cell.x : cell.x + width] = cell.mask
-        np.testing.assert_array_equal(mask, expected)  # overlaps stay
+    claims = regions(cells.boxes, cells.patches, cells.frame_shape)  # overlaps stay
+    for claim, cell in zip(claims, (square(0, 0), lower, square(35, 45)), strict=True):
+        assert (claim.columns.start, claim.rows.start) == (cell.x, cell.y)
+        np.testing.assert_array_equal(claim.mask, cell.mask)
 
 
 def test_no_annotated_cell_is_an_empty_answer(tmp_path):
@@ -55,6 +55,8 @@ def test_quality_over_frames(tmp_path):
     assert (quality.annotated, quality.found) == (1.5, 1.5)
     assert (quality.confidence, quality.mean_average_precision) == pytest.approx((1.0, 1.0))
     assert list(quality.average_precision) == [f"0.{number}" for number in range(50, 100, 5)]
+    assert (quality.ap50, quality.recall, quality.precision) == pytest.approx((1.0, 1.0, 1.0))
+    assert (quality.f1, quality.panoptic_quality) == pytest.approx((1.0, 1.0))
 
 
 def test_half_of_the_cells_found_is_six_of_eleven_points(tmp_path):
@@ -62,13 +64,17 @@ def test_half_of_the_cells_found_is_six_of_eleven_points(tmp_path):
     found = annotated_cells(both, NAMES)[:1]
     quality = instance_quality([(found, both.cells)], 1)
     assert quality.mean_average_precision == pytest.approx(6 / 11)
+    assert quality.ap50 == pytest.approx(51 / 101)
+    assert (quality.recall, quality.precision, quality.f1) == pytest.approx((1 / 2, 1, 2 / 3))
 
 
 def test_no_found_cell_has_no_confidence(tmp_path):
     nothing = annotated_cells(frame(tmp_path), NAMES)
     quality = instance_quality([(nothing, (square(0, 0),))], 1)
     assert math.isnan(quality.confidence)
-    assert (quality.found, quality.mean_average_precision) == (0, 0)
+    assert (quality.found, quality.mean_average_precision, quality.ap50) == (0, 0, 0)
+    assert (quality.recall, quality.f1, quality.panoptic_quality) == (0, 0, 0)
+    assert math.isnan(quality.precision)
 
 
 def test_columns_stand_side_by_side(tmp_path, image):
@@ -144,13 +150,15 @@ def test_ratios_of_seconds():
 
 @pytest.fixture
 def result():
-    def quality(found, confidence, precision, at_half):
+    def quality(found, confidence, precision, at_half, f1):
         return {
             "annotated": 60.4,
             "found": found,
             "confidence": confidence,
             "mean_average_precision": precision,
             "average_precision": {"0.50": at_half},
+            **{"ap50": at_half + 0.01, "recall": f1, "precision": f1, "f1": f1},
+            "panoptic_quality": f1 / 2,
         }
 
     seconds = {
@@ -160,8 +168,8 @@ def result():
     }
     return {
         "pipelines": {
-            "maskrcnn": quality(55.25, 0.7123, 0.2345, 0.5111),
-            "maskrcnn_sam": quality(55.25, 0.8234, 0.3456, 0.6222),
+            "maskrcnn": quality(55.25, 0.7123, 0.2345, 0.5111, 0.8),
+            "maskrcnn_sam": quality(55.25, 0.8234, 0.3456, 0.6222, 0.9),
         },
         **speed_figures(seconds),
         "steps": step_figures(REQUESTS),
@@ -201,7 +209,12 @@ def result():
         pytest.param(
             "| mAP Mask R-CNN / SAM | 0.234 / 0.346 | 0.640 / 0.605 | 0.306 / 0.262 |", id="mAP"
         ),
-        pytest.param("| AP50 Mask R-CNN / SAM | 0.511 / 0.622 |  |  |", id="AP50"),
+        pytest.param("| AP50 (11 recalls) Mask R-CNN / SAM | 0.511 / 0.622 |  |  |", id="AP50"),
+        pytest.param("| AP50 (COCO) Mask R-CNN / SAM | 0.521 / 0.632 |  |  |", id="COCO's AP50"),
+        pytest.param("| recall Mask R-CNN / SAM | 0.800 / 0.900 |  |  |", id="recall"),
+        pytest.param("| precision Mask R-CNN / SAM | 0.800 / 0.900 |  |  |", id="precision"),
+        pytest.param("| F1 Mask R-CNN / SAM | 0.800 / 0.900 |  |  |", id="F1"),
+        pytest.param("| PQ Mask R-CNN / SAM | 0.400 / 0.450 |  |  |", id="panoptic quality"),
         pytest.param("| `maskrcnn_sam` | 1.000 | 0.800 | 1.25 | 3.000 | 3.00 |", id="speed"),
         pytest.param("| `sam_encoder` | 0.500 |", id="a step"),
         pytest.param(
@@ -215,3 +228,12 @@ def result():
 )
 def test_the_page_has_our_figures_and_the_study_s(result, line):
     assert line in instances_page(result).splitlines()
+
+
+def test_figures_that_a_result_lacks_are_a_dash(result):
+    for quality in result["pipelines"].values():
+        for name in ("ap50", "recall", "precision", "f1", "panoptic_quality"):
+            del quality[name]
+    lines = instances_page(result).splitlines()
+    for title in ("AP50 (COCO)", "recall", "precision", "F1", "PQ"):
+        assert f"| {title} Mask R-CNN / SAM | - |  |  |" in lines

@@ -36,6 +36,13 @@ def cells(count: int = 100, *, shift: float = 0.0, other_class: int = 0, cell: f
     return Found(boxes, class_ids, corners)
 
 
+def moved_out(found: Found, index: int, pixels: float) -> Found:
+    """One box is larger, as the server's are where a mask goes on beyond its box."""
+    boxes = found.boxes.copy()
+    boxes[index, 2] += pixels
+    return Found(boxes, found.class_ids, found.outlines)
+
+
 def turned_inside_out(found: Found) -> Found:
     return Found(found.boxes, found.class_ids, found.outlines[::-1])
 
@@ -45,7 +52,8 @@ def turned_inside_out(found: Found) -> Found:
     [
         pytest.param(cells(), 0, 0.0, 0, id="equal"),
         pytest.param(cells(98), 2, 0.0, 0, id="two fewer"),
-        pytest.param(cells(shift=0.4), 0, 0.4, 0, id="less than half a pixel"),
+        pytest.param(cells(shift=1), 0, 1, 0, id="shifted by a pixel"),
+        pytest.param(moved_out(cells(), 1, 4), 0, 0, 0, id="a box that was moved out"),
         pytest.param(cells(other_class=2), 0, 0.0, 2, id="two doubtful ones"),
     ],
 )
@@ -60,7 +68,7 @@ def test_the_same_cells_are_the_same(theirs, unmatched, deviation, other_class):
     ("ours", "theirs", "message"),
     [
         pytest.param(cells(), cells(90), "10 cells of either side have none", id="fewer"),
-        pytest.param(cells(), cells(shift=1), "200 cells of either side", id="shifted"),
+        pytest.param(cells(), cells(shift=4), "200 cells of either side", id="shifted"),
         pytest.param(cells(), cells(other_class=5), "5 of 100 cells have another", id="classes"),
         pytest.param(cells(), turned_inside_out(cells()), "IoU of the outlines 0.000", id="order"),
         pytest.param(cells(), cells(0), "it found 0, the server 100", id="nothing"),

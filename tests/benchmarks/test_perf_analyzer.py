@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.load import LoadFrame
 from benchmarks.quiet_server import without_canaries
 from benchmarks.throughput import perf_analyzer
+from benchmarks.throughput.__main__ import requests_of
 from benchmarks.throughput.meters import Meters
 from benchmarks.throughput.perf_analyzer import PerfAnalyzerFailed, PerfAnalyzerMissing, read_report
-from cytoserve.codec import instances
-from cytoserve.contract import PIPELINES
+from cytoserve.codec.cards import Card
 from training.rendered import RenderSettings, render_frame
 
 RECORDED = Path(__file__).with_name("perf_analyzer_output.txt")
@@ -32,7 +33,8 @@ def tool():
 @pytest.fixture(scope="module")
 def request_of_a_frame():
     frame, _ = render_frame(RenderSettings(width=96, height=80, cells=2), seed=0)
-    return instances.encode_request(frame, PIPELINES["yolo"])
+    [request] = requests_of(Card("yolo", ("cell",)), [LoadFrame(frame, 2, None)])
+    return request
 
 
 def test_what_it_prints_is_read():

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from pycocotools import mask as coco_mask
+from skimage.measure import label as connected
 from skimage.measure import regionprops_table
 
 from cytoserve import Cells
+from cytoserve.coco import coco_dataset
 from cytoserve.measurements import MEASUREMENTS
+from cytoserve.patches import THRESHOLD
 
 ARRAYS = ("boxes", "scores", "class_ids", "class_probs", "patches")
 
@@ -70,24 +78,90 @@ def test_capped_stays_true_of_a_choice(cells):
     assert "capped (found 5)" in repr(cut)
 
 
-def test_label_image_keeps_the_better_cell_and_masks_keep_both(cells):
-    labels, masks = cells.label_image(), list(cells.masks())
+def drawn(boxes, patches, shape):
+    """Cells of one class."""
+    number = len(boxes)
+    return Cells(
+        np.array(boxes, np.float32).reshape(number, 4),
+        np.linspace(1, 0.5, number, dtype=np.float32),
+        np.zeros(number, np.int32),
+        np.ones((number, 1), np.float32),
+        patches,
+        shape,
+        ("cell",),
+        number,
+    )
+
+
+edges = st.floats(-4, 24, width=32)
+boxes_of_cells = st.lists(st.tuples(edges, edges, edges, edges), max_size=7)
+
+
+@settings(max_examples=200, deadline=None)
+@given(boxes_of_cells, st.integers(3, 20), st.integers(3, 20), st.data())
+def test_everything_says_the_same_of_a_cell(boxes, height, width, data):
+    number, shape = len(boxes), (height, width)
+    cells = drawn(boxes, data.draw(hnp.arrays(np.uint8, (number, 5, 5))), shape)
+    labels, free = cells.label_image(), height * width
+    assert set(np.unique(labels)) - {0} <= set(range(1, number + 1))
+    annotations = coco_dataset(cells, "a.png")["annotations"]
+    table, polygons, masks = cells.table(), cells.polygons(), list(cells.masks())
+    assert len(annotations) == len(table["label"]) == len(polygons) == len(masks) == number
+    for row, mask in enumerate(masks):
+        np.testing.assert_array_equal(mask, labels == row + 1)
+        area = np.count_nonzero(mask)
+        full, empty = (labels != 0).all(), (cells.patches[row] < THRESHOLD).all()
+        assert area or full or empty
+        assert not (area and empty)
+        assert connected(mask, connectivity=2).max() == min(area, 1)
+        assert table["area"][row] == annotations[row]["area"] == area
+        assert (len(polygons[row]) > 2) == (area > 0)
+        runs = coco_mask.frPyObjects(annotations[row]["segmentation"], height, width)
+        np.testing.assert_array_equal(coco_mask.decode(runs), mask)
+        free -= area
+    assert free == np.count_nonzero(labels == 0)
+
+
+def test_an_overlap_belongs_to_the_better_cell(cells):
+    labels = cells.label_image()
     assert labels.shape == (60, 80)
     assert labels.dtype == np.uint16
-    shared = masks[1] & masks[2]
-    assert shared.any()
-    assert (labels[shared] == 2).all()
-    for number, mask in enumerate(masks, 1):
-        assert mask.dtype == bool
-        assert (labels[mask] != 0).all()
-        assert (mask[labels == number]).all()
+    alone = [cells[index].label_image() > 0 for index in range(3)]
+    assert (alone[1] & alone[2]).any()
+    np.testing.assert_array_equal(labels == 2, alone[1])
+    np.testing.assert_array_equal(labels == 3, alone[2] & ~alone[1])
+    assert cells.table()["area"].tolist() == [(labels == number).sum() for number in (1, 2, 3)]
 
 
-def test_painted_labels_of_the_server_are_used(cells):
-    painted = np.full((60, 80), 9, np.uint16)
-    given = Cells(*[getattr(cells, name) for name in ARRAYS], (60, 80), ("a", "b"), 3, painted)
-    assert (given.label_image() == 9).all()
-    assert given[:2].labels is None
+def test_chosen_cells_are_painted_anew(cells):
+    """A cell that is left out claims no pixel."""
+    chosen = cells[2:]
+    assert set(np.unique(chosen.label_image())) == {0, 1}
+    assert chosen.table()["area"][0] > cells.table()["area"][2]
+
+
+def test_the_label_image_is_painted_once_and_read_only(cells):
+    labels = cells.label_image()
+    assert cells.label_image() is labels
+    with pytest.raises(ValueError, match="read-only"):
+        labels[0, 0] = 1
+    with pytest.raises(ValueError, match="read-only"):
+        next(cells.regions()).mask[:] = False
+    changed = replace(cells, patches=np.full_like(cells.patches, 255))
+    assert changed.label_image().sum() > labels.sum()
+
+
+def test_painted_labels_of_the_server_are_what_all_results_are_made_of(cells):
+    painted = cells.label_image().copy()
+    painted[:, :20] = 0
+    found = replace(cells, labels=painted)
+    np.testing.assert_array_equal(found.label_image(), painted)
+    for number, mask in enumerate(found.masks(), 1):
+        np.testing.assert_array_equal(mask, painted == number)
+    assert found.table()["area"][0] == (painted == 1).sum() < cells.table()["area"][0]
+    assert found.polygons()[0][:, 0].min() == pytest.approx(20, abs=0.2)
+    assert coco_dataset(found, "")["annotations"][0]["bbox"][0] == 20
+    assert found[:2].labels is None
 
 
 def test_table_measures_as_scikit_image_does(cells):
@@ -96,32 +170,53 @@ def test_table_measures_as_scikit_image_does(cells):
     assert table["class"].tolist() == ["RBC", "WBC", "RBC"]
     assert table["probability-WBC"].tolist() == pytest.approx([0.1, 0.75, 0.4])
     names = sorted({name.rpartition("-")[0] or name for name in MEASUREMENTS})
-    for row, mask in enumerate(cells.masks()):
-        expected = regionprops_table(mask.astype(np.uint8), properties=names)
-        for name in MEASUREMENTS:
-            assert table[name][row] == pytest.approx(expected[name][0], abs=1e-9), name
+    expected = regionprops_table(cells.label_image(), properties=names)
+    for name in MEASUREMENTS:
+        np.testing.assert_allclose(table[name], expected[name], atol=1e-9, err_msg=name)
 
 
-def test_table_of_nothing_and_of_an_empty_cell(cells):
+def test_table_of_nothing(cells):
     assert all(len(column) == 0 for column in cells[:0].table().values())
-    names = [getattr(cells, name)[:1] for name in ARRAYS]
-    names[-1] = np.zeros((1, 56, 56), np.uint8)
-    table = Cells(*names, (60, 80), ("RBC", "WBC"), 1).table()
-    assert table["area"].tolist() == [0]
-    assert math.isnan(table["centroid-0"][0])
 
 
-def test_a_line_of_pixels_has_eccentricity(cells):
-    line = Cells(
-        np.array([[2, 3, 12, 4], [20, 20, 21, 21]], np.float32),
-        np.ones(2, np.float32),
-        np.zeros(2, np.int32),
-        np.ones((2, 1), np.float32),
-        np.full((2, 56, 56), 255, np.uint8),
-        (60, 80),
-        ("cell",),
-        2,
-    ).table()
+@pytest.mark.parametrize(
+    ("box", "pixel"),
+    [
+        pytest.param((20.6, 30.6, 21.4, 31.4), (30, 20), id="between centres"),
+        pytest.param((90, 30.2, 99, 30.8), (30, 79), id="beyond the frame"),
+    ],
+)
+def test_a_cell_that_claims_no_pixel_has_one(box, pixel):
+    cells = drawn([box], np.full((1, 56, 56), 255, np.uint8), (60, 80))
+    assert np.argwhere(cells.label_image()).tolist() == [list(pixel)]
+    table = cells.table()
+    assert (table["area"][0], table["centroid-0"][0], table["centroid-1"][0]) == (1, *pixel)
+    np.testing.assert_allclose(cells.polygons()[0].mean(axis=0), np.array(pixel[::-1]) + 0.5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "value"),
+    [
+        pytest.param((4, 4), 255, id="in a full frame"),
+        pytest.param((8, 6), 127, id="with an empty patch"),
+    ],
+)
+def test_a_cell_without_a_pixel(shape, value):
+    patches = np.full((2, 56, 56), 255, np.uint8)
+    patches[1] = value
+    cells = drawn([(0, 0, 4, 4)] * 2, patches, shape)
+    table = cells.table()
+    assert table["area"].tolist() == [16, 0]
+    assert math.isnan(table["centroid-0"][1])
+    assert cells.polygons()[1].shape == (0, 2)
+    annotation = coco_dataset(cells, "a.png")["annotations"][1]
+    assert (annotation["area"], annotation["bbox"]) == (0, [0, 0, 0, 0])
+    assert annotation["segmentation"]["counts"] == [shape[0] * shape[1]]
+
+
+def test_a_line_of_pixels_has_eccentricity():
+    boxes = [(2, 3, 12, 4), (20, 20, 21, 21)]
+    line = drawn(boxes, np.full((2, 56, 56), 255, np.uint8), (60, 80)).table()
     assert line["area"].tolist() == [10, 1]
     assert line["eccentricity"].tolist() == [1, 0]
     assert line["bbox-2"].tolist() == [4, 21]

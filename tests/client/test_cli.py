@@ -14,6 +14,7 @@ import pytest
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 import cytoserve.cli.batch
+from cytoserve import LearnedScale
 from cytoserve.cli import main
 from cytoserve.cli.exit_codes import MEANINGS, ExitCode
 from cytoserve.codec import cards
@@ -39,6 +40,38 @@ def test_pipelines(triton, command):
         assert ("classes: " in block) == served
     assert "classes: RBC, WBC" in blocks["yolo"]
     assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("threshold", "scale", "told"),
+    [
+        pytest.param(None, None, [], id="nothing"),
+        pytest.param(0.35, None, ["threshold: 0.35, chosen in validation"], id="threshold"),
+        pytest.param(0.0, None, ["threshold: 0, chosen in validation"], id="threshold-zero"),
+        pytest.param(
+            None,
+            LearnedScale(1.0, 32.5, 61.0),
+            ["scale: cells of 32.5 px, the largest 61 px"],
+            id="scale",
+        ),
+        pytest.param(
+            0.35,
+            LearnedScale(1.0, 32.5, 61.0, pixel_size_um=0.6500001),
+            [
+                "threshold: 0.35, chosen in validation",
+                "scale: cells of 32.5 px, the largest 61 px; 0.65 um per pixel",
+            ],
+            id="pixel-size",
+        ),
+    ],
+)
+def test_pipelines_tell_what_the_training_chose(triton, command, threshold, scale, told):
+    triton.fake._pipelines = ("yolo",)
+    triton.fake._threshold, triton.fake._scale = threshold, scale
+    lines = command("pipelines", "--url", triton.url).stdout.splitlines()
+    classes = lines.index("  classes: RBC, WBC")
+    assert [line.strip() for line in lines[classes + 1 : classes + 1 + len(told)]] == told
+    assert sum("threshold:" in line or "scale:" in line for line in lines) == len(told)
 
 
 def test_models_of_pipelines(triton, command, monkeypatch):

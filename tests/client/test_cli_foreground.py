@@ -67,7 +67,22 @@ def test_the_record_tells_what_was_found(segment, foreground, tmp_path):
     assert {name: entry[name] for name in summary} == summary
     assert (entry["class"], entry["nuclei"]) == ("nuclei", 2)
     assert entry["job"] == {"pipeline": "nuclei_unet", **run["settings"]}
-    assert "cells" not in entry
+    assert entry["probability_threshold"] == 0.75
+    assert not {"cells", "score_threshold", "scale"} & set(entry)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "threshold"),
+    [
+        pytest.param((), 0.35, id="of-the-card"),
+        pytest.param(("--probability-threshold", 0.75), 0.75, id="of-the-option"),
+    ],
+)
+def test_the_record_tells_the_threshold(segment, triton, tmp_path, arguments, threshold):
+    triton.fake._threshold = 0.35
+    segment("--pipeline", "glioma_unet", *arguments)
+    entry = record(tmp_path / "out")["files"]["a/x.png"]
+    assert entry["probability_threshold"] == threshold
 
 
 def test_the_white_level_reaches_the_server(segment, triton):
@@ -124,6 +139,21 @@ def test_a_rerun_skips_what_is_up_to_date(segment, triton, arguments, done):
             ("glioma_unet", "--white-level", "255"), "option of nuclei_unet", id="white-level"
         ),
         pytest.param(("nuclei_unet", "--white-level", "0"), "above 0", id="white-zero"),
+        pytest.param(("nuclei_unet", "--scale", "2"), "--scale is an option of yolo", id="scale"),
+        pytest.param(
+            ("nuclei_unet", "--cell-diameter", "9"), "--cell-diameter is an option", id="diameter"
+        ),
+        pytest.param(
+            ("nuclei_unet", "--pixel-size", "0.5"),
+            "given: --pixel-size for nuclei_unet with --save mask,table. Add overlay to --save.",
+            id="pixel-size-without-overlay",
+        ),
+        pytest.param(
+            ("nuclei_unet", "--pixel-size", "0", "--save", "overlay"), "given: 0.0", id="no-size"
+        ),
+        pytest.param(
+            ("nuclei_unet", "--numbers"), "--numbers is drawn on the overlay", id="numbers"
+        ),
         pytest.param(("nuclei_unet", "--white-level", "nan"), "given: nan", id="white-nan"),
         pytest.param(
             ("glioma_unet", "--probability-threshold", "2"), "from 0 to 1", id="threshold-above"

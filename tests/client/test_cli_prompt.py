@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -63,6 +64,31 @@ def test_the_record_tells_what_was_asked(prompt, tmp_path, triton):
     assert run["server"]["url"] == triton.url
     (request,) = asked(triton)
     assert request.inputs["prompt_labels"].tolist() == [[1, 0, 2, 3]]
+
+
+@pytest.mark.parametrize("option", [("--numbers",), ("--pixel-size", 0.5)])
+def test_the_overlay_shows_what_was_asked(prompt, tmp_path, option):
+    picture = tmp_path / "out" / "x_png_overlay.png"
+    arguments = ("--box", "10,5,30,26", "--save", "overlay")
+    prompt(*arguments)
+    plain = cv2.imread(str(picture))
+    result = prompt(*arguments, *option)
+    assert result.exit_code == ExitCode.DONE, result.output
+    columns = np.nonzero((plain != cv2.imread(str(picture))).any(axis=2))[1]
+    assert len(columns) > 20
+    assert (option[0] == "--numbers") == (columns.min() < plain.shape[1] / 2)
+
+
+def test_the_pixel_size_of_the_file_draws_a_scale_bar(prompt, images, tmp_path):
+    pictures = []
+    for metadata in ({"axes": "YX"}, {"axes": "YX", "PhysicalSizeX": 0.5}):
+        (images / "x.png").unlink()
+        tifffile.imwrite(
+            images / "x.png", np.zeros((60, 80), np.uint8), ome=True, metadata=metadata
+        )
+        prompt("--box", "10,5,30,26", "--save", "overlay")
+        pictures.append(cv2.imread(str(tmp_path / "out" / "x_png_overlay.png")))
+    assert (pictures[0] != pictures[1]).any()
 
 
 @pytest.mark.parametrize(
@@ -131,6 +157,22 @@ def test_entries_are_read_as_they_were_written(tmp_path):
         pytest.param(["--box", "1,1,5,5", "--pipeline", "yolo"], "sam_prompt", id="pipeline"),
         pytest.param(["--box", "1,1,5,5", "--out", "{file}/y"], "cannot go to", id="out"),
         pytest.param(["--box", "1,1,5,5", "--timeout", "0"], "above 0", id="timeout"),
+        pytest.param(["--box", "1,1,5,5", "--numbers"], "Add overlay to --save", id="numbers"),
+        pytest.param(
+            ["--box", "1,1,5,5", "--pixel-size", "1"], "Add overlay to --save", id="pixel-size"
+        ),
+        *(
+            pytest.param(
+                ["--box", "1,1,5,5", "--save", "overlay", "--pixel-size", size], told, id=size
+            )
+            for size, told in {
+                "0": "(--pixel-size) is a number from",
+                "-1": "given: -1.0",
+                "nan": "given: nan",
+                "inf": "given: inf",
+                "wide": "'wide'",
+            }.items()
+        ),
     ],
 )
 def test_wrong_usage_is_refused_before_inference(prompt, tmp_path, triton, arguments, told):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import cytoserve.client
-from cytoserve import AsyncClient, Client, FakeServer
+from cytoserve import AsyncClient, Client, FakeServer, LearnedScale
 from cytoserve.codec import cards
 from cytoserve.codec.cards import Card
-from cytoserve.contract import MAX_FRAME_BYTES, PIPELINES
+from cytoserve.contract import PIPELINES
 from cytoserve.errors import (
     AccessDenied,
     AnswerMalformed,
@@ -24,6 +24,13 @@ from cytoserve.errors import (
     ServerUnreachable,
     UnsupportedImage,
 )
+
+SCALES = {
+    "scale": "--scale",
+    "pixel_size_um": "--pixel-size",
+    "cell_diameter_px": "--cell-diameter",
+}
+SCALE = LearnedScale(network_scale=2.0, cell_diameter_px=30.0, largest_cell_px=60.0)
 
 
 class Flaky(FakeServer):
@@ -98,6 +105,27 @@ def test_a_fake_server_may_compute_its_answer(cells, frame):
         pytest.param({"timeout": math.inf}, "finite", id="endless"),
         pytest.param({"timeout": math.nan}, "finite", id="time-nan"),
         pytest.param({"timeout": 1e10}, "at most 1e+09", id="more-time-than-grpc-has"),
+        pytest.param({"score_threshold": True}, "given: True", id="score-bool"),
+        *(
+            pytest.param({name: value}, f"{name} ({option}) is a number from", id=f"{name}-{value}")
+            for name, option in SCALES.items()
+            for value in (0, -1.0, math.nan, math.inf, 1e-5, 1e5, "large", True, np.ones(2))
+        ),
+        pytest.param({"pixel_size_um": "fit"}, "given: 'fit'", id="fit-of-pixel-size"),
+        *(
+            pytest.param(
+                {"scale": 2, name: 0.5},
+                "At most one of scale, pixel_size_um, cell_diameter_px (--scale, --pixel-size, "
+                f"--cell-diameter) tells the scale; given: scale=2 and {name}=0.5.",
+                id=f"scale-and-{name}",
+            )
+            for name in ("pixel_size_um", "cell_diameter_px")
+        ),
+        pytest.param(
+            {"scale": "fit", "pixel_size_um": 1, "cell_diameter_px": 9},
+            "scale='fit' and pixel_size_um=1 and cell_diameter_px=9",
+            id="all-three",
+        ),
         pytest.param({"pipeline": "yolo9"}, "one of: yolo, yolo_resnet", id="pipeline"),
     ],
 )
@@ -120,14 +148,126 @@ def test_numpy_numbers_are_settings_too(fake, frame):
     ("image", "error"),
     [
         pytest.param(np.zeros((3, 3, 4), np.uint8), UnsupportedImage, id="rgba"),
-        pytest.param(np.broadcast_to(np.uint8(0), (9000, 9000)), FrameTooLarge, id="large"),
+        pytest.param(np.broadcast_to(np.uint8(0), (20_001, 9)), FrameTooLarge, id="large"),
+        pytest.param(np.full((9, 9), np.nan, np.float32), UnsupportedImage, id="nan"),
     ],
 )
 def test_bad_images_are_refused_unsent(fake, image, error):
     with pytest.raises(error):
         Client(transport=fake).segment(image)
     assert not fake.requests
-    assert MAX_FRAME_BYTES < 9000 * 9000 * 2
+
+
+@pytest.mark.parametrize(
+    ("learned", "shape", "arguments", "error", "told"),
+    [
+        pytest.param(
+            None,
+            (60, 80),
+            {"pixel_size_um": 0.5},
+            InvalidSetting,
+            "given: 0.5 for yolo_resnet, whose training was told none. Give the diameter",
+            id="pixel-size-without-a-scale",
+        ),
+        pytest.param(
+            SCALE,
+            (60, 80),
+            {"pixel_size_um": 0.5},
+            InvalidSetting,
+            "train again with --pixel-size",
+            id="pixel-size-unknown-to-the-model",
+        ),
+        pytest.param(
+            None,
+            (60, 80),
+            {"cell_diameter_px": 20},
+            InvalidSetting,
+            "whose card tells none. Give a factor instead (scale, --scale)",
+            id="diameter-without-a-scale",
+        ),
+        pytest.param(
+            SCALE,
+            (20_000, 9),
+            {},
+            FrameTooLarge,
+            "at most 32,768 px; given: 20,000 px at 2 network pixels per frame pixel, 40,000 px. "
+            'Give a smaller scale (--scale), or scale="fit" (--scale fit)',
+            id="long-frame",
+        ),
+        pytest.param(
+            None, (60, 80), {"scale": 500}, FrameTooLarge, "given: 80 px at 500", id="large-scale"
+        ),
+        pytest.param(
+            None,
+            (60, 80),
+            {"scale": 400},
+            FrameTooLarge,
+            "no window fits a request. Bin the frame, or give a scale nearer to 1 (--scale)",
+            id="tiles-of-a-few-pixels",
+        ),
+        pytest.param(
+            None,
+            (20_000, 20_000, 3),
+            {"scale": "fit"},
+            FrameTooLarge,
+            "overlap by the largest cells, here 4,008 px; given: 20,000 x 20,000 px at 0.032",
+            id="fit-beyond-a-request",
+        ),
+    ],
+)
+def test_what_does_not_suit_the_model_is_refused_before_a_frame_is_sent(
+    cells, learned, shape, arguments, error, told
+):
+    fake = FakeServer(cells, scale=learned)
+    with pytest.raises(error) as refusal:
+        Client(transport=fake).segment(np.broadcast_to(np.uint8(0), shape), **arguments)
+    assert told in str(refusal.value)
+    assert {request.model for request in fake.requests} <= {"yolo_resnet_card"}
+
+
+@pytest.mark.parametrize(
+    ("learned", "given", "used"),
+    [
+        pytest.param(None, None, 0.25, id="of-the-contract"),
+        pytest.param(0.7, None, 0.7, id="of-the-card"),
+        pytest.param(0.0, None, 0.0, id="of-the-card-zero"),
+        pytest.param(0.7, 0.1, 0.1, id="of-the-caller"),
+        pytest.param(0.7, 0.0, 0.0, id="of-the-caller-zero"),
+    ],
+)
+async def test_the_threshold_is_the_callers_or_the_cards(cells, frame, learned, given, used):
+    fake = FakeServer(cells, threshold=learned)
+    found = Client(transport=fake).segment(frame, score_threshold=given)
+    awaited = await AsyncClient(transport=fake).segment(frame, score_threshold=given)
+    for each in (found, awaited):
+        assert each.score_threshold == used
+        assert each.scores.tolist() == cells.scores[cells.scores >= used].tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "factor"),
+    [
+        pytest.param({}, 1, id="untold"),
+        pytest.param({"scale": 0.5}, 0.5, id="scale"),
+        pytest.param({"scale": "fit"}, 640 / 80 / 2, id="fit"),
+        pytest.param({"cell_diameter_px": 10}, 3, id="diameter"),
+        pytest.param({"pixel_size_um": 1}, 4, id="pixel-size"),
+    ],
+)
+async def test_the_scale_goes_to_the_server_and_comes_back(cells, frame, arguments, factor):
+    fake = FakeServer(cells, scale=replace(SCALE, pixel_size_um=0.25))
+    found = Client(transport=fake).segment(frame, **arguments)
+    awaited = await AsyncClient(transport=fake).segment(frame, **arguments)
+    assert found.scale == awaited.scale == factor
+    sent = [request.inputs["scale"] for request in fake.requests if request.model == "yolo_resnet"]
+    assert sent == [[2 * factor]] * 2
+
+
+def test_ready_cells_of_another_frame_are_cut_to_the_frame(fake, cells):
+    """As a ready foreground is."""
+    found = Client(transport=fake).segment(np.zeros((30, 80), np.uint8))
+    np.testing.assert_array_equal(found.boxes, cells.boxes[:1])
+    assert (found.found, found.frame_shape) == (1, (30, 80))
 
 
 def test_a_pipeline_that_is_not_served_names_those_that_are(cells, frame):
@@ -170,7 +310,7 @@ def test_the_card_is_asked_for_again_when_the_classes_change(cells, frame):
     client = Client(transport=server)
     client.segment(frame)
     three = np.pad(cells.class_probs, ((0, 0), (0, 1)))
-    server._find = lambda frame: replace(cells, class_probs=three)
+    server._find = lambda frame, origin: replace(cells, class_probs=three)
     server._class_names = ("RBC", "WBC", "platelet")
     assert client.segment(frame).class_names == ("RBC", "WBC", "platelet")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -110,6 +111,8 @@ def test_a_click_finds_the_cell_below_it(fake, frame, cells):
     np.testing.assert_array_equal(found.boxes[0], cells.boxes[0])
     assert found.scores.tolist() == [cells.scores[0], 0]
     assert not found.patches[1].any()
+    assert found.table()["area"][1] == 0
+    assert math.isnan(found.table()["centroid-0"][1])
     assert len(found.polygons()[1]) == 0
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -10,13 +12,21 @@ from hypothesis.extra import numpy as hnp
 
 from cytoserve import Cells
 from cytoserve.codec import cards, instances
-from cytoserve.codec.cards import Card
+from cytoserve.codec.cards import Card, LearnedScale
 from cytoserve.contract import MASK_SIZE, PIPELINES
 from cytoserve.errors import AnswerMalformed
-from cytoserve.settings import Settings
+from cytoserve.operating_point import OperatingPoint
 
 YOLO = PIPELINES["yolo"]
 INSTANCE = [pipeline for pipeline in PIPELINES.values() if pipeline.is_instance]
+POINT = OperatingPoint(
+    network_scale=1.5,
+    tile_overlap=96.0,
+    score_threshold=0.4,
+    overlap_threshold=0.3,
+    max_cells=17,
+    frame_scale=0.75,
+)
 
 
 def arrays(dtype, shape, **elements):
@@ -45,13 +55,14 @@ def any_cells(draw):
 @given(any_cells(), st.booleans())
 def test_an_answer_comes_back_as_it_went(cells, labels):
     frame = np.zeros(cells.frame_shape, np.uint8)
-    request = instances.encode_request(frame, YOLO, labels=labels)
+    request = instances.encode_request(frame, YOLO, POINT, labels)
     back = instances.decode_answer(
-        instances.encode_answer(cells, request), request, cells.class_names
+        instances.encode_answer(cells, request), request, cells.class_names, POINT
     )
     for name in ("boxes", "scores", "class_ids", "class_probs", "patches"):
         np.testing.assert_array_equal(getattr(back, name), getattr(cells, name))
     assert (back.frame_shape, back.found) == (cells.frame_shape, cells.found)
+    assert (back.scale, back.score_threshold) == (0.75, 0.4)
     assert (back.labels is not None) == labels
     np.testing.assert_array_equal(back.label_image(), cells.label_image())
 
@@ -59,17 +70,15 @@ def test_an_answer_comes_back_as_it_went(cells, labels):
 @pytest.mark.parametrize("pipeline", INSTANCE, ids=lambda pipeline: pipeline.name)
 @pytest.mark.parametrize("labels", [False, True])
 def test_a_request_follows_the_contract(pipeline, labels):
-    wanted = Settings(0.4, 0.3, 17)
     image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    request = instances.encode_request(image, pipeline, wanted, labels)
+    request = instances.encode_request(image, pipeline, POINT, labels)
     assert request.model == pipeline.name
     assert list(request.inputs) == [tensor.name for tensor in pipeline.inputs]
     outputs = (*pipeline.outputs, *(pipeline.on_request if labels else ()))
     assert request.outputs == tuple(tensor.name for tensor in outputs)  # and no other
-    frame, settings = instances.decode_request(request)
+    frame, point = instances.decode_request(request)
     np.testing.assert_array_equal(frame, image)
-    assert settings.max_cells == 17
-    assert settings.score_threshold == pytest.approx(0.4)
+    assert asdict(point) == pytest.approx(asdict(POINT) | {"frame_scale": 1})
 
 
 def changed(name, change):
@@ -99,12 +108,12 @@ def changed(name, change):
     ],
 )
 def test_malformed_answers_are_refused(cells, frame, spoil, told):
-    request = instances.encode_request(frame, YOLO, labels=True)
+    request = instances.encode_request(frame, YOLO, POINT, labels=True)
     answer = dict(instances.encode_answer(cells, request))
-    instances.decode_answer(answer, request, cells.class_names)  # whole, it is accepted
+    instances.decode_answer(answer, request, cells.class_names, POINT)  # whole, it is accepted
     spoil(answer)
     with pytest.raises(AnswerMalformed) as refusal:
-        instances.decode_answer(answer, request, cells.class_names)
+        instances.decode_answer(answer, request, cells.class_names, POINT)
     message = str(refusal.value)
     assert told in message
     assert message.startswith("yolo must answer ")
@@ -112,10 +121,33 @@ def test_malformed_answers_are_refused(cells, frame, spoil, told):
     assert "cytoserve doctor" in message
 
 
-def test_a_card_comes_back_as_it_went():
-    card = Card("yolo", ("RBC", "ΩBC"), {"yolo_cells": {"version": 3, "sha256": "ab"}}, {"a": 1})
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.35, 1.0])
+@pytest.mark.parametrize(
+    "scale", [None, LearnedScale(1.5, 30, 60), LearnedScale(1, 12.5, 14, pixel_size_um=0.65)]
+)
+def test_a_card_comes_back_as_it_went(threshold, scale):
+    models = {"yolo_cells": {"version": 3, "sha256": "ab"}}
+    card = Card("yolo", ("RBC", "ΩBC"), models, {"a": 1}, threshold, scale)
     assert cards.decode_answer(cards.encode_answer(card), YOLO) == card
     assert card.hashes() == {"yolo_cells": "ab"}
+
+
+def test_a_card_of_another_version_may_tell_more_or_less():
+    told = {"class_names": ["a"], "models": {}, "more": 1}
+    scale = {"network_scale": 1, "cell_diameter_px": 2, "largest_cell_px": 3, "more": 4}
+    answer = {"card": np.array([json.dumps(told | {"scale": scale}).encode()], object)}
+    assert cards.decode_answer(answer, YOLO).scale == LearnedScale(1, 2, 3)
+    answer = {"card": np.array([json.dumps(told).encode()], object)}
+    assert cards.decode_answer(answer, YOLO) == Card("yolo", ("a",))
+
+
+def told(**more):
+    return json.dumps({"class_names": ["a"], "models": {}} | more)
+
+
+def scaled(**more):
+    scale = {"network_scale": 1, "cell_diameter_px": 2, "largest_cell_px": 3}
+    return told(scale=scale | more)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +161,16 @@ def test_a_card_comes_back_as_it_went():
         pytest.param(json.dumps({"class_names": [1], "models": {}}), id="class-of-number"),
         pytest.param(json.dumps({"class_names": ["a"]}), id="no-models"),
         pytest.param(json.dumps({"class_names": ["a"], "models": {"m": 1}}), id="odd-model"),
+        pytest.param(told(threshold=1.1), id="threshold-above"),
+        pytest.param(told(threshold="high"), id="threshold-of-text"),
+        pytest.param(told(threshold=math.nan), id="threshold-nan"),
+        pytest.param(told(scale=2), id="scale-of-a-number"),
+        pytest.param(told(scale={"network_scale": 1}), id="half-a-scale"),
+        pytest.param(scaled(network_scale=None), id="no-network-scale"),
+        pytest.param(scaled(network_scale=0), id="network-scale-zero"),
+        pytest.param(scaled(cell_diameter_px=-2), id="negative-diameter"),
+        pytest.param(scaled(largest_cell_px=math.inf), id="infinite-cells"),
+        pytest.param(scaled(pixel_size_um=0), id="pixel-size-zero"),
         pytest.param("\udcff".encode("utf-8", "surrogateescape"), id="no-utf8"),
     ],
 )

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cytoserve.errors import FrameTooLarge, InvalidRequest, UnreadableImage, UnsupportedImage
 from cytoserve.frames import check_frame
-from cytoserve.images import read_frame, read_integers
+from cytoserve.images import read_frame, read_integers, read_pixel_size
 
 RANDOM = np.random.default_rng(0)
 GREY8 = RANDOM.integers(0, 256, (20, 30)).astype(np.uint8)
@@ -427,8 +427,70 @@ def test_damage_of_any_kind_ends_in_our_error(tmp_path, kind):
         places = random.integers(0, min(len(data), 400), 4)
         data[places] = random.integers(0, 256, 4)
         path.write_bytes(data.tobytes())
+        read_pixel_size(path)  # raises nothing
         try:
             check_frame(read_frame(path))
         except InvalidRequest:
             refused += 1
     assert refused
+
+
+def ome(**pixels):
+    return with_tifffile(GREY16, ome=True, metadata={"axes": "YX", **pixels})
+
+
+def imagej(resolution=(1 / 0.65, 1 / 0.65), **metadata):
+    return with_tifffile(GREY16, imagej=True, resolution=resolution, metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    ("write", "size"),
+    [
+        pytest.param(ome(PhysicalSizeX=0.65), 0.65, id="ome-without-unit"),
+        pytest.param(ome(PhysicalSizeX=0.65, PhysicalSizeXUnit="\u00b5m"), 0.65, id="ome-um"),
+        pytest.param(ome(PhysicalSizeX=0.65, PhysicalSizeXUnit="\u03bcm"), 0.65, id="ome-greek-mu"),
+        pytest.param(ome(PhysicalSizeX=650, PhysicalSizeXUnit="nm"), 0.65, id="ome-nm"),
+        pytest.param(ome(PhysicalSizeX=0.00065, PhysicalSizeXUnit="mm"), 0.65, id="ome-mm"),
+        pytest.param(ome(PhysicalSizeX=0.65, PhysicalSizeY=0.7), 0.65, id="ome-oblong"),
+        pytest.param(
+            with_tifffile(
+                RGB8, ome=True, photometric="rgb", metadata={"axes": "YXS", "PhysicalSizeX": 2}
+            ),
+            2,
+            id="ome-rgb",
+        ),
+        pytest.param(ome(), None, id="ome-untold"),
+        pytest.param(ome(PhysicalSizeX=1, PhysicalSizeXUnit="pixel"), None, id="ome-pixel"),
+        pytest.param(ome(PhysicalSizeX=0), None, id="ome-zero"),
+        pytest.param(ome(PhysicalSizeX=-1), None, id="ome-negative"),
+        pytest.param(ome(PhysicalSizeX=float("nan")), None, id="ome-nan"),
+        pytest.param(
+            ome(PhysicalSizeX=1, PhysicalSizeXUnit="m"), None, id="ome-beyond-a-microscope"
+        ),
+        pytest.param(imagej(unit="um"), 0.65, id="imagej-um"),
+        pytest.param(imagej(unit="micron"), 0.65, id="imagej-micron"),
+        pytest.param(imagej(unit="\\u00B5m"), 0.65, id="imagej-escaped-um"),
+        pytest.param(imagej((1 / 650, 1 / 650), unit="nm"), 0.65, id="imagej-nm"),
+        pytest.param(imagej((10_000, 10_000), unit="cm"), 1, id="imagej-cm"),
+        pytest.param(imagej((72, 72), unit="inch"), None, id="imagej-inch"),
+        pytest.param(imagej(), None, id="imagej-without-unit"),
+        pytest.param(imagej((0, 1), unit="um"), None, id="imagej-zero"),
+        pytest.param(
+            with_tifffile(GREY16, resolution=(300, 300), resolutionunit="INCH"), None, id="inches"
+        ),
+        pytest.param(
+            with_tifffile(GREY16, resolution=(1e4, 1e4), resolutionunit="CENTIMETER"),
+            None,
+            id="no-microscope",
+        ),
+        pytest.param(with_tifffile(GREY16, description="<OME>broken</OME>"), None, id="broken-ome"),
+        pytest.param(with_cv2(GREY16), None, id="png"),
+        pytest.param(lambda path: path.write_bytes(b""), None, id="empty"),
+        pytest.param(lambda path: path.write_bytes(b"II*\0\x08"), None, id="cut-off"),
+        pytest.param(lambda path: None, None, id="missing"),
+    ],
+)
+def test_pixel_sizes(tmp_path, request, write, size):
+    path = tmp_path / ("a.png" if "png" in request.node.name else "a.tif")
+    write(path)
+    assert read_pixel_size(path) == (None if size is None else pytest.approx(size))

@@ -14,13 +14,13 @@ from pycocotools.coco import COCO
 
 from cytoserve.outputs import (
     CELLS_OUTPUTS,
+    OVERLAY,
     coco_json,
+    encode_output,
     labels_tiff,
     table_csv,
     write_atomically,
 )
-from cytoserve.overlay import draw_overlay
-from cytoserve.picture import COLOURS, SIDES
 
 
 @pytest.mark.parametrize("kind", CELLS_OUTPUTS)
@@ -50,7 +50,7 @@ def test_table(cells, frame):
 def test_table_quotes_and_leaves_unknown_values_empty(cells, frame):
     odd = cells[:1]
     object.__setattr__(odd, "class_names", ('a,"b"', "Ω"))
-    object.__setattr__(odd, "patches", np.zeros_like(odd.patches))
+    object.__setattr__(odd, "labels", np.zeros((60, 80), np.uint16))
     (row,) = csv.DictReader(io.StringIO(table_csv(frame, odd, "").decode("utf-8"), newline=""))
     assert row["class"] == 'a,"b"'
     assert row["probability-Ω"]
@@ -65,49 +65,23 @@ def test_coco_is_what_pycocotools_reads(cells, frame, tmp_path, capsys):
     assert dataset.loadImgs(1)[0] == {"id": 1, "file_name": "a.png", "height": 60, "width": 80}
     annotations = dataset.loadAnns(dataset.getAnnIds())
     assert len(annotations) == 3
-    for annotation, mask, box in zip(annotations, cells.masks(), cells.boxes, strict=True):
-        np.testing.assert_array_equal(dataset.annToMask(annotation), mask)
-        assert annotation["area"] == mask.sum()
+    labels, table = cells.label_image(), cells.table()
+    for annotation in annotations:
+        number = annotation["id"]
+        np.testing.assert_array_equal(dataset.annToMask(annotation), labels == number)
+        assert annotation["area"] == (labels == number).sum()
         x, y, width, height = annotation["bbox"]
-        np.testing.assert_allclose((x, y, x + width, y + height), box, atol=2e-3)
+        box = [table[f"bbox-{side}"][number - 1] for side in range(4)]
+        assert [y, x, y + height, x + width] == box
     assert json.loads(path.read_bytes())["annotations"][1]["category_id"] == 2
 
 
-@pytest.mark.parametrize(
-    ("shape", "side"),
-    [
-        pytest.param((60, 80), 640, id="small-is-enlarged-8-times"),
-        pytest.param((480, 640, 3), SIDES[0], id="rgb"),
-        pytest.param((2048, 2048), 2048, id="as-it-is"),
-        pytest.param((5000, 100), SIDES[1], id="large-is-reduced"),
-        pytest.param((1, 1), 8, id="1x1"),
-        pytest.param((1, 3000, 3), 3000, id="a-line"),
-    ],
-)
-def test_overlay_size(cells, shape, side):
-    picture = draw_overlay(np.zeros(shape, np.uint8), cells)
-    assert picture.dtype == np.uint8
-    assert side in (picture.shape[1], picture.shape[0] - legend_height(picture, shape, side))
-
-
-def legend_height(picture, shape, side):
-    return picture.shape[0] - max(1, round(shape[0] * side / max(shape[:2])))
-
-
-def test_overlay_draws_every_class_in_its_colour(cells, frame):
-    picture = draw_overlay(frame, cells)
-    for class_id, polygon in zip(cells.class_ids, cells.polygons(), strict=True):
-        column, row = np.rint(polygon[0] * 8 - 0.5).astype(int)
-        near = picture[row - 2 : row + 3, column - 2 : column + 3].reshape(-1, 3)
-        assert (near == COLOURS[class_id]).all(axis=1).any()
-
-
-def test_overlay_stretches_a_dim_frame(cells):
-    dim = np.full((60, 80), 300, np.uint16)
-    dim[:30] = 340
-    picture = draw_overlay(dim, cells[:0])
-    assert picture[:200].mean() > 250
-    assert picture[300:460].mean() < 5
+@pytest.mark.parametrize("kind", CELLS_OUTPUTS)
+def test_only_overlays_take_numbers_and_a_scale_bar(kind, cells, frame):
+    plain = encode_output(kind, frame, cells, "a.png")
+    assert plain == CELLS_OUTPUTS[kind].encode(frame, cells, "a.png")
+    for option in ({"numbers": True}, {"pixel_size_um": 0.5}):
+        assert (encode_output(kind, frame, cells, "a.png", **option) != plain) == (kind == OVERLAY)
 
 
 def test_write_replaces_whole(tmp_path):

@@ -12,8 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
+from skimage.measure import label as connected
 
-from cytoserve.patches import THRESHOLD, outlines, paint_labels, regions, run_lengths
+from cytoserve.patches import (
+    THRESHOLD,
+    outlines,
+    owned_regions,
+    paint_labels,
+    regions,
+    run_lengths,
+)
 
 
 def sampled(box, patch, shape):
@@ -37,27 +45,52 @@ def sampled(box, patch, shape):
 
 
 def painted(boxes, patches, shape):
-    """Reference labels, and where a value is too near the threshold for rounding to agree."""
-    labels, doubtful = np.zeros(shape, int), np.zeros(shape, bool)
-    for label, (box, patch) in reversed(list(enumerate(zip(boxes, patches, strict=True), 1))):
-        values = sampled(box, patch.astype(float), shape)
-        labels[values >= THRESHOLD] = label
-        doubtful |= np.abs(values - THRESHOLD) < 1e-3
-    return labels, doubtful
+    """What cells own, by the words of the rule, from what they claim."""
+    labels = np.zeros(shape, int)
+    rows, columns = np.mgrid[: shape[0], : shape[1]] + 0.5
+    claims = zip(boxes.astype(float), patches, regions(boxes, patches, shape), strict=True)
+    for number, (box, patch, claim) in enumerate(claims, 1):
+        mask = np.zeros(shape, bool)
+        mask[claim.rows, claim.columns] = claim.mask
+        pieces = connected(mask & (labels == 0), connectivity=2)
+        areas = np.bincount(pieces.flat)[1:]
+        if len(areas):
+            piece = next(
+                piece for piece in pieces.flat if piece and areas[piece - 1] == areas.max()
+            )
+            labels[pieces == piece] = number
+        elif (patch >= THRESHOLD).any() and (labels == 0).any():
+            x, y = np.clip((box[:2] + box[2:]) / 2, 0, shape[::-1])
+            distances = np.where(labels == 0, np.hypot(rows - y, columns - x), np.inf)
+            labels[np.unravel_index(distances.argmin(), shape)] = number
+    return labels
 
 
 edges = st.floats(-6, 22, width=32)
-boxes_strategy = st.lists(st.tuples(edges, edges, edges, edges), max_size=4)
+boxes_strategy = st.lists(st.tuples(edges, edges, edges, edges), max_size=6)
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(boxes_strategy, st.integers(1, 17), st.integers(1, 17), st.data())
-def test_paint_equals_the_rule(boxes, height, width, data):
+def test_claims_equal_the_rule(boxes, height, width, data):
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
     patches = data.draw(hnp.arrays(np.uint8, (len(boxes), 5, 5)))
-    expected, doubtful = painted(boxes, patches, (height, width))
+    claims = regions(boxes, patches, (height, width))
+    for box, patch, claim in zip(boxes, patches, claims, strict=True):
+        values = sampled(box, patch.astype(float), (height, width))
+        doubtful = np.abs(values - THRESHOLD) < 1e-3  # where rounding decides
+        mask = np.zeros((height, width), bool)
+        mask[claim.rows, claim.columns] = claim.mask
+        np.testing.assert_array_equal(mask[~doubtful], (values >= THRESHOLD)[~doubtful])
+
+
+@settings(max_examples=300, deadline=None)
+@given(boxes_strategy, st.integers(1, 17), st.integers(1, 17), st.data())
+def test_what_cells_own_equals_the_rule(boxes, height, width, data):
+    boxes = np.array(boxes, np.float32).reshape(-1, 4)
+    patches = data.draw(hnp.arrays(np.uint8, (len(boxes), 5, 5)))
     labels = paint_labels(boxes, patches, (height, width))
-    np.testing.assert_array_equal(labels[~doubtful], expected[~doubtful])
+    np.testing.assert_array_equal(labels, painted(boxes, patches, (height, width)))
 
 
 FULL = np.full((1, 56, 56), 255, np.uint8)
@@ -73,15 +106,16 @@ FULL = np.full((1, 56, 56), 255, np.uint8)
         pytest.param((-3, -2, 4, 3), (slice(0, 3), slice(0, 4)), id="out-top-left"),
         pytest.param((8, 6, 30, 30), (slice(6, 8), slice(8, 10)), id="out-bottom-right"),
         pytest.param((-5, -5, 50, 50), (slice(0, 8), slice(0, 10)), id="around-the-frame"),
-        pytest.param((3, 3, 3, 6), (slice(0), slice(0)), id="no-width"),
-        pytest.param((3, 3, 6, 3), (slice(0), slice(0)), id="no-height"),
-        pytest.param((6, 3, 3, 6), (slice(0), slice(0)), id="turned-around"),
-        pytest.param((40, 40, 50, 50), (slice(0), slice(0)), id="beyond-the-frame"),
-        pytest.param((-9, -9, -1, -1), (slice(0), slice(0)), id="before-the-frame"),
-        pytest.param((3.1, 3.1, 3.3, 3.3), (slice(0), slice(0)), id="between-centres"),
+        pytest.param((3, 3, 3, 6), (4, 2), id="no-width"),
+        pytest.param((3.2, 3, 6, 3), (2, 4), id="no-height"),
+        pytest.param((6, 3, 3, 6), (4, 4), id="turned-around"),
+        pytest.param((40, 40, 50, 50), (7, 9), id="beyond-the-frame"),
+        pytest.param((-9, -9, -1, -1), (0, 0), id="before-the-frame"),
+        pytest.param((3.1, 3.1, 3.3, 3.3), (3, 3), id="between-centres"),
     ],
 )
 def test_pixels_of_a_full_patch(box, pixels):
+    """A cell that claims none owns the pixel at the middle of its box."""
     expected = np.zeros((8, 10), np.uint16)
     expected[pixels] = 1
     labels = paint_labels(np.array([box], np.float32), FULL, (8, 10))
@@ -100,8 +134,8 @@ def test_pixels_of_a_full_patch(box, pixels):
 )
 def test_half_the_probability_belongs(patch, belongs):
     box = np.array([[2, 3, 3, 4]], np.float32)  # its one pixel samples the middle of the patch
-    labels = paint_labels(box, np.array([patch], np.uint8), (6, 6))
-    assert bool(labels[3, 2]) == belongs
+    (claim,) = regions(box, np.array([patch], np.uint8), (6, 6))
+    assert claim.mask.tolist() == [[belongs]]
 
 
 def test_no_cells_paint_background():
@@ -111,19 +145,135 @@ def test_no_cells_paint_background():
     assert not labels.any()
 
 
-def test_earlier_cell_keeps_a_shared_pixel():
-    boxes = np.array([[0, 0, 4, 4], [2, 0, 6, 4]], np.float32)
-    labels = paint_labels(boxes, np.repeat(FULL, 2, axis=0), (4, 6))
-    assert labels[0].tolist() == [1, 1, 1, 1, 2, 2]
+SQUARE = ("####", "####", "####", "####")
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        pytest.param(
+            [(0, 0, SQUARE), (2, 0, SQUARE)],
+            ("111122", "111122", "111122", "111122"),
+            id="the earlier keeps a shared pixel",
+        ),
+        pytest.param(
+            [(0, 0, ("#.##", "#.##", "#.##", "#.##"))],
+            ("..11..", "..11..", "..11..", "..11.."),
+            id="the largest piece",
+        ),
+        pytest.param(
+            [(0, 0, ("##..", "##..", "..##", "..##"))],
+            ("11....", "11....", "..11..", "..11.."),
+            id="corners join",
+        ),
+        pytest.param(
+            [(0, 0, ("...#", "#..#", "#..#", "#..."))],
+            ("...1..", "...1..", "...1..", "......"),
+            id="of equal pieces the higher",
+        ),
+        pytest.param(
+            [(0, 0, ("#..#", "#..#", "#..#", "#..#"))],
+            ("1.....", "1.....", "1.....", "1....."),
+            id="of equally high pieces the left one",
+        ),
+        pytest.param(
+            [(0, 0, ("#..#", ".#.#", "#..#", ".#.."))],
+            ("1.....", ".1....", "1.....", ".1...."),
+            id="corners join the largest piece",
+        ),
+        pytest.param(
+            [(2, 0, ("#...", "#...", "#...", "#...")), (0, 0, SQUARE)],
+            ("221...", "221...", "221...", "221..."),
+            id="an earlier cell cuts a piece off",
+        ),
+        pytest.param(
+            [(0, 0, ("#.##", "#.##", "#.##", "#.##")), (0, 0, SQUARE)],
+            ("2211..", "2211..", "2211..", "2211.."),
+            id="a later cell takes the other piece",
+        ),
+        pytest.param(
+            [(0, 0, ("####", "#..#", "#..#", "####")), (0, 0, SQUARE)],
+            ("1111..", "1221..", "1221..", "1111.."),
+            id="a cell in another one's hole",
+        ),
+        pytest.param(
+            [(0, 0, SQUARE), (0, 0, SQUARE), (0, 0, SQUARE)],
+            ("1111..", "11112.", "11113.", "1111.."),
+            id="covered cells take the nearest free pixels",
+        ),
+        pytest.param(
+            [(0, 0, ("....", "....", "....", "....")), (0, 0, SQUARE)],
+            ("2222..", "2222..", "2222..", "2222.."),
+            id="an empty patch owns nothing",
+        ),
+    ],
+)
+def test_a_pixel_has_one_owner_and_a_cell_one_piece(cells, expected):
+    """Patches are 255 at every ``#``; their boxes have one pixel per place."""
+    boxes = np.array([(x, y, x + 4, y + 4) for x, y, _ in cells], np.float32)
+    patches = np.array([[list(row) for row in patch] for _, _, patch in cells]) == "#"
+    labels = paint_labels(boxes, np.uint8(255) * patches, (4, 6))
+    drawn = tuple("".join(".123"[label] for label in row) for row in labels.tolist())
+    assert drawn == expected
+
+
+def test_a_piece_in_the_hole_of_another_is_a_piece():
+    patch = np.full((1, 5, 5), 255, np.uint8)
+    patch[0, 1:4, 1:4] = 0
+    patch[0, 2, 2] = 255
+    labels = paint_labels(np.array([[0, 0, 5, 5]], np.float32), patch, (5, 5))
+    assert (labels.sum(), labels[2, 2]) == (16, 0)
 
 
 def test_more_cells_than_uint16_holds():
     number = 65_536
-    boxes = np.array([[0, 0, 1, 1], [1, 0, 2, 1]], np.float32)[[0] + [1] * (number - 1)]
-    boxes[-1] = 2, 0, 3, 1
-    labels = paint_labels(boxes, np.full((number, 1, 1), 255, np.uint8), (1, 3))
+    left = np.arange(number, dtype=np.float32)
+    boxes = np.stack([left, np.zeros(number), left + 1, np.ones(number)], axis=1)
+    labels = paint_labels(
+        boxes.astype(np.float32), np.full((number, 1, 1), 255, np.uint8), (1, number)
+    )
     assert labels.dtype == np.uint32
-    assert labels[0].tolist() == [1, 2, number]
+    np.testing.assert_array_equal(labels[0], np.arange(1, number + 1))
+
+
+def test_a_full_frame_has_no_pixel_for_more_cells():
+    boxes = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 2, 1]], np.float32)
+    labels = paint_labels(boxes, np.repeat(FULL, 3, axis=0), (1, 2))
+    assert labels.tolist() == [[1, 2]]
+    owned = list(owned_regions(boxes, labels))
+    assert [region.mask.size for region in owned] == [1, 1, 0]
+    polygons = list(outlines(boxes, np.repeat(FULL, 3, axis=0), labels))
+    assert [len(polygon) for polygon in polygons] == [4, 4, 0]
+
+
+def test_the_nearest_pixel_is_not_in_the_first_window():
+    """A pixel of its corner is farther than one beyond its side."""
+    patches = np.full((2, 21, 21), 255, np.uint8)
+    patches[0, 14, 14] = patches[0, 10, 15] = 0
+    boxes = np.array([[0, 0, 21, 21], [10, 10, 11, 11]], np.float32)
+    labels = paint_labels(boxes, patches, (21, 21))
+    assert np.argwhere(labels == 2).tolist() == [[10, 15]]
+
+
+def test_a_far_pixel_is_found():
+    """The nearest free pixel is outside of the first windows that are searched."""
+    boxes = np.array([[0, 0, 90, 60], [0, 0, 80, 60]], np.float32)
+    labels = paint_labels(boxes, np.repeat(FULL, 2, axis=0), (60, 100))
+    assert np.argwhere(labels == 2).tolist() == [[29, 90]]
+    assert [region.columns.start for region in owned_regions(boxes, labels)] == [0, 90]
+
+
+@settings(max_examples=150, deadline=None)
+@given(boxes_strategy, st.integers(1, 17), st.integers(1, 17), st.data())
+def test_regions_have_the_pixels_of_the_labels(boxes, height, width, data):
+    boxes = np.array(boxes, np.float32).reshape(-1, 4)
+    patches = data.draw(hnp.arrays(np.uint8, (len(boxes), 5, 5)))
+    labels = paint_labels(boxes, patches, (height, width))
+    for number, region in enumerate(owned_regions(boxes, labels), 1):
+        again = np.zeros((height, width), bool)
+        again[region.rows, region.columns] = region.mask
+        np.testing.assert_array_equal(again, labels == number)
+        assert all(region.mask.any(axis=axis).all() for axis in (0, 1))  # no empty row or column
 
 
 @pytest.mark.parametrize(
@@ -183,27 +333,89 @@ def test_run_lengths_are_what_pycocotools_reads(seed):
         np.testing.assert_array_equal(coco_mask.decode(run_length), full)
 
 
+def inside(outline, shape):
+    """Bool ``[H, W]``: the pixels whose centre an outline encloses."""
+    return np.array(
+        [
+            [cv2.pointPolygonTest(outline, (x + 0.5, y + 0.5), False) >= 0 for x in range(shape[1])]
+            for y in range(shape[0])
+        ]
+    )
+
+
 @pytest.mark.parametrize("size", [8, 30, 200])
-def test_outline_encloses_the_pixels_of_the_mask(size):
+def test_outline_encloses_the_pixels_of_the_cell(size):
     _, patches = many_cells(1, 100)
     box = np.array([[10.3, 5.7, 10.3 + size, 5.7 + 0.8 * size]], np.float32)
-    (region,) = regions(box, patches, (256, 256))
-    (outline,) = outlines(box, patches)
-    x, y = np.meshgrid(
-        np.arange(region.columns.start, region.columns.stop) + 0.5,
-        np.arange(region.rows.start, region.rows.stop) + 0.5,
-    )
-    inside = [
-        cv2.pointPolygonTest(outline, point, False) >= 0
-        for point in zip(x.flat, y.flat, strict=True)
-    ]
-    differ = np.count_nonzero(np.reshape(inside, x.shape) != region.mask)
-    assert differ <= 0.02 * np.count_nonzero(region.mask) + 1
+    labels = paint_labels(box, patches, (256, 256))
+    (outline,) = outlines(box, patches, labels)
+    area = np.count_nonzero(labels)
+    assert np.count_nonzero(inside(outline, labels.shape) != (labels == 1)) <= 0.02 * area + 1
     assert outline.dtype == np.float32
     assert outline.shape[1] == 2
 
 
-def test_outline_of_an_empty_cell_is_empty():
-    box = np.array([[1, 1, 5, 5], [3, 3, 3, 6]], np.float32)
-    patches = np.stack([np.zeros((56, 56), np.uint8), FULL[0]])
-    assert [len(outline) for outline in outlines(box, patches)] == [0, 0]
+@pytest.mark.parametrize("size", [20, 45, 150])
+def test_outlines_of_neighbours_share_their_border(size):
+    """The area is that of the pixels, within a few percent and a pixel of outline."""
+    _, patches = many_cells(3, 100)
+    left = np.array([0, 0.6 * size, 0.3 * size]) + 5.2
+    top = np.array([0, 0.1 * size, 0.6 * size]) + 3.7
+    boxes = np.stack([left, top, left + size, top + size], axis=1).astype(np.float32)
+    labels = paint_labels(boxes, patches, (256, 256))
+    for number, outline in enumerate(outlines(boxes, patches, labels), 1):
+        owned = labels == number
+        area = np.count_nonzero(owned)
+        assert cv2.contourArea(outline) == pytest.approx(
+            area, rel=0.03, abs=cv2.arcLength(outline, True) / 4
+        )
+        taken = (labels > 0) & ~owned
+        assert np.count_nonzero(inside(outline, labels.shape) & taken) <= 0.01 * area + 1
+
+
+@pytest.mark.parametrize(
+    ("box", "shape"),
+    [
+        pytest.param((-20, -10, 30, 30), (60, 60), id="top-left"),
+        pytest.param((40, 35, 80, 80), (60, 60), id="bottom-right"),
+        pytest.param((-9, -9, 70, 70), (60, 60), id="all of it"),
+    ],
+)
+def test_outlines_stay_in_the_frame(box, shape):
+    _, patches = many_cells(1, 100)
+    boxes = np.array([box], np.float32)
+    (outline,) = outlines(boxes, patches, paint_labels(boxes, patches, shape))
+    assert outline.min() >= 0
+    assert (outline.max(axis=0) <= shape[::-1]).all()
+
+
+@pytest.mark.parametrize(
+    ("patch", "pixels", "area"),
+    [
+        pytest.param(("....", ".#..", "....", "...."), 1, 1, id="one pixel"),
+        pytest.param(("####", "....", "....", "...."), 4, 4, id="a line"),
+        pytest.param(("##..", "##..", "..##", "..##"), 8, 8, id="joined by a corner"),
+        pytest.param(("#...", ".#..", "..#.", "...#"), 4, 4, id="a diagonal"),
+        pytest.param(("...#", "###.", "###.", "###."), 10, 10, id="a small part at a corner"),
+        pytest.param(("####", "#..#", "#..#", "####"), 12, 16, id="a ring, without its hole"),
+    ],
+)
+@pytest.mark.parametrize("value", [128, 160, 255])
+def test_a_cell_with_a_pixel_has_an_outline(patch, pixels, area, value):
+    box = np.array([[3, 2, 7, 6]], np.float32)
+    patches = np.array([[[value * (place == "#") for place in row] for row in patch]], np.uint8)
+    labels = paint_labels(box, patches, (9, 9))
+    assert np.count_nonzero(labels) == pixels
+    (outline,) = outlines(box, patches, labels)
+    assert len(outline) >= 3
+    assert inside(outline, labels.shape)[labels == 1].all()
+    assert cv2.contourArea(outline) == pytest.approx(area, rel=0.5)
+
+
+def test_of_a_cell_in_pieces_the_largest_has_the_outline():
+    """An older server may paint such a label image."""
+    labels = np.zeros((20, 20), np.uint16)
+    labels[2:4, 2:4] = labels[10:18, 10:18] = 1
+    box = np.array([[0, 0, 20, 20]], np.float32)
+    (outline,) = outlines(box, FULL, labels)
+    assert outline.min() > 9

@@ -18,7 +18,8 @@ from export import chain_parity, steps
 from export.chain import Arrays, Chain
 from export.chain_parity import MASK_IOU, ChainParity, check_chain, instance_inputs
 from export.parity import ParityError
-from export.reference import UltralyticsYolo, classify_one_by_one, normalised_rgb
+from export.reference import normalised_rgb
+from export.yolo_reference import UltralyticsYolo, classify_one_by_one
 from training.classifier import CellClassifier, load_classifier
 from training.yolo_network import SegmentationModel, load_network
 

@@ -15,22 +15,26 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from cytoserve.contract import INSTANCE_OUTPUTS, MASK_SIZE, STEPS
 from cytoserve.patches import regions
-from export import maskrcnn_steps
+from export import maskrcnn_reference, maskrcnn_steps
+from export.cells_parity import check_cells
 from export.chain import Arrays, Chain
 from export.chain_parity import check_chain, instance_inputs, pair_cells
-from export.graphs import trace_graph
+from export.graph_files import open_graph
+from export.maskrcnn_cells import MaskRcnnCells
 from export.maskrcnn_heads import BoxHead, MaskHead, pasting_weights
 from export.maskrcnn_network import MaskRcnnNetwork
-from export.maskrcnn_parity import check_cells
-from export.maskrcnn_prepare import PrepareRgb
 from export.maskrcnn_reference import TorchvisionMaskRcnn
 from export.onnx_session import open_session
 from export.parity import FLOAT_TOLERANCE, LEVEL_TOLERANCE, Case, ParityError
-from export.reference import normalised_rgb
+from export.reference_merge import frame_grid, scaled_rgb
 from export.sample_inputs import camera_frame
+from training.checkpoint import LearnedScale
+from training.network_tiles import FrameTiles
 from training.rendered import RenderSettings, render_frame
 
 STEP = STEPS["maskrcnn_network"]
+OVERLAP, TILE_OVERLAP = 0.6, 60.0
+SCALE = LearnedScale(network_scale=0.2, cell_diameter_px=36.0, largest_cell_px=96.0)
 
 Find = Callable[..., Arrays]
 
@@ -48,35 +52,44 @@ def networks(make_random_maskrcnn: Callable[[int], MaskRCNN]) -> dict[int, MaskR
 @pytest.fixture(scope="module")
 def graphs(networks: dict[int, MaskRCNN]) -> dict[int, onnx.ModelProto]:
     """The same as graphs, traced with a frame of another size than those of any test."""
-    example = inputs_of(camera_frame(90, 111, 1), 0.3, 0.5, 4096)
-    return {
-        count: trace_graph(MaskRcnnNetwork(network), STEP, example)
-        for count, network in networks.items()
-    }
+    example = Case("traced with", inputs_of(camera_frame(90, 111, 1), 0.5))
+    return {n: maskrcnn_steps.tile_by_tile(network, example) for n, network in networks.items()}
 
 
 @pytest.fixture(scope="module")
 def find(graphs: dict[int, onnx.ModelProto]) -> Find:
-    """Runs the graph of a network on a camera frame."""
+    """Finds the candidates of a camera frame by the graph of a network, and merges them."""
     sessions = {n: open_session(graph.SerializeToString(), 1) for n, graph in graphs.items()}
 
-    def run(
-        classes: int, camera: torch.Tensor, score: float, overlap: float = 0.5, cap: int = 4096
-    ) -> Arrays:
-        values = [value.numpy() for value in inputs_of(camera, score, overlap, cap)]
-        names = [tensor.name for tensor in STEP.outputs]
+    def run(classes: int, camera: torch.Tensor, score: float, **given: float) -> Arrays:
+        cap = int(given.pop("cap", 4096))
+        values = [value.numpy() for value in inputs_of(camera, score, **given)]
         feeds = dict(zip([tensor.name for tensor in STEP.inputs], values, strict=True))
-        return dict(zip(names, sessions[classes].run(names, feeds), strict=True))
+        names = [tensor.name for tensor in STEP.outputs]
+        found = sessions[classes].run(names, feeds)
+        merged = MaskRcnnCells()(
+            *map(torch.from_numpy, found),
+            torch.tensor([given.get("overlap", OVERLAP)]),
+            torch.tensor([cap], dtype=torch.int32),
+        )
+        cells = zip(STEPS["maskrcnn_cells"].outputs, merged, strict=True)
+        answer = {tensor.name: value.numpy() for tensor, value in cells}
+        return answer | dict(zip(names, found, strict=True))
 
     return run
 
 
 def inputs_of(
-    camera: torch.Tensor, score: float, overlap: float, cap: int
+    camera: torch.Tensor,
+    score: float,
+    overlap: float = OVERLAP,
+    scale: float = 1.0,
+    tile: float = 1024,
 ) -> tuple[torch.Tensor, ...]:
-    rgb = PrepareRgb()(camera)[0]
-    cap_tensor = torch.tensor([cap], dtype=torch.int32)
-    return rgb, torch.tensor([score]), torch.tensor([overlap]), cap_tensor
+    tiles, origins, tiling, _ = FrameTiles(int(tile))(
+        camera, torch.tensor([scale]), torch.tensor([TILE_OVERLAP])
+    )
+    return tiles, origins, tiling, torch.tensor([score]), torch.tensor([overlap])
 
 
 def ious(answer: Arrays, masks: np.ndarray) -> list[float]:
@@ -90,48 +103,85 @@ def ious(answer: Arrays, masks: np.ndarray) -> list[float]:
     return figures
 
 
+UINT16 = torch.from_numpy(rendered(3).astype(np.int32) * 17)[:, :, None]
 FRAMES = {
-    # Of 97 rows, 128 remain only if the scale is computed as exactly as torchvision does.
-    "odd RGB": camera_frame(97, 130, 3),
-    "uint16": torch.from_numpy(rendered(3).astype(np.int32) * 17)[:, :, None],
-    "long": camera_frame(60, 331, 1),
-    "1x1": camera_frame(1, 1, 1),
+    "odd RGB": (camera_frame(97, 130, 3), {}),
+    "uint16": (UINT16, {"scale": 0.6}),
+    "long": (camera_frame(60, 331, 1), {}),
+    "1x1": (camera_frame(1, 1, 1), {}),
+    "one row": (camera_frame(1, 300, 1), {}),
+    "tiles": (UINT16, {"tile": 160}),
+    "tiles of a scaled frame": (UINT16, {"tile": 160, "scale": 0.8}),
 }
 
 
 @pytest.mark.parametrize("classes", [pytest.param(1, id="K=1"), pytest.param(2, id="K=2")])
 @pytest.mark.parametrize("frame", list(FRAMES))
-@pytest.mark.parametrize("score", [0.05, 0.4])
+@pytest.mark.parametrize("score", [0.5, 0.8])
 def test_torchvisions_own_cells(
-    networks: dict[int, MaskRCNN], find: Find, classes: int, frame: str, score: float
+    networks: dict[int, MaskRCNN],
+    find: Find,
+    classes: int,
+    frame: str,
+    score: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    camera = FRAMES[frame]
-    answer = find(classes, camera, score)
+    camera, given = FRAMES[frame]
+    monkeypatch.setattr(maskrcnn_reference, "MASKRCNN_TILE_SIZE", int(given.get("tile", 1024)))
+    answer = find(classes, camera, score, **given)
     expected = TorchvisionMaskRcnn(networks[classes]).cells(
-        normalised_rgb(camera.numpy()), score, 0.5
+        camera.numpy(), given.get("scale", 1.0), TILE_OVERLAP, score, OVERLAP
     )
     ours, theirs, distance = pair_cells(
         answer["boxes"], expected.boxes, answer["detected_ids"], expected.class_ids
     )
-    # A tie in the last digit may go either way.
-    assert len(answer["boxes"]) + len(expected.boxes) - 2 * len(ours) <= 2
-    assert len(ours) >= 1
-    assert distance.max() < 0.02
+    # A grey level that OpenCV rounds otherwise may change a score, and with it which cells stay.
+    assert expected.doubtful is not None
+    both = len(answer["boxes"]) + len(expected.boxes)
+    alone = ~expected.doubtful
+    alone[theirs] = False
+    assert len(answer["boxes"]) - len(ours) + np.count_nonzero(alone) <= max(2, 0.08 * both)
+    assert len(ours) >= 1 or not both
+    assert distance.max(initial=0) < 0.02
     np.testing.assert_allclose(answer["scores"][ours], expected.scores[theirs], atol=1e-3)
     np.testing.assert_array_equal(answer["detected_ids"][ours], expected.class_ids[theirs])
     paired = {name: answer[name][ours] for name in ("boxes", "masks")}
-    assert np.mean(ious(paired, expected.masks[theirs])) > 0.99
+    assert not len(ours) or np.mean(ious(paired, expected.masks[theirs])) > 0.98
     chosen = answer["detected_probs"][np.arange(len(answer["boxes"])), answer["detected_ids"]]
     np.testing.assert_array_equal(chosen, answer["scores"])
 
 
-@pytest.mark.parametrize("cap", [0, 1, 42, 500])
+def test_a_tile_is_torchvisions_own_image(networks: dict[int, MaskRCNN], find: Find) -> None:
+    """Before merging, every box of every tile has its partner."""
+    answer = find(2, UINT16, 0.6, tile=160)
+    reference = TorchvisionMaskRcnn(networks[2])
+    grid = frame_grid((256, 256), 1.0, TILE_OVERLAP, 160)
+    scaled, count = scaled_rgb(UINT16.numpy(), 1.0), 0
+    for x, y in grid.origins:
+        cut = scaled[int(y) : int(y) + 160, int(x) : int(x) + 160]
+        cells = reference.tile(cut, 0.6, 0.7)
+        own = slice(count, count + len(cells.boxes))
+        boxes = cells.boxes + np.array([x, y, x, y], np.float32)
+        ids = answer["candidate_ids"][own]
+        ours, theirs, distance = pair_cells(
+            answer["candidate_boxes"][own], boxes, ids, cells.class_ids
+        )
+        assert len(ours) >= len(boxes) - 1  # boxes of equal scores may take each other's place
+        assert distance.max() < 0.02
+        scores = answer["candidate_scores"][own][ours]
+        np.testing.assert_allclose(scores, cells.scores[theirs], atol=1e-3)
+        count += len(cells.boxes)
+    assert count == len(answer["candidate_boxes"]) > 100
+    kinds = set(zip(answer["whole"].tolist(), answer["large_cut"].tolist(), strict=True))
+    assert kinds == {(1, 0), (0, 1), (0, 0)}
+
+
+@pytest.mark.parametrize("cap", [0, 1, 20])
 def test_the_best_cells_up_to_the_cap(find: Find, cap: int) -> None:
-    camera = FRAMES["uint16"]
-    everything = find(2, camera, 0.01, overlap=0.95)
-    answer = find(2, camera, 0.01, overlap=0.95, cap=cap)
+    everything = find(2, UINT16, 0.5)
+    answer = find(2, UINT16, 0.5, cap=cap)
     found = int(everything["cells_found"][0])
-    assert found == len(everything["boxes"]) > 500
+    assert found == len(everything["boxes"]) > 20
     assert answer["cells_found"].tolist() == [found]
     assert answer["masks"].shape == (cap, MASK_SIZE, MASK_SIZE)
     np.testing.assert_array_equal(answer["scores"], everything["scores"][:cap])
@@ -140,25 +190,14 @@ def test_the_best_cells_up_to_the_cap(find: Find, cap: int) -> None:
     np.testing.assert_array_equal(answer["cell_masks"], answer["masks"])
 
 
-def test_no_cell(find: Find) -> None:
-    answer = find(2, FRAMES["odd RGB"], 1.0)
+@pytest.mark.parametrize("given", [{}, {"tile": 50}], ids=["one tile", "tiles"])
+def test_no_cell(find: Find, given: dict[str, float]) -> None:
+    answer = find(2, FRAMES["odd RGB"][0], 1.0, **given)
     shapes = {name: array.shape for name, array in answer.items()}
     assert shapes["boxes"] == (0, 4)
-    assert shapes["detected_probs"] == (0, 2)
+    assert shapes["candidate_probs"] == shapes["detected_probs"] == (0, 2)
     assert shapes["masks"] == (0, MASK_SIZE, MASK_SIZE)
     assert answer["cells_found"].tolist() == [0]
-
-
-@pytest.mark.parametrize("size", [(1, 700), (700, 1)], ids=["one row", "one column"])
-def test_a_frame_that_torchvision_scales_to_nothing(
-    networks: dict[int, MaskRCNN], find: Find, size: tuple[int, int]
-) -> None:
-    camera = camera_frame(*size, 1)
-    with pytest.raises(RuntimeError, match="Input and output sizes should be greater than 0"):
-        TorchvisionMaskRcnn(networks[1]).cells(normalised_rgb(camera.numpy()), 0.0, 0.5)
-    answer = find(1, camera, 0.0)
-    assert np.isfinite(answer["boxes"]).all()
-    assert (answer["boxes"] <= [size[1], size[0], size[1], size[0]]).all()
 
 
 @pytest.mark.parametrize("side", [20, 35, 60, 200])
@@ -187,7 +226,7 @@ def test_chunks_change_nothing(networks: dict[int, MaskRCNN]) -> None:
     with torch.inference_mode():
         for chunked, whole, inputs in (
             (BoxHead(heads, 7), BoxHead(heads, 99), (boxes,)),
-            (MaskHead(heads, 56, 7), MaskHead(heads, 56, 99), (boxes, labels, boxes / 2)),
+            (MaskHead(heads, 56, 7), MaskHead(heads, 56, 99), (boxes, labels)),
         ):
             answers = [head.eval()(*levels, *inputs) for head in (chunked, whole)]
             for some, all_at_once in zip(*answers, strict=True):
@@ -199,8 +238,8 @@ def test_chunks_change_nothing(networks: dict[int, MaskRCNN]) -> None:
 def test_another_network_is_refused(
     networks: dict[int, MaskRCNN], graphs: dict[int, onnx.ModelProto]
 ) -> None:
-    cases = [Case("a frame", inputs_of(FRAMES["uint16"], 0.3, 0.5, 4096))]
-    figures = check_cells(MaskRcnnNetwork(networks[1]), graphs[1], cases)["a frame"]
+    cases = [Case("a frame", inputs_of(UINT16, 0.5))]
+    figures = check_cells(MaskRcnnNetwork(networks[1]), graphs[1], STEP, cases)["a frame"]
     assert figures["cells"] > 20
     assert figures["unmatched"] <= 2
     last = networks[1].roi_heads.mask_predictor.mask_fcn_logits
@@ -209,9 +248,9 @@ def test_another_network_is_refused(
         other = MaskRcnnNetwork(networks[1])
         last.bias.add_(0.5)
     with pytest.raises(ParityError, match="case 'a frame', 'masks': ONNX Runtime deviates"):
-        check_cells(other, graphs[1], cases)
+        check_cells(other, graphs[1], STEP, cases)
     with pytest.raises(ParityError, match=r"output 'detected_probs': ONNX Runtime answers"):
-        check_cells(MaskRcnnNetwork(networks[2]), graphs[1], cases)
+        check_cells(MaskRcnnNetwork(networks[2]), graphs[1], STEP, cases)
 
 
 class ChangedChain(Chain):
@@ -244,13 +283,13 @@ def test_the_manifest_tells_the_figures(exported_repository: Path) -> None:
     chain = json.loads((exported_repository / "maskrcnn" / "1" / "manifest.json").read_text())[
         "parity"
     ]
-    assert [figure["score_threshold"] for figure in chain] == [0.5, 0.25, 0.05]
-    assert all(figure["mask_iou"] >= 0.99 and figure["same_classes"] == 1 for figure in chain)
+    assert {figure["score_threshold"] for figure in chain} == {0.5, 0.25, 0.05}
+    assert all(figure["mask_iou"] >= 0.98 and figure["same_classes"] == 1 for figure in chain)
     network = json.loads(
         (exported_repository / "maskrcnn_network" / "1" / "manifest.json").read_text()
     )
-    assert network["settings"] == {"min_size": 128, "max_size": 256, "proposals": 600}
-    assert [figures["cells"] for figures in network["parity"].values()][-1] == 500
+    assert network["settings"] == {"proposals": 600}
+    assert [figures["cells"] for figures in network["parity"].values()][-1] > 300
 
 
 @pytest.mark.parametrize(
@@ -271,12 +310,12 @@ def test_a_wrong_chain_is_refused(
     frames = {"rendered.tif": rendered(1)}
     changed = ChangedChain(chain, change)
     reference = TorchvisionMaskRcnn(networks[2])
-    [figure] = check_chain(chain, reference, None, frames, thresholds=[0.5])
+    figure, *_ = check_chain(chain, reference, None, frames, SCALE, thresholds=[0.5])
     assert figure.cells > 10
     with pytest.raises(
         ParityError, match=f"frame rendered.tif at score threshold 0.5: .*{message}"
     ):
-        check_chain(changed, reference, None, frames, thresholds=[0.5])
+        check_chain(changed, reference, None, frames, SCALE, thresholds=[0.5])
 
 
 def test_an_empty_frame_has_no_cells(exported_repository: Path) -> None:
@@ -288,10 +327,46 @@ def test_an_empty_frame_has_no_cells(exported_repository: Path) -> None:
     assert answer["class_probs"].shape == (0, 2)
 
 
-def test_prepared_frames() -> None:
+@pytest.mark.parametrize(
+    ("shape", "scale", "tiles"),
+    [
+        pytest.param((31, 45, 3), 1.0, (1, 31, 45), id="as it is"),
+        pytest.param((310, 45, 1), 0.5, (1, 155, 22), id="reduced"),
+        pytest.param((161, 45, 1), 1.0, (2, 160, 45), id="one row more"),
+        pytest.param((300, 400, 1), 1.2, (15, 160, 160), id="tiles"),
+    ],
+)
+def test_prepared_frames(
+    shape: tuple[int, int, int], scale: float, tiles: tuple[int, int, int]
+) -> None:
+    camera = camera_frame(*shape)
+    prepared, origins, tiling, size = FrameTiles(160)(
+        camera, torch.tensor([scale]), torch.tensor([TILE_OVERLAP])
+    )
+    count, height, width = tiles
+    assert prepared.shape == (count, 3, height, width)
+    assert size.tolist() == list(shape[:2])
+    grid = frame_grid(shape[:2], scale, TILE_OVERLAP, 160)
+    assert grid.tile_size == (width, height)
+    np.testing.assert_array_equal(origins, grid.origins)
+    np.testing.assert_allclose(tiling, [*grid.scale, *shape[:2], TILE_OVERLAP])
+    scaled = scaled_rgb(camera.numpy(), scale).astype(int)
+    for tile, (x, y) in zip(prepared.permute(0, 2, 3, 1).numpy(), grid.origins, strict=True):
+        cut = scaled[int(y) : int(y) + height, int(x) : int(x) + width]
+        assert np.abs(tile - cut).max() <= 1  # a grey level that lies between two
+
+
+def test_prepared_graph() -> None:
     step = maskrcnn_steps.maskrcnn_prepare()
     assert max(figures["frame_size"] for figures in step.parity.values()) == 0
-    frame = camera_frame(31, 45, 3)
-    rgb, size = PrepareRgb()(frame)
-    np.testing.assert_array_equal(rgb[0].permute(1, 2, 0).numpy(), normalised_rgb(frame.numpy()))
-    assert size.tolist() == [31, 45]
+
+
+def test_dims_are_those_of_the_contract(graphs: dict[int, onnx.ModelProto]) -> None:
+    """What a graph fixes, a configuration must not leave open."""
+    session = open_graph(graphs[2], 1)
+    found = {
+        node.name: tuple(dim if isinstance(dim, int) else -1 for dim in node.shape)
+        for node in (*session.get_inputs(), *session.get_outputs())
+    }
+    tensors = (*STEP.inputs, *STEP.outputs)
+    assert found == {tensor.name: STEP.graph_dims(tensor) for tensor in tensors}

@@ -406,21 +406,34 @@ def test_steps_of_different_sams_are_refused(steps: dict[str, ExportedStep]) -> 
         require_one_sam([steps["sam_prepare"], steps["sam_encoder"], other])
 
 
+def cells_of(session: onnxruntime.InferenceSession, feeds: Arrays) -> dict[str, np.ndarray]:
+    names = [node.name for node in session.get_outputs()]
+    return dict(zip(names, session.run(None, dict(feeds)), strict=True))
+
+
+def detected(boxes: np.ndarray, qualities: np.ndarray, overlap: float) -> dict[str, np.ndarray]:
+    """Inputs of `sam_cells`: masks that fill their boxes."""
+    count, random = len(boxes), np.random.default_rng(len(boxes))
+    return {
+        "prompt_boxes": boxes.astype(np.float32),
+        "prompt_masks": random.integers(128, 256, (count, 112, 112), np.uint8),
+        "qualities": qualities.astype(np.float32),
+        "detected_ids": random.integers(0, 3, count, np.int32),
+        "detected_probs": random.uniform(size=(count, 3)).astype(np.float32),
+        "cells_detected": np.array([count + 5], np.int32),
+        "overlap_threshold": np.array([overlap], np.float32),
+    }
+
+
 @pytest.mark.parametrize("count", [0, 1, 33])
 def test_cells_are_sorted_by_quality(
     sessions: dict[str, onnxruntime.InferenceSession], count: int
 ) -> None:
     random = np.random.default_rng(count)
-    feeds = {
-        "prompt_boxes": random.uniform(0, 100, (count, 4)).astype(np.float32),
-        "prompt_masks": random.integers(0, 256, (count, 112, 112), np.uint8),
-        "qualities": random.permutation(count).astype(np.float32) / 40,
-        "detected_ids": random.integers(0, 3, count, np.int32),
-        "detected_probs": random.uniform(size=(count, 3)).astype(np.float32),
-    }
-    session = sessions["sam_cells"]
-    names = [node.name for node in session.get_outputs()]
-    answer = dict(zip(names, session.run(None, feeds), strict=True))
+    corners = random.uniform(0, 100, (count, 2))
+    boxes = np.hstack([corners, corners + random.uniform(1, 50, (count, 2))])
+    feeds = detected(boxes, random.permutation(count) / 40, overlap=1.0)
+    answer = cells_of(sessions["sam_cells"], feeds)
     order = np.argsort(-feeds["qualities"])
     for output, source in (
         ("boxes", "prompt_boxes"),
@@ -432,3 +445,34 @@ def test_cells_are_sorted_by_quality(
         ("class_probs", "detected_probs"),
     ):
         np.testing.assert_array_equal(answer[output], feeds[source][order])
+    assert answer["cells_found"].tolist() == [count + 5]  # the detector's cap left out five
+
+
+@pytest.mark.parametrize(
+    ("boxes", "kept"),
+    [
+        pytest.param([(0, 0, 40, 40), (2, 2, 42, 42)], [1], id="the same cell"),
+        pytest.param([(10, 10, 20, 20), (0, 0, 40, 40)], [1], id="a part of a cell"),
+        pytest.param([(0, 0, 40, 40), (30, 0, 70, 40)], [1, 0], id="neighbours"),
+        pytest.param([(0, 0, 40, 40), (0, 0, 0, 0), (1, 1, 41, 41)], [2, 1], id="a box of nothing"),
+    ],
+)
+def test_one_cell_is_one_answer(
+    sessions: dict[str, onnxruntime.InferenceSession],
+    boxes: list[tuple[float, ...]],
+    kept: list[int],
+) -> None:
+    count = len(boxes)
+    feeds = detected(np.array(boxes), np.linspace(0.5, 0.9, count), overlap=0.6)
+    answer = cells_of(sessions["sam_cells"], feeds)
+    np.testing.assert_array_equal(answer["boxes"], feeds["prompt_boxes"][kept])
+    assert answer["cells_found"].tolist() == [len(kept) + 5]
+
+
+def test_a_mask_without_a_pixel_is_no_cell(
+    sessions: dict[str, onnxruntime.InferenceSession],
+) -> None:
+    feeds = detected(np.array([(0, 0, 40, 40), (50, 0, 90, 40)]), np.array([0.9, 0.5]), 0.6)
+    feeds["prompt_masks"][0] = 127
+    answer = cells_of(sessions["sam_cells"], feeds)
+    np.testing.assert_array_equal(answer["scores"], feeds["qualities"][1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -90,6 +91,15 @@ def test_as_one_class() -> None:
     assert merged.class_names == ("nucleus",)
     assert merged.cells_per_class() == {"nucleus": 4}
     assert DATASET.cells_per_class() == {"a": 2, "b": 2}
+
+
+def test_scale_and_pixel_size_stay() -> None:
+    scaled = replace(frame("four.png", 0), scale=2.0)
+    dataset = AnnotatedDataset(("a",), (scaled, frame("five.png", 0)), pixel_size_um=0.3)
+    for part in (dataset.subset(["four"]), dataset.as_one_class()):
+        assert part.pixel_size_um == 0.3
+        assert part.frames[0].scale == 2.0
+    assert dataset.frames[1].scale == 1.0
 
 
 def test_two_images_of_one_name_are_refused() -> None:

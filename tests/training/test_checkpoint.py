@@ -13,6 +13,8 @@ import torch
 
 from training.checkpoint import (
     CheckpointError,
+    ChosenThreshold,
+    LearnedScale,
     Recipe,
     fill_network,
     load_checkpoint,
@@ -34,6 +36,17 @@ def recipe() -> Recipe:
         initialised_from="random",
         seed=0,
         metrics={"accuracy": 0.5},
+        scale=LearnedScale(
+            network_scale=0.5, cell_diameter_px=30, largest_cell_px=80, pixel_size_um=0.4
+        ),
+        threshold=ChosenThreshold(
+            value=0.4,
+            metric="F1",
+            thresholds=(0.2, 0.4),
+            precision=(0.5, 1),
+            recall=(1, 0.9),
+            best=(0.7, 0.95),
+        ),
     )
 
 
@@ -48,6 +61,14 @@ def test_comes_back_as_it_was_written(checkpoint: Path, recipe: Recipe) -> None:
     assert torch.equal(weights["weight"], torch.arange(6.0).view(2, 3))
     assert read == recipe
     assert sorted(p.name for p in checkpoint.iterdir()) == ["model.safetensors", "recipe.json"]
+
+
+def test_a_recipe_of_an_earlier_version_has_no_scale_and_no_threshold(checkpoint: Path) -> None:
+    facts = json.loads((checkpoint / "recipe.json").read_text())
+    del facts["scale"], facts["threshold"]
+    (checkpoint / "recipe.json").write_text(json.dumps(facts))
+    _, read = load_checkpoint(checkpoint, "resnet50")
+    assert (read.scale, read.threshold) == (None, None)
 
 
 def test_others_may_read_it(checkpoint: Path) -> None:
@@ -71,6 +92,12 @@ def truncate_weights(folder: Path) -> None:
 def drop_a_field(folder: Path) -> None:
     facts = json.loads((folder / "recipe.json").read_text())
     del facts["class_names"]
+    (folder / "recipe.json").write_text(json.dumps(facts))
+
+
+def no_scale_at_all(folder: Path) -> None:
+    facts = json.loads((folder / "recipe.json").read_text())
+    facts["scale"]["network_scale"] = 0
     (folder / "recipe.json").write_text(json.dumps(facts))
 
 
@@ -105,6 +132,11 @@ def drop_a_field(folder: Path) -> None:
         ),
         pytest.param(
             drop_a_field, r"recipe\.json is damaged:\n  class_names: Field required$", id="no names"
+        ),
+        pytest.param(
+            no_scale_at_all,
+            r"recipe\.json is damaged:\n  scale\.network_scale: .*greater than 0, given: 0$",
+            id="a scale of 0",
         ),
     ],
 )

@@ -10,6 +10,7 @@ import click
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from pydantic import BaseModel, ConfigDict, Field
 
 from training import crops, resnet, yolo
@@ -71,28 +72,90 @@ def test_an_option_that_is_not_valid_is_refused() -> None:
 
 
 @pytest.fixture
-def label_images(tmp_path: Path) -> Callable[[str, str], Path]:
-    """Write a data set of label images: one frame of one cell."""
+def label_images(tmp_path: Path) -> Callable[..., Path]:
+    """Write a data set of label images: one frame of one square cell."""
 
-    def write(folder: str, frame: str) -> Path:
+    def write(folder: str, frame: str, side: int = 10, pixel_size_um: float | None = None) -> Path:
         for name in ("images", "labels"):
             (tmp_path / folder / name).mkdir(parents=True, exist_ok=True)
-        labels = np.zeros((40, 40), np.uint8)
-        labels[10:20, 10:20] = 1
+        labels = np.zeros((60, 60), np.uint8)
+        labels[10 : 10 + side, 10 : 10 + side] = 1
         cv2.imwrite(str(tmp_path / folder / "labels" / f"{frame}.png"), labels)
-        cv2.imwrite(str(tmp_path / folder / "images" / f"{frame}.png"), labels * 100)
+        if pixel_size_um is None:
+            cv2.imwrite(str(tmp_path / folder / "images" / f"{frame}.png"), labels * 100)
+        else:
+            file = tmp_path / folder / "images" / f"{frame}.tif"
+            metadata = {"axes": "YX", "PhysicalSizeX": pixel_size_um}
+            tifffile.imwrite(file, labels * 100, ome=True, metadata=metadata)
         return tmp_path / folder
 
     return write
 
 
-def test_data_sets_are_joined(label_images: Callable[[str, str], Path], rendered: Path) -> None:
+def test_data_sets_are_joined(label_images: Callable[..., Path], rendered: Path) -> None:
     other = label_images("other", "field")
     dataset, hashes = read_data([str(rendered), str(other)], one_class=True)
     assert dataset.class_names == ("cell",)
     assert len(dataset.frames) == 6
     assert list(hashes) == [str(rendered), str(other)]
     assert all(len(value) == 64 for value in hashes.values())
+
+
+PIXEL_SIZES = {
+    "unknown: by the cells": ((None, None), (), None, 0.5),
+    "one for all": ((None, None), (0.4,), 0.4, 1.0),
+    "one for each": ((None, None), (0.4, 0.8), 0.4, 2.0),
+    "of the files": ((0.4, 0.8), (), 0.4, 2.0),
+    "given before those of the files": ((0.4, 0.8), (0.5,), 0.5, 1.0),
+    "of one file only: by the cells": ((0.4, None), (), 0.4, 0.5),
+}
+
+
+@pytest.mark.parametrize(
+    ("in_files", "given", "size", "scale"), PIXEL_SIZES.values(), ids=PIXEL_SIZES
+)
+def test_data_sets_are_brought_to_one_scale(
+    label_images: Callable[..., Path],
+    in_files: tuple[float | None, float | None],
+    given: tuple[float, ...],
+    size: float | None,
+    scale: float,
+) -> None:
+    """The second data set's cell has sides twice as long as the first one's."""
+    folders = [
+        label_images(f"data_{index}", f"frame_{index}", 10 * (index + 1), in_file)
+        for index, in_file in enumerate(in_files)
+    ]
+    dataset, _ = read_data([str(folder) for folder in folders], True, given)
+    assert dataset.pixel_size_um == size
+    assert [frame.scale for frame in dataset.frames] == [1.0, pytest.approx(scale)]
+
+
+@pytest.mark.parametrize(
+    ("data_sets", "sizes"),
+    [
+        pytest.param(1, (0.4, 0.8), id="two for one"),
+        pytest.param(3, (0.4, 0.8), id="two for three"),
+    ],
+)
+def test_a_wrong_number_of_pixel_sizes_is_refused(
+    label_images: Callable[..., Path], data_sets: int, sizes: tuple[float, ...]
+) -> None:
+    folders = [str(label_images(f"data_{i}", f"frame_{i}")) for i in range(data_sets)]
+    with pytest.raises(click.UsageError) as caught:
+        read_data(folders, True, sizes)
+    assert caught.value.message == (
+        "--pixel-size is given once for all data sets, or once for each; given: "
+        f"{len(sizes)} for {data_sets} data sets. Give it in the order of --data."
+    )
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "half"])
+def test_a_pixel_size_that_is_none_is_refused(
+    run: Callable[..., object], tmp_path: Path, size: str
+) -> None:
+    command = ("general", "--data", tmp_path, "--out", tmp_path, "--pixel-size", size)
+    assert "--pixel-size" in str(run(yolo.main, *command, code=2).output)  # type: ignore[attr-defined]
 
 
 def test_a_listing_takes_some_frames_and_counts_for_the_hash(
@@ -134,14 +197,14 @@ def test_data_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_data_sets_of_different_classes_are_refused(
-    label_images: Callable[[str, str], Path], rendered: Path
+    label_images: Callable[..., Path], rendered: Path
 ) -> None:
     other = label_images("other", "field")
     with pytest.raises(click.UsageError, match=r"rendered.* has spread, round; .*other has cell"):
         read_data([str(rendered), str(other)], one_class=False)
 
 
-def test_frames_of_one_name_are_refused(label_images: Callable[[str, str], Path]) -> None:
+def test_frames_of_one_name_are_refused(label_images: Callable[..., Path]) -> None:
     folders = [label_images("one", "field"), label_images("two", "field")]
     with pytest.raises(click.UsageError, match="2 images are called 'field'"):
         read_data([str(folder) for folder in folders], one_class=True)

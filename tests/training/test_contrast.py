@@ -48,9 +48,19 @@ def test_a_factor_of_1_leaves_the_normalised_frame() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 1, 65535], ids=["black", "one", "saturated"])
-def test_a_frame_of_one_value_is_black(value: int) -> None:
+def test_a_frame_of_one_value_is_middle_grey(value: int) -> None:
     prepared = PrepareWholeFrame()(torch.full((20, 30, 1), value, dtype=torch.int32))
-    assert not prepared.any()
+    assert prepared.unique().tolist() == [128]
+
+
+@pytest.mark.parametrize("sigma", [2, 40, 1000])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_frame_of_noise_is_an_even_grey(sigma: float, channels: int) -> None:
+    camera = np.random.default_rng(0).normal(5000, sigma, (200, 300, channels))
+    prepared = PrepareWholeFrame()(torch.from_numpy(np.rint(camera).astype(np.int32)))
+    # 255 grey levels are 16 standard deviations of the noise, and contrast is raised.
+    assert float(prepared.float().std()) == pytest.approx(CONTRAST * 255 / 16, rel=0.15)
+    assert float(prepared.float().mean()) == pytest.approx(128, abs=3)
 
 
 def test_the_traced_graph_takes_frames_of_any_size() -> None:

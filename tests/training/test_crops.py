@@ -19,6 +19,7 @@ from training.cell_crops import CellCrops
 from training.crops import cut_crops, main, read_index
 from training.normalise import PercentileLevels
 from training.readers import read_annotated
+from training.scale import measure_scale
 
 CELL = (10, 10, 20, 20)
 
@@ -57,6 +58,24 @@ def test_a_crop_is_the_rectangle_of_the_polygon(crops: Path, rendered: Path) -> 
         assert np.array_equal(pixels, expected.permute(1, 2, 0).numpy())
         assert box == pytest.approx(cell.box)
         assert crop.class_id == cell.class_id
+
+
+def test_the_index_holds_the_scale_of_the_frames(crops: Path, rendered: Path) -> None:
+    assert read_index(crops).scale == measure_scale(read_annotated(rendered))
+
+
+def test_a_pixel_size_may_be_given(run: Run, rendered: Path, tmp_path: Path) -> None:
+    run(main, "--data", rendered, "--out", tmp_path / "crops", "--pixel-size", 0.25)
+    scale = read_index(tmp_path / "crops").scale
+    assert scale is not None
+    assert scale.pixel_size_um == 0.25
+
+
+def test_an_index_of_an_earlier_version_has_no_scale(damaged: Path) -> None:
+    index = json.loads((damaged / "crops.json").read_text())
+    del index["scale"]
+    (damaged / "crops.json").write_text(json.dumps(index))
+    assert read_index(damaged).scale is None
 
 
 def test_colours_keep_their_order(make_dataset: MakeDataset, tmp_path: Path) -> None:

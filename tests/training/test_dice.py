@@ -109,9 +109,9 @@ def test_a_prepared_frame_is_predicted_as_it_is() -> None:
 
 
 def test_a_probability_of_one_half_is_foreground() -> None:
-    mask = predict_at(Threshold(0.0), np.zeros((8, 8), np.uint8), "native", (8, 8))
-    assert mask.all()
-    assert not predict_at(Threshold(0.1), np.zeros((8, 8), np.uint8), "native", (8, 8)).any()
+    even = np.zeros((8, 8), np.uint8)  # prepared, it is 128 everywhere
+    assert predict_at(Threshold(128.0), even, "native", (8, 8)).all()
+    assert not predict_at(Threshold(128.1), even, "native", (8, 8)).any()
 
 
 def test_every_truth_value_above_0_becomes_1() -> None:

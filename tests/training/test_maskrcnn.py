@@ -78,6 +78,11 @@ def test_the_checkpoint_is_a_mask_rcnn(trained: Path, rendered: Path) -> None:
     )
     assert recipe.initialised_from == "random"
     assert recipe.settings["min_size"] == 64
+    side = read_data([str(rendered)], one_class=True)[0].frames[0].height
+    assert recipe.scale is not None
+    assert recipe.scale.network_scale == pytest.approx(64 / side, abs=1e-4)
+    assert recipe.threshold is not None
+    assert recipe.threshold.metric == "F1"
     files = [path for path in rendered.rglob("*") if path.is_file()]
     assert recipe.data == {str(rendered): hash_files(files)}
     with torch.no_grad():
@@ -86,7 +91,8 @@ def test_the_checkpoint_is_a_mask_rcnn(trained: Path, rendered: Path) -> None:
 
 
 def test_the_folder_holds_the_checkpoint_and_the_log(trained: Path) -> None:
-    assert {p.name for p in trained.iterdir()} == {"log", "model.safetensors", "recipe.json"}
+    files = {"log", "model.safetensors", "recipe.json", "threshold.png"}
+    assert {p.name for p in trained.iterdir()} == files
     for tag in ("train/loss", "train/learning_rate", *(f"validation/{name}" for name in LOSSES)):
         assert len(logged(trained, tag)) == 2, tag
 
@@ -121,7 +127,8 @@ def test_learns_bright_cells_and_keeps_the_best_epoch(
     dataset = make_dataset(*boxes, [], shape=(64, 64))
     train = dataset.subset({"frame_0", "frame_1", "frame_2", "frame_3", "frame_5"})
     kept = dataset.subset({"frame_4"})
-    given = {**SMALL, "epochs": 8, "warmup_steps": 4, "gradient_clip": 5.0}
+    steps = {"warmup_steps": 4, "background_share": 0, "blank_share": 0}  # 2 steps per epoch
+    given = {**SMALL, **steps, "epochs": 8, "gradient_clip": 5.0}
     recipe = train_maskrcnn(train, kept, MaskrcnnSettings(**given), tmp_path / "out", seed=1)
     losses = logged(tmp_path / "out", "validation/loss")
     assert recipe.metrics["loss"] == pytest.approx(min(losses), rel=1e-5)
@@ -148,7 +155,7 @@ def new_training(dataset: AnnotatedDataset, **given: Any) -> MaskrcnnTraining:
 def test_validation_learns_nothing_and_repeats(make_dataset: MakeDataset) -> None:
     dataset = make_dataset([(10, 10, 30, 30), (50, 50, 20, 40)])
     training = new_training(dataset, normalisation="batch")
-    batch = collate([ValidationInstances(prepare_instances(dataset), training.settings)[0]])
+    batch = collate([ValidationInstances(prepare_instances(dataset, 1.0), training.settings)[0]])
     before = {name: t.clone() for name, t in training.network.state_dict().items()}
     training.on_validation_model_eval()
     with torch.no_grad():
@@ -163,15 +170,17 @@ def test_validation_learns_nothing_and_repeats(make_dataset: MakeDataset) -> Non
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
-def test_windows_are_scaled_as_their_frames(make_dataset: MakeDataset) -> None:
+def test_examples_are_not_resized(make_dataset: MakeDataset) -> None:
     dataset = make_dataset([(10, 10, 30, 30)], shape=(200, 300))
     training = new_training(dataset, window=64, min_size=100, max_size=400)
-    kept = ValidationInstances(prepare_instances(dataset), training.settings)
+    kept = ValidationInstances(prepare_instances(dataset, 0.5), training.settings)
     images, targets = collate([kept[0]])
-    assert images[0].shape == (3, 128, 128)  # at half the frame's scale 64
-    scaled, scaled_targets = training.network.transform(images, targets)
-    assert scaled.image_sizes == [(64, 64)]
-    assert scaled_targets[0]["boxes"].tolist() == [[5, 5, 20, 20]]
+    assert images[0].shape == (3, 64, 64)
+    for mode in (True, False):
+        transform = training.network.transform.train(mode)
+        scaled, scaled_targets = transform(images, targets)
+        assert scaled.image_sizes == [(64, 64)]
+        assert scaled_targets[0]["boxes"].tolist() == [[5, 5, 20, 20]]
 
 
 def test_settings_of_a_step_are_applied(make_dataset: MakeDataset) -> None:
@@ -361,11 +370,6 @@ def test_options_that_make_no_sense_are_refused(
 ) -> None:
     command = ("--data", rendered, "--out", tmp_path / "out", *options)
     assert message in run(main, *command, code=2).output
-
-
-def test_a_window_larger_than_the_frame_is_refused() -> None:
-    with pytest.raises(ValueError, match="min_size, 64 pixels; window 65 does not fit"):
-        MaskrcnnSettings(**{**SMALL, "window": 65})
 
 
 def test_the_preset_is_the_study() -> None:

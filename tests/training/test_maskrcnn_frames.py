@@ -18,10 +18,11 @@ from training.maskrcnn_frames import (
     TrainingInstances,
     ValidationInstances,
     collate,
-    network_scale,
     prepare_instances,
+    study_scale,
 )
 from training.maskrcnn_settings import MaskrcnnSettings
+from training.normalise import PercentileLevels, to_8_bit
 from training.unet_frames import Draw
 
 MakeDataset = Callable[..., AnnotatedDataset]
@@ -108,7 +109,7 @@ def test_an_image_without_cells_is_an_example() -> None:
 def test_draws_repeat_and_differ(make_dataset: MakeDataset, window: int | None) -> None:
     dataset = make_dataset([(10, 20, 30, 40)], shape=(100, 140))
     settings = SMALL.model_copy(update={"window": window})
-    examples = TrainingInstances(prepare_instances(dataset), settings)
+    examples = TrainingInstances(prepare_instances(dataset, 1.0), settings)
     seen = set()
     for seed in range(12):
         image, target = examples[Draw(0, seed, False)]
@@ -146,7 +147,7 @@ def test_each_change_is_what_it_is_called(
 
 
 def test_it_is_validated_on_windows_that_cover_a_frame(make_dataset: MakeDataset) -> None:
-    images = prepare_instances(make_dataset([(10, 20, 30, 40)], [], shape=(100, 140)))
+    images = prepare_instances(make_dataset([(10, 20, 30, 40)], [], shape=(100, 140)), 1.0)
     windows = ValidationInstances(images, SMALL.model_copy(update={"window": 64}))
     assert [window.pixels.shape for window in windows.images] == [(3, 64, 64)] * 12
     first = [image for image in windows.images if image.name == "frame_0"]
@@ -164,18 +165,82 @@ def test_it_is_validated_on_windows_that_cover_a_frame(make_dataset: MakeDataset
         pytest.param((1000, 100), 0.2, id="long side"),
     ],
 )
-def test_the_scale_is_that_of_torchvisions_transform(size: tuple[int, int], scale: float) -> None:
-    assert network_scale(size, SMALL) == scale
+def test_the_scale_is_that_of_torchvisions_transform(
+    make_dataset: MakeDataset, size: tuple[int, int], scale: float
+) -> None:
+    dataset = make_dataset([], shape=size)
+    assert study_scale(dataset, SMALL) == scale
     transform = GeneralizedRCNNTransform(SMALL.min_size, SMALL.max_size, [0.0] * 3, [1.0] * 3)
     images, _ = transform([torch.zeros(3, *size)])
     assert images.image_sizes == [(round(size[0] * scale), round(size[1] * scale))]
 
 
-def test_a_frame_too_long_for_windows_is_refused(make_dataset: MakeDataset) -> None:
-    images = prepare_instances(make_dataset([(10, 10, 20, 20)], shape=(40, 400)))
-    settings = SMALL.model_copy(update={"window": 64})
-    with pytest.raises(ValueError, match=r"frame_0, 400x40 pixels, .* Raise max_size"):
-        TrainingInstances(images, settings)
+def test_the_median_frame_gives_the_scale_of_all(make_dataset: MakeDataset) -> None:
+    frames = [
+        replace(frame, height=side, width=side, scale=scale)
+        for (side, scale), frame in zip(
+            [(50, 1.0), (100, 2.0), (800, 1.0)], make_dataset([], [], []).frames, strict=True
+        )
+    ]
+    assert study_scale(AnnotatedDataset(("cell",), tuple(frames)), SMALL) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("network_scale", "common", "box"),
+    [
+        pytest.param(1.0, 1.0, (20, 10, 60, 40), id="as it is"),
+        pytest.param(0.5, 1.0, (10, 5, 30, 20), id="reduced"),
+        pytest.param(0.5, 4.0, (40, 20, 120, 80), id="of another scale"),
+    ],
+)
+def test_cells_are_scaled_with_their_frame(
+    make_dataset: MakeDataset, network_scale: float, common: float, box: tuple[float, ...]
+) -> None:
+    dataset = make_dataset([(10, 20, 30, 40)], shape=(100, 140))
+    frames = (replace(dataset.frames[0], scale=common),)
+    (image,) = prepare_instances(replace(dataset, frames=frames), network_scale)
+    assert image.size == (100 * network_scale * common, 140 * network_scale * common)
+    assert [cell.box for cell in image.cells] == [box]
+    mask = image.example()[1]["masks"][0].bool()
+    assert image.pixels[0][mask].float().mean() > image.pixels[0][~mask].float().mean() + 100
+
+
+def test_a_cell_that_comes_to_nothing_is_left_out(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset([(10, 20, 1, 1), (50, 50, 30, 30)])
+    (image,) = prepare_instances(dataset, 0.1)
+    assert [cell.box for cell in image.cells] == [(5, 5, 8, 8)]
+
+
+def test_a_window_is_no_larger_than_its_frame(make_dataset: MakeDataset) -> None:
+    images = prepare_instances(make_dataset([(10, 10, 20, 20)], shape=(40, 400)), 1.0)
+    for window, size in ((64, (40, 64)), (None, (40, 200))):  # 200: max_size
+        settings = MaskrcnnSettings(min_size=100, max_size=200, window=window, rotation=0)
+        image, _ = TrainingInstances(images, settings)[Draw(0, 0, False)]
+        assert image.shape == (3, *size)
+
+
+def test_some_examples_have_no_cell(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset([(10, 10, 30, 30)], [(0, 0, 100, 100)])
+    given = {**NEVER, "background_share": 1.0, "blank_share": 1.0, "windows_per_frame": 2}
+    images = prepare_instances(dataset, 1.0)
+    examples = TrainingInstances(images, SMALL.model_copy(update={"window": 64, **given}))
+    assert examples.empty == 8
+    shapes, background = set(), 0
+    for seed in range(40):
+        image, target = examples[Draw(len(examples), seed, False)]
+        assert len(target["boxes"]) == 0
+        shapes.add(tuple(image.shape[1:]))
+        pixels = (image * 255).round().to(torch.uint8)
+        windows = images[0].pixels.unfold(1, image.shape[1], 1).unfold(2, image.shape[2], 1)
+        same = (windows == pixels[:, None, None]).all(dim=(-2, -1)).all(dim=0)
+        if same.any():
+            y, x = same.nonzero()[0].tolist()
+            assert not (x < 40 and y < 40 and x + image.shape[2] > 10 and y + image.shape[1] > 10)
+            background += 1
+    assert background > 5
+    # A frame that is one cell has no background; an empty frame takes its place.
+    assert (64, 64) in shapes
+    assert len(shapes) > 1
 
 
 @pytest.mark.parametrize(
@@ -184,21 +249,23 @@ def test_a_frame_too_long_for_windows_is_refused(make_dataset: MakeDataset) -> N
 def test_frames_are_normalised_as_a_whole(
     make_dataset: MakeDataset, shape: tuple[int, ...]
 ) -> None:
-    (image,) = prepare_instances(make_dataset([(10, 10, 40, 40)], shape=shape))
-    assert image.pixels.shape == (3, 90, 70)
+    dataset = make_dataset([(10, 10, 40, 40)], shape=shape)
+    (image,) = prepare_instances(dataset, 1.0)
+    camera = torch.from_numpy(dataset.frames[0].read().astype(np.int32)).reshape(90, 70, -1)
+    expected = to_8_bit(camera.float(), PercentileLevels()(camera)).permute(2, 0, 1)
     assert image.pixels.dtype == torch.uint8
-    assert (image.pixels.min(), image.pixels.max()) == (0, 255)
+    assert torch.equal(image.pixels, expected.expand(3, -1, -1))
 
 
 def test_a_black_frame_with_cells_is_refused(make_dataset: MakeDataset) -> None:
     dataset = make_dataset([(10, 10, 20, 20)])
     assert cv2.imwrite(str(dataset.frames[0].path), np.zeros((100, 100), np.uint8))
     with pytest.raises(ValueError, match=r"frame_0\.png: all pixels are 0, yet 1 cells"):
-        prepare_instances(dataset)
+        prepare_instances(dataset, 1.0)
     (empty,) = prepare_instances(
-        AnnotatedDataset(("cell",), (replace(dataset.frames[0], cells=()),))
+        AnnotatedDataset(("cell",), (replace(dataset.frames[0], cells=()),)), 1.0
     )
-    assert empty.pixels.max() == 0
+    assert empty.pixels.min() == empty.pixels.max()
 
 
 def test_images_of_one_batch_may_differ_in_size() -> None:

@@ -150,6 +150,64 @@ def test_what_lies_beyond_the_frame_is_cut_off(tmp_path: Path) -> None:
     assert cell.box == (0, 0, 10, 10)
 
 
+def write_ome(path: Path) -> None:
+    metadata = {"axes": "YX", "PhysicalSizeX": 325.0, "PhysicalSizeXUnit": "nm"}
+    tifffile.imwrite(path, np.zeros((HEIGHT, WIDTH), np.uint16), ome=True, metadata=metadata)
+
+
+def write_imagej(path: Path) -> None:
+    image = np.zeros((HEIGHT, WIDTH), np.uint16)
+    resolution = {"resolution": (1 / 0.65, 1 / 0.65), "metadata": {"unit": "um", "axes": "YX"}}
+    tifffile.imwrite(path, image, imagej=True, **resolution)
+
+
+@pytest.mark.parametrize(
+    ("write_image", "expected"),
+    [
+        pytest.param(write_ome, 0.325, id="OME-TIFF"),
+        pytest.param(write_imagej, 0.65, id="ImageJ TIFF"),
+    ],
+)
+def test_the_first_image_tells_the_pixel_size(
+    tmp_path: Path, write_image: Callable[[Path], None], expected: float
+) -> None:
+    (tmp_path / "images").mkdir()
+    image = {"id": 1, "file_name": "full.tif", "height": HEIGHT, "width": WIDTH}
+    content = {"images": [image], "categories": [{"id": 1, "name": "a"}], "annotations": []}
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    write_image(tmp_path / "images" / "full.tif")
+    assert read_annotated(tmp_path).pixel_size_um == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("info", "expected"),
+    [
+        pytest.param({"pixel_size_um": 0.5}, 0.5, id="told"),
+        pytest.param({"pixel_size_um": None}, 0.325, id="null: the image tells"),
+        pytest.param({"description": "cells"}, 0.325, id="something else: the image tells"),
+        pytest.param("a text", 0.325, id="no object: the image tells"),
+        pytest.param(None, 0.325, id="nothing: the image tells"),
+    ],
+)
+def test_coco_info_goes_before_what_the_image_tells(
+    tmp_path: Path, info: Any, expected: float
+) -> None:
+    write_images(tmp_path, "empty")
+    write_ome(tmp_path / "images" / "full.tif")
+    content = coco()
+    content["images"][0]["file_name"] = "full.tif"
+    (tmp_path / "instances.json").write_text(json.dumps({"info": info, **content}))
+    assert read_annotated(tmp_path).pixel_size_um == expected
+
+
+@pytest.mark.parametrize("write", [write_coco, write_label_images, write_yolo_seg])
+def test_without_metadata_the_pixel_size_is_unknown(
+    tmp_path: Path, write: Callable[[Path], None]
+) -> None:
+    write(tmp_path)
+    assert read_annotated(tmp_path).pixel_size_um is None
+
+
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))), st.data())
 def test_rle_is_pycocotools_own(mask: np.ndarray[Any, Any], data: st.DataObject) -> None:
     mask[0, 0] = True

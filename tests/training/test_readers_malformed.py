@@ -56,6 +56,11 @@ def rle(counts: Any, size: int = SIZE) -> Callable[[dict[str, Any]], None]:
 COCO = [
     pytest.param(lambda c: c.clear(), r"images: Field required", id="no images"),
     pytest.param(
+        lambda c: c.update(info={"pixel_size_um": 0}),
+        r"pixel_size_um.*greater than 0",
+        id="a pixel size of 0",
+    ),
+    pytest.param(
         without("annotations", "image_id"),
         r"annotation 5, key 'image_id': Field required; correct the entry",
         id="missing key",
@@ -194,6 +199,11 @@ LABEL_IMAGES = [
         lambda d: (d / "labels" / "f.tif").write_bytes(b""),
         r"labels.f\.tif: has the name of .*f\.png",
         id="two label images of a name",
+    ),
+    pytest.param(
+        lambda d: (d / "images" / "f.png").write_bytes(b"II*\0"),
+        r"images.f\.png: cannot be read as an image",
+        id="a TIFF without a page",
     ),
     pytest.param(
         lambda d: (d / "images" / "f.png").write_text("not an image at all"),

@@ -250,6 +250,7 @@ def test_data_set_reads_back_exactly(tmp_path: Path) -> None:
         assert stored.cells == cells
     info = json.loads((tmp_path / "instances.json").read_text())["info"]
     assert (RenderSettings(**info["settings"]), info["seed"]) == (SMALL, 5)
+    assert read_annotated(tmp_path).pixel_size_um == SMALL.pixel_um
 
 
 def test_a_frame_does_not_depend_on_how_many_there_are(tmp_path: Path) -> None:

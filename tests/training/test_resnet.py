@@ -62,6 +62,8 @@ def test_the_checkpoint_is_a_classifier_of_the_crops_classes(classifier: Path, c
     assert list(recipe.metrics) == ["accuracy", "balanced_accuracy", "loss"]
     assert recipe.settings["epochs"] == 2
     assert list(recipe.data)[1:] == [str(crops)]
+    assert recipe.scale is not None
+    assert recipe.scale == read_index(crops).scale
     logits = network(torch.zeros(3, 3, CROP_SIZE, CROP_SIZE, dtype=torch.uint8))
     assert logits.shape == (3, 2)
 
@@ -78,6 +80,8 @@ def test_learns_colours_with_a_rare_class(run: Run, tmp_path: Path) -> None:
     file.write_text("epochs: 3\nbatch: 8\nlearning_rate: 1.0e-4\n")
     output = run(main, "--crops", folder, "--out", tmp_path / "out", "--settings", file).output
     assert "epoch 3/3" in output
+    _, recipe = load_checkpoint(tmp_path / "out", ARCHITECTURE)
+    assert recipe.scale is None  # crops of an earlier version tell none
     losses = logged(tmp_path / "out", "train/loss")
     # Of equally frequent classes, guessing costs log(2) = 0.69. Seeds 0 to 2 ended at 0.25 to 0.32.
     assert losses[-1] < 0.45

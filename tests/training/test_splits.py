@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -33,6 +34,16 @@ def test_whole_frames_stand_on_one_side(
     training, drawn = split_by_frame(dataset, share, seed=3)
     assert len(drawn.frames) == validation
     assert sorted(names(training) + names(drawn)) == sorted(names(dataset))
+
+
+def test_scale_and_pixel_size_stay(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset(*[CELL] * 6)
+    frames = tuple(replace(frame, scale=2.0) for frame in dataset.frames)
+    dataset = replace(dataset, frames=frames, pixel_size_um=0.3)
+    split = random_split(dataset, SplitSizes(3, 2, 1), seed=0)
+    for part in (*split_by_frame(dataset, 0.5, seed=0), split.first(2).training, split.test):
+        assert part.pixel_size_um == 0.3
+        assert {frame.scale for frame in part.frames} == {2.0}
 
 
 def test_the_seed_draws(make_dataset: MakeDataset) -> None:

@@ -13,16 +13,20 @@ import pytest
 import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import DataLoader
 
 from training.annotated import AnnotatedDataset
 from training.checkpoint import load_checkpoint
 from training.command_line import read_data
 from training.dice import dice_at
 from training.nuclei_tiles import Tile, TileIndex
+from training.progress import EpochProgress
 from training.unet import main, train_unet
-from training.unet_frames import foreground_mask
-from training.unet_network import ARCHITECTURE, load_unet
+from training.unet_frames import EpochBatches, ValidationImages, foreground_mask, prepare_frames
+from training.unet_network import ARCHITECTURE, build_unet, load_unet
 from training.unet_settings import GLIOMA_PRESETS, NUCLEI_PRESETS, UnetSettings
+from training.unet_threshold import unet_threshold
+from training.unet_trainer import BLANK_FOREGROUND, UnetTraining
 
 Run = Callable[..., Any]
 MakeDataset = Callable[..., AnnotatedDataset]
@@ -89,7 +93,9 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_checkpoint_is_a_unet(glioma: Path, rendered: Path) -> None:
     unet, recipe = load_unet(glioma)
     assert recipe.class_names == ("glioma",)
-    assert set(recipe.metrics) == {"dice", "iou", "loss"}
+    assert set(recipe.metrics) == {"dice", "iou", "loss", "blank_foreground"}
+    assert recipe.threshold is not None
+    assert recipe.threshold.metric == "Dice"
     assert recipe.initialised_from == "random"
     assert recipe.settings["encoder"] == "U-Net"
     assert list(recipe.data) == [str(rendered)]
@@ -98,8 +104,12 @@ def test_the_checkpoint_is_a_unet(glioma: Path, rendered: Path) -> None:
 
 
 def test_the_folder_holds_the_checkpoint_and_the_log(glioma: Path) -> None:
-    assert {p.name for p in glioma.iterdir()} == {"log", "model.safetensors", "recipe.json"}
-    for tag in ("train/loss", "validation/loss", "validation/dice", "validation/iou"):
+    files = {"log", "model.safetensors", "recipe.json", "threshold.png"}
+    assert {p.name for p in glioma.iterdir()} == files
+    for tag in (
+        "train/loss",
+        *(f"validation/{m}" for m in ("loss", "dice", "iou", BLANK_FOREGROUND)),
+    ):
         assert len(logged(glioma, tag)) == 2
 
 
@@ -110,16 +120,79 @@ def test_learns_bright_cells_and_keeps_the_best_epoch(
     dataset = make_dataset(*frames, [])  # a frame without cells is one to train on
     train = dataset.subset({f"frame_{n}" for n in (0, 1, 2, 3, 6)})
     kept = dataset.subset({"frame_4"})
-    settings = UnetSettings(**{**SMALL, "epochs": 12, "learning_rate": 0.02, "flips": True})
+    settings = UnetSettings(
+        **{**SMALL, "epochs": 12, "learning_rate": 0.02, "flips": True, "blank_share": 0.4}
+    )
     recipe = train_unet(train, kept, settings, tmp_path / "out", seed=1)
-    scores = logged(tmp_path / "out", "validation/dice")
-    assert recipe.metrics["dice"] == pytest.approx(max(scores))
+    scores = np.array(logged(tmp_path / "out", "validation/dice"))
+    blank = np.array(logged(tmp_path / "out", f"validation/{BLANK_FOREGROUND}"))
+    found = recipe.metrics["dice"] - recipe.metrics[BLANK_FOREGROUND]
+    assert found == pytest.approx(max(scores - blank))
     assert recipe.metrics["dice"] > 0.9
+    assert recipe.metrics[BLANK_FOREGROUND] < 0.1
+    assert recipe.threshold is not None
+    assert max(recipe.threshold.best) > 0.9
     losses = logged(tmp_path / "out", "train/loss")
     assert losses[-1] < 0.6 * losses[0]
     unet, _ = load_unet(tmp_path / "out")
     unseen = dataset.subset({"frame_5"}).frames[0]
     assert dice_at(unet, unseen.read(), foreground_mask(unseen), "64x64", "native") > 0.85
+
+
+def test_without_empty_frames_there_are_none(make_dataset: MakeDataset, tmp_path: Path) -> None:
+    dataset = make_dataset([(10, 20, 30, 40)], [(20, 20, 30, 40)])
+    parts = dataset.subset({"frame_0"}), dataset.subset({"frame_1"})
+    settings = UnetSettings(**SMALL, blank_share=0)
+    recipe = train_unet(*parts, settings, tmp_path / "out")
+    assert set(recipe.metrics) == {"dice", "iou", "loss"}
+    assert recipe.threshold is not None
+
+
+def test_the_threshold_is_that_of_the_weights_that_are_kept(
+    make_dataset: MakeDataset, tmp_path: Path
+) -> None:
+    dataset = make_dataset([(10, 20, 30, 40)], [(20, 20, 30, 40)])
+    train, kept = dataset.subset({"frame_0"}), dataset.subset({"frame_1"})
+    # The average that is kept is far behind the weights of the last step.
+    settings = UnetSettings(**SMALL, blank_share=0, weight_averaging=0.99)
+    recipe = train_unet(train, kept, settings, tmp_path / "out")
+    batches = DataLoader(ValidationImages(prepare_frames(kept), settings), 1)
+    assert recipe.threshold == unet_threshold(load_unet(tmp_path / "out")[0], batches)
+
+
+def test_a_validation_without_cells_chooses_no_threshold(
+    make_dataset: MakeDataset, tmp_path: Path
+) -> None:
+    dataset = make_dataset([(10, 20, 30, 40)], [])
+    parts = dataset.subset({"frame_0"}), dataset.subset({"frame_1"})
+    assert train_unet(*parts, UnetSettings(**SMALL), tmp_path / "out").threshold is None
+    assert not (tmp_path / "out" / "threshold.png").exists()
+
+
+def test_empty_frames_cost_an_epoch_its_rank_and_leave_dice_as_it_is() -> None:
+    batches = EpochBatches(1, 1, 1, seed=0)
+    training = UnetTraining(
+        build_unet("U-Net", width=2),
+        UnetSettings(**SMALL),
+        batches=batches,
+        validation_batches=1,
+        seed=0,
+        progress=EpochProgress(1),
+    )
+    full = {"dice": 0.80, "loss": 0.5, BLANK_FOREGROUND: 0.2}
+    empty = {"dice": 0.79, "loss": 0.5, BLANK_FOREGROUND: 0.0}
+    assert training.rank(empty) > training.rank(full) > training.rank({"dice": 0.5, "loss": 0.1})
+    logits = torch.full((1, 1, 4, 4), -9.0)
+    logits[..., 0] = 9.0
+    training.unet.forward = lambda images: logits  # type: ignore[method-assign]
+    image, truth = torch.zeros((1, 3, 4, 4), dtype=torch.uint8), (logits > 0).float()
+    logged: list[float] = []
+    training.log = lambda name, value, **about: logged.append(float(value))  # type: ignore[assignment]
+    training.validation_step([image, truth, torch.ones(1, 1, 1, 1)], 0)
+    training.validation_step([image, truth * 0, torch.ones(1, 1, 1, 1)], 1)
+    assert training.scores == [(1.0, 1.0)]
+    assert training.blank_shares == [0.25]
+    assert len(logged) == 1
 
 
 def test_an_interrupted_run_goes_on(
@@ -220,10 +293,12 @@ def test_a_training_that_diverges_is_a_message(make_dataset: MakeDataset, tmp_pa
 
 def test_nuclei_are_trained_on_tiles(run: Run, tiles: Path, tmp_path: Path) -> None:
     file, out = tmp_path / "nuclei.yaml", tmp_path / "out"
-    file.write_text("width: 4\nbatch: 2\nepochs: 16\nplateau_patience: 0\n")
+    file.write_text("width: 4\nbatch: 2\nepochs: 8\nplateau_patience: 0\n")
     run(main, "nuclei", "--tiles", tiles, "--out", out, "--settings", file)
     _, recipe = load_unet(out)
     assert recipe.class_names == ("nucleus",)
+    assert recipe.metrics[BLANK_FOREGROUND] >= 0
+    assert recipe.threshold is not None
     told = {name: recipe.settings[name] for name in ("set_name", "tile_size", "radius")}
     assert told == {"set_name": "256/128", "tile_size": 48, "radius": 5.0}
     assert list(recipe.data) == ["brecahad", str(tiles)]

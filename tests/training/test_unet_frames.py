@@ -70,7 +70,7 @@ def test_an_annotated_frame_of_one_value_is_refused(make_dataset: MakeDataset, v
     with pytest.raises(ValueError, match=rf"frame_0.png: all pixels are {value}, yet 1 cells"):
         prepare_frames(dataset)
     empty = prepare_frames(dataset.subset({"frame_1"}))
-    assert not empty[0].pixels.any()
+    assert empty[0].pixels.unique().tolist() == [128]
 
 
 def write_tile(folder: Path, image: np.ndarray, mask: np.ndarray) -> tuple[str, str]:
@@ -239,6 +239,66 @@ def test_batches_of_an_epoch(count: int, batch: int, sizes: list[int]) -> None:
     assert list(batches) == first
     batches.epoch = 1
     assert list(batches) != first
+
+
+@pytest.mark.parametrize(
+    ("images", "blanks", "batch"),
+    [
+        pytest.param(10, 1, 2, id="a tenth"),
+        pytest.param(6, 6, 4, id="as many"),
+        pytest.param(3, 0, 2, id="none"),
+        pytest.param(1, 1, 1, id="batches of one"),
+    ],
+)
+def test_empty_frames_are_drawn_among_the_images(images: int, blanks: int, batch: int) -> None:
+    batches = EpochBatches(images, 2, batch, seed=3, blanks=blanks)
+    drawn: list[int] = []
+    for batches.epoch in range(20):
+        epoch = [draw.index for b in batches for draw in b]
+        assert epoch.count(images) <= blanks
+        assert len(epoch) >= 2 * images + blanks - 1  # a last one alone is left out
+        drawn += epoch
+    assert max(drawn) == (images if blanks else images - 1)
+    assert drawn.count(images) >= 0.8 * 20 * blanks
+
+
+def test_without_empty_frames_batches_are_as_they_were() -> None:
+    random = np.random.default_rng((3, 0))
+    order = random.permutation(np.repeat(np.arange(5), 2))
+    batches = list(EpochBatches(5, 2, 2, seed=3))
+    assert [draw.index for b in batches for draw in b] == order.tolist()
+
+
+def test_a_draw_beyond_the_images_is_an_empty_frame_made_anew() -> None:
+    made = []
+
+    def blank(random: np.random.Generator) -> MaskedImage:
+        made.append(int(random.integers(256)))
+        pixels = torch.full((1, 40, 50), made[-1], dtype=torch.uint8)
+        empty = torch.zeros((1, 40, 50), dtype=torch.bool)
+        return MaskedImage("empty", pixels, empty, torch.ones((1, 1, 1), dtype=torch.float16))
+
+    windows = TrainingWindows([masked(40, 50)], settings(mode="crop"), blank)
+    batches = EpochBatches(1, 4, 4, seed=0, blanks=4)
+    draws = [draw for batch in batches for draw in batch]
+    seen = [windows[draw] for draw in draws]
+    empty = [planes for planes, draw in zip(seen, draws, strict=True) if draw.index == 1]
+    assert [int(pixels.max()) for pixels, _, _ in empty] == made
+    assert len(set(made)) == 4
+    assert all(pixels.shape == (3, 16, 32) and not mask.any() for pixels, mask, _ in empty)
+    assert all(mask.any() for planes, mask, _ in seen if planes.max() == 200)
+    again = [windows[draw] for draw in draws]
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(seen, again, strict=True))
+
+
+def test_no_batch_of_a_validation_holds_images_and_empty_frames() -> None:
+    images = [masked(16, 32, n) for n in range(3)]
+    shown = ValidationImages(images, settings(), [masked(16, 32, 9)] * 3)
+    assert len(shown) == 6
+    assert shown.batches(2) == ([[0, 1], [2]], [[3, 4], [5]])
+    assert ValidationImages(images, settings()).batches(4) == ([[0, 1, 2]], [])
+    crops = ValidationImages([masked(40, 50)], settings(mode="crop"), [masked(40, 50)])
+    assert [len(part) for part in crops.batches(1)] == [6, 6]
 
 
 def test_a_batch_is_turned_as_one() -> None:

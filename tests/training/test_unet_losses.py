@@ -82,6 +82,27 @@ def test_dice_loss_is_one_minus_dice() -> None:
     assert float(loss) == pytest.approx(1 - 2 * 4 / (8 + 12), abs=1e-5)
 
 
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("others", [0, 1], ids=["alone", "beside a frame with cells"])
+def test_an_empty_frame_has_a_finite_loss_that_teaches(name: str, others: int) -> None:
+    truth = torch.zeros(1 + others, 1, 8, 8)
+    truth[1:, :, :4] = 1
+    logits = torch.where(truth > 0, 5.0, -5.0).requires_grad_()
+    with torch.no_grad():
+        logits[0] = 3.0  # foreground is found where there is none
+    weights = torch.full_like(truth, 0.6)
+    loss = LOSSES[name](logits, truth, weights)
+    loss.backward()
+    assert logits.grad is not None
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logits.grad).all()
+    blank = logits.grad[0]
+    if name == "dice" and not others:
+        assert not blank.any()  # no prediction overlaps with nothing
+    else:
+        assert (blank > 0).all()
+
+
 def test_cross_entropy_is_weighted() -> None:
     logits, truth = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
     weights = torch.tensor([[[[1.0, 0.0], [0.0, 3.0]]]])

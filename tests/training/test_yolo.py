@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.yolo import main
+from training.readers import read_annotated
+from training.rendered import RenderSettings
+from training.scale import measure_scale
+from training.score_threshold import THRESHOLDS
+from training.yolo import YoloSettings, main
+from training.yolo_dataset import WindowSettings
 from training.yolo_network import ARCHITECTURE, load_network
 from training.yolo_trainer import YoloTrainer
 
@@ -47,6 +53,7 @@ def test_the_folder_holds_the_checkpoint_the_log_and_nothing_pickled(general: Pa
         "log",
         "model.safetensors",
         "recipe.json",
+        "threshold.png",
         "windows",
     }
     assert {p.suffix for p in general.rglob("*") if p.is_file() and p.parent.name != "log"} == {
@@ -71,6 +78,32 @@ def test_the_recipe_tells_how_it_was_made(
     assert "metrics/mAP50(M)" in recipe.metrics
 
 
+def test_the_recipe_holds_the_scale_and_the_threshold(general: Path, rendered: Path) -> None:
+    _, recipe = load_checkpoint(general, ARCHITECTURE)
+    dataset = read_annotated(rendered)
+    assert recipe.scale == measure_scale(dataset)
+    assert recipe.scale.pixel_size_um == RenderSettings(mean_diameter=24).pixel_um
+    assert recipe.threshold is not None
+    assert recipe.threshold.metric == "F1"
+    assert recipe.threshold.value in THRESHOLDS
+
+
+def test_windows_are_cut_as_the_settings_say(general: Path) -> None:
+    _, recipe = load_checkpoint(general, ARCHITECTURE)
+    names = [path.stem for path in (general / "windows" / "images" / "train").iterdir()]
+    blank = [name for name in names if name.startswith("blank_")]
+    background = [name for name in names if "_background_" in name]
+    drawn = len(names) - len(blank) - len(background)
+    frames = 4  # of five, one is validated on
+    assert drawn == frames * recipe.settings["windows_per_frame"]
+    assert len(background) <= frames * (0.15 * recipe.settings["windows_per_frame"] + 1)
+    assert len(blank) == round(recipe.settings["blank_share"] * (drawn + len(background)))
+
+
+def test_window_settings_are_those_of_the_training() -> None:
+    assert {field.name for field in fields(WindowSettings)} < YoloSettings.model_fields.keys()
+
+
 def test_fine_tuning_keeps_the_classes_and_starts_from_the_general_network(
     run: Run,
     general: Path,
@@ -91,10 +124,11 @@ def test_fine_tuning_keeps_the_classes_and_starts_from_the_general_network(
     out = tmp_path / "targets"
     run(
         *(main, "fine-tune", "--data", rendered, "--out", out, "--init", general),
-        *("--settings", yolo_settings, "--epochs", 1),
+        *("--settings", yolo_settings, "--epochs", 1, "--pixel-size", 0.25),
     )
     _, recipe = load_network(out)
     assert recipe.class_names == ("spread", "round")
+    assert recipe.scale.pixel_size_um == 0.25
     assert recipe.initialised_from == str(general)
     weights, _ = load_checkpoint(general, ARCHITECTURE)
     same = {k for k, v in weights.items() if torch.equal(started_from[k], v)}
@@ -165,6 +199,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(
     whole, whole_recipe = load_checkpoint(general, ARCHITECTURE)
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
     assert recipe.metrics == whole_recipe.metrics
+    assert (recipe.scale, recipe.threshold) == (whole_recipe.scale, whole_recipe.threshold)
     assert files(out) == files(general)
     assert "no interrupted run" in run(*command, "--resume", code=1).output
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from cytoserve.images import read_pixel_size
 from training.annotated import AnnotatedDataset, AnnotationError
 from training.readers.cell_tracking import read_cell_tracking, truth_folders
 from training.readers.coco import read_coco
@@ -25,11 +27,18 @@ def read_annotated(path: Path) -> AnnotatedDataset:
 
     The layout is recognised by its files, in this order: ``instances.json``, ``data.yaml``,
     images in ``labels/``, ``01_GT/SEG`` or ``01_ST/SEG``, one ``*.json``. Masks
-    are read now, images on :meth:`~training.annotated.AnnotatedFrame.read`.
+    are read now, images on :meth:`~training.annotated.AnnotatedFrame.read`. The pixel size is what
+    the annotations tell, or the first image.
 
     Raises AnnotationError, which names file, entry, reason and remedy.
     """
-    path = Path(path)
+    dataset = _read(Path(path))
+    if dataset.pixel_size_um is None and dataset.frames:
+        return replace(dataset, pixel_size_um=read_pixel_size(dataset.frames[0].path))
+    return dataset
+
+
+def _read(path: Path) -> AnnotatedDataset:
     if path.suffix == ".json":
         return read_coco(path)
     if path.name == "data.yaml":

@@ -32,6 +32,7 @@ from pydantic import (
     BeforeValidator,
     Discriminator,
     FiniteFloat,
+    PositiveFloat,
     PositiveInt,
     Tag,
     ValidatorFunctionWrapHandler,
@@ -102,7 +103,17 @@ class _Annotation(BaseModel):
     ]
 
 
+def _mapping(value: Any) -> Any:
+    """``info`` where it is an object: public files hold anything there."""
+    return value if isinstance(value, dict) else {}
+
+
+class _Info(BaseModel):
+    pixel_size_um: PositiveFloat | None = None
+
+
 class _Instances(BaseModel):
+    info: Annotated[_Info, BeforeValidator(_mapping)] = _Info()
     images: list[_Image]
     categories: list[_Category]
     annotations: Annotated[list[_Annotation], BeforeValidator(_values)]
@@ -113,7 +124,8 @@ def read_coco(path: Path) -> AnnotatedDataset:
 
     Its images lie in ``images/`` beside it or, where there is none, beside one of the two folders
     above it: at their ``file_name``, or at any depth under its last part. Classes are numbered in
-    the order of ``categories``. Raises AnnotationError.
+    the order of ``categories``. ``info`` may hold ``pixel_size_um``, the side of a pixel in
+    micrometres. Raises AnnotationError.
     """
     instances = parse(_Instances, read_json(path, _pack), path)
     images = _by_id(instances.images, "image", path)
@@ -143,7 +155,8 @@ def read_coco(path: Path) -> AnnotatedDataset:
         for image in images.values()
         if image is first_listed[image.file_name]
     )
-    return AnnotatedDataset(tuple(category.name for category in categories.values()), frames)
+    names = tuple(category.name for category in categories.values())
+    return AnnotatedDataset(names, frames, instances.info.pixel_size_um)
 
 
 def _cell(annotation: _Annotation, class_id: int, image: _Image) -> AnnotatedCell:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import reprlib
+import struct
 from collections.abc import Callable, Hashable, Iterable
 from operator import attrgetter
 from pathlib import Path
@@ -98,7 +99,7 @@ def image_size(path: Path) -> tuple[int, int]:
     except FileNotFoundError as error:
         reason = "is missing; add the image file, or take its annotations out"
         raise AnnotationError(path, "", reason) from error
-    except (OSError, ValueError, IndexError) as error:  # tifffile raises all of them
+    except (OSError, ValueError, IndexError, struct.error) as error:  # tifffile raises all
         reason = f"cannot be read as an image ({error}); replace the file"
         raise AnnotationError(path, "", reason) from error
 

@@ -53,6 +53,7 @@ def render_dataset(
     instances = {
         "info": {
             "description": "Rendered phase-contrast frames (python -m training.rendered)",
+            "pixel_size_um": settings.pixel_um,
             "settings": settings.model_dump(),
             "seed": seed,
         },

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
@@ -24,14 +24,16 @@ from cytoserve.errors import (
     ServerUnreachable,
 )
 from cytoserve.foreground import Foreground
-from cytoserve.images import read_frame
-from cytoserve.outputs import encode_output, outputs, write_atomically
+from cytoserve.images import read_frame, read_pixel_size
+from cytoserve.outputs import OVERLAY, encode_output, outputs, write_atomically
 from cytoserve.self_test import run_self_test
 from cytoserve.settings import ForegroundSettings, Settings
 from cytoserve.windows import frame_limits
 
 PAUSE_S = 1.0
 """Between two looks at a server that stopped answering, in seconds."""
+
+_T = TypeVar("_T")
 
 Tell = Callable[[str], None]
 
@@ -48,6 +50,9 @@ class Job:
         pipeline, settings: as for :meth:`cytoserve.Client.segment`, or for
             :meth:`cytoserve.Client.foreground` where the pipeline is semantic.
         save: keys of :func:`cytoserve.outputs.outputs`.
+        numbers: whether overlays carry the numbers of the cells or components.
+        pixel_size_um: side of an image's pixel in um, for the overlays' scale bar; None takes
+            what each file tells.
         out: folder of the results.
         timeout: deadline of one image in seconds.
         patience: how long to wait for a server that stopped answering, in seconds.
@@ -56,6 +61,8 @@ class Job:
     pipeline: str
     settings: Settings | ForegroundSettings
     save: tuple[str, ...]
+    numbers: bool
+    pixel_size_um: float | None
     out: Path
     timeout: float
     patience: float
@@ -108,11 +115,17 @@ class Batch:
         clock = [time.perf_counter()]
         frame = read_frame(given.path, frame_limits(PIPELINES[self.job.pipeline]))
         clock.append(time.perf_counter())
-        found = self._patiently(lambda: self._segment(frame))
+        pixel_size_um = self.job.pixel_size_um
+        if pixel_size_um is None:
+            pixel_size_um = read_pixel_size(given.path)
+        settings = self._settings(pixel_size_um)
+        found = self._patiently(lambda: self._segment(frame, settings))
         clock.append(time.perf_counter())
         written = []
         for kind in self.job.save:
-            content = encode_output(kind, frame, found, given.path.name)
+            content = encode_output(
+                kind, frame, found, given.path.name, self.job.numbers, pixel_size_um
+            )
             written.append(self.job.output(given, kind))
             write_atomically(self.job.out / written[-1], content)
         clock.append(time.perf_counter())
@@ -126,24 +139,40 @@ class Batch:
             "models": dict(self.models),
             "outputs": written,
             **_counts(found),
+            **_operating_point(found, settings),
             "seconds": {name: round(end - start, 4) for name, start, end in steps},
         }
 
-    def _segment(self, frame: NDArray[Any]) -> Cells | Foreground:
+    def _settings(self, pixel_size_um: float | None) -> Settings | ForegroundSettings:
+        """The job's settings; where they tell no scale, with the pixel size that the file tells.
+
+        A pixel size helps only with a model that knows its own.
+        """
+        job = self.job
+        if not isinstance(job.settings, Settings) or job.settings.tells_scale:
+            return job.settings
+        card = self._patiently(lambda: self.client.card(job.pipeline, timeout=job.timeout))
+        if card.scale is None or card.scale.pixel_size_um is None:
+            return job.settings
+        return replace(job.settings, pixel_size_um=pixel_size_um)
+
+    def _segment(
+        self, frame: NDArray[Any], settings: Settings | ForegroundSettings
+    ) -> Cells | Foreground:
         job = self.job
         found: Cells | Foreground
-        if isinstance(job.settings, Settings):
+        if isinstance(settings, Settings):
             found = self.client.segment(
-                frame, job.pipeline, **asdict(job.settings), timeout=job.timeout
+                frame, job.pipeline, **asdict(settings), timeout=job.timeout
             )
         else:
             found = self.client.foreground(
-                frame, job.pipeline, **asdict(job.settings), timeout=job.timeout
+                frame, job.pipeline, **asdict(settings), timeout=job.timeout
             )
         self.models = self.client.models(job.pipeline, timeout=job.timeout)
         return found
 
-    def _patiently(self, ask: Callable[[], Cells | Foreground]) -> Cells | Foreground:
+    def _patiently(self, ask: Callable[[], _T]) -> _T:
         """Ask; where the server fails, wait until it passes its self-test, and ask once more.
 
         So an image at fault costs two answers, and a server that is restarted costs none.
@@ -178,13 +207,19 @@ class Batch:
             time.sleep(min(PAUSE_S, max(0.0, end - time.monotonic())))
 
     def _asked(self) -> Entry:
-        return {"pipeline": self.job.pipeline, **asdict(self.job.settings)}
+        job = self.job
+        asked = {"pipeline": job.pipeline, **asdict(job.settings)}
+        if OVERLAY in job.save:
+            asked |= {"numbers": job.numbers, "pixel_size_um": job.pixel_size_um}
+        return asked
 
     def _is_up_to_date(self, given: Input, entry: Entry, known: Entry) -> bool:
         wanted = [self.job.output(given, kind) for kind in self.job.save]
         return (
             known.get("status") in (DONE, SKIPPED)
-            and all(known.get(name) == entry[name] for name in ("sha256", "job"))
+            and known.get("sha256") == entry["sha256"]
+            # What was asked then may also hold the options of an overlay.
+            and entry["job"].items() <= known.get("job", {}).items()
             and known.get("models") == dict(self.models)
             and set(wanted) <= set(known.get("outputs", ()))
             and all((self.job.out / name).is_file() for name in wanted)
@@ -201,6 +236,16 @@ def _counts(found: Cells | Foreground) -> Entry:
         "found": found.found,
         "capped": found.capped,
     }
+
+
+def _operating_point(found: Cells | Foreground, settings: Settings | ForegroundSettings) -> Entry:
+    """What ``run.json`` says of the threshold and the scale that a result was found with."""
+    if not isinstance(found, Cells):
+        return {"probability_threshold": found.threshold}
+    point: Entry = {"score_threshold": found.score_threshold, "scale": found.scale}
+    if isinstance(settings, Settings) and settings.pixel_size_um is not None:
+        point["pixel_size_um"] = settings.pixel_size_um
+    return point
 
 
 def _sha256(path: Path) -> str:

@@ -29,6 +29,10 @@ timeout_option: Callable[..., Any] = click.option(
     help="Deadline of every image.",
 )
 
+numbers_option: Callable[..., Any] = click.option(
+    "--numbers", is_flag=True, help="Draw the number of every cell, or component, on the overlay."
+)
+
 out_option: Callable[..., Any] = click.option(
     "--out",
     required=True,

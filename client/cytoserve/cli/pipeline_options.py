@@ -9,8 +9,8 @@ import click
 from click.core import ParameterSource
 
 from cytoserve import contract
-from cytoserve.outputs import CELLS_OUTPUTS, FOREGROUND_OUTPUTS, Output, outputs
-from cytoserve.settings import names_with
+from cytoserve.outputs import CELLS_OUTPUTS, FOREGROUND_OUTPUTS, OVERLAY, Output, outputs
+from cytoserve.settings import FIT, check_scale, names_with
 
 DEFAULT_SAVE: Mapping[bool, tuple[str, ...]] = {False: ("labels", "table"), True: ("mask", "table")}
 """What is saved by default, by whether the pipeline is semantic."""
@@ -19,10 +19,29 @@ OPTION_INPUTS: Mapping[str, contract.Tensor] = {
     "score_threshold": contract.SCORE_THRESHOLD_INPUT,
     "overlap_threshold": contract.OVERLAP_THRESHOLD_INPUT,
     "max_cells": contract.MAX_CELLS_INPUT,
+    "scale": contract.SCALE_INPUT,
+    "cell_diameter_px": contract.SCALE_INPUT,
     "probability_threshold": contract.PROBABILITY_THRESHOLD_INPUT,
     "white_level": contract.WHITE_LEVEL_INPUT,
 }
 """Options that are inputs of a pipeline: those that lack the input refuse the option."""
+
+
+class ScaleType(click.ParamType):  # type: ignore[type-arg]  # generic in new versions only
+    """A number, or the word `fit`."""
+
+    name = "factor or fit"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | str:
+        """Read one value of ``--scale``; :class:`cytoserve.settings.Settings` checks its range."""
+        if value == FIT:
+            return FIT
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"A number above 0, or {FIT}; given: {value!r}.", param, ctx)
 
 
 def parse_save(
@@ -51,13 +70,32 @@ def check_save(save: tuple[str, ...] | None, pipeline: contract.Pipeline) -> tup
 
 def check_options(context: click.Context, pipeline: contract.Pipeline) -> None:
     """Refuse an option that was given and that the pipeline does not take."""
+    options = {parameter.name: parameter.opts[0] for parameter in context.command.params}
     for name, tensor in OPTION_INPUTS.items():
         given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
         if given and tensor not in pipeline.inputs:
-            option = f"--{name.replace('_', '-')}"
+            option = options[name]
             raise click.UsageError(
                 f"{option} is an option of {names_with(tensor)}; given: {option} for "
                 f"{pipeline.name}. Leave it out, or choose another --pipeline."
+            )
+
+
+def check_overlay_options(
+    pipeline: contract.Pipeline,
+    save: tuple[str, ...],
+    numbers: bool,
+    pixel_size_um: float | None,
+) -> None:
+    """Refuse a bad pixel size, and options of the overlay where none is saved."""
+    if pixel_size_um is not None:
+        check_scale("pixel_size_um", pixel_size_um)
+    only_drawn = pixel_size_um is not None and contract.SCALE_INPUT not in pipeline.inputs
+    for option, given in {"--numbers": numbers, "--pixel-size": only_drawn}.items():
+        if given and OVERLAY not in save:
+            raise click.UsageError(
+                f"{option} is drawn on the overlay; given: {option} for {pipeline.name} with "
+                f"--save {','.join(save)}. Add {OVERLAY} to --save."
             )
 
 

@@ -40,6 +40,7 @@ def _lines(pipeline: contract.Pipeline, card: Card | None, models: Mapping[str, 
     details = [pipeline.summary]
     if card is not None:
         details.append(f"classes: {', '.join(card.class_names)}")
+        details += _operating_point(card)
         for model, answering in models.items():
             sha256, *execution = answering.split(" ", 1)
             facts = [f"sha256 {sha256[:12] or '?'}", *execution]
@@ -48,3 +49,17 @@ def _lines(pipeline: contract.Pipeline, card: Card | None, models: Mapping[str, 
     for detail in details:
         lines += textwrap.wrap(detail, _WIDTH, initial_indent="  ", subsequent_indent="    ")
     return lines
+
+
+def _operating_point(card: Card) -> list[str]:
+    """What the training chose: the threshold, and the scale of the frames."""
+    details, scale = [], card.scale
+    if card.threshold is not None:
+        details.append(f"threshold: {card.threshold:g}, chosen in validation")
+    if scale is not None:
+        size = scale.pixel_size_um
+        details.append(
+            f"scale: cells of {scale.cell_diameter_px:g} px, the largest "
+            f"{scale.largest_cell_px:g} px" + ("" if size is None else f"; {size:.4g} um per pixel")
+        )
+    return details

@@ -10,14 +10,19 @@ import click
 from cytoserve import contract
 from cytoserve.cli.exit_codes import EPILOG
 from cytoserve.cli.inputs import Input
-from cytoserve.cli.options import out_option, timeout_option, url_option
-from cytoserve.cli.pipeline_options import DEFAULT_SAVE, check_save, parse_save
+from cytoserve.cli.options import numbers_option, out_option, timeout_option, url_option
+from cytoserve.cli.pipeline_options import (
+    DEFAULT_SAVE,
+    check_overlay_options,
+    check_save,
+    parse_save,
+)
 from cytoserve.cli.prompt_files import prompts_of_options, read_prompts
 from cytoserve.cli.run_facts import run_facts
 from cytoserve.cli.run_record import DONE, open_record
 from cytoserve.client import Client
 from cytoserve.frames import request_limits
-from cytoserve.images import read_frame
+from cytoserve.images import read_frame, read_pixel_size
 from cytoserve.outputs import CELLS_OUTPUTS, encode_output, write_atomically
 from cytoserve.prompts import Prompts
 from cytoserve.settings import DEFAULT_PROMPT_PIPELINE, find_prompted_pipeline
@@ -78,6 +83,16 @@ cells.csv, one box a row, or one point a row:
     help=f"What to write, with commas: {', '.join(CELLS_OUTPUTS)}; by default "
     f"{','.join(DEFAULT_SAVE[False])}.",
 )
+@numbers_option
+@click.option(
+    "--pixel-size",
+    "pixel_size_um",
+    type=float,
+    default=None,
+    metavar="UM",
+    help="Side of a pixel of the image in micrometres, for the overlay's scale bar. Default: what "
+    "an OME-TIFF or ImageJ TIFF tells.",
+)
 @url_option
 @timeout_option
 def prompt(
@@ -88,6 +103,8 @@ def prompt(
     pipeline: str,
     out: Path,
     save: tuple[str, ...] | None,
+    numbers: bool,
+    pixel_size_um: float | None,
     url: str,
     timeout: float,
 ) -> None:
@@ -98,9 +115,12 @@ def prompt(
     """
     asked = find_prompted_pipeline(pipeline)
     kinds = check_save(save, asked)
+    check_overlay_options(asked, kinds, numbers, pixel_size_um)
     prompts = _prompts(boxes, points, file)
     given = Input(image.absolute(), image.name)
     frame = read_frame(image, request_limits(asked))
+    if pixel_size_um is None:
+        pixel_size_um = read_pixel_size(image)
     prompts.check_for((frame.shape[0], frame.shape[1]))
     with Client(url, timeout=timeout) as client:
         begun = time.time()
@@ -109,7 +129,9 @@ def prompt(
         cells = client.prompt(frame, prompts, pipeline)
         models = client.models(pipeline)
     contents = {
-        given.output(CELLS_OUTPUTS[kind].ending): encode_output(kind, frame, cells, image.name)
+        given.output(CELLS_OUTPUTS[kind].ending): encode_output(
+            kind, frame, cells, image.name, numbers, pixel_size_um
+        )
         for kind in kinds
     }
     for name, content in contents.items():

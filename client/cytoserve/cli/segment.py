@@ -15,9 +15,11 @@ from cytoserve import contract
 from cytoserve.cli.batch import Batch, Job
 from cytoserve.cli.exit_codes import EPILOG, ExitCode
 from cytoserve.cli.inputs import Input, find_inputs
-from cytoserve.cli.options import out_option, timeout_option, url_option
+from cytoserve.cli.options import numbers_option, out_option, timeout_option, url_option
 from cytoserve.cli.pipeline_options import (
+    ScaleType,
     check_options,
+    check_overlay_options,
     check_save,
     kinds_help,
     parse_save,
@@ -26,6 +28,7 @@ from cytoserve.cli.pipeline_options import (
 from cytoserve.cli.run_facts import run_facts
 from cytoserve.cli.run_record import FAILED, STATES, open_record
 from cytoserve.client import Client
+from cytoserve.operating_point import scale_factor
 from cytoserve.settings import DEFAULT_PIPELINE, ForegroundSettings, Settings
 
 
@@ -50,8 +53,8 @@ from cytoserve.settings import DEFAULT_PIPELINE, ForegroundSettings, Settings
 @click.option(
     "--score-threshold",
     type=float,
-    default=contract.SCORE_THRESHOLD,
-    show_default=True,
+    default=None,
+    show_default="chosen by the model's training",
     help=f"Drop detections that score below, 0 to 1. {takers_help('score_threshold')}",
 )
 @click.option(
@@ -59,8 +62,8 @@ from cytoserve.settings import DEFAULT_PIPELINE, ForegroundSettings, Settings
     type=float,
     default=contract.OVERLAP_THRESHOLD,
     show_default=True,
-    help="Of two boxes with a larger IoU keep the better-scored one, 0 to 1. "
-    + takers_help("overlap_threshold"),
+    help="Of two cells of which one covers a larger share of the smaller one's mask, keep one, 0 "
+    "to 1. " + takers_help("overlap_threshold"),
 )
 @click.option(
     "--max-cells",
@@ -70,10 +73,38 @@ from cytoserve.settings import DEFAULT_PIPELINE, ForegroundSettings, Settings
     help=f"Most cells of one image; reaching it is reported. {takers_help('max_cells')}",
 )
 @click.option(
+    "--scale",
+    type=ScaleType(),
+    default=None,
+    help="Factor that brings the images to the scale of the training's, such as 2 for cells of "
+    "half the size. 1 leaves them as they are, whatever pixel size a TIFF tells. `fit` brings each "
+    f"whole image into the network's field, for a few large cells. {takers_help('scale')}",
+)
+@click.option(
+    "--pixel-size",
+    "pixel_size_um",
+    type=float,
+    default=None,
+    metavar="UM",
+    help="Side of a pixel of the images in micrometres. It draws a scale bar on overlays, and "
+    "brings the images to the training's scale, in place of --scale; pipelines without --scale "
+    "draw the bar only. Default: what an OME-TIFF or ImageJ TIFF tells, which sets the scale only "
+    "if the model knows its own.",
+)
+@click.option(
+    "--cell-diameter",
+    "cell_diameter_px",
+    type=float,
+    default=None,
+    metavar="PX",
+    help="Usual diameter of the cells in pixels of the images, compared with the training's, in "
+    f"place of --scale. {takers_help('cell_diameter_px')}",
+)
+@click.option(
     "--probability-threshold",
     type=float,
-    default=contract.PROBABILITY_THRESHOLD,
-    show_default=True,
+    default=None,
+    show_default="chosen by the model's training",
     help="Pixels of at least this probability are foreground, 0 to 1. "
     + takers_help("probability_threshold"),
 )
@@ -84,6 +115,7 @@ from cytoserve.settings import DEFAULT_PIPELINE, ForegroundSettings, Settings
     help="The image's value for white, such as 4095 of a 12-bit camera; by default 255 for 8 bits, "
     f"65535 for 16, 1 for float. {takers_help('white_level')}",
 )
+@numbers_option
 @timeout_option
 @click.option(
     "--patience",
@@ -101,11 +133,15 @@ def segment(
     out: Path,
     save: tuple[str, ...] | None,
     url: str,
-    score_threshold: float,
+    score_threshold: float | None,
     overlap_threshold: float,
     max_cells: int,
-    probability_threshold: float,
+    scale: float | str | None,
+    pixel_size_um: float | None,
+    cell_diameter_px: float | None,
+    probability_threshold: float | None,
     white_level: float | None,
+    numbers: bool,
     timeout: float,
     patience: float,
 ) -> None:
@@ -126,16 +162,19 @@ def segment(
         )
     check_options(context, asked)
     kinds = check_save(save, asked)
+    check_overlay_options(asked, kinds, numbers, pixel_size_um)
     settings: Settings | ForegroundSettings
     if asked.is_semantic:
         settings = ForegroundSettings(probability_threshold, white_level)
         settings.check_for(asked)
     else:
-        settings = Settings(score_threshold, overlap_threshold, max_cells)
+        settings = Settings(
+            score_threshold, overlap_threshold, max_cells, scale, pixel_size_um, cell_diameter_px
+        )
     inputs = find_inputs(paths, out)
     if not inputs:
         _end(ExitCode.NOTHING_TO_DO, f"No image found at {', '.join(paths)}: check the paths.")
-    job = Job(pipeline, settings, kinds, out, timeout, patience)
+    job = Job(pipeline, settings, kinds, numbers, pixel_size_um, out, timeout, patience)
     with Client(url, timeout=timeout) as client:
         _end(*_run(job, client, url, inputs))
 
@@ -145,6 +184,8 @@ def _run(job: Job, client: Client, url: str, inputs: list[Input]) -> tuple[ExitC
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     started = time.time()
     models = client.models(job.pipeline)
+    if isinstance(job.settings, Settings):  # refused before the record is begun
+        scale_factor(job.settings, client.card(job.pipeline))
     facts = run_facts(client, url, job.pipeline, asdict(job.settings), job.save, job.timeout)
     run = facts | {"models": models}
     record = open_record(job.out, run)

@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from cytoserve import contract
 from cytoserve.codec.tensors import malformed
+from cytoserve.settings import LEAST_SCALE, MOST_SCALE
 from cytoserve.transport import Request, Tensors
+
+_TOLD = ("network_scale", "cell_diameter_px", "largest_cell_px")
+_LENGTHS = (LEAST_SCALE, MOST_SCALE)
+
+
+@dataclass(frozen=True)
+class LearnedScale:
+    """The scale of the frames that a pipeline was trained for. Lengths are in their pixels.
+
+    Attributes:
+        network_scale: network pixels per frame pixel.
+        cell_diameter_px: median diameter of their cells.
+        largest_cell_px: longest box side of their largest cells.
+        pixel_size_um: side of a pixel in micrometres, where it is known.
+    """
+
+    network_scale: float
+    cell_diameter_px: float
+    largest_cell_px: float
+    pixel_size_um: float | None = None
 
 
 @dataclass(frozen=True)
@@ -23,12 +44,17 @@ class Card:
             its foreground, and so has a prompted one, what is prompted.
         models: for every exported step its ``version`` and ``sha256``.
         recipes: how the networks were trained.
+        threshold: the score or probability threshold that its training chose; None for a pipeline
+            without one.
+        scale: the scale that it was trained at; None for one that sees frames as they are.
     """
 
     pipeline: str
     class_names: tuple[str, ...]
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     recipes: dict[str, Any] = field(default_factory=dict)
+    threshold: float | None = None
+    scale: LearnedScale | None = None
 
     def hashes(self) -> dict[str, str]:
         """Return the sha256 of every exported step."""
@@ -49,6 +75,8 @@ def encode_answer(card: Card) -> Tensors:
             "class_names": card.class_names,
             "models": card.models,
             "recipes": card.recipes,
+            "threshold": card.threshold,
+            "scale": None if card.scale is None else asdict(card.scale),
         }
     )
     return {contract.CARD_OUTPUT.name: np.array([text.encode()], dtype=np.object_)}
@@ -65,6 +93,9 @@ def decode_answer(answer: Tensors, pipeline: contract.Pipeline) -> Card:
         values = json.loads(answer[contract.CARD_OUTPUT.name].item())
         class_names = tuple(values["class_names"])
         models, recipes = dict(values["models"]), dict(values.get("recipes", {}))
+        threshold, scale = values.get("threshold"), values.get("scale")
+        threshold = None if threshold is None else _number(threshold, 0, 1)
+        scale = None if scale is None else _learned_scale(scale)
         if not (class_names and all(isinstance(name, str) for name in class_names)):
             raise ValueError(f"class_names {class_names!r}")
         if not all(isinstance(model, dict) for model in models.values()):
@@ -76,4 +107,20 @@ def decode_answer(answer: Tensors, pipeline: contract.Pipeline) -> Card:
         raise malformed(
             pipeline.card, f"{wanted}, one class: {only}", f"class_names {class_names!r}"
         )
-    return Card(str(values.get("pipeline", pipeline.name)), class_names, models, recipes)
+    name = str(values.get("pipeline", pipeline.name))
+    return Card(name, class_names, models, recipes, threshold, scale)
+
+
+def _learned_scale(values: dict[str, Any]) -> LearnedScale:
+    """What a card tells of the scale; fields that this client does not know are left aside."""
+    told = {name: _number(values[name], *_LENGTHS) for name in _TOLD}
+    size = values.get("pixel_size_um")
+    return LearnedScale(**told, pixel_size_um=None if size is None else _number(size, *_LENGTHS))
+
+
+def _number(value: Any, low: float, high: float) -> float:
+    """The value as a float; ValueError or TypeError where it is no number from low to high."""
+    number = float(value)
+    if not low <= number <= high:
+        raise ValueError(f"{value!r} is not from {low:g} to {high:g}")
+    return number

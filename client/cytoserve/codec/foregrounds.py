@@ -18,9 +18,11 @@ from cytoserve.transport import Request, Tensors
 def encode_request(
     image: NDArray[np.generic],
     pipeline: contract.Pipeline,
-    settings: ForegroundSettings = ForegroundSettings(),  # noqa: B008  # frozen
+    settings: ForegroundSettings,
 ) -> Request:
     """Return the request for one frame, or for one window of a larger frame.
+
+    ``settings`` have a threshold: the caller's, or that of the card.
 
     Raises:
         UnsupportedImage, FrameTooLarge: see :func:`cytoserve.frames.to_wire`.
@@ -28,7 +30,7 @@ def encode_request(
     """
     settings.check_for(pipeline)
     inputs = {contract.IMAGE.name: to_wire(image, request_limits(pipeline))}
-    scalars = {contract.PROBABILITY_THRESHOLD_INPUT: settings.probability_threshold}
+    scalars = {contract.PROBABILITY_THRESHOLD_INPUT: settings.known_threshold}
     if contract.WHITE_LEVEL_INPUT in pipeline.inputs:
         scalars[contract.WHITE_LEVEL_INPUT] = settings.wire_white_level(image.dtype)
     return Request(

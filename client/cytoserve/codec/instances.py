@@ -11,26 +11,34 @@ from cytoserve import contract
 from cytoserve.cells import Cells
 from cytoserve.codec.tensors import check_rules, decode_tensors, encode_scalar, frame_shape
 from cytoserve.frames import request_limits, to_wire
-from cytoserve.settings import Settings
+from cytoserve.operating_point import OperatingPoint
 from cytoserve.transport import Request, Tensors
 
 
 def encode_request(
     image: NDArray[np.generic],
     pipeline: contract.Pipeline,
-    settings: Settings = Settings(),  # noqa: B008  # frozen
+    point: OperatingPoint,
     labels: bool = False,
 ) -> Request:
-    """Return the request for one frame; ``labels`` asks the server to paint the label image.
+    """Return the request for one frame, or for one window of a larger frame.
+
+    Args:
+        image: see :func:`cytoserve.frames.to_wire`.
+        pipeline: an instance pipeline.
+        point: the numbers of the request.
+        labels: whether the server is asked to paint the label image.
 
     Raises:
         UnsupportedImage, FrameTooLarge: see :func:`cytoserve.frames.to_wire`.
     """
     on_request = pipeline.on_request if labels else ()
     scalars = {
-        contract.SCORE_THRESHOLD_INPUT: settings.score_threshold,
-        contract.OVERLAP_THRESHOLD_INPUT: settings.overlap_threshold,
-        contract.MAX_CELLS_INPUT: settings.max_cells,
+        contract.SCALE_INPUT: point.network_scale,
+        contract.TILE_OVERLAP_INPUT: point.tile_overlap,
+        contract.SCORE_THRESHOLD_INPUT: point.score_threshold,
+        contract.OVERLAP_THRESHOLD_INPUT: point.overlap_threshold,
+        contract.MAX_CELLS_INPUT: point.max_cells,
     }
     return Request(
         model=pipeline.name,
@@ -42,13 +50,24 @@ def encode_request(
     )
 
 
-def decode_request(request: Request) -> tuple[NDArray[np.uint16], Settings]:
-    """Return frame and settings of a request: what a server reads from it."""
-    return request.inputs[contract.IMAGE.name], Settings(
-        float(request.inputs[contract.SCORE_THRESHOLD_INPUT.name][0]),
-        float(request.inputs[contract.OVERLAP_THRESHOLD_INPUT.name][0]),
-        int(request.inputs[contract.MAX_CELLS_INPUT.name][0]),
+def decode_request(request: Request) -> tuple[NDArray[np.uint16], OperatingPoint]:
+    """Return frame and numbers of a request: what a server reads from it.
+
+    A request does not tell the scale of the training frames, so ``frame_scale`` is 1.
+    """
+
+    def number(tensor: contract.Tensor) -> Any:
+        return request.inputs[tensor.name].item()
+
+    point = OperatingPoint(
+        network_scale=number(contract.SCALE_INPUT),
+        tile_overlap=number(contract.TILE_OVERLAP_INPUT),
+        score_threshold=number(contract.SCORE_THRESHOLD_INPUT),
+        overlap_threshold=number(contract.OVERLAP_THRESHOLD_INPUT),
+        max_cells=number(contract.MAX_CELLS_INPUT),
+        frame_scale=1.0,
     )
+    return request.inputs[contract.IMAGE.name], point
 
 
 def encode_answer(cells: Cells, request: Request) -> Tensors:
@@ -66,8 +85,12 @@ def encode_answer(cells: Cells, request: Request) -> Tensors:
     return {name: tensors[name] for name in request.outputs}
 
 
-def decode_answer(answer: Tensors, request: Request, class_names: tuple[str, ...]) -> Cells:
+def decode_answer(
+    answer: Tensors, request: Request, class_names: tuple[str, ...], point: OperatingPoint
+) -> Cells:
     """Return the cells of an answer to ``request``, checked against the contract.
+
+    ``point`` holds the numbers that the request was made with, before they became FP32.
 
     Raises:
         AnswerMalformed: a tensor is missing, has a wrong dtype or shape, or impossible values.
@@ -83,6 +106,8 @@ def decode_answer(answer: Tensors, request: Request, class_names: tuple[str, ...
         class_names=class_names,
         found=int(tensors[contract.CELLS_FOUND.name][0]),
         labels=tensors.get(contract.LABELS.name),
+        scale=point.frame_scale,
+        score_threshold=point.score_threshold,
     )
     _check_values(cells, request.model)
     return cells

@@ -22,6 +22,10 @@ class Match:
     iou: float
     true_class: int
     found_class: int
+    found_index: int
+    """Place of the found cell in the answer."""
+    annotated_index: int
+    """Place of the annotated cell in its frame."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,14 @@ class Quality:
     """Share of annotated cells that are matched."""
     precision: float
     """Share of found cells that are matched."""
+    f1: float
+    """Harmonic mean of recall and precision: TP / (TP + FP / 2 + FN / 2)."""
+    panoptic_quality: float
+    """Sum of the IoU of all matches / (TP + FP / 2 + FN / 2), whatever the class.
+
+    Segmentation quality (the mean IoU of matched cells) times recognition quality (F1), as in
+    Kirillov et al. 2019, "Panoptic Segmentation". An IoU of exactly 0.5 is no match there.
+    """
 
 
 def match_cells(found: Cells, annotated: Sequence[AnnotatedCell]) -> FrameMatches:
@@ -54,17 +66,27 @@ def match_cells(found: Cells, annotated: Sequence[AnnotatedCell]) -> FrameMatche
 
     Every annotated cell is taken once, as in COCO's evaluation.
     """
-    free = list(range(len(annotated)))
+    boxes = np.array([cell.box for cell in annotated], float).reshape(-1, 4)
+    free = np.ones(len(annotated), bool)
     matches = []
-    for region, class_id in zip(found.regions(), found.class_ids.tolist(), strict=True):
-        if not region.mask.any() or not free:
+    for place, (region, class_id) in enumerate(
+        zip(found.regions(), found.class_ids.tolist(), strict=True)
+    ):
+        if not region.mask.any():
             continue
         cell = AnnotatedCell.cut(region.mask, class_id, x=region.columns.start, y=region.rows.start)
-        overlaps = [mask_iou(cell, annotated[index]) for index in free]
+        # Only cells whose boxes overlap: frames may have thousands of both.
+        meeting = (boxes[:, :2] < cell.box[2:]) & (boxes[:, 2:] > cell.box[:2])
+        near = np.flatnonzero(meeting.all(axis=1) & free)
+        if not near.size:
+            continue
+        overlaps = [mask_iou(cell, annotated[index]) for index in near]
         best = int(np.argmax(overlaps))
         if overlaps[best] >= MATCH_IOU:
-            truth = annotated[free.pop(best)]
-            matches.append(Match(overlaps[best], truth.class_id, class_id))
+            taken = int(near[best])
+            free[taken] = False
+            true_class = annotated[taken].class_id
+            matches.append(Match(overlaps[best], true_class, class_id, place, taken))
     return FrameMatches(tuple(matches), len(found), len(annotated))
 
 
@@ -90,12 +112,17 @@ def quality(frames: Sequence[FrameMatches]) -> Quality:
     right = np.array([match.true_class == match.found_class for match in matches], float)
     classes = np.array([match.true_class for match in matches], int)
     per_class = [right[classes == class_id].mean() for class_id in np.unique(classes)]
+    # TP + FP / 2 + FN / 2, since TP + FP = found and TP + FN = annotated.
+    cells = (found + annotated) / 2
+    overlap = sum(match.iou for match in matches if match.iou > MATCH_IOU)
     return Quality(
         iou=_mean([match.iou for match in matches]),
         accuracy=_mean(right.tolist()),
         balanced_accuracy=_mean(per_class),
         recall=len(matches) / annotated if annotated else float("nan"),
         precision=len(matches) / found if found else float("nan"),
+        f1=len(matches) / cells if cells else float("nan"),
+        panoptic_quality=overlap / cells if cells else float("nan"),
     )
 
 

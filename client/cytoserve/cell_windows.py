@@ -1,0 +1,149 @@
+"""Frames with more cells or pixels than one request holds: cells found window by window.
+
+Windows overlap by the size of the largest cells, so every cell lies whole in the window whose core
+holds its middle, and is taken from there. A cell near the border of two cores may be found in
+both; of such a pair the better-scored one stays. Of a cell that is larger than the overlap, one
+window's part may be all that is found. Every window is normalised by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoserve.cells import Cells
+from cytoserve.contract import MAX_TILES, Pipeline
+from cytoserve.errors import FrameTooLarge
+from cytoserve.frames import FrameShape, request_limits
+from cytoserve.operating_point import OperatingPoint
+from cytoserve.windows import Window
+
+SLACK_SHARE = 0.25
+"""Share of the overlap by which a cell's middle may lie beyond the core of its window. No cell is
+lost whose box differs between two windows."""
+
+SAME_CELL = 0.5
+"""IoU of the boxes above which two cells of different windows are one."""
+
+
+def cell_windows(
+    frame_shape: FrameShape, pipeline: Pipeline, point: OperatingPoint
+) -> list[Window]:
+    """Return the windows whose cores tile a frame ``(H, W, C)``; one where it fits a request.
+
+    Raises:
+        FrameTooLarge: windows that fit a request would be little more than their overlap.
+    """
+    height, width, channels = frame_shape
+    limits, longest, parts = request_limits(pipeline), max(height, width), 1
+    while True:
+        side = math.ceil(longest / parts)
+        rows, columns = (list(_spans(length, side, point.halo)) for length in (height, width))
+        largest = (_longest(rows), _longest(columns), channels)
+        if limits.allow(largest) and point.tiles(largest, pipeline) <= MAX_TILES:
+            return [
+                Window(sent_rows, sent_columns, core_rows, core_columns)
+                for sent_rows, core_rows in rows
+                for sent_columns, core_columns in columns
+            ]
+        if side <= point.halo:
+            raise FrameTooLarge(
+                f"A frame beyond one request is sent in windows that overlap by the largest cells, "
+                f"here {point.halo:,} px; given: {height:,} x {width:,} px at "
+                f"{point.network_scale:.4g} network pixels per frame pixel, for which no window "
+                "fits a request. Bin the frame, or give a scale nearer to 1 (--scale)."
+            )
+        parts += 1
+
+
+def join_windows(
+    windows: Sequence[Window],
+    answers: Sequence[Cells],
+    frame_shape: FrameShape,
+    point: OperatingPoint,
+) -> Cells:
+    """Join the cells of all windows of a frame, best score first.
+
+    Args:
+        windows: see :func:`cell_windows`.
+        answers: the cells of each, in pixels of the window.
+        frame_shape: ``(H, W, C)`` of the whole frame.
+        point: what every window was asked with; its ``max_cells`` is the cap on the whole.
+
+    Returns:
+        The cells in pixels of the frame. ``found`` counts cells that the cap cut from a window,
+        and may then count a cell twice that two windows share.
+    """
+    slack = SLACK_SHARE * point.halo
+    parts = [
+        _in_frame(window, cells, frame_shape, slack)
+        for window, cells in zip(windows, answers, strict=True)
+    ]
+    names = ("boxes", "scores", "class_ids", "class_probs", "patches")
+    whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    joined = replace(parts[0], **whole, found=len(whole["scores"]))
+    origins = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    near = np.concatenate(
+        [_reaches_out(part, window, slack) for part, window in zip(parts, windows, strict=True)]
+    )
+    order = np.argsort(-joined.scores, kind="stable")
+    joined, origins, near = joined[order], origins[order], near[order]
+    kept = ~near
+    kept[near] = _first_of_each(joined.boxes[near], origins[near])
+    joined = joined[kept]
+    cut = sum(cells.found - len(cells) for cells in answers)
+    return replace(joined[: point.max_cells], found=len(joined) + cut)
+
+
+def _spans(length: int, side: int, halo: int) -> Iterator[tuple[slice, slice]]:
+    """Windows and cores of ``side`` pixels along one axis."""
+    for start in range(0, length, side):
+        stop = min(start + side, length)
+        yield slice(max(0, start - halo), min(length, stop + halo)), slice(start, stop)
+
+
+def _longest(spans: Sequence[tuple[slice, slice]]) -> int:
+    return max(int(sent.stop - sent.start) for sent, _ in spans)
+
+
+def _in_frame(window: Window, cells: Cells, frame_shape: FrameShape, slack: float) -> Cells:
+    """The cells whose middle lies in the core of a window or near it, in pixels of the frame."""
+    left, top = window.columns.start, window.rows.start
+    boxes = cells.boxes + np.array([left, top, left, top], np.float32)
+    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+    low, high = _core(window)
+    inside = ((middles >= low - slack) & (middles <= high + slack)).all(axis=1)
+    return replace(cells, boxes=boxes, frame_shape=frame_shape[:2], labels=None)[inside]
+
+
+def _reaches_out(cells: Cells, window: Window, slack: float) -> NDArray[np.bool_]:
+    """Which cells, by their boxes, could be those that another window has found."""
+    low, high = _core(window)
+    within = (cells.boxes[:, :2] >= low + slack) & (cells.boxes[:, 2:] <= high - slack)
+    reaching: NDArray[np.bool_] = ~within.all(axis=1)
+    return reaching
+
+
+def _core(window: Window) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The corners (x, y) of a window's core."""
+    rows, columns = window.core_rows, window.core_columns
+    return np.array([columns.start, rows.start]), np.array([columns.stop, rows.stop])
+
+
+def _first_of_each(boxes: NDArray[np.float32], origins: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Which cells, best first, are no repetition of an earlier one from another window."""
+    kept = np.ones(len(boxes), bool)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    for index in range(1, len(boxes)):
+        others = np.flatnonzero(kept[:index] & (origins[:index] != origins[index]))
+        corner = np.minimum(boxes[index, 2:], boxes[others, 2:]) - np.maximum(
+            boxes[index, :2], boxes[others, :2]
+        )
+        shared = corner.clip(min=0).prod(axis=1)
+        union = areas[index] + areas[others] - shared
+        kept[index] = not (shared > SAME_CELL * union).any()
+    return kept
