@@ -32,9 +32,8 @@ from training.normalise import PercentileLevels
 BOX_TOLERANCE = 0.5
 """Frame pixels within which two boxes are those of the same cell."""
 
-MASK_IOU = 0.98
-"""Least mean mask IoU over the cells of a frame that both sides found: a library draws masks on its
-own pixel grid, which moves an outline by a fraction of a pixel. Of a mask with structure
+MASK_IOU = 0.99
+"""Least mean mask IoU over the cells of a frame that both sides found. Of a mask with structure
 finer than a patch's pixels no more is asked than a patch can hold, see `_holdable`."""
 
 MASK_CHANCE = 0.01
@@ -49,11 +48,11 @@ threshold, or let NMS prefer a neighbouring box. See `_most_unmatched` for frame
 CLASS_MARGIN = 0.02
 """A cell whose two best classes are closer than this may be called either by such a rounding."""
 
-REFERENCE_PIXELS = 500_000_000
+REFERENCE_PIXELS = 250_000_000
 """Most pixels of all masks together that a library is asked for: it holds a whole frame a cell,
 in float32, where the chain holds a patch. At a threshold with more, a frame is not compared."""
 
-TILED = 1.4
+TILED = 1.2
 """Sides of the network's field that a frame is enlarged to, so that it takes several tiles."""
 
 THRESHOLDS = (0.5, SCORE_THRESHOLD, 0.05)
@@ -141,7 +140,7 @@ def _views(
         yield name, image, scale.network_scale, thresholds
         enlarged = TILED * field / max(image.shape[:2])
         if index == 0 and enlarged > scale.network_scale:
-            yield f"{name} in tiles", image, enlarged, thresholds[1:2] or thresholds[:1]
+            yield f"{name} in tiles", image, enlarged, thresholds[:1]
 
 
 def instance_inputs(

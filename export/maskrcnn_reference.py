@@ -6,12 +6,14 @@ What the served pipeline is proven equal to, and what it is timed against.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops.poolers import initLevelMapper
 
 from cytoserve.contract import MASKRCNN_TILE_SIZE, MAX_CELLS, PROBABILITY_THRESHOLD
@@ -19,6 +21,12 @@ from export.maskrcnn_network import BOX_OVERLAP
 from export.reference import ReferenceCells
 from export.reference_merge import MARGIN, frame_grid, merge_tiles, scaled_rgb
 from training.maskrcnn_network import keep_sizes
+
+CELLS_AT_ONCE = 64
+"""Masks of a tile's size that are made at once: 4 MB each."""
+
+KEYS = ("boxes", "scores", "labels", "masks")
+"""What torchvision answers."""
 
 FINEST, COARSEST = 2, 5
 """Pyramid levels that boxes are pooled from; level ``i`` has ``2 ** i`` pixels a cell."""
@@ -67,31 +75,34 @@ class TorchvisionMaskRcnn:
         grid = frame_grid(size, scale, tile_overlap, MASKRCNN_TILE_SIZE)
         scaled = scaled_rgb(camera, scale)
         width, height = grid.tile_size
-        tiles = [
+        tiles = (
             self.tile(
                 scaled[int(y) : int(y + height), int(x) : int(x + width)],
                 score_threshold,
                 max(overlap_threshold, BOX_OVERLAP),
             )
             for x, y in grid.origins
-        ]
+        )
         return merge_tiles(tiles, grid, overlap_threshold, MARGIN)
 
     def tile(
         self, rgb: npt.NDArray[np.uint8], score_threshold: float, overlap_threshold: float
-    ) -> ReferenceCells:
-        """The prediction for one tile as arrays; the tile is not resized."""
+    ) -> Iterator[ReferenceCells]:
+        """Yield the prediction for one tile, which is not resized, in parts of `CELLS_AT_ONCE`."""
         resizing = self.network.transform
-        keep_sizes(self.network)
+        keep_sizes(self.network, paste=False)
         try:
             found = self.predict(rgb, score_threshold, overlap_threshold)
         finally:
             self.network.transform = resizing
-        probabilities = found["masks"][:, 0].numpy()
-        return ReferenceCells(
-            found["boxes"].numpy(),
-            found["scores"].numpy(),
-            found["labels"].numpy() - 1,  # torchvision's 0 is background
-            probabilities >= PROBABILITY_THRESHOLD,
-            probabilities,
-        )
+        cells = zip(*(torch.split(found[key], CELLS_AT_ONCE) for key in KEYS), strict=True)
+        for boxes, scores, labels, masks in cells:
+            pasted = paste_masks_in_image(masks, boxes, (rgb.shape[0], rgb.shape[1]))
+            probabilities = pasted[:, 0].numpy()
+            yield ReferenceCells(
+                boxes.numpy(),
+                scores.numpy(),
+                labels.numpy() - 1,  # torchvision's 0 is background
+                probabilities >= PROBABILITY_THRESHOLD,
+                probabilities,
+            )

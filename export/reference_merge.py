@@ -9,9 +9,10 @@ and with them whole chains of cells.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,12 +26,15 @@ from training.normalise import PercentileLevels, as_rgb, to_8_bit
 POINTS = 24
 """Points per side at which two masks are compared, as in the graph."""
 
-MARGIN = 0.01
+MARGIN = 0.05
 """Of a comparison with a graph: pairs of masks whose share is closer than this to the threshold may
 be decided either way."""
 
 RANK_MARGIN = 0.003
 """Of two cells whose ranks are closer, either may come first where a margin is given."""
+
+AROUND = 2
+"""Pixels of the tile around its box that are kept of a mask."""
 
 EDGE_TOLERANCE = 2.0
 """A box that comes as near to an inner edge of its tile, in network pixels, is cut by it."""
@@ -98,7 +102,7 @@ def frame_grid(frame_size: tuple[int, int], scale: float, overlap: float, size: 
 
 
 def merge_tiles(
-    tiles: Sequence[ReferenceCells],
+    tiles: Iterable[ReferenceCells | Iterable[ReferenceCells]],
     grid: TileGrid,
     overlap_threshold: float,
     margin: float = 0.0,
@@ -113,7 +117,7 @@ def merge_tiles(
 
     Args:
         tiles: the cells of each tile, boxes in pixels of the tile, masks ``[n, h, w]`` of the
-            tile's size.
+            tile's size; or parts of them, which are read one after the other, for memory.
         grid: where the tiles lie.
         overlap_threshold: see above.
         margin: shares that are closer than this to the threshold may be decided either way: masks
@@ -125,18 +129,17 @@ def merge_tiles(
         All cells in frame pixels, sorted by score. Masks lie on the whole frame; so do the
         probabilities, where every tile has them.
     """
-    found = [
-        candidate
-        for cells, origin in zip(tiles, grid.origins, strict=True)
-        for candidate in _candidates(cells, origin, grid)
-    ]
+    found, soft = [], True
+    for tile, origin in zip(tiles, grid.origins, strict=True):
+        for part in [tile] if isinstance(tile, ReferenceCells) else tile:
+            found += _candidates(part, origin, grid)
+            soft = soft and part.probabilities is not None
     found.sort(key=lambda candidate: -candidate.rank)
     chosen = _chosen(found, overlap_threshold, margin)
     chosen.sort(key=lambda pair: -pair[0].score)
     cells = [candidate for candidate, _ in chosen]
     planes = [candidate.on_frame(grid) for candidate in cells]
     shape = grid.frame_size
-    soft = all(tile.probabilities is not None for tile in tiles)
     return ReferenceCells(
         np.array([cell.frame_box(grid) for cell in cells], np.float32).reshape(-1, 4),
         np.array([cell.score for cell in cells], np.float32),
@@ -180,7 +183,9 @@ class _Candidate:
     class_id: int
     whole: bool
     values: npt.NDArray[np.float32]
-    """``[h, w]``, 0..1 over the tile."""
+    """``[h, w]``, 0..1 in and around the box."""
+    corner: tuple[int, int]
+    """(x, y) of the first of the values, in pixels of the tile."""
 
     @property
     def rank(self) -> float:
@@ -198,7 +203,9 @@ class _Candidate:
         """The mask at the points of a patch that spans the box, ``[M, M]``."""
         steps = (np.arange(MASK_SIZE) + 0.5) / MASK_SIZE
         x, y = (
-            self.box[axis] + steps * (self.box[axis + 2] - float(self.box[axis])) - 0.5
+            self.box[axis]
+            + steps * (self.box[axis + 2] - float(self.box[axis]))
+            - (self.corner[axis] + 0.5)
             for axis in (0, 1)
         )
         inside: npt.NDArray[np.bool_] = _sampled(self.values, x, y) >= 0.5
@@ -229,10 +236,11 @@ class _Candidate:
         return np.clip(placed, 0, (width, height, width, height))
 
     def on_frame(self, grid: TileGrid) -> npt.NDArray[np.float32]:
-        """Values over the frame, ``[H, W]``; 0 where the tile does not lie."""
+        """Values over the frame, ``[H, W]``; 0 where there are none."""
         places = []
         for axis, length in ((0, grid.frame_size[1]), (1, grid.frame_size[0])):
-            centres = (np.arange(length) + 0.5) * grid.scale[axis] - self.origin[axis]
+            start = self.origin[axis] + self.corner[axis]
+            centres = (np.arange(length) + 0.5) * grid.scale[axis] - start
             frame = np.flatnonzero((centres >= 0) & (centres < self.values.shape[1 - axis]))
             places.append((frame, centres[frame] - 0.5))
         (columns, x), (rows, y) = places
@@ -264,12 +272,20 @@ def _candidates(
                 length = box[axis + 2] - box[axis]
                 elsewhere = elsewhere or length <= grid.overlap - 2 * EDGE_TOLERANCE
         if not elsewhere:
+            around, corner = _around(soft, box)
             found.append(
-                _Candidate(
-                    box, origin, float(score), int(class_id), not cut, soft.astype(np.float32)
-                )
+                _Candidate(box, origin, float(score), int(class_id), not cut, around, corner)
             )
     return found
+
+
+def _around(
+    values: npt.NDArray[Any], box: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float32], tuple[int, int]]:
+    """A copy of the part of ``values`` that holds a box, and its corner (x, y)."""
+    x0, y0 = (max(0, math.floor(low) - AROUND) for low in box[:2])
+    x1, y1 = (math.ceil(high) + AROUND for high in box[2:])
+    return values[y0:y1, x0:x1].astype(np.float32), (x0, y0)
 
 
 def _sampled(

@@ -311,6 +311,8 @@ def fill_checkpoints(folder: Path) -> None:
     classifier = CellClassifier(2)
     save_checkpoint(folder / "classifier", classifier.state_dict(), recipe(RESNET50, names))
     about = recipe(MASKRCNN, names, **MASKRCNN_SETTINGS)
+    # The network is fitted at 128 pixels.
+    about = about.model_copy(update={"scale": SCALE.model_copy(update={"network_scale": 0.2})})
     save_checkpoint(folder / "maskrcnn", random_maskrcnn(2).state_dict(), about)
     torch.manual_seed(0)
     save_checkpoint(folder / "sam", build_sam(TINY).state_dict(), recipe(SAM, ("cell",), size=TINY))

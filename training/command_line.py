@@ -14,7 +14,6 @@ from pydantic import BaseModel, ValidationError
 from training.annotated import AnnotatedDataset, AnnotationError
 from training.file_hashes import hash_files
 from training.readers import read_annotated
-from training.scale import bring_together
 from training.validation_errors import explain
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -54,6 +53,8 @@ def read_data(
         click.UsageError: a folder cannot be read, frames share a name, the classes differ, or
             there are too few or too many pixel sizes.
     """
+    from training.scale import bring_together  # imports torch, which a mistyped option does without
+
     datasets, hashes = [], {}
     sizes = _pixel_sizes(arguments, pixel_sizes_um)
     for argument, size in zip(arguments, sizes, strict=True):

@@ -212,7 +212,16 @@ def fetch_coco_weights() -> dict[str, Tensor]:
 
 
 class SizeKept(GeneralizedRCNNTransform):  # type: ignore[misc]  # ships no types
-    """torchvision's transform without its resizing: an image's pixels are network pixels."""
+    """torchvision's transform without its resizing: an image's pixels are network pixels.
+
+    Args:
+        paste: make of every mask one of the image's size, as torchvision does; else masks stay as
+            they are predicted, 28 x 28 in their boxes.
+    """
+
+    def __init__(self, whole: GeneralizedRCNNTransform, paste: bool = True) -> None:
+        super().__init__(whole.min_size, whole.max_size, whole.image_mean, whole.image_std)
+        self.paste = paste
 
     def resize(
         self, image: Tensor, target: dict[str, Tensor] | None = None
@@ -220,12 +229,24 @@ class SizeKept(GeneralizedRCNNTransform):  # type: ignore[misc]  # ships no type
         """The image and its target as they are."""
         return image, target
 
+    def postprocess(
+        self,
+        result: list[dict[str, Tensor]],
+        image_shapes: list[tuple[int, int]],
+        original_image_sizes: list[tuple[int, int]],
+    ) -> list[dict[str, Tensor]]:
+        """The cells of every image, in its pixels."""
+        if not self.paste:
+            return result
+        pasted: list[dict[str, Tensor]] = super().postprocess(
+            result, image_shapes, original_image_sizes
+        )
+        return pasted
 
-def keep_sizes(network: MaskRCNN) -> None:
+
+def keep_sizes(network: MaskRCNN, paste: bool = True) -> None:
     """Let ``network`` take images that are at its scale already, and answer in their pixels."""
-    whole = network.transform
-    kept = SizeKept(whole.min_size, whole.max_size, whole.image_mean, whole.image_std)
-    network.transform = kept.train(network.training)
+    network.transform = SizeKept(network.transform, paste).train(network.training)
 
 
 def fill_all_but_predictors(network: MaskRCNN, weights: dict[str, Tensor], origin: str) -> None:

@@ -46,7 +46,7 @@ def maskrcnn_threshold(
         scale: as the network was trained.
         seed: of the frames of noise.
     """
-    keep_sizes(network.eval())
+    keep_sizes(network.eval(), paste=False)
     network.roi_heads.score_thresh = LOWEST
     network.roi_heads.nms_thresh = max(BOX_OVERLAP, OVERLAP_THRESHOLD)
     overlap = scale.largest_cell_px * scale.network_scale
@@ -81,7 +81,8 @@ def find_cells(
     """Find the cells of ``image`` int32 ``[H, W, C]``, tile by tile, as they are served.
 
     Args:
-        network: in evaluation mode, with its thresholds set, see :func:`maskrcnn_threshold`.
+        network: in evaluation mode, with its thresholds set and its masks not pasted, see
+            :func:`maskrcnn_threshold`.
         image: camera values.
         scale: network pixels per frame pixel.
         tile_overlap: least overlap of neighbouring tiles in network pixels.
@@ -118,13 +119,7 @@ def find_cells(
 
 
 def _found_in(network: MaskRCNN, tile: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Boxes, scores, labels and mask patches uint8 ``[n, M, M]`` of one tile.
-
-    torchvision's forward, but for its last step, which pastes every mask into a whole image.
-    """
-    images, _ = network.transform([tile.float() / 255])
-    levels = network.backbone(images.tensors)
-    proposals, _ = network.rpn(images, levels)
-    [found], _ = network.roi_heads(levels, proposals, images.image_sizes)
+    """Boxes, scores, labels and mask patches uint8 ``[n, M, M]`` of one tile."""
+    [found] = network([tile.float() / 255])
     patches = torch.round(found["masks"][:, 0] * 255).to(torch.uint8)
     return found["boxes"], found["scores"], found["labels"], patches

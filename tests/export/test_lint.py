@@ -21,7 +21,7 @@ from export.lint import Problem, lint_repository
 ROOT = Path(__file__).parents[2]
 WARMUP = """model_warmup [
   {
-    name: "one frame"
+    name: "one tile"
     batch_size: 1
     inputs { key: "network_image" value: { data_type: TYPE_UINT8 dims: [ 3, 640, 640 ] zero_data: true } }
   }
@@ -50,7 +50,7 @@ CONFIG_CASES = [
     case("name", "yolo_cells", 'name: "yolo_cells"', 'name: "cells"', "name", "'yolo_cells'", "'cells'"),
     case("backend", "yolo_cells", '"onnxruntime"', '"pytorch"', "backend", "onnxruntime or python", "'pytorch'"),
     case("platform", "yolo", 'platform: "ensemble"', 'backend: "onnxruntime"', "platform", "'ensemble'", "'onnxruntime'"),
-    case("batch of a network", "yolo_cells", "max_batch_size: 16", "max_batch_size: 0", "max_batch_size", "more than 0", "0"),
+    case("batch of a network", "yolo_cells", "max_batch_size: 64", "max_batch_size: 0", "max_batch_size", "more than 0", "0"),
     case("batch of one frame", "yolo_decode", "max_batch_size: 0", "max_batch_size: 4", "max_batch_size", "0: it sees one frame", "4"),
     case("no dynamic batching", "yolo_cells", "dynamic_batching { }", "", "dynamic_batching", "present", "absent"),
     case("dynamic batching of one frame", "cell_crops", "max_batch_size: 0", "max_batch_size: 0\ndynamic_batching { }", "dynamic_batching", "absent", "present"),
@@ -60,16 +60,16 @@ CONFIG_CASES = [
     case("parameter's value", "nuclei_stitch", 'string_value: "1"', 'string_value: "all"', "parameters 'intra_op_thread_count'", "a whole number", "'all'"),
     case("no warm-up", "yolo_cells", WARMUP, "", "model_warmup", "present", "absent"),
     case("warm-up of an ensemble", "yolo", "max_batch_size: 0", "max_batch_size: 0\n" + WARMUP, "model_warmup", "absent", "present"),
-    case("warm-up batch", "yolo_cells", "batch_size: 1\n", "batch_size: 17\n", "model_warmup 'one frame' batch_size", "1 to max_batch_size 16", "17"),
-    case("warm-up input", "yolo_cells", 'key: "network_image"', 'key: "image"', "model_warmup 'one frame' inputs", "network_image", "image"),
-    case("warm-up dtype", "yolo_cells", "TYPE_UINT8 dims: [ 3, 640, 640 ] zero", "TYPE_FP32 dims: [ 3, 640, 640 ] zero", "model_warmup 'one frame' 'network_image' data_type", "UINT8", "FP32"),
-    case("warm-up dims", "yolo_cells", "dims: [ 3, 640, 640 ] zero", "dims: [ 3, 64, 64 ] zero", "model_warmup 'one frame' 'network_image' dims", "[3, 640, 640]", "[3, 64, 64]"),
-    case("warm-up data", "yolo_cells", "zero_data: true", "", "model_warmup 'one frame' 'network_image' data", "zero_data", "none"),
+    case("warm-up batch", "yolo_cells", "batch_size: 1\n", "batch_size: 65\n", "model_warmup 'one tile' batch_size", "1 to max_batch_size 64", "65"),
+    case("warm-up input", "yolo_cells", 'key: "network_image"', 'key: "image"', "model_warmup 'one tile' inputs", "network_image", "image"),
+    case("warm-up dtype", "yolo_cells", "TYPE_UINT8 dims: [ 3, 640, 640 ] zero", "TYPE_FP32 dims: [ 3, 640, 640 ] zero", "model_warmup 'one tile' 'network_image' data_type", "UINT8", "FP32"),
+    case("warm-up dims", "yolo_cells", "dims: [ 3, 640, 640 ] zero", "dims: [ 3, 64, 64 ] zero", "model_warmup 'one tile' 'network_image' dims", "[3, 640, 640]", "[3, 64, 64]"),
+    case("warm-up data", "yolo_cells", "zero_data: true", "", "model_warmup 'one tile' 'network_image' data", "zero_data", "none"),
     case("input missing", "cell_crops", '  { name: "levels" data_type: TYPE_FP32 dims: [ 2 ] },\n', "", "input", "'levels' FP32 [2]", "no such tensor"),
     case("input unknown", "yolo_card", '"page"', '"sheet"', "input", "only page", "'sheet'"),
     case("input twice", "yolo_card", "input [", 'input [\n{ name: "page" data_type: TYPE_INT64 dims: [ 1 ] },', "input", "every name once", "page, page"),
     case("input dtype", "yolo_prepare", "TYPE_UINT16", "TYPE_INT32", "input 'image' data_type", "UINT16", "INT32"),
-    case("input dims", "yolo_decode", "dims: [ 1, -1, 8400 ]", "dims: [ -1, 8400 ]", "input 'predictions' dims", "[1, -1, 8400]", "[-1, 8400]"),
+    case("input dims", "yolo_decode", "dims: [ -1, -1, 8400 ]", "dims: [ -1, 8400 ]", "input 'predictions' dims", "[-1, -1, 8400]", "[-1, 8400]"),
     case("output dtype", "yolo_card", "TYPE_STRING", "TYPE_UINT8", "output 'card' data_type", "BYTES", "UINT8"),
     case("output dims", "yolo", "dims: [ -1, 56, 56 ]", "dims: [ -1, 28, 28 ]", "output 'masks' dims", "[-1, 56, 56]", "[-1, 28, 28]"),
     case("output missing", "cell_labels", '{ name: "labels" data_type: TYPE_UINT16 dims: [ -1, -1 ] }', "", "output", "'labels' UINT16", "no such tensor"),
@@ -94,16 +94,16 @@ CONFIG_CASES = [
     case("step unknown", "yolo", '"yolo_targets"', '"yolo_target"', STEP, "a model of the repository", "'yolo_target'"),
     case("other step", "yolo", '"yolo_targets"', '"yolo_cells"', STEP, "yolo_prepare, yolo_targets", "yolo_prepare, yolo_cells"),
     case("old version pinned", "yolo", "model_version: -1", "model_version: 1", f"{STEP} 'yolo_prepare' model_version", "-1", "1"),
-    case("input not wired", "yolo", '      input_map { key: "letterbox" value: "letterbox" }\n', "", f"{STEP} 'yolo_decode' input_map", "input 'letterbox'", "not wired"),
-    case("wire to no input", "yolo", 'input_map { key: "letterbox"', 'input_map { key: "letter"', f"{STEP} 'yolo_decode' input_map", "only letterbox", "'letter'"),
+    case("input not wired", "yolo", '      input_map { key: "tiling" value: "tiling" }\n', "", f"{STEP} 'yolo_decode' input_map", "input 'tiling'", "not wired"),
+    case("wire to no input", "yolo", 'input_map { key: "tiling"', 'input_map { key: "letter"', f"{STEP} 'yolo_decode' input_map", "only max_cells", "'letter'"),
     case("wire from no output", "yolo", 'output_map { key: "scores"', 'output_map { key: "score"', f"{STEP} 'yolo_decode' output_map", "only boxes", "'score'"),
-    case("wire from nowhere", "yolo", 'key: "letterbox" value: "letterbox" }\n      input_map { key: "score', 'key: "letterbox" value: "box" }\n      input_map { key: "score', f"{STEP} 'yolo_decode' input_map", "an output of an earlier step", "'box'"),
+    case("wire from nowhere", "yolo", 'key: "tiling" value: "tiling" }\n      input_map { key: "score', 'key: "tiling" value: "box" }\n      input_map { key: "score', f"{STEP} 'yolo_decode' input_map", "an output of an earlier step", "'box'"),
     case("wired dtype", "yolo", 'key: "max_cells" value: "max_cells"', 'key: "max_cells" value: "score_threshold"', f"{STEP} 'yolo_decode' input 'max_cells' data_type", "INT32", "FP32"),
-    case("wired dims", "yolo_resnet", 'key: "levels" value: "levels" }\n      input_map', 'key: "levels" value: "letterbox" }\n      input_map', f"{STEP} 'cell_crops' input 'levels' dims", "[2]", "[6]"),
+    case("wired dims", "yolo_resnet", 'key: "levels" value: "levels" }\n      input_map', 'key: "levels" value: "tiling" }\n      input_map', f"{STEP} 'cell_crops' input 'levels' dims", "[2]", "[5]"),
     case("wired batch", "yolo_cells", "dims: [ 3, 640, 640 ] }\n]\n#", "dims: [ 1, 3, 640, 640 ] }\n]\n#", "input 'network_image' dims", "[3, 640, 640]", "[1, 3, 640, 640]"),
     case("two sources", "yolo", 'key: "boxes" value: "boxes"', 'key: "boxes" value: "scores"', "tensor 'scores'", "one source", "2"),
     case("output not made", "yolo", '      output_map { key: "cells_found" value: "cells_found" }\n', "", "output 'cells_found'", "a step that makes it", "none"),
-    case("unused tensor", "yolo", 'output_map { key: "letterbox" value: "letterbox" }\n', 'output_map { key: "letterbox" value: "letterbox" }\n output_map { key: "levels" value: "levels" }\n', "tensor 'levels'", "a step that reads it", "unused"),
+    case("unused tensor", "yolo", 'output_map { key: "tiling" value: "tiling" }\n', 'output_map { key: "tiling" value: "tiling" }\n output_map { key: "levels" value: "levels" }\n', "tensor 'levels'", "a step that reads it", "unused"),
     case("unused input", "yolo", "output [", 'input [ { name: "gain" data_type: TYPE_FP32 dims: [ 1 ] } ]\noutput [', "tensor 'gain'", "a step that reads it", "unused"),
     case("on request reads an output", "yolo", 'input_map { key: "cell_boxes" value: "cell_boxes" }', 'input_map { key: "cell_boxes" value: "boxes" }', f"{STEP} 'cell_labels' input 'cell_boxes'", "an internal tensor", "'boxes', an output"),
 ]  # fmt: skip
@@ -279,7 +279,7 @@ def test_wrong_version(
 
 
 def test_command_names_the_problem(configs: Path) -> None:
-    edit("yolo_cells", "max_batch_size: 16", "max_batch_size: 0")(configs)
+    edit("yolo_cells", "max_batch_size: 64", "max_batch_size: 0")(configs)
     result = CliRunner().invoke(main, ["lint", "--model-repository", str(configs)])
     assert result.exit_code == 1
     assert "yolo_cells/config.pbtxt: max_batch_size: expected more than 0" in result.output

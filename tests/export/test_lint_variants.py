@@ -32,7 +32,7 @@ def test_the_source_tree_is_clean(with_variants: Path) -> None:
     [
         pytest.param("backend", "backends", "file", "Triton's schema", id="no config"),
         pytest.param(
-            "max_batch_size: 16", "max_batch_size: 0", "max_batch_size", "more than 0", id="batch"
+            "max_batch_size: 64", "max_batch_size: 0", "max_batch_size", "more than 0", id="batch"
         ),
         pytest.param(
             "dynamic_batching { }",
