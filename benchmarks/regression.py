@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import numpy.typing as npt
 
 from benchmarks.bounds import REGRESSION, judge, verdicts_table
@@ -62,9 +61,6 @@ from server.errors import ServerError
 from training.classifier import CellClassifier
 from training.yolo_network import new_network
 
-SEARCHED = (0.98, 0.9, 0.5, 0.1, 0.02, 0.004, 0.0)
-"""Score thresholds at which enough cells are sought: at 0 a frame of many tiles has 100,000."""
-
 Image = npt.NDArray[Any]
 
 CLASSIFIED = "yolo_resnet"
@@ -80,8 +76,8 @@ class Load:
 
     repeats: int = 3
     """Timed rounds, of which the median counts."""
-    frame: tuple[int, int] = (1024, 1024)
-    """(width, height) in pixels."""
+    frame: tuple[int, int] = (640, 480)
+    """(width, height) in pixels: one tile of the network."""
     cells: int = 15
     """Of such a frame."""
     side: int = 2048
@@ -137,21 +133,17 @@ def best_cells(
 ) -> list[Callable[[], Cells]]:
     """Requests to `yolo_resnet` for the best cells of ``image``, which may overlap; one a count.
 
-    The score threshold cuts, not the cap, so that no step sees more cells than are answered.
+    The score threshold cuts, not the cap, so that no step sees more cells than are answered. The
+    frame is seen as one tile, which has candidates enough.
 
     Raises:
         click.ClickException: there are not that many.
     """
-    card, pipeline = client.card(CLASSIFIED), PIPELINES[CLASSIFIED]
-    chain = Chain(repository, CLASSIFIED)
-    scores = np.empty(0, np.float32)
-    for threshold in SEARCHED:
-        settings = Settings(score_threshold=threshold, overlap_threshold=1)
-        point = operating_point(settings, card, image.shape, pipeline)
-        inputs = encode_request(image, pipeline, point).inputs
-        scores = chain.run(inputs, [SCORES.name])[SCORES.name].astype(np.float32)
-        if len(scores) > max(counts):
-            break
+    pipeline = PIPELINES[CLASSIFIED]
+    settings = Settings(score_threshold=0, overlap_threshold=1, scale="fit")
+    point = operating_point(settings, client.card(CLASSIFIED), image.shape, pipeline)
+    inputs = encode_request(image, pipeline, point).inputs
+    scores = Chain(repository, CLASSIFIED).run(inputs, [SCORES.name])[SCORES.name]
     if len(scores) <= max(counts):
         raise click.ClickException(
             f"{max(counts)} cells are asked for, but {CLASSIFIED} finds only {len(scores)}, "
@@ -164,6 +156,7 @@ def best_cells(
             CLASSIFIED,
             score_threshold=float(scores[count]),
             overlap_threshold=1,
+            scale="fit",
         )
         for count in counts
     ]

@@ -55,6 +55,9 @@ in float32, where the chain holds a patch. At a threshold with more, a frame is 
 TILED = 1.2
 """Sides of the network's field that a frame is enlarged to, so that it takes several tiles."""
 
+MOST_ENLARGED = 3.0
+"""A frame that had to be enlarged by more than this would show a network what it never saw."""
+
 THRESHOLDS = (0.5, SCORE_THRESHOLD, 0.05)
 """From few cells to very many, whatever the network has learned."""
 
@@ -139,7 +142,7 @@ def _views(
     for index, (name, image) in enumerate(frames.items()):
         yield name, image, scale.network_scale, thresholds
         enlarged = TILED * field / max(image.shape[:2])
-        if index == 0 and enlarged > scale.network_scale:
+        if index == 0 and 1 < enlarged / scale.network_scale <= MOST_ENLARGED:
             yield f"{name} in tiles", image, enlarged, thresholds[:1]
 
 

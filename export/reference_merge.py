@@ -138,14 +138,15 @@ def merge_tiles(
     chosen = _chosen(found, overlap_threshold, margin)
     chosen.sort(key=lambda pair: -pair[0].score)
     cells = [candidate for candidate, _ in chosen]
-    planes = [candidate.on_frame(grid) for candidate in cells]
-    shape = grid.frame_size
+    planes = np.zeros((len(cells), *grid.frame_size), np.float32)
+    for cell, plane in zip(cells, planes, strict=True):
+        cell.draw(plane, grid)
     return ReferenceCells(
         np.array([cell.frame_box(grid) for cell in cells], np.float32).reshape(-1, 4),
         np.array([cell.score for cell in cells], np.float32),
         np.array([cell.class_id for cell in cells], np.int64),
-        np.array([plane >= 0.5 for plane in planes], bool).reshape(-1, *shape),
-        np.array(planes, np.float32).reshape(-1, *shape) if soft else None,
+        planes >= 0.5,
+        planes if soft else None,
         np.array([doubtful for _, doubtful in chosen], bool),
     )
 
@@ -193,6 +194,18 @@ class _Candidate:
         return self.score * (1 - self.cut_share / 2) + 2 * self.whole
 
     @cached_property
+    def place(self) -> tuple[float, float, float, float]:
+        """The box in pixels of the scaled frame."""
+        (x, y), (x0, y0, x1, y1) = self.origin, self.box.tolist()
+        return x0 + x, y0 + y, x1 + x, y1 + y
+
+    @cached_property
+    def area(self) -> float:
+        """Of the mask, in the patch's measure of it."""
+        x0, y0, x1, y1 = self.place
+        return np.count_nonzero(self.patch) * (x1 - x0) * (y1 - y0)
+
+    @cached_property
     def cut_share(self) -> float:
         """Share of the most cut side of the box that the mask lies on."""
         sides = (self.patch[0], self.patch[-1], self.patch[:, 0], self.patch[:, -1])
@@ -235,8 +248,8 @@ class _Candidate:
         height, width = grid.frame_size
         return np.clip(placed, 0, (width, height, width, height))
 
-    def on_frame(self, grid: TileGrid) -> npt.NDArray[np.float32]:
-        """Values over the frame, ``[H, W]``; 0 where there are none."""
+    def draw(self, plane: npt.NDArray[np.float32], grid: TileGrid) -> None:
+        """Write the values to ``plane`` ``[H, W]``, the frame."""
         places = []
         for axis, length in ((0, grid.frame_size[1]), (1, grid.frame_size[0])):
             start = self.origin[axis] + self.corner[axis]
@@ -244,10 +257,10 @@ class _Candidate:
             frame = np.flatnonzero((centres >= 0) & (centres < self.values.shape[1 - axis]))
             places.append((frame, centres[frame] - 0.5))
         (columns, x), (rows, y) = places
-        plane = np.zeros(grid.frame_size, np.float32)
         if len(columns) and len(rows):
-            plane[np.ix_(rows, columns)] = _sampled(self.values, x, y)
-        return plane
+            plane[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = _sampled(
+                self.values, x, y
+            )
 
 
 def _candidates(
@@ -299,15 +312,13 @@ def _sampled(
 
 def _share(one: _Candidate, other: _Candidate) -> float:
     """Intersection over the smaller of two masks, at points spread over the smaller one's box."""
-    places = [each.box.astype(np.float64) + each.origin * 2 for each in (one, other)]
-    if (np.maximum(*places)[:2] >= np.minimum(*places)[2:]).any():
+    # Plain numbers, for nearly all pairs end here.
+    (left, top, right, bottom), (x0, y0, x1, y1) = one.place, other.place
+    if left >= x1 or x0 >= right or top >= y1 or y0 >= bottom:
         return 0.0
-    areas = [
-        np.count_nonzero(each.patch) * np.prod(each.box[2:] - each.box[:2]) for each in (one, other)
-    ]
-    small, large = (one, other) if areas[0] <= areas[1] else (other, one)
+    small, large = (one, other) if one.area <= other.area else (other, one)
     steps = (np.arange(POINTS) + 0.5) / POINTS
-    x0, y0, x1, y1 = places[0] if small is one else places[1]
+    x0, y0, x1, y1 = small.place
     x, y = x0 + steps * (x1 - x0), y0 + steps * (y1 - y0)
     inside = small.inside(x, y)
     return np.count_nonzero(inside & large.inside(x, y)) / max(1, np.count_nonzero(inside))

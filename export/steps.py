@@ -133,7 +133,10 @@ def _boxes(count: int, width: int, height: int) -> Tensor:
 
 
 def _predictions(cells: int, classes: int, tiles: int) -> tuple[Tensor, ...]:
-    """Inputs of `yolo_decode` with ``cells`` anchors of all tiles above the default threshold."""
+    """Inputs of `yolo_decode` with ``cells`` anchors of all tiles above the default threshold.
+
+    A third of them claim the cell of another one, a little beside it.
+    """
     random = generator()
     anchors = PREDICTIONS.dims[1]
     values = torch.zeros(tiles, 4 + classes + COEFFICIENTS, anchors)
@@ -142,9 +145,16 @@ def _predictions(cells: int, classes: int, tiles: int) -> tuple[Tensor, ...]:
     low = torch.rand((tiles, classes, anchors), generator=random) * 0.2
     values[:, 4:-COEFFICIENTS] = low
     chosen = torch.randperm(tiles * anchors, generator=random)[:cells]
+    tile, anchor = chosen // anchors, chosen % anchors
+    again = len(tile[1::3])
+    tile[1::3] = tile[::3][:again]
     high = torch.rand(cells, generator=random) * 0.7 + 0.3
-    values[chosen // anchors, 4, chosen % anchors] = high
+    values[tile, 4, anchor] = high
     values[:, -COEFFICIENTS:] = torch.randn((tiles, COEFFICIENTS, anchors), generator=random)
+    for part in (slice(0, 4), slice(-COEFFICIENTS, None)):
+        first = values[tile[::3][:again], part, anchor[::3][:again]]
+        values[tile[1::3], part, anchor[1::3]] = first
+    values[tile[1::3], :2, anchor[1::3]] += 0.1 * values[tile[1::3], 2:4, anchor[1::3]]
     # Smooth, as a network's are: of noise every second pixel would be on the verge of a mask.
     coarse = torch.randn((tiles, PROTOTYPES.dims[0], 20, 20), generator=random)
     prototypes = torch.nn.functional.interpolate(coarse, PROTOTYPES.dims[1:], mode="bicubic")

@@ -112,19 +112,13 @@ class UltralyticsYolo:
                 max_nms=predictions.shape[2],
             )
             boxes = mended_boxes(found[:, :4], found[:, 6:], prototypes)
-            soft = [
-                torch.sigmoid(
-                    interpolate(
-                        (coefficients @ prototypes[0].flatten(1)).reshape(
-                            1, 1, *prototypes.shape[2:]
-                        ),
-                        rgb.shape[:2],
-                        mode="bicubic",
-                    )[0, 0]
-                ).numpy()
-                for coefficients in found[:, 6:]
-            ]
-        probabilities = np.array(soft, np.float32).reshape(-1, *rgb.shape[:2])
+            probabilities = np.zeros((len(found), *rgb.shape[:2]), np.float32)
+            for plane, coefficients in zip(probabilities, found[:, 6:], strict=True):
+                logits = (coefficients @ prototypes[0].flatten(1)).reshape(
+                    1, 1, *prototypes.shape[2:]
+                )
+                enlarged = interpolate(logits, rgb.shape[:2], mode="bicubic")
+                plane[:] = torch.sigmoid(enlarged[0, 0]).numpy()
         return ReferenceCells(
             boxes.numpy(),
             found[:, 4].numpy(),

@@ -16,7 +16,7 @@ GRID = 24
 """Points per side at which two masks are compared, spread over the box of the first of them."""
 
 ROWS_AT_ONCE = 256
-"""Cells whose boxes are compared with all others at once: 1 MB per 1,000 cells."""
+"""Cells that are compared at once with those that stay so far: 1 MB per 1,000 of these."""
 
 PAIRS_AT_ONCE = 1024
 """Pairs whose masks are compared at once: about 15 MB."""
@@ -28,18 +28,17 @@ INSIDE = 128
 """A patch value of at least this is inside the cell (probability 0.5)."""
 
 
-def _overlapping_pairs(boxes: Tensor, places: Tensor, rows_at_once: int) -> Tensor:
-    """Pairs (i, j), i < j, whose boxes share an area: int64 ``[Q, 2]``; ``places`` is 0..N-1."""
-    pairs = torch.zeros((0, 2), dtype=torch.int64)
-    for start in range(0, boxes.shape[0], rows_at_once):
-        own = boxes[start : start + rows_at_once]
-        low = torch.maximum(own[:, None, :2], boxes[None, :, :2])
-        high = torch.minimum(own[:, None, 2:], boxes[None, :, 2:])
-        shared = (high > low).all(dim=2)
-        later = places[None, :] > (places[start : start + rows_at_once])[:, None]
-        found = torch.nonzero(shared & later)
-        pairs = torch.cat([pairs, torch.stack([found[:, 0] + start, found[:, 1]], dim=1)])
-    return pairs
+def _overlapping(boxes: Tensor, earlier: Tensor, later: Tensor) -> Tensor:
+    """Places (i, j) in ``earlier`` and ``later`` of cells whose boxes share an area.
+
+    int64 ``[Q, 2]``, of those cells int64 ``[K]`` and ``[B]`` where the first comes before the
+    second.
+    """
+    own, others = boxes.index_select(0, earlier), boxes.index_select(0, later)
+    low = torch.maximum(own[:, None, :2], others[None, :, :2])
+    high = torch.minimum(own[:, None, 2:], others[None, :, 2:])
+    shared = (high > low).all(dim=2) & (earlier[:, None] < later[None, :])
+    return torch.nonzero(shared)
 
 
 def _shares(
@@ -85,14 +84,14 @@ def _shares(
     return shares
 
 
-def _survivors(places: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Which of N cells no surviving earlier one suppresses: float32 ``[N]``, 0 or 1.
+def _survivors(cells: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Which of ``cells`` int64 ``[N]`` no surviving earlier one suppresses: float32, 0 or 1.
 
-    ``places`` is 0..N-1; ``first`` int64 ``[Q]`` suppress ``second``. Greedy suppression decides
+    ``first`` int64 ``[Q]``, places in ``cells``, suppress ``second``. Greedy suppression decides
     cell by cell. Here all are decided at once, again and again until nothing changes: as often as
     the longest chain of cells that suppress each other.
     """
-    nothing = places.to(torch.float32) * 0.0
+    nothing = cells.to(torch.float32) * 0.0
     alive = nothing + 1.0
     changed = True
     while changed:
@@ -101,6 +100,25 @@ def _survivors(places: Tensor, first: Tensor, second: Tensor) -> Tensor:
         changed = bool((still != alive).any())
         alive = still
     return alive
+
+
+def _suppressing(
+    boxes: Tensor,
+    masks: Tensor,
+    areas: Tensor,
+    threshold: Tensor,
+    earlier: Tensor,
+    later: Tensor,
+    grid: int,
+    pairs_at_once: int,
+) -> Tensor:
+    """Those places (i, j) of :func:`_overlapping` whose masks share too much: int64 ``[Q, 2]``."""
+    places = _overlapping(boxes, earlier, later)
+    cells = torch.stack(
+        [earlier.index_select(0, places[:, 0]), later.index_select(0, places[:, 1])], dim=1
+    )
+    shares = _shares(boxes, masks, areas, cells, grid, pairs_at_once)
+    return places.index_select(0, torch.nonzero(shares > threshold)[:, 0])
 
 
 def _suppress(
@@ -113,11 +131,25 @@ def _suppress(
     pairs_at_once: int,
     grid: int,
 ) -> Tensor:
-    pairs = _overlapping_pairs(boxes, places, rows_at_once)
-    shares = _shares(boxes, masks, areas, pairs, grid, pairs_at_once)
-    pairs = pairs.index_select(0, torch.nonzero(shares > threshold)[:, 0])
-    alive = _survivors(places, pairs[:, 0], pairs[:, 1])
-    return torch.nonzero(alive > 0.5)[:, 0]
+    """See :func:`suppress_by_masks`; ``places`` is 0..N-1.
+
+    Block by block of ``rows_at_once`` cells, each compared with those that stay so far, and then
+    with itself: so cells that are suppressed are compared with few others.
+    """
+    kept = places[:0]
+    # No share is larger than 1: then no cell is compared. An `if` would hide from the exporter how
+    # many dims its tensors have.
+    end = int((threshold < 1.0).to(torch.int64).sum()) * boxes.shape[0]
+    for start in range(0, end, rows_at_once):
+        block = places[start : start + rows_at_once]
+        pairs = _suppressing(boxes, masks, areas, threshold, kept, block, grid, pairs_at_once)
+        gone = pairs[:, 1].reshape(-1)
+        hits = (block.to(torch.float32) * 0.0).scatter_add(0, gone, gone.to(torch.float32) * 0 + 1)
+        block = block.index_select(0, torch.nonzero(hits < 0.5)[:, 0])
+        pairs = _suppressing(boxes, masks, areas, threshold, block, block, grid, pairs_at_once)
+        alive = _survivors(block, pairs[:, 0].reshape(-1), pairs[:, 1].reshape(-1))
+        kept = torch.cat([kept, block.index_select(0, torch.nonzero(alive > 0.5)[:, 0])])
+    return torch.cat([kept, places[end:]])
 
 
 with warnings.catch_warnings():

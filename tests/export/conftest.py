@@ -54,6 +54,7 @@ def exported_pipeline(
             if model != "cell_labels"
         )
         class_names = ("spread", "round")
-        return instance_pipeline(name, class_names, exported, recipes, network, classifier)
+        scale = network_recipe.scale
+        return instance_pipeline(name, class_names, exported, recipes, scale, network, classifier)
 
     return read

@@ -262,6 +262,7 @@ class ChangedChain(Chain):
 
     def __init__(self, chain: Chain, change: Callable[[Arrays], None]) -> None:
         self.chain, self.change = chain, change
+        self.pipeline = chain.pipeline
 
     def run(self, inputs: Arrays, requested: list[str]) -> Arrays:
         answer = {name: array.copy() for name, array in self.chain.run(inputs, requested).items()}
@@ -288,7 +289,8 @@ def test_the_manifest_tells_the_figures(exported_repository: Path) -> None:
         "parity"
     ]
     assert {figure["score_threshold"] for figure in chain} == {0.5, 0.25, 0.05}
-    assert all(figure["mask_iou"] >= 0.98 and figure["same_classes"] == 1 for figure in chain)
+    assert all(figure["same_classes"] == 1 for figure in chain)
+    assert all(figure["mask_iou"] >= 0.98 for figure in chain)
     network = json.loads(
         (exported_repository / "maskrcnn_network" / "1" / "manifest.json").read_text()
     )
@@ -315,7 +317,7 @@ def test_a_wrong_chain_is_refused(
     changed = ChangedChain(chain, change)
     reference = TorchvisionMaskRcnn(networks[2])
     figure, *_ = check_chain(chain, reference, None, frames, SCALE, thresholds=[0.5])
-    assert figure.cells > 10
+    assert figure.cells >= 10
     with pytest.raises(
         ParityError, match=f"frame rendered.tif at score threshold 0.5: .*{message}"
     ):

@@ -65,7 +65,14 @@ def test_the_server_answers_as_the_graphs_do(client, chains, pipeline, name, thr
     frame = FRAMES[name]()
     cells = client.segment(frame, pipeline, score_threshold=threshold, max_cells=ENOUGH)
     camera = np.atleast_3d(frame).astype(np.uint16)
-    inputs = instance_inputs(camera, threshold, ENOUGH)
+    scale = client.card(pipeline).scale
+    inputs = instance_inputs(
+        camera,
+        threshold,
+        ENOUGH,
+        scale=scale.network_scale,
+        tile_overlap=scale.largest_cell_px * scale.network_scale,
+    )
     expected = chains[pipeline].run(inputs, [tensor.name for tensor in INSTANCE_OUTPUTS])
     np.testing.assert_allclose(cells.boxes, expected["boxes"], atol=1e-3)
     np.testing.assert_allclose(cells.scores, expected["scores"], atol=1e-5)

@@ -193,6 +193,19 @@ def test_crossing_cells_of_one_box_stay_both() -> None:
     assert decode(cells).found == 2
 
 
+def test_a_low_overlap_threshold_is_of_masks_not_of_boxes() -> None:
+    x = np.broadcast_to(CENTRES, EVERYWHERE.shape)
+    halves = [
+        np.where((low < x) & (x < high), 5, -5).astype(np.float32)
+        for low, high in ((102, 118), (130, 146))
+    ]
+    cells = [  # boxes of IoU 0.6
+        Found((100, 100, 140, 140), logits=halves[0]),
+        Found((110, 100, 150, 140), (0.8, 0.0), halves[1]),
+    ]
+    assert decode(cells, overlap_threshold=0.1).found == 2
+
+
 @pytest.mark.parametrize(
     "cell",
     [
