@@ -25,6 +25,9 @@ FRAMES = {"general": 40, "target": 16, "test": 8}
 EMPTY = {"general": 8, "target": 4}
 """Further frames without a cell, so that the networks learn what is none."""
 
+DEBRIS = "20"
+"""Of the frames without a cell, five times the usual: clumps of it look like cells."""
+
 SIZE = ("--width", "640", "--height", "480")
 
 
@@ -44,6 +47,7 @@ def render(stages: Stages, data: Path) -> dict[str, list[Path]]:
             f"Rendering {count} {use} frames without cells",
             *("python", "-m", "training.rendered", folders[use][-1], "--frames", f"{count}"),
             *("--seed", f"{seed}", *SIZE, "--cells", "0", "--prefix", "empty"),
+            *("--debris", DEBRIS),
         )
     return folders
 

@@ -37,7 +37,7 @@ PIPELINE = "maskrcnn_sam"
 
 BRANCHES = {
     "Mask R-CNN": ("maskrcnn_prepare", "maskrcnn_network", "maskrcnn_cells"),
-    "SAM's encoder": ("sam_prepare", "sam_encoder"),
+    "SAM's encoder": ("sam_prepare_tiles", "sam_encoder"),
 }
 """Steps that wait for nothing but the frame, and for each other within a branch."""
 

@@ -106,7 +106,7 @@ def check_chain(
     """
     figures = []
     field = PIPELINES[chain.pipeline].field
-    for name, image, network_scale, chosen in _views(frames, scale, field, thresholds):
+    for name, image, network_scale, chosen in sized_views(frames, scale, field, thresholds):
         camera = np.atleast_3d(image).astype(np.uint16)
         overlap = scale.largest_cell_px * scale.network_scale
         for threshold in chosen:
@@ -132,13 +132,16 @@ def check_chain(
     return figures
 
 
-def _views(
+def sized_views(
     frames: Mapping[str, npt.NDArray[np.generic]],
     scale: LearnedScale,
     field: int,
     thresholds: Sequence[float],
 ) -> Iterator[tuple[str, npt.NDArray[np.generic], float, Sequence[float]]]:
-    """Name, frame, network pixels per frame pixel, and thresholds of every comparison."""
+    """Name, frame, network pixels per frame pixel, and thresholds of every comparison.
+
+    The first frame comes twice: also so enlarged that it is larger than ``field`` network pixels.
+    """
     for index, (name, image) in enumerate(frames.items()):
         yield name, image, scale.network_scale, thresholds
         enlarged = TILED * field / max(image.shape[:2])

@@ -62,7 +62,6 @@ def export_step(
         _declare_row_dims(graph, module, cases[0])
         graph = in_chunks(graph, chunk, chunked)
     elif single_rows:
-        _declare_row_dims(graph, module, cases[0])
         graph = one_by_one(graph)
     original = module if reference is None else reference.eval()
     parity = check_parity(original, graph, step, cases, float_tolerance)

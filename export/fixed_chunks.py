@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 from onnx import helper
 from onnx.helper import make_node, make_tensor, make_tensor_value_info
@@ -53,7 +55,7 @@ def in_fixed_chunks(network: onnx.ModelProto, rows: int) -> onnx.ModelProto:
         dims, padded = f"row_dims_of_{result.name}", f"padded_{result.name}"
         nodes.append(make_node("Reshape", [chunks, dims], [padded]))
         nodes.append(make_node("Slice", [padded, "zero", "row_count", "zero"], [result.name]))
-    numbers = {
+    numbers: dict[str, list[Any]] = {
         "chunk_rows": [rows],
         "rows_minus_1": [rows - 1],
         "one": [1],
@@ -84,8 +86,7 @@ def one_by_one(network: onnx.ModelProto) -> onnx.ModelProto:
     matters where they are large: megabytes per tile of a YOLO. There is one row at least.
 
     Args:
-        network: one input and all outputs ``[B, ...]`` with a dynamic B and other dims fixed; no
-            row depends on another.
+        network: one input and all outputs ``[B, ...]`` with a dynamic B; no row depends on another.
     """
     [given] = network.graph.input
     results = {result.name: f"row_of_{result.name}" for result in network.graph.output}
@@ -116,9 +117,10 @@ def one_by_one(network: onnx.ModelProto) -> onnx.ModelProto:
     return wrapped
 
 
-def _dims(value: onnx.ValueInfoProto) -> list[int]:
-    """Dims behind the rows."""
-    return [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
+def _dims(value: onnx.ValueInfoProto) -> list[int | str | None]:
+    """Dims behind the rows: sizes, or the names of those that are left open."""
+    dims = value.type.tensor_type.shape.dim[1:]
+    return [dim.dim_value or dim.dim_param or None for dim in dims]
 
 
 def _value(name: str, like: onnx.ValueInfoProto, rows: int) -> onnx.ValueInfoProto:

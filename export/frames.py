@@ -19,9 +19,13 @@ from training.rendered import RenderSettings, render_frame
 
 COUNT = 4
 
+MOST_SIDE = 1280
+"""Pixels along a side that a chain is proven on: several tiles, with their seams. Libraries hold
+masks as large as the frame, one a cell: of 200 cells in 2048 x 2048 pixels, 4 GB."""
+
 
 def parity_frames(given: Path | None, recipe: Recipe) -> dict[str, npt.NDArray[Any]]:
-    """Name -> frame, at most ``COUNT``, spread evenly over what there is.
+    """Name -> frame, at most ``COUNT``, spread evenly over what there is; of large ones the middle.
 
     Args:
         given: an image file or a folder of them; None looks where the recipe says its training
@@ -40,10 +44,16 @@ def parity_frames(given: Path | None, recipe: Recipe) -> dict[str, npt.NDArray[A
     count = min(COUNT, len(files))
     spread = [files[index * len(files) // count] for index in range(count)]
     try:
-        return {file.name: read_integers(file) for file in spread}
+        return {file.name: _middle(read_integers(file)) for file in spread}
     except CytoserveError as error:
         remedy = "" if given else " It was trained on; prove on other frames with --frames."
         raise click.UsageError(f"{error}{remedy}") from error
+
+
+def _middle(frame: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """At most `MOST_SIDE` pixels along each side of ``[H, W]`` or ``[H, W, C]``."""
+    top, left = (max(0, side - MOST_SIDE) // 2 for side in frame.shape[:2])
+    return frame[top : top + MOST_SIDE, left : left + MOST_SIDE]
 
 
 def all_frames(given: Path, left_out: Collection[Path]) -> dict[str, npt.NDArray[Any]]:

@@ -27,6 +27,9 @@ _BOX_START = POINT_LABELS["box_start"]
 class SamDecoder(nn.Module):
     """SAM's prompt encoder and mask decoder, and its masks as patches in their boxes.
 
+    SAM sees a frame whole or in tiles, see `export.sam_prepare`. A prompt is decoded in the tile in
+    which it lies farthest from the tile's inner edges; what is beyond that tile is not in its mask.
+
     Each prompt is answered as `SamPredictor.predict` answers it alone with ``multimask_output``:
     the mask of the best predicted quality. Points labelled ``none`` are left out; prompts of
     points without a box get the one padding point that SAM was trained with. A coarse box without
@@ -44,7 +47,7 @@ class SamDecoder(nn.Module):
     def forward(
         self,
         sam_embedding: Tensor,
-        frame_size: Tensor,
+        sam_tiles: Tensor,
         prompt_points: Tensor,
         prompt_labels: Tensor,
         coarse_masks: Tensor,
@@ -53,8 +56,8 @@ class SamDecoder(nn.Module):
         """Decode N prompts on one frame.
 
         Args:
-            sam_embedding: float32 ``[1, E, G, G]`` of `export.sam_encoder.ImageEncoder`.
-            frame_size: int32 ``[2]``, H and W.
+            sam_embedding: float32 ``[T, E, G, G]`` of `export.sam_encoder.ImageEncoder`.
+            sam_tiles: int32 ``[T, 4]``, (x0, y0, x1, y1) of what was embedded, in frame pixels.
             prompt_points: float32 ``[N, P, 2]``, (x, y) in frame pixels.
             prompt_labels: int32 ``[N, P]``, values of `POINT_LABELS`.
             coarse_masks: uint8 ``[C, M, M]``, the probability 0..255 in its box; C is N or 0.
@@ -66,18 +69,29 @@ class SamDecoder(nn.Module):
             prompt_masks: uint8 ``[N, M, M]``, the mask's probability 0..255 in its box.
             qualities: float32 ``[N]``, the IoU that SAM predicts.
         """
-        frame_size = frame_size.long()
-        content = content_size(frame_size, self.side)
-        scale = (content.double() / frame_size.double()).flip(0).float()  # x, y
-        tokens, filler = self._tokens(prompt_points * scale, prompt_labels)
-        image = self._image_tokens(sam_embedding, coarse_masks, coarse_boxes * scale.repeat(2))
+        size = (sam_tiles[0, 2:] - sam_tiles[0, :2]).flip(0).long()  # height, width
+        content = content_size(size, self.side)
+        scale = (content.double() / size.double()).flip(0).float()  # x, y
+        hulls = _prompt_boxes(prompt_points, prompt_labels)
+        tile = _inmost(hulls, sam_tiles.float())
+        corners = sam_tiles.float()[:, :2].index_select(0, tile).repeat(1, 2)  # N, x, y, x, y
+        count, coarse = (torch._shape_as_tensor(each)[0] for each in (tile, coarse_boxes))
+        tokens, filler = self._tokens((prompt_points - corners[:, None, :2]) * scale, prompt_labels)
+        # One embedding for all prompts of a whole frame: what it is mixed with alone is computed
+        # once. Else one for each prompt.
+        several = torch.clamp(torch._shape_as_tensor(sam_tiles)[0] - 1, max=1)
+        places = torch.cat([torch.zeros_like(sam_tiles[0, :1]).long(), tile])
+        embedding = sam_embedding.index_select(0, places[several : 1 + several * count])
+        image = self._image_tokens(
+            embedding, coarse_masks, (coarse_boxes - corners[:coarse]) * scale.repeat(2)
+        )
         logits, qualities = self._best_masks(image, tokens, filler)
-        boxes, found = mask_boxes(logits, frame_size, content, self.side)
-        boxes = torch.where(found[:, None], boxes, _prompt_boxes(prompt_points, prompt_labels))
-        patches = self._patches(logits, boxes, frame_size, content)
+        boxes, found = mask_boxes(logits, size, content, self.side)
+        boxes = torch.where(found[:, None], boxes, hulls - corners)
+        patches = self._patches(logits, boxes, size, content)
         # Between the pixels of the frame an empty mask may still rise above the half.
         patches = torch.where(found[:, None, None], patches, torch.clamp(patches, max=BELOW_HALF))
-        return boxes, patches, qualities
+        return boxes + corners, patches, qualities
 
     def _tokens(self, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Output and prompt tokens ``[N, T, E]`` of points in SAM's square, and which are none."""
@@ -95,9 +109,10 @@ class SamDecoder(nn.Module):
         return torch.cat([own, sparse], dim=1), torch.cat([kept, filler], dim=1)
 
     def _image_tokens(self, embedding: Tensor, masks: Tensor, boxes: Tensor) -> Tensor:
-        """The image with the coarse masks ``[N, G * G, E]``; ``[1, G * G, E]`` if there are none.
+        """The image with the coarse masks ``[N, G * G, E]``.
 
-        ``boxes`` are in pixels of SAM's square.
+        ``embedding`` ``[1 or N, E, G, G]``; of one, and without coarse masks, the image is
+        ``[1, G * G, E]``. ``boxes`` are in pixels of SAM's square.
         """
         encoder = self.prompt_encoder
         mask_side = encoder.mask_input_size[0]
@@ -132,15 +147,13 @@ class SamDecoder(nn.Module):
         logits = chosen @ decoder.output_upscaling(grid).flatten(2)
         return logits.reshape(-1, 4 * self.grid, 4 * self.grid), qualities
 
-    def _patches(
-        self, logits: Tensor, boxes: Tensor, frame_size: Tensor, content: Tensor
-    ) -> Tensor:
-        """Probability patches uint8 ``[N, M, M]`` of boxes in frame pixels."""
+    def _patches(self, logits: Tensor, boxes: Tensor, size: Tensor, content: Tensor) -> Tensor:
+        """Probability patches uint8 ``[N, M, M]`` of boxes in pixels of a tile of ``size``."""
         steps = (torch.arange(SAM_MASK_SIZE) + 0.5) / SAM_MASK_SIZE
         rows, columns = (
             mask_sampling(
                 (boxes[:, [low]] + steps * (boxes[:, [low + 2]] - boxes[:, [low]]))
-                * (content[axis].double() / frame_size[axis].double()).float()
+                * (content[axis].double() / size[axis].double()).float()
                 - 0.5,
                 content[axis],
                 self.side,
@@ -150,6 +163,20 @@ class SamDecoder(nn.Module):
         )
         sampled = rows @ logits @ columns.transpose(1, 2)
         return torch.round(torch.sigmoid(sampled) * 255).to(torch.uint8)
+
+
+def _inmost(hulls: Tensor, tiles: Tensor) -> Tensor:
+    """For every hull ``[N, 4]`` the tile of ``[T, 4]`` that holds it best: int64 ``[N]``.
+
+    That is the one from whose nearest inner edge it is farthest. The frame's edges do not count.
+    """
+    edges = torch.cat([tiles[:, :2].amin(dim=0), tiles[:, 2:].amax(dim=0)])
+    inner = tiles != edges  # T, 4
+    inside = torch.cat(
+        [hulls[:, None, :2] - tiles[:, :2], tiles[:, 2:] - hulls[:, None, 2:]], dim=2
+    )
+    margins = torch.where(inner, inside, torch.inf).amin(dim=2)
+    return margins.max(dim=1).indices
 
 
 def _prompt_boxes(points: Tensor, labels: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from cytoserve.contract import (
 )
 from cytoserve.patches import regions
 from export.chain import Arrays, Chain
-from export.chain_parity import instance_inputs
+from export.chain_parity import instance_inputs, sized_views
 from export.parity import ParityError
 from export.sam_decoder import BELOW_HALF
 from export.sam_reference import Candidates, PredictorSam, Prompt
@@ -118,7 +118,8 @@ def check_cells(
     """Compare `maskrcnn_sam` with `SamPredictor` that is given the boxes of its Mask R-CNN.
 
     Mask R-CNN itself is compared when the pipeline `maskrcnn` is exported. ``scale`` is the one at
-    which it sees frames; for the other arguments see :func:`check_prompts`.
+    which it sees frames. The first frame is compared once more, enlarged into several tiles of
+    SAM's. For the other arguments see :func:`check_prompts`.
 
     Raises:
         ParityError: a frame's figures are beyond tolerance, or cells are not chosen among SAM's
@@ -127,17 +128,14 @@ def check_cells(
     reference = PredictorSam(sam)
     inner = [PROMPT_BOXES.name, PROMPT_MASKS.name, QUALITIES.name, DETECTED_BOXES]
     figures = []
-    for name, image in frames.items():
-        reference.set_frame(image)
+    overlap = scale.largest_cell_px * scale.network_scale
+    for name, image, network_scale, thresholds in sized_views(
+        frames, scale, sam.image_encoder.img_size, THRESHOLDS
+    ):
         camera = np.atleast_3d(image).astype(np.uint16)
-        for threshold in THRESHOLDS:
+        for threshold in thresholds:
             answer = chain.run(
-                instance_inputs(
-                    camera,
-                    threshold,
-                    scale=scale.network_scale,
-                    tile_overlap=scale.largest_cell_px * scale.network_scale,
-                ),
+                instance_inputs(camera, threshold, scale=network_scale, tile_overlap=overlap),
                 [*inner, BOXES.name, SAM_MASKS.name, SCORES.name],
             )
             kind = f"boxes scored above {threshold:g}"
@@ -145,7 +143,7 @@ def check_cells(
             count = len(answer[DETECTED_BOXES])
             asked = np.unique(np.linspace(0, count - 1, PROMPTS).astype(int)) if count else []
             boxes = answer[DETECTED_BOXES].astype(np.float32)[asked]
-            candidates = [reference.candidates(Prompt(box=box)) for box in boxes]
+            candidates = reference.in_tiles(image, boxes, network_scale, overlap)
             some = {key: answer[key][asked] for key in inner}
             figures.append(_compare(name, kind, some, candidates, camera.shape[:2], half))
     return figures

@@ -119,7 +119,7 @@ def export_maskrcnn_sam(
         maskrcnn_steps.maskrcnn_prepare(),
         maskrcnn_steps.maskrcnn_network(network),
         maskrcnn_steps.maskrcnn_cells(),
-        steps.sam_prepare(sam),
+        steps.sam_prepare_tiles(sam),
         steps.sam_encoder(sam, half),
         steps.sam_box_prompts(),
         steps.sam_decoder(sam),

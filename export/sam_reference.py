@@ -1,10 +1,14 @@
 """The study's way of running SAM: segment-anything's `SamPredictor`, one prompt after another.
 
-What the served pipelines are proven equal to, and what they are timed against.
+What the served pipelines are proven equal to, and what they are timed against. Of a large frame the
+predictor is given tiles, cut out one by one; the rule is that of `export.sam_prepare`, written once
+more without tensors.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +17,9 @@ import torch
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
+from cytoserve.contract import MAX_TILE_OVERLAP
 from export.reference import normalised_rgb
+from export.reference_merge import tile_starts
 from training.sam_prompts import paste_coarse_masks
 
 
@@ -43,11 +49,69 @@ class Candidates:
     """``[3]``, the IoU that SAM predicts."""
 
 
+Tile = tuple[int, int, int, int]
+"""(x0, y0, x1, y1) in frame pixels."""
+
+
+def sam_tiles(frame_size: tuple[int, int], scale: float, overlap: float, side: int) -> list[Tile]:
+    """The tiles in which SAM sees a frame (H, W), row by row; one where it sees all of it.
+
+    Args:
+        frame_size: of the frame.
+        scale: of Mask R-CNN, network pixels per frame pixel.
+        overlap: least overlap of neighbouring tiles, in the network's pixels.
+        side: of SAM's input square.
+    """
+    factor = float(np.float32(scale))  # as it is sent
+    length = min(math.ceil(side / factor), max(frame_size))
+    apart = min(min(max(overlap, 0.0), MAX_TILE_OVERLAP) / factor, length // 2)
+    tops, lefts = (tile_starts(content, length, apart) for content in frame_size)
+    height, width = (min(content, length) for content in frame_size)
+    return [(x, y, x + width, y + height) for y in tops for x in lefts]
+
+
+def best_tile(box: Sequence[float], tiles: Sequence[Tile]) -> int:
+    """The tile from whose nearest inner edge a box is farthest."""
+    edges = [min(tile[side] for tile in tiles) for side in (0, 1)]
+    edges += [max(tile[side] for tile in tiles) for side in (2, 3)]
+
+    def margin(tile: Tile) -> float:
+        inside = (box[0] - tile[0], box[1] - tile[1], tile[2] - box[2], tile[3] - box[3])
+        inner = [tile[side] != edges[side] for side in range(4)]
+        return min([each for each, counts in zip(inside, inner, strict=True) if counts] or [0.0])
+
+    return max(range(len(tiles)), key=lambda index: margin(tiles[index]))
+
+
 class PredictorSam:
     """segment-anything's own prediction with a SAM of ours, frame by frame."""
 
     def __init__(self, sam: Sam) -> None:
         self.predictor = SamPredictor(sam)
+
+    def in_tiles(
+        self,
+        image: npt.NDArray[np.generic],
+        boxes: npt.NDArray[np.float32],
+        scale: float,
+        overlap: float,
+    ) -> list[Candidates]:
+        """All masks for each box ``[N, 4]`` on a frame seen in the tiles of :func:`sam_tiles`."""
+        rgb = normalised_rgb(image)
+        side = self.predictor.model.image_encoder.img_size
+        tiles = sam_tiles((rgb.shape[0], rgb.shape[1]), scale, overlap, side)
+        chosen = [best_tile(box.tolist(), tiles) for box in boxes]
+        found: dict[int, Candidates] = {}
+        for index in sorted(set(chosen)):
+            x0, y0, x1, y1 = tiles[index]
+            self.predictor.set_image(np.ascontiguousarray(rgb[y0:y1, x0:x1]))
+            for number in np.flatnonzero(np.equal(chosen, index)):
+                shift = np.array([x0, y0, x0, y0], np.float32)
+                part = self.candidates(Prompt(box=boxes[number] - shift))
+                logits = np.full((3, *rgb.shape[:2]), -np.inf, np.float32)
+                logits[:, y0:y1, x0:x1] = part.logits
+                found[int(number)] = Candidates(logits, part.qualities)
+        return [found[number] for number in range(len(boxes))]
 
     def set_frame(self, image: npt.NDArray[np.generic]) -> None:
         """Encode a camera frame ``[H, W]`` or ``[H, W, C]``, which later prompts are for."""

@@ -25,7 +25,7 @@ from export.sam_box_prompts import SamBoxPrompts
 from export.sam_cells import SamCells
 from export.sam_decoder import CHUNK, SamDecoder
 from export.sam_encoder import ImageEncoder
-from export.sam_prepare import OPAQUE, SamPrepare
+from export.sam_prepare import OPAQUE, SamPrepare, SamPrepareTiles
 from export.sample_inputs import camera_frame, generator, pixels
 
 HALF_TOLERANCE = 0.02
@@ -60,8 +60,34 @@ def sam_prepare(sam: Sam) -> ExportedStep:
     return export_step("sam_prepare", SamPrepare(sam), cases, settings=settings)
 
 
+def sam_prepare_tiles(sam: Sam) -> ExportedStep:
+    """The step that makes SAM's input of a frame, in tiles where it is large."""
+    side = sam.image_encoder.img_size
+    cases = [
+        Case(name, (camera_frame(*shape), torch.tensor([scale]), torch.tensor([overlap])))
+        for name, shape, scale, overlap in (
+            (
+                "odd grey, 2 x 3 tiles",
+                (side + side // 2, 2 * side + 1, 1),
+                1.0,
+                40.0,
+            ),  # traced with
+            ("whole: SAM sees it larger", (97, 33, 3), 0.5, 40.0),
+            ("whole: fit", (2 * side, side + 7, 1), 0.5, 40.0),
+            ("1x1", (1, 1, 1), 1.0, 0.0),
+            ("one row", (1, 2 * side + 3, 1), 1.0, 40.0),
+            ("scaled, the most overlap", (side, side + 1, 3), 1.7, 1e6),
+        )
+    ]
+    settings = {SAM_SETTING: describe_sam(sam)}
+    return export_step("sam_prepare_tiles", SamPrepareTiles(sam), cases, settings=settings)
+
+
 def sam_encoder(sam: Sam, half: bool = False) -> ExportedStep:
-    """The image encoder; ``half`` computes in float16 and is compared with float32."""
+    """The image encoder, tile by tile: the attention of one takes up to a gigabyte.
+
+    ``half`` computes in float16 and is compared with float32.
+    """
     side = sam.image_encoder.img_size
     cases = [
         Case(title, (_sam_images(count, side, *shown),))
@@ -76,6 +102,7 @@ def sam_encoder(sam: Sam, half: bool = False) -> ExportedStep:
         "sam_encoder",
         ImageEncoder(sam, half),
         cases,
+        single_rows=True,
         reference=ImageEncoder(sam) if half else None,
         float_tolerance=HALF_TOLERANCE if half else FLOAT_TOLERANCE,
         settings=settings,
@@ -93,16 +120,18 @@ def sam_decoder(sam: Sam) -> ExportedStep:
     none = (torch.zeros((0, MASK_SIZE, MASK_SIZE), dtype=torch.uint8), torch.zeros((0, 4)))
     side = sam.image_encoder.img_size
     cases = []
-    for title, (height, width), count, coarse in (
-        ("coarse masks", (97, 330), CHUNK + 1, True),  # traced with
-        ("boxes", (97, 330), 2 * CHUNK + 1, False),
-        ("no prompt", (97, 330), 0, False),
-        ("one prompt, larger frame", (2 * side, side + 301), 1, False),
-        ("1x1", (1, 1), 1, False),
+    for title, frame, count, tiles, coarse in (
+        ("coarse masks", (97, 330), CHUNK + 1, 3, True),  # traced with
+        ("boxes", (97, 330), 2 * CHUNK + 1, 1, False),
+        ("coarse masks of one tile", (97, 330), CHUNK + 1, 1, True),
+        ("boxes of 4 tiles", (97, 330), 2 * CHUNK + 1, 4, False),
+        ("no prompt", (97, 330), 0, 2, False),
+        ("one prompt, larger frame", (2 * side, side + 301), 1, 1, False),
+        ("1x1", (1, 1), 1, 1, False),
     ):
-        boxes = _boxes(count, width, height)
+        boxes = _boxes(count, frame[1], frame[0])
         masks = (pixels(count, MASK_SIZE, MASK_SIZE), boxes) if coarse else none
-        cases.append(_decoder_case(title, sam, (height, width), boxes, masks))
+        cases.append(_decoder_case(title, sam, frame, tiles, boxes, masks))
     return export_step(
         "sam_decoder",
         SamDecoder(sam),
@@ -147,10 +176,14 @@ def _decoder_case(
     title: str,
     sam: Sam,
     frame_size: tuple[int, int],
+    tiles: int,
     boxes: Tensor,
     coarse: tuple[Tensor, Tensor],
 ) -> Case:
-    """Prompts by a box each, and beside it points: one of each label, and one that is none."""
+    """Prompts by a box each, and beside it points: one of each label, and one that is none.
+
+    The tiles lie side by side and overlap by two thirds.
+    """
     count = len(boxes)
     corners = boxes.reshape(count, 2, 2)
     weights = torch.tensor([[0.5, 0.5], [0.1, 0.9], [1.0, 0.0]])
@@ -161,10 +194,15 @@ def _decoder_case(
     labels[1::3, :2] = POINT_LABELS["none"]  # every third by its points alone
     channels, grid = sam.mask_decoder.transformer_dim, sam.prompt_encoder.image_embedding_size
     # Smooth, as an image's is: noise would make masks of noise.
-    embedding = torch.randn((1, channels, 5, 5), generator=generator())
+    embedding = torch.randn((tiles, channels, 5, 5), generator=generator())
     embedding = torch.nn.functional.interpolate(embedding, grid, mode="bicubic")
-    size = torch.tensor(frame_size, dtype=torch.int32)
-    return Case(title, (embedding, size, points, labels, *coarse))
+    height, width = frame_size
+    step = width // (tiles + 2) if tiles > 1 else 0
+    lefts = [step * index for index in range(tiles)]
+    places = [[left, 0, left + width - step * (tiles - 1), height] for left in lefts]
+    return Case(
+        title, (embedding, torch.tensor(places, dtype=torch.int32), points, labels, *coarse)
+    )
 
 
 def _sam_images(count: int, side: int, height: int, width: int) -> Tensor:

@@ -85,7 +85,9 @@ class UltralyticsYolo:
             tile[top : top + height, left : left + width] = scaled[
                 int(y) : int(y) + height, int(x) : int(x) + width
             ]
-            tiles.append(self._tile(tile, score_threshold, max(overlap_threshold, BOX_OVERLAP)))
+            content = (left, top, left + width, top + height)
+            overlap = max(overlap_threshold, BOX_OVERLAP)
+            tiles.append(self._tile(tile, content, score_threshold, overlap))
         grid = replace(
             grid,
             origins=[(x - left, y - top) for x, y in grid.origins],
@@ -94,9 +96,13 @@ class UltralyticsYolo:
         return merge_tiles(tiles, grid, overlap_threshold, MARGIN)
 
     def _tile(
-        self, rgb: npt.NDArray[np.uint8], score_threshold: float, box_overlap: float
+        self,
+        rgb: npt.NDArray[np.uint8],
+        content: tuple[int, int, int, int],
+        score_threshold: float,
+        box_overlap: float,
     ) -> ReferenceCells:
-        """The cells of one tile, uint8 ``[S, S, 3]``."""
+        """The cells of one tile, uint8 ``[S, S, 3]``, which shows the frame in ``content``."""
         network = self.yolo.model
         image = torch.from_numpy(rgb.transpose(2, 0, 1)[None] / np.float32(255))
         with torch.inference_mode():
@@ -111,7 +117,7 @@ class UltralyticsYolo:
                 max_det=MAX_CANDIDATES,
                 max_nms=predictions.shape[2],
             )
-            boxes = mended_boxes(found[:, :4], found[:, 6:], prototypes)
+            boxes = mended_boxes(found[:, :4], found[:, 6:], prototypes, content)
             probabilities = np.zeros((len(found), *rgb.shape[:2]), np.float32)
             for plane, coefficients in zip(probabilities, found[:, 6:], strict=True):
                 logits = (coefficients @ prototypes[0].flatten(1)).reshape(

@@ -24,7 +24,9 @@ def blank_frame(
     """Return one of the kinds of empty frames, uint16 ``[H, W, C]``, chosen at random.
 
     Constant; read noise; shot noise; uneven light with noise; noise with hot pixels; blurred blobs
-    of low contrast, as dust and debris far out of focus. RGB frames have the tint of a background.
+    of low contrast, as dust and debris far out of focus; specks and clumps of them in focus; the
+    texture of a substrate. RGB frames have the tint of a background. Some frames are compressed, as
+    JPEG files are.
     """
     kinds: tuple[Callable[[np.random.Generator, int, int], Plane], ...] = (
         _constant,
@@ -33,6 +35,8 @@ def blank_frame(
         _gradient,
         _hot_pixels,
         _debris,
+        _specks,
+        _texture,
     )
     kind = kinds[int(random.integers(len(kinds)))]
     light = kind(random, height, width)[:, :, None]
@@ -41,6 +45,8 @@ def blank_frame(
         if kind is not _constant:
             light = light + random.normal(0, 0.3 * light.std() + 1e-9, (height, width, 3))
     counts = np.clip(np.rint(light + OFFSET), 0, 65535).astype(np.uint16)
+    if random.random() < (0.4 if channels == 3 else 0.15):
+        counts = _compressed(random, counts)
     return np.asarray(np.broadcast_to(counts, (height, width, channels)).copy())
 
 
@@ -98,6 +104,44 @@ def _hot_pixels(random: np.random.Generator, height: int, width: int) -> Plane:
 def _debris(random: np.random.Generator, height: int, width: int) -> Plane:
     light = _dusty(random, height, width)
     return random.poisson(_level(random) * light).astype(np.float64)
+
+
+def _specks(random: np.random.Generator, height: int, width: int) -> Plane:
+    """Specks in focus, far smaller than a cell, alone and in clumps, as dust and debris leave."""
+    light = np.ones((height, width))
+    for _ in range(1 + random.poisson(height * width / random.uniform(40, 120) ** 2)):
+        centre = random.uniform(0, (width, height))
+        for _ in range(int(random.integers(1, 8))):
+            x, y = (centre + random.normal(0, 5, 2)).astype(int)
+            shade = (random.uniform(0, 2),)
+            cv2.circle(light, (int(x), int(y)), int(random.integers(0, 3)), shade, -1)
+    light = _blurred(light, random.uniform(0.5, 1.2)).clip(0.01)
+    return random.poisson(_level(random) * light).astype(np.float64)
+
+
+def _texture(random: np.random.Generator, height: int, width: int) -> Plane:
+    """Weak ripples and grain without outlines, in some frames drawn out to stripes."""
+    across, along = random.uniform(1.5, 6), random.uniform(1.5, 24)
+    sizes = (across, along) if random.random() < 0.5 else (along, across)
+    grain = cv2.GaussianBlur(random.normal(size=(height, width)), (0, 0), sizes[0], sigmaY=sizes[1])
+    light = 1 + random.uniform(0.02, 0.15) * grain / max(float(grain.std()), 1e-9) / 3
+    return random.poisson(_level(random) * light.clip(0.01)).astype(np.float64)
+
+
+def _compressed(
+    random: np.random.Generator, counts: npt.NDArray[np.uint16]
+) -> npt.NDArray[np.uint16]:
+    """``counts`` ``[H, W, C]`` brought to 8 bits, as a file of a JPEG camera holds them."""
+    span = max(float(np.ptp(counts)), 1.0)
+    values = (
+        255 * random.uniform(0.5, 0.9) + (counts - counts.mean()) * random.uniform(2, 40) / span
+    )
+    quality = [cv2.IMWRITE_JPEG_QUALITY, int(random.integers(20, 95))]
+    done, file = cv2.imencode(".jpg", np.clip(np.rint(values), 0, 255).astype(np.uint8), quality)
+    if not done:
+        raise OSError("OpenCV was built without JPEG; install opencv-python-headless from PyPI.")
+    decoded = cv2.imdecode(file, cv2.IMREAD_UNCHANGED)
+    return decoded.reshape(counts.shape[0], counts.shape[1], -1).astype(np.uint16)
 
 
 def _even(random: np.random.Generator, height: int, width: int) -> Plane:

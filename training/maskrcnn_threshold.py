@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 
 from cytoserve.cells import Cells
 from cytoserve.contract import MAX_CELLS, OVERLAP_THRESHOLD
 from training.annotated import AnnotatedDataset
-from training.blank_frames import blank_frame
 from training.checkpoint import ChosenThreshold, LearnedScale
 from training.maskrcnn_network import keep_sizes
-from training.matching import match_cells
 from training.merge_cells import merge_cells, tile_cuts
 from training.network_tiles import FrameTiles
-from training.score_threshold import Frame, choose_score_threshold
+from training.score_threshold import choose_score_threshold, validation_frames
 
 LOWEST = 0.05
 """Score threshold at which the network is asked for all its cells: below it, masks of hundreds of
@@ -29,7 +23,7 @@ BOX_OVERLAP = 0.7
 """IoU above which the lower-scored of two boxes of one class and tile is dropped before merging."""
 
 BLANK_SIDE = 512
-"""Longest side of the empty frames that are validated on, in frame pixels."""
+"""Side of the empty frames that are validated on, in network pixels."""
 
 
 def maskrcnn_threshold(
@@ -58,21 +52,7 @@ def maskrcnn_threshold(
         names = validation.class_names
         return Cells(boxes, scores, ids, probs, masks, (height, width), names, int(count[0]))
 
-    def frames() -> Iterator[Frame]:
-        random = np.random.default_rng(seed)
-        for frame in track(validation.frames, "choosing the threshold", transient=True):
-            image = frame.read()
-            image = image[:, :, None] if image.ndim == 2 else image
-            cells = found(torch.from_numpy(image.astype(np.int32)), frame.scale)
-            matched = np.zeros(len(cells), bool)
-            matched[[match.found_index for match in match_cells(cells, frame.cells).matches]] = True
-            yield cells.scores, matched, len(frame.cells)
-            height, width = (min(side, BLANK_SIDE) for side in image.shape[:2])
-            blank = blank_frame(random, height, width, image.shape[2])
-            cells = found(torch.from_numpy(blank.astype(np.int32)), frame.scale)
-            yield cells.scores, np.zeros(len(cells), bool), 0
-
-    return choose_score_threshold(frames())
+    return choose_score_threshold(validation_frames(validation, found, scale, BLANK_SIDE, seed))
 
 
 def find_cells(

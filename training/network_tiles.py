@@ -67,8 +67,8 @@ class NetworkTiles(nn.Module):
         side = torch.tensor(self.size)
         tiling = torch.stack([width / shape[1], height / shape[0], shape[0], shape[1], overlap])
         return (
-            as_rgb(_in_rows(tiles, tops, lefts, side, side), channel_dim=1),
-            _corners(tops, lefts),
+            as_rgb(in_rows(tiles, tops, lefts, side, side), channel_dim=1),
+            corners(tops, lefts),
             tiling.float(),
             levels,
         )
@@ -123,21 +123,23 @@ class FrameTiles(nn.Module):
         tiles = frame.index_select(1, places).index_select(2, across)
         tiling = torch.stack([width / shape[1], height / shape[0], shape[0], shape[1], overlap])
         return (
-            as_rgb(_in_rows(tiles, tops, lefts, rows, columns), channel_dim=1),
-            _corners(tops, lefts),
+            as_rgb(in_rows(tiles, tops, lefts, rows, columns), channel_dim=1),
+            corners(tops, lefts),
             tiling.float(),
             shape[:2].to(torch.int32),
         )
 
 
-def tile_starts(length: Tensor, scale: Tensor, overlap: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def tile_starts(
+    length: Tensor, scale: Tensor, overlap: Tensor, size: int | Tensor
+) -> tuple[Tensor, Tensor]:
     """Pixels of the scaled frame along one side, and where tiles begin, spread evenly.
 
     Args:
         length: int64 ``[]``, the side in frame pixels.
         scale: float32 ``[1]``, network pixels per frame pixel.
         overlap: float64 ``[]``, least overlap of neighbouring tiles in network pixels.
-        size: side of a tile in network pixels.
+        size: side of a tile in network pixels, int64 ``[]`` where it is not fixed.
 
     Returns:
         float64 ``[]`` and int64 ``[n]``, 0 where the side fits into one tile.
@@ -154,7 +156,7 @@ def _scaled_length(length: Tensor, scale: Tensor) -> Tensor:
     return torch.clamp(torch.round(length.double() * scale.double()), min=1.0)
 
 
-def _in_rows(tiles: Tensor, tops: Tensor, lefts: Tensor, height: Tensor, width: Tensor) -> Tensor:
+def in_rows(tiles: Tensor, tops: Tensor, lefts: Tensor, height: Tensor, width: Tensor) -> Tensor:
     """Tiles ``[T, C, height, width]`` of ``[C, n * height, m * width]``, row by row."""
     rows, columns = torch._shape_as_tensor(tops)[0], torch._shape_as_tensor(lefts)[0]
     apart = tiles.reshape([-1, rows, height, columns, width])  # type: ignore[list-item]
@@ -163,7 +165,7 @@ def _in_rows(tiles: Tensor, tops: Tensor, lefts: Tensor, height: Tensor, width: 
     return stack
 
 
-def _corners(tops: Tensor, lefts: Tensor) -> Tensor:
+def corners(tops: Tensor, lefts: Tensor) -> Tensor:
     """(x, y) of every tile, row by row: float32 ``[n * m, 2]``."""
     rows: Any = torch._shape_as_tensor(tops)[0]
     columns: Any = torch._shape_as_tensor(lefts)[0]

@@ -34,9 +34,9 @@ than its surroundings by 3 standard deviations still stands out by 48 of 255 gre
 is measured on the frame itself. The range of the training frames would not do in its place: the
 same specimen has other camera values with another camera, exposure or bit depth."""
 
-LEAST_COUNTS = 4.0
-"""Least distance of black and white, in camera values. Rounding to whole values is noise as well,
-with a standard deviation of .29, though the median of a dark frame's differences is 0."""
+LEAST_NOISE = 1.0
+"""Standard deviation of the noise that is assumed at least, in camera values: of a frame with a few
+photons here and there, or of 8 bits in the dark, the median of all differences is 0."""
 
 _MEDIAN_TO_SIGMA = 1.4826
 """Standard deviation of a normal distribution per median of absolute values."""
@@ -67,8 +67,8 @@ class PercentileLevels(nn.Module):
         low = _order_statistic(samples, LOW_PERCENTILE / 100, largest=False)
         high = _order_statistic(samples, 1 - HIGH_PERCENTILE / 100, largest=True)
         middle = (low + high) / 2
-        half = torch.maximum((high - low) / 2, noise(image) * (LEAST_SPAN / 2))
-        half = torch.clamp(half, min=LEAST_COUNTS / 2)
+        spread = torch.clamp(noise(image), min=LEAST_NOISE)
+        half = torch.maximum((high - low) / 2, spread * (LEAST_SPAN / 2))
         return torch.stack([middle - half, middle + half])
 
 

@@ -7,14 +7,21 @@ the threshold with the largest F1.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from rich.progress import track
+from torch import Tensor
 
-from training.checkpoint import ChosenThreshold
+from cytoserve.cells import Cells
+from training.annotated import AnnotatedDataset
+from training.blank_frames import blank_frame
+from training.checkpoint import ChosenThreshold, LearnedScale
+from training.matching import match_cells
 
 LOWEST = 0.02
 """Score threshold at which a network is asked for all its cells."""
@@ -25,6 +32,12 @@ THRESHOLDS = tuple(round(0.02 * step, 2) for step in range(1, 50))
 TOLERANCE = 0.005
 """Thresholds whose F1 is this close to the largest count as equally good."""
 
+MOST_TOLERANCE = 0.02
+"""So do those that miss one more cell, which says nothing, if their F1 is this close."""
+
+BLANKS = 24
+"""Empty frames that are looked at, at least: of two or three, few kinds would be seen."""
+
 PICTURE = "threshold.png"
 
 Frame = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], int]
@@ -32,12 +45,46 @@ Frame = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], int]
 stands for an annotated one ``[N]``, and the number of annotated cells."""
 
 
+def validation_frames(
+    validation: AnnotatedDataset,
+    find: Callable[[Tensor, float], Cells],
+    scale: LearnedScale,
+    blank_side: int,
+    seed: int,
+) -> Iterator[Frame]:
+    """Yield what is found in the validation frames, then in as many empty ones, `BLANKS` at least.
+
+    Args:
+        validation: frames that were not trained on.
+        find: finds the cells of a frame int32 ``[H, W, C]`` with a score above ``LOWEST``; it is
+            also told the frame's factor to the common scale of the data.
+        scale: the scale that the network was trained at.
+        blank_side: of the empty frames, in network pixels. Whatever is found in them is wrong.
+        seed: of the empty frames.
+    """
+    channels = []
+    for frame in track(validation.frames, "choosing the threshold", transient=True):
+        image = frame.read()
+        image = image[:, :, None] if image.ndim == 2 else image
+        channels.append(image.shape[2])
+        cells = find(torch.from_numpy(image.astype(np.int32)), frame.scale)
+        matched = np.zeros(len(cells), bool)
+        matched[[match.found_index for match in match_cells(cells, frame.cells).matches]] = True
+        yield cells.scores, matched, len(frame.cells)
+    random = np.random.default_rng(seed)
+    for index in range(max(BLANKS, len(channels))):
+        blank = blank_frame(random, blank_side, blank_side, channels[index % len(channels)])
+        cells = find(torch.from_numpy(blank.astype(np.int32)), 1 / scale.network_scale)
+        yield cells.scores, np.zeros(len(cells), bool), 0
+
+
 def choose_score_threshold(frames: Iterable[Frame]) -> ChosenThreshold:
     """Choose the threshold with the largest F1 over all frames together.
 
     Cells are matched greedily, the best-scored first, so that a higher threshold takes cells away
-    and changes no other match. Where several thresholds are equally good, which is usual with few
-    validation cells, the middle one is taken: it is the furthest from both kinds of mistake.
+    and changes no other match. Where several thresholds are equally good, see `TOLERANCE`, which is
+    usual with few validation cells, the middle one is taken: it is the furthest from both kinds of
+    mistake.
 
     Raises:
         ValueError: there is no annotated cell, so there is nothing to choose by.
@@ -74,8 +121,11 @@ def choose_threshold(
         annotated: how many are annotated, 1 or more.
     """
     figures = 2 * matched / (found + annotated)
+    best = int(figures.argmax())
+    one_less = 2 * (matched[best] - 1) / (found[best] - 1 + annotated)
+    drop = min(max(TOLERANCE, figures[best] - one_less), MOST_TOLERANCE)
     return ChosenThreshold(
-        value=_middle_of_the_best(figures),
+        value=_middle_of_the_best(figures, figures[best] - drop),
         metric=metric,
         thresholds=THRESHOLDS,
         precision=_rounded(np.where(found > 0, matched / np.maximum(found, 1), 1.0)),
@@ -84,12 +134,12 @@ def choose_threshold(
     )
 
 
-def _middle_of_the_best(figures: npt.NDArray[np.float64]) -> float:
-    """The middle of the stretch of thresholds around the best one that are as good."""
-    best = first = last = int(figures.argmax())
-    while first > 0 and figures[first - 1] >= figures[best] - TOLERANCE:
+def _middle_of_the_best(figures: npt.NDArray[np.float64], least: float) -> float:
+    """The middle of the stretch of thresholds around the best one that reach ``least``."""
+    first = last = int(figures.argmax())
+    while first > 0 and figures[first - 1] >= least - 1e-9:
         first -= 1
-    while last < len(figures) - 1 and figures[last + 1] >= figures[best] - TOLERANCE:
+    while last < len(figures) - 1 and figures[last + 1] >= least - 1e-9:
         last += 1
     return THRESHOLDS[(first + last) // 2]
 

@@ -64,7 +64,7 @@ class YoloSettings(BaseModel):
     """A cell cut by a window's edge is labelled if this share of it is inside."""
     background_share: float = Field(0.15, ge=0, le=1)
     """Windows of background, in which no cell is annotated, per window drawn above."""
-    blank_share: float = Field(0.1, ge=0, le=1)
+    blank_share: float = Field(0.15, ge=0, le=1)
     """Windows of empty frames, which are made from noise, per window of the frames."""
     batch: int = Field(16, gt=0)
     """Windows through the network at a time."""
@@ -88,7 +88,7 @@ class YoloSettings(BaseModel):
 
 # A short run has no time for mosaics, nor to add batches up: so fewer epochs find as much.
 _SHORT = YoloSettings(
-    epochs=14,
+    epochs=20,
     window=320,
     optimizer="AdamW",
     batch=8,
@@ -99,9 +99,11 @@ _SHORT = YoloSettings(
 
 PRESETS = {
     "general": YoloSettings(epochs=200),
-    "fine-tune": YoloSettings(epochs=20),
+    "fine-tune": YoloSettings(epochs=20, blank_share=0.4),
     "general-demo": _SHORT.model_copy(update={"learning_rate": 0.002}),
-    "fine-tune-demo": _SHORT.model_copy(update={"epochs": 7, "learning_rate": 0.001}),
+    "fine-tune-demo": _SHORT.model_copy(
+        update={"epochs": 10, "learning_rate": 0.001, "blank_share": 0.4}
+    ),
 }
 
 

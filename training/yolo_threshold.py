@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
-import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
 from cytoserve.cells import Cells
-from cytoserve.contract import MAX_CELLS, OVERLAP_THRESHOLD
+from cytoserve.contract import MAX_CELLS, NETWORK_SIZE, OVERLAP_THRESHOLD
 from training.annotated import AnnotatedDataset
-from training.blank_frames import blank_frame
 from training.checkpoint import ChosenThreshold, LearnedScale
-from training.matching import match_cells
 from training.network_tiles import NetworkTiles
-from training.score_threshold import LOWEST, Frame, choose_score_threshold
+from training.score_threshold import LOWEST, choose_score_threshold, validation_frames
 from training.yolo_decode import YoloDecode
 from training.yolo_network import SegmentationModel
 
@@ -75,9 +70,7 @@ class YoloPipeline(nn.Module):
 def yolo_threshold(
     network: SegmentationModel, validation: AnnotatedDataset, scale: LearnedScale, seed: int
 ) -> ChosenThreshold:
-    """Choose the score threshold of a network.
-
-    For every frame an empty one of its size is looked at, too: whatever is found there is wrong.
+    """Choose the score threshold of a network, see `training.score_threshold`.
 
     Args:
         network: a trained network.
@@ -96,17 +89,4 @@ def yolo_threshold(
         names = validation.class_names
         return Cells(boxes, scores, ids, probs, masks, (height, width), names, int(count[0]))
 
-    def frames() -> Iterator[Frame]:
-        random = np.random.default_rng(seed)
-        for frame in track(validation.frames, "choosing the threshold", transient=True):
-            image = frame.read()
-            image = image[:, :, None] if image.ndim == 2 else image
-            cells = found(torch.from_numpy(image.astype(np.int32)), frame.scale)
-            matched = np.zeros(len(cells), bool)
-            matched[[match.found_index for match in match_cells(cells, frame.cells).matches]] = True
-            yield cells.scores, matched, len(frame.cells)
-            blank = blank_frame(random, *image.shape)
-            cells = found(torch.from_numpy(blank.astype(np.int32)), frame.scale)
-            yield cells.scores, np.zeros(len(cells), bool), 0
-
-    return choose_score_threshold(frames())
+    return choose_score_threshold(validation_frames(validation, found, scale, NETWORK_SIZE, seed))

@@ -10,6 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from training.progress import EpochProgress
 from training.run_folder import RunFolder
+from training.yolo_masks import CentreMasks
 from training.yolo_network import SegmentationModel, all_threads, new_network, transfer
 from training.yolo_state import YoloState
 
@@ -68,9 +69,14 @@ class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics shi
             self.log.close()
 
     def build_dataset(self, *args: Any, **options: Any) -> Any:
-        """Read windows and labels, without the pickled cache that ultralytics keeps beside them."""
+        """Read windows and labels, without the pickled cache that ultralytics keeps beside them.
+
+        Masks are those of `training.yolo_masks`.
+        """
         self._remove_caches()
         dataset = super().build_dataset(*args, **options)
+        dataset.format_class = CentreMasks
+        dataset.transforms = dataset.build_transforms(hyp=self.args)
         self._remove_caches()
         return dataset
 

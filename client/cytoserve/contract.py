@@ -237,10 +237,11 @@ CANDIDATE_PROBS = Tensor("candidate_probs", "FP32", (-1, -1))  # P, K
 CANDIDATE_MASKS = Tensor("candidate_masks", "UINT8", MASKS.dims)
 WHOLE = Tensor("whole", "INT32", (-1,))  # 1: no inner edge of a tile cuts it
 LARGE_CUT = Tensor("large_cut", "INT32", (-1,))  # 1: cut, and whole in no other tile
-# Red, green, blue and opacity: longest side scaled to SAM's input side S, transparent to the right
-# and below. Pixel statistics are the encoder's.
-SAM_IMAGE = Tensor("sam_image", "UINT8", (4, -1, -1), rows=1)  # S, S
-SAM_EMBEDDING = Tensor("sam_embedding", "FP32", (-1, -1, -1), rows=1)  # E, S / 16, S / 16
+# T tiles of one frame, or the frame. Red, green, blue and opacity: longest side scaled to SAM's
+# input side S, transparent to the right and below. Pixel statistics are the encoder's.
+SAM_IMAGE = Tensor("sam_image", "UINT8", (4, -1, -1), rows=-1)  # S, S
+SAM_TILES = Tensor("sam_tiles", "INT32", (-1, 4))  # T, x0, y0, x1, y1 in frame pixels, of one size
+SAM_EMBEDDING = Tensor("sam_embedding", "FP32", (-1, -1, -1), rows=-1)  # E, S / 16, S / 16
 PROMPT_BOXES = Tensor("prompt_boxes", "FP32", (-1, 4))  # N, around SAM's masks, in frame pixels
 PROMPT_MASKS = Tensor("prompt_masks", "UINT8", SAM_MASKS.dims)
 QUALITIES = Tensor("qualities", "FP32", (-1,))  # N, the IoU that SAM predicts of its mask
@@ -348,7 +349,12 @@ STEPS = {
                 CELL_MASKS,
             ),
         ),
-        Step("sam_prepare", (IMAGE,), (SAM_IMAGE, FRAME_SIZE)),
+        Step("sam_prepare", (IMAGE,), (SAM_IMAGE, SAM_TILES)),
+        Step(
+            "sam_prepare_tiles",
+            (IMAGE, SCALE_INPUT, TILE_OVERLAP_INPUT),
+            (SAM_IMAGE, SAM_TILES),
+        ),
         Step("sam_encoder", (SAM_IMAGE,), (SAM_EMBEDDING,), batches=True),
         Step(
             "sam_box_prompts",
@@ -359,7 +365,7 @@ STEPS = {
             "sam_decoder",
             (
                 SAM_EMBEDDING,
-                FRAME_SIZE,
+                SAM_TILES,
                 PROMPT_POINTS,
                 PROMPT_LABELS,
                 COARSE_MASKS,
@@ -456,7 +462,7 @@ PIPELINES = {
                 "maskrcnn_prepare",
                 "maskrcnn_network",
                 "maskrcnn_cells",
-                "sam_prepare",
+                "sam_prepare_tiles",
                 "sam_encoder",
                 "sam_box_prompts",
                 "sam_decoder",

@@ -32,7 +32,7 @@ from export.reference import normalised_rgb
 from export.sam_decoder import CHUNK, SamDecoder
 from export.sam_parity import LOGIT_MARGIN, prompt_inputs
 from export.sam_pipelines import SamSizesError, require_one_sam
-from export.sam_reference import PredictorSam, Prompt
+from export.sam_reference import PredictorSam, Prompt, best_tile, sam_tiles
 from export.sample_inputs import pixels
 
 Arrays = Mapping[str, np.ndarray]
@@ -98,9 +98,9 @@ class Served:
 
     def prompt(self, camera: np.ndarray, prompts: Arrays) -> tuple[np.ndarray, ...]:
         """Boxes, masks and qualities."""
-        image, frame_size = self.prepare.run(None, {"image": camera})
+        image, tiles = self.prepare.run(None, {"image": camera})
         [embedding] = self.encoder.run(None, {"sam_image": image})
-        feeds = {"sam_embedding": embedding, "frame_size": frame_size, **prompts}
+        feeds = {"sam_embedding": embedding, "sam_tiles": tiles, **prompts}
         boxes, masks, qualities = self.decoder.run(None, feeds)
         return boxes, masks, qualities
 
@@ -109,6 +109,7 @@ class Served:
 def steps(sam: Sam) -> dict[str, ExportedStep]:
     made = (
         sam_steps.sam_prepare(sam),
+        sam_steps.sam_prepare_tiles(sam),
         sam_steps.sam_encoder(sam),
         sam_steps.sam_box_prompts(),
         sam_steps.sam_decoder(sam),
@@ -307,7 +308,7 @@ def decode_logits(
     with torch.inference_mode():
         boxes, patches, _ = decoder(
             torch.zeros(1, 32, decoder.grid, decoder.grid),
-            torch.tensor(frame_size, dtype=torch.int32),
+            torch.tensor([[0, 0, frame_size[1], frame_size[0]]], dtype=torch.int32),
             torch.tensor(points, dtype=torch.float32).reshape(1, -1, 2),
             torch.tensor(labels, dtype=torch.int32).reshape(1, -1),
             torch.zeros((0, 56, 56), dtype=torch.uint8),
@@ -324,17 +325,102 @@ def test_input_is_that_of_set_image(
     sam: Sam, served: Served, shape: tuple[int, int], channels: int
 ) -> None:
     camera = smooth_frame(*shape, channels) if min(shape) > 1 else np.full((1, 1, 1), 7, np.uint16)
-    image, frame_size = served.prepare.run(None, {"image": camera})
+    image, tiles = served.prepare.run(None, {"image": camera})
     resized = SamPredictor(sam).transform.apply_image(normalised_rgb(camera))
     expected = np.zeros((4, SIDE, SIDE), int)
     expected[:, : resized.shape[0], : resized.shape[1]] = np.dstack(
         [resized, np.full(resized.shape[:2], 255)]
     ).transpose(2, 0, 1)
     difference = np.abs(image[0] - expected)
-    assert frame_size.tolist() == list(shape)
+    assert tiles.tolist() == [[0, 0, shape[1], shape[0]]]
     assert difference[3].max() == 0
     assert difference.max() <= 1  # grey level: where a value lies between two
     assert (difference > 0).mean() < 0.002
+
+
+@pytest.mark.parametrize(
+    ("shape", "scale", "overlap", "tiles"),
+    [
+        pytest.param((97, 331, 1), 0.3, 40.0, 1, id="SAM sees the whole larger"),
+        pytest.param((300, 331, 1), SIDE / 331, 40.0, 1, id="fit"),
+        pytest.param((97, 331, 1), 1.0, 40.0, 4, id="one row of tiles"),
+        pytest.param((200, 331, 3), 1.0, 20.0, 6, id="two rows"),
+        pytest.param((128, 128, 1), 1.0, 40.0, 1, id="just one"),
+        pytest.param((128, 129, 1), 1.0, 40.0, 2, id="one pixel more"),
+        pytest.param((100, 90, 1), 2.3, 1e6, 9, id="enlarged, most overlap"),
+        pytest.param((1, 1, 1), 1.0, 40.0, 1, id="1x1"),
+    ],
+)
+def test_tiles_are_those_of_set_image(
+    sam: Sam,
+    sessions: dict[str, onnxruntime.InferenceSession],
+    shape: tuple[int, int, int],
+    scale: float,
+    overlap: float,
+    tiles: int,
+) -> None:
+    """Each is what the predictor makes of that part of the frame; together they cover it."""
+    camera = smooth_frame(*shape) if shape[0] > 1 else np.full(shape, 7, np.uint16)
+    feeds = {
+        "image": camera,
+        "scale": np.array([scale], np.float32),
+        "tile_overlap": np.array([overlap], np.float32),
+    }
+    images, places = sessions["sam_prepare_tiles"].run(None, feeds)
+    assert len(images) == len(places) == tiles
+    assert places.tolist() == [list(each) for each in sam_tiles(shape[:2], scale, overlap, SIDE)]
+    seen = np.zeros(shape[:2], int)
+    rgb = normalised_rgb(camera)
+    for image, (x0, y0, x1, y1) in zip(images, places, strict=True):
+        seen[y0:y1, x0:x1] += 1
+        resized = SamPredictor(sam).transform.apply_image(np.ascontiguousarray(rgb[y0:y1, x0:x1]))
+        expected = np.zeros((4, SIDE, SIDE), int)
+        expected[:3, : resized.shape[0], : resized.shape[1]] = resized.transpose(2, 0, 1)
+        expected[3, : resized.shape[0], : resized.shape[1]] = 255
+        assert np.abs(image - expected).max() <= 1  # grey level: where a value lies between two
+    assert seen.min() >= 1
+    for axis in (0, 1):  # neighbours share what was asked for, as far as half a tile goes
+        starts = np.unique(places[:, axis])
+        side = places[0, axis + 2] - places[0, axis]
+        least = min(overlap / scale, side // 2)
+        assert (starts[:-1] + side - starts[1:] >= np.floor(least) - 1).all()
+
+
+def test_a_box_is_decoded_in_the_tile_that_holds_it_best(
+    sam: Sam, sessions: dict[str, onnxruntime.InferenceSession]
+) -> None:
+    """As the predictor answers it on that tile alone, whichever tiles come with it."""
+    camera, scale, overlap = smooth_frame(200, 331), 1.0, 40.0
+    feeds = {
+        "image": camera,
+        "scale": np.array([scale], np.float32),
+        "tile_overlap": np.array([overlap], np.float32),
+    }
+    images, places = sessions["sam_prepare_tiles"].run(None, feeds)
+    [embedding] = sessions["sam_encoder"].run(None, {"sam_image": images})
+    boxes = some_boxes(2 * CHUNK + 3, 200, 331)
+    prompts = prompt_inputs([Prompt(box=box) for box in boxes])
+    feeds = {"sam_embedding": embedding, "sam_tiles": places, **prompts}
+    answer = dict(
+        zip(
+            ("boxes", "masks", "qualities"),
+            sessions["sam_decoder"].run(None, feeds),
+            strict=True,
+        )
+    )
+    expected = PredictorSam(sam).in_tiles(camera, boxes, scale, overlap)
+    used = {best_tile(box.tolist(), [tuple(place) for place in places.tolist()]) for box in boxes}
+    assert len(used) > 2
+    placed = regions(answer["boxes"], answer["masks"], (200, 331))
+    for region, quality, candidates in zip(placed, answer["qualities"], expected, strict=True):
+        best = int(candidates.qualities.argmax())
+        assert abs(quality - candidates.qualities[best]) < 1e-3
+        mask = np.zeros((200, 331), bool)
+        mask[region.rows, region.columns] = region.mask
+        counted = np.abs(candidates.logits[best]) > LOGIT_MARGIN
+        theirs = candidates.logits[best] > 0
+        # A mask of nearly a whole tile is coarser in its patch than in the tile.
+        assert ((mask != theirs) & counted).sum() <= 0.01 * (mask | theirs).sum() + 2
 
 
 @pytest.mark.parametrize(("height", "width"), [(37, SIDE), (SIDE, 1), (SIDE, SIDE)])
@@ -365,7 +451,15 @@ def test_an_image_of_another_sam_is_refused(served: Served, shape: tuple[int, ..
 
 
 @pytest.mark.parametrize(
-    "name", ["sam_prepare", "sam_encoder", "sam_box_prompts", "sam_decoder", "sam_cells"]
+    "name",
+    [
+        "sam_prepare",
+        "sam_prepare_tiles",
+        "sam_encoder",
+        "sam_box_prompts",
+        "sam_decoder",
+        "sam_cells",
+    ],
 )
 def test_dims_are_those_of_the_contract(
     sessions: dict[str, onnxruntime.InferenceSession], name: str

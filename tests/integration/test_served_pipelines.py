@@ -19,7 +19,7 @@ from training.rendered import RenderSettings, render_frame
 
 FRAMES = {
     "640x480 RGB 8 bit": lambda: np.dstack([rendered(480, 640, 15) >> 8] * 3).astype(np.uint8),
-    "2048x2048 16 bit": lambda: rendered(2048, 2048, 60),
+    "6 tiles, 16 bit": lambda: rendered(1100, 1500, 30),
     "1x1": lambda: np.full((1, 1), 7, np.uint16),
     "odd": lambda: rendered(333, 517, 10),
     "all black": lambda: np.zeros((200, 300), np.uint8),

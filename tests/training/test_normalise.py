@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from training.normalise import (
-    LEAST_COUNTS,
+    LEAST_NOISE,
     LEAST_SPAN,
     NOISE_SIDE,
     SAMPLE_SIDE,
@@ -88,7 +88,8 @@ def test_a_frame_with_cells_keeps_its_percentiles(settings: dict[str, float]) ->
 @pytest.mark.parametrize("shape", [(50, 40, 1), (50, 40, 3), (1, 1, 1), (1, 2, 1), (1, 90, 3)])
 def test_a_constant_frame_becomes_middle_grey(value: int, shape: tuple[int, ...]) -> None:
     frame = np.full(shape, value)
-    assert levels_of(frame).tolist() == [value - LEAST_COUNTS / 2, value + LEAST_COUNTS / 2]
+    least = LEAST_SPAN * LEAST_NOISE
+    assert levels_of(frame).tolist() == [value - least / 2, value + least / 2]
     assert set(np.unique(seen(frame)).tolist()) == {128}
 
 
@@ -96,7 +97,7 @@ def test_a_few_photons_in_the_dark_are_not_white() -> None:
     """Most differences of such a frame are 0, and so is their median."""
     frame = np.random.default_rng(0).poisson(0.1, (300, 300, 1))
     low, high = levels_of(frame)
-    assert high - low >= LEAST_COUNTS
+    assert high - low >= LEAST_SPAN * LEAST_NOISE
     assert np.percentile(seen(frame), 99) - np.percentile(seen(frame), 1) <= 255 / 3
 
 

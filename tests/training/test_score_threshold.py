@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from training.score_threshold import (
+    MOST_TOLERANCE,
     PICTURE,
     THRESHOLDS,
-    TOLERANCE,
     Frame,
     choose_score_threshold,
     choose_threshold,
@@ -68,7 +68,7 @@ def test_the_curve_is_that_of_counting_cells_one_by_one(seed: int) -> None:
         assert chosen.precision[index] == pytest.approx(true / found if found else 1, abs=1e-4)
         f1 = true / (true + (found - true) / 2 + (annotated - true) / 2)
         assert chosen.best[index] == pytest.approx(f1, abs=1e-4)
-    assert chosen.best[THRESHOLDS.index(chosen.value)] >= max(chosen.best) - TOLERANCE - 1e-4
+    assert chosen.best[THRESHOLDS.index(chosen.value)] >= max(chosen.best) - MOST_TOLERANCE - 1e-4
 
 
 def test_only_the_stretch_around_the_best_threshold_counts() -> None:
@@ -88,6 +88,18 @@ def test_a_difference_within_the_tolerance_is_none(best: int) -> None:
     matched[best] = 903
     found = np.full(len(THRESHOLDS), 1000)
     assert choose_threshold("F1", matched, found, 1000).value == THRESHOLDS[15]
+
+
+@pytest.mark.parametrize(
+    ("cells", "value"),
+    [
+        pytest.param(60, 0.34, id="one cell of sixty: the middle of 0.02 to 0.68"),
+        pytest.param(10, 0.14, id="one cell of ten is a tenth: the middle of 0.02 to 0.28"),
+    ],
+)
+def test_one_cell_of_many_says_nothing(cells: int, value: float) -> None:
+    chosen = choose_score_threshold([frame([0.3, *[0.7] * (cells - 1)], [], cells)])
+    assert chosen.value == pytest.approx(value, abs=0.021)
 
 
 def test_without_annotated_cells_there_is_nothing_to_choose_by() -> None:

@@ -22,6 +22,7 @@ from training.scale import measure_scale
 from training.score_threshold import THRESHOLDS
 from training.yolo import YoloSettings, main
 from training.yolo_dataset import WindowSettings
+from training.yolo_masks import CentreMasks
 from training.yolo_network import ARCHITECTURE, load_network
 from training.yolo_trainer import YoloTrainer
 
@@ -163,6 +164,8 @@ def test_batches_are_added_up_to_a_step(
 
     def count(trainer: YoloTrainer) -> None:
         seen.append((len(trainer.train_loader), trainer.ema.updates))
+        for loader in (trainer.train_loader, trainer.test_loader):
+            assert isinstance(loader.dataset.transforms.transforms[-1], CentreMasks)
         final_eval(trainer)
 
     monkeypatch.setattr(YoloTrainer, "final_eval", count)

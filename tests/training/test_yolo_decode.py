@@ -257,7 +257,7 @@ def test_masks_are_sorted_by_tile_and_tell_whose_they_are() -> None:
     prototypes = torch.zeros(2, COEFFICIENTS, len(CENTRES), len(CENTRES))
     prototypes[0, 0], prototypes[1, 0] = 1.0, 3.0
     tiles = torch.tensor([1, 0, 1])
-    boxes = torch.tensor([[10.0, 10, 50, 50], [20, 20, 60, 60], [30, 30, 70, 70]])
+    boxes = torch.tensor([[310.0, 310, 350, 350], [320, 320, 360, 360], [330, 330, 370, 370]])
     content = torch.tensor([[0.0, 0, 640, 640]]).repeat(2, 1)
     masks, mended, order = decode_masks(
         torch.eye(COEFFICIENTS)[[0, 0, 0]], prototypes, tiles, boxes, content
@@ -316,6 +316,37 @@ def test_a_box_keeps_out_of_a_neighbour(gap: float, radius: float) -> None:
 )
 def test_boxes_are_clipped_to_the_tile(box: Box, expected: Box) -> None:
     np.testing.assert_allclose(decode([Found(box)]).boxes, [expected])
+
+
+@pytest.mark.parametrize(
+    ("centre", "box", "expected"),
+    [
+        pytest.param((620, 300), (580, 260, 637.5, 340), 640, id="its mask goes on to the edge"),
+        pytest.param((620, 300), (580, 260, 631, 340), 640, id="from farther away"),
+        pytest.param((595, 300), (555, 260, 635.5, 340), 635.5, id="its mask ends before"),
+        pytest.param((620, 300), (580, 260, 600, 340), 600, id="too far away to tell"),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True], ids=["right", "left"])
+def test_a_cell_at_the_edge_reaches_it(
+    centre: tuple[float, float], box: Box, expected: float, turned: bool
+) -> None:
+    """Also where the network's box ends a pixel or two before it."""
+    logits = disc(*centre, 40)
+    x0, y0, x1, y1 = box
+    prototypes = torch.zeros(1, COEFFICIENTS, len(CENTRES), len(CENTRES))
+    prototypes[0, 0] = torch.from_numpy(logits[:, ::-1].copy() if turned else logits)
+    given = (NETWORK_SIZE - x1, y0, NETWORK_SIZE - x0, y1) if turned else box
+    content = torch.tensor([[0.0, 0, NETWORK_SIZE, NETWORK_SIZE]])
+    _, [mended], _ = decode_masks(
+        torch.eye(COEFFICIENTS)[:1],
+        prototypes,
+        torch.zeros(1, dtype=torch.int64),
+        torch.tensor([given], dtype=torch.float32),
+        content,
+    )
+    found = NETWORK_SIZE - float(mended[0]) if turned else float(mended[2])
+    assert found == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("reach", [2, 12])

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from cytoserve.contract import NETWORK_SIZE
+from training import score_threshold
 from training import yolo_threshold as module
 from training.annotated import AnnotatedDataset
 from training.checkpoint import LearnedScale
+from training.score_threshold import BLANKS
 from training.yolo_decode import COEFFICIENTS
 from training.yolo_network import new_network
 from training.yolo_threshold import YoloNetwork, yolo_threshold
@@ -56,7 +58,7 @@ def blank_shapes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         return np.full(shape, 100, np.uint16)
 
     monkeypatch.setattr(module, "YoloNetwork", BrightBlobs)
-    monkeypatch.setattr(module, "blank_frame", blank)
+    monkeypatch.setattr(score_threshold, "blank_frame", blank)
     return shapes
 
 
@@ -88,10 +90,10 @@ def test_cells_are_found_as_they_are_served(
     chosen = yolo_threshold(None, replace(dataset, frames=frames), scale, seed=0)
     assert chosen.value == pytest.approx(0.64, abs=0.03)  # the middle of 0.4 and 0.9
     assert max(chosen.best) == 1.0
-    # Of two frames and two empty ones, each tile has a wrong cell.
+    # Each tile of the two frames has a wrong cell, and each of the empty ones.
     tiles = 2 if shape[1] > NETWORK_SIZE else 1
-    assert round(len(boxes) / chosen.precision[0]) - len(boxes) == 4 * tiles
-    assert blank_shapes == [(*shape[:2], *(shape[2:] or (1,)))] * 2
+    assert round(len(boxes) / chosen.precision[0]) - len(boxes) == 2 * tiles + BLANKS
+    assert blank_shapes == [(NETWORK_SIZE, NETWORK_SIZE, *(shape[2:] or (1,)))] * BLANKS
 
 
 def test_the_network_is_that_of_the_training_with_its_boxes_decoded() -> None:
