@@ -325,8 +325,8 @@ def fill_checkpoints(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def frames() -> dict[str, np.ndarray]:
-    """Name -> frame, as the chain is proven on: a random network finds hundreds of cells in it."""
-    return {"rendered.tif": rendered(1, side=448)}
+    """Name -> frame, as the chain is proven on."""
+    return {"rendered.tif": rendered(1)}
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def image(channels: int, height: int, width: int) -> MaskedImage:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_frames_of_every_kind_and_size(shape: tuple[int, int], channels: int) -> None:
     random = np.random.default_rng(0)
-    frames = [blank_frame(random, *shape, channels) for _ in range(30)]
+    frames = [blank_frame(random, *shape, channels) for _ in range(60)]
     assert {frame.shape for frame in frames} == {(*shape, channels)}
     assert {frame.dtype for frame in frames} == {np.dtype(np.uint16)}
     means = np.array([float(frame.mean()) for frame in frames]) - OFFSET
