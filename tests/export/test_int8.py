@@ -88,7 +88,7 @@ def test_every_frame_gives_its_share_of_rows(
 ) -> None:
     monkeypatch.setattr(int8, "MOST_ROWS", 7)
     chain = Chain(exported_repository, "yolo_resnet")
-    settings = Settings(score_threshold=0.0, overlap_threshold=0.9, command=())
+    settings = Settings(score_threshold=0.0, overlap_threshold=1.0, command=())
     frames = [
         render_frame(RenderSettings(height=64, width=96, cells=2), seed)[0] for seed in range(3)
     ]
