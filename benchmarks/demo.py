@@ -26,7 +26,7 @@ EMPTY = {"general": 8, "target": 4}
 """Further frames without a cell, so that the networks learn what is none."""
 
 DEBRIS = "20"
-"""Of the frames without a cell, five times the usual: clumps of it look like cells."""
+"""Specks in frames without a cell: five times the usual, for clumps of specks look like cells."""
 
 SIZE = ("--width", "640", "--height", "480")
 

@@ -201,7 +201,7 @@ class _Candidate:
 
     @cached_property
     def area(self) -> float:
-        """Of the mask, in the patch's measure of it."""
+        """Area of the mask in pixels of the scaled frame, times the points of a patch."""
         x0, y0, x1, y1 = self.place
         return np.count_nonzero(self.patch) * (x1 - x0) * (y1 - y0)
 

@@ -112,7 +112,7 @@ def _suppressing(
     grid: int,
     pairs_at_once: int,
 ) -> Tensor:
-    """Those places (i, j) of :func:`_overlapping` whose masks share too much: int64 ``[Q, 2]``."""
+    """Like :func:`_overlapping`, but only of cells whose masks share more than ``threshold``."""
     places = _overlapping(boxes, earlier, later)
     cells = torch.stack(
         [earlier.index_select(0, places[:, 0]), later.index_select(0, places[:, 1])], dim=1

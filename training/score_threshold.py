@@ -33,7 +33,8 @@ TOLERANCE = 0.005
 """Thresholds whose F1 is this close to the largest count as equally good."""
 
 MOST_TOLERANCE = 0.02
-"""So do those that miss one more cell, which says nothing, if their F1 is this close."""
+"""A threshold that misses one cell more also counts as equally good, if its F1 is this close: one
+cell of a few dozen may be missed by chance."""
 
 BLANKS = 24
 """Empty frames that are looked at, at least: of two or three, few kinds would be seen."""
@@ -56,8 +57,8 @@ def validation_frames(
 
     Args:
         validation: frames that were not trained on.
-        find: finds the cells of a frame int32 ``[H, W, C]`` with a score above ``LOWEST``; it is
-            also told the frame's factor to the common scale of the data.
+        find: finds the cells of a frame int32 ``[H, W, C]``, down to a low score; it is also told
+            the frame's factor to the common scale of the data.
         scale: the scale that the network was trained at.
         blank_side: of the empty frames, in network pixels. Whatever is found in them is wrong.
         seed: of the empty frames.

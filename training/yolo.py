@@ -97,6 +97,7 @@ _SHORT = YoloSettings(
     scale=0.3,
 )
 
+# A few frames have few windows, and blank ones are of many kinds: so fine-tuning sees more of them.
 PRESETS = {
     "general": YoloSettings(epochs=200),
     "fine-tune": YoloSettings(epochs=20, blank_share=0.4),
