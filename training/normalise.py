@@ -125,5 +125,6 @@ def to_8_bit(values: Tensor, levels: Tensor) -> Tensor:
     result uint8 of the same shape.
     """
     span = torch.clamp(levels[1] - levels[0], min=1.0)
-    grey = (values - levels[0]) * (255 / span)
-    return torch.round(torch.clamp(grey, 0.0, 255.0)).to(torch.uint8)
+    # In one line: where the last dim is 1, ONNX Runtime computes value by value, 20 times slower.
+    grey = (values.reshape(-1) - levels[0]) * (255 / span)
+    return torch.round(torch.clamp(grey, 0.0, 255.0)).to(torch.uint8).reshape(values.shape)

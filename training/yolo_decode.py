@@ -45,12 +45,16 @@ def _weights(low: Tensor, high: Tensor, size: int, length: int) -> Tensor:
     places = (torch.arange(size).to(low.dtype) + 0.5) / size
     position = low[:, None] + places * (high - low)[:, None] - 0.5
     position = torch.clamp(position, 0.0, length - 1.0)
-    far = (position[:, :, None] - torch.arange(length).to(low.dtype)).abs()
+    taps = torch.floor(position)[:, :, None] + (torch.arange(4).to(low.dtype) - 1.0)
+    far = (position[:, :, None] - taps).abs()
     near = (1.25 * far - 2.25) * far * far + 1.0
     next_to = ((-0.75 * far + 3.75) * far - 6.0) * far + 3.0
-    weights = torch.where(far < 1.0, near, torch.where(far < 2.0, next_to, torch.zeros_like(far)))
     # Points beyond the ends are left out; what remains keeps its sum.
-    return weights / weights.sum(dim=2, keepdim=True)
+    within = ((taps >= 0.0) & (taps <= length - 1.0)).to(low.dtype)
+    weights = torch.where(far < 1.0, near, next_to) * within
+    weights = weights / weights.sum(dim=2, keepdim=True)
+    columns = torch.clamp(taps, 0.0, length - 1.0).to(torch.int64)
+    return torch.zeros((low.shape[0], size, length)).scatter_add(2, columns, weights)
 
 
 def _sampled(logits: Tensor, boxes: Tensor, size: int) -> Tensor:
