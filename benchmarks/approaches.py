@@ -50,15 +50,16 @@ from benchmarks.served_weights import check_weights
 from benchmarks.timing import in_turn, median_ratio
 from cytoserve import Cells, Client
 from cytoserve.contract import OVERLAP_THRESHOLD
-from export.reference import normalised_rgb
-from export.yolo_reference import UltralyticsYolo, classify_one_by_one
+from export.parity.reference import normalised_rgb
+from export.resnet.reference import classify_one_by_one
+from export.yolo.reference import UltralyticsYolo
 from server.errors import ServerError
-from training.annotated import AnnotatedDataset, AnnotatedFrame
 from training.checkpoint import CheckpointError
-from training.classifier import load_classifier
-from training.command_line import data_option, read_data
-from training.matching import FrameMatches, match_cells, quality
-from training.yolo_network import load_network
+from training.datasets.annotated import AnnotatedDataset, AnnotatedFrame
+from training.evaluation.matching import FrameMatches, match_cells, quality
+from training.resnet.network import load_classifier
+from training.run.command_line import data_option, read_data
+from training.yolo.network import load_network
 
 PIPELINES = ("yolo", "yolo_resnet")
 

@@ -30,8 +30,8 @@ from pycocotools.cocoeval import COCOeval, Params
 
 from cytoserve import Cells
 from cytoserve.patches import run_lengths
-from training.annotated import AnnotatedCell
-from training.readers.rle import rle_from_cell
+from training.datasets.annotated import AnnotatedCell
+from training.datasets.readers.rle import rle_from_cell
 
 THRESHOLDS = tuple(hundredths / 100 for hundredths in range(50, 100, 5))
 """Mask IoU from which on a found cell may be right."""

@@ -16,7 +16,7 @@ from benchmarks.peers.ways import OURS, served_as
 from benchmarks.served_variant import DEFAULT, FUSED
 from benchmarks.studies import S3, S3_ENDINGS, S3_NETWORKS
 from benchmarks.throughput.windows import ONE_ON_THE_MACHINE
-from export.accuracy_budget import LARGEST_DROP
+from export.parity.accuracy_budget import LARGEST_DROP
 
 Results = Mapping[str, Mapping[str, Any]]
 """Name of a result, such as ``latency`` -> what its JSON file holds."""

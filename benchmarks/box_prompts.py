@@ -17,9 +17,9 @@ from cytoserve import Cells, Client, Prompts
 from cytoserve.codec.prompted import encode_request
 from cytoserve.contract import PIPELINES, STEPS
 from cytoserve.patches import regions
-from export.chain import Arrays, Chain
-from training.annotated import AnnotatedCell
-from training.matching import mask_iou
+from export.parity.chain import Arrays, Chain
+from training.datasets.annotated import AnnotatedCell
+from training.evaluation.matching import mask_iou
 
 PROMPTS = 42
 """Boxes of a request whose cost is measured: the cells of a dense frame in study S4."""

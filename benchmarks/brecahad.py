@@ -25,9 +25,9 @@ from benchmarks.nuclei_tables import study_text
 from benchmarks.repository import copy_repository
 from benchmarks.stages import Stages, begin_afresh, precision_options
 from benchmarks.studies import S3, S3_ENDINGS, S3_NETWORKS
-from training.lightning_runs import STATE_NAME
 from training.nuclei_tiles import set_folder
-from training.run_folder import RunFolder
+from training.run.folder import RunFolder
+from training.run.lightning import STATE_NAME
 
 SETTINGS = Path("benchmarks/brecahad")
 RESULTS = Path("benchmarks/results")

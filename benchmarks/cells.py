@@ -29,7 +29,7 @@ from benchmarks.score_thresholds import score_threshold_option, score_thresholds
 from cytoserve import Cells, Client
 from cytoserve.contract import OVERLAP_THRESHOLD, PIPELINES
 from server.embedded import EmbeddedServer
-from training.matching import match_cells, quality
+from training.evaluation.matching import match_cells, quality
 from training.rendered import RenderSettings, render_frame
 
 COUNTS = (0, 1, 300, 2000)

@@ -32,12 +32,12 @@ from benchmarks.kept_results import KeptResults
 from benchmarks.result_files import write_result
 from benchmarks.studies import S2_TABLES, GliomaModel, GliomaTable, TestSizes
 from training.checkpoint import RANDOM, load_checkpoint
-from training.command_line import SETTINGS_HELP, choose_settings, data_option, read_data
-from training.dice import NATIVE, parse_resolution
-from training.splits import SplitSizes
-from training.unet_encoders import NETWORKS
-from training.unet_network import ARCHITECTURE
-from training.unet_settings import GLIOMA_PRESETS
+from training.datasets.splits import SplitSizes
+from training.run.command_line import SETTINGS_HELP, choose_settings, data_option, read_data
+from training.unet.dice import NATIVE, parse_resolution
+from training.unet.encoders import NETWORKS
+from training.unet.network import ARCHITECTURE
+from training.unet.settings import GLIOMA_PRESETS
 from training.validation_errors import explain
 
 STUDY_SPLITS = 10

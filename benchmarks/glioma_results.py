@@ -22,8 +22,8 @@ from benchmarks.glioma_runs import (
 from benchmarks.machine import fingerprint
 from benchmarks.studies import GliomaModel, GliomaTable, TestSizes
 from training.checkpoint import load_checkpoint
-from training.dice import NATIVE, parse_resolution
-from training.unet_network import ARCHITECTURE
+from training.unet.dice import NATIVE, parse_resolution
+from training.unet.network import ARCHITECTURE
 
 
 def measure(

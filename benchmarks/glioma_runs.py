@@ -12,18 +12,18 @@ import torch
 
 from benchmarks.kept_results import KeptResults, OtherProtocolError
 from benchmarks.studies import GliomaModel, TestSizes
-from training.annotated import AnnotatedDataset, AnnotatedFrame
 from training.checkpoint import RANDOM, RECIPE_FILE, WEIGHTS_FILE
-from training.contrast import PrepareWholeFrame
-from training.dice import NATIVE, RESOLUTIONS, dice_at, size_text
-from training.file_hashes import hash_files
-from training.lightning_runs import STATE_NAME
-from training.run_folder import RunFolder
-from training.splits import DatasetSplit, SplitSizes, random_split
-from training.unet import IMAGENET, train_unet
-from training.unet_frames import foreground_mask
-from training.unet_network import UNet, load_unet
-from training.unet_settings import UnetSettings
+from training.datasets.annotated import AnnotatedDataset, AnnotatedFrame
+from training.datasets.splits import DatasetSplit, SplitSizes, random_split
+from training.preprocessing.contrast import PrepareWholeFrame
+from training.run.file_hashes import hash_files
+from training.run.folder import RunFolder
+from training.run.lightning import STATE_NAME
+from training.unet.dice import NATIVE, RESOLUTIONS, dice_at, size_text
+from training.unet.frames import foreground_mask
+from training.unet.network import UNet, load_unet
+from training.unet.settings import UnetSettings
+from training.unet.train import IMAGENET, train_unet
 
 OWN = "own"
 """In a test's R1: the resolution at which cells are as large as in the model's training."""
@@ -85,7 +85,7 @@ class Protocol:
         )
 
     def resolution(self, name: str) -> str:
-        """A resolution as `training.dice.parse_resolution` reads it, scaled."""
+        """A resolution as `training.unet.dice.parse_resolution` reads it, scaled."""
         if name not in RESOLUTIONS or self.scale == 1:
             return name
         size = RESOLUTIONS[name]
@@ -117,7 +117,7 @@ class Protocol:
         """The frames of a run.
 
         Raises:
-            ValueError: the data set is too small, see `training.splits`.
+            ValueError: the data set is too small, see `training.datasets.splits`.
         """
         return random_split(self.dataset, self.sizes, run.seed).first(run.training_images)
 

@@ -36,14 +36,14 @@ from benchmarks.semantic_speed import measure_speed
 from benchmarks.served_weights import check_weights, served_size
 from cytoserve import Client
 from cytoserve.contract import PIPELINES
-from export.foreground_reference import predict_whole_frame
+from export.unet.reference import predict_whole_frame
 from server.embedded import EmbeddedServer
-from training.annotated import AnnotatedDataset, AnnotatedFrame
 from training.checkpoint import CheckpointError
-from training.command_line import data_option, read_data
-from training.dice import RESOLUTIONS, dice_score, iou_score
-from training.unet_frames import foreground_mask
-from training.unet_network import load_unet
+from training.datasets.annotated import AnnotatedDataset, AnnotatedFrame
+from training.run.command_line import data_option, read_data
+from training.unet.dice import RESOLUTIONS, dice_score, iou_score
+from training.unet.frames import foreground_mask
+from training.unet.network import load_unet
 
 TIMEOUT = 300.0
 """Seconds for one frame: a large one on a slow processor takes its time."""

@@ -22,8 +22,8 @@ import numpy.typing as npt
 from cytoserve.contract import PIPELINES
 from cytoserve.errors import PipelineNotServed
 from cytoserve.transport import Request, ServerInfo, Tensors
-from export.chain import Arrays, Chain, newest_graph
-from export.onnx_session import open_session
+from export.graphs.session import open_session
+from export.parity.chain import Arrays, Chain, newest_graph
 from server.worker_environment import available_cores
 
 

@@ -14,7 +14,7 @@ from cytoserve import Cells
 from cytoserve.contract import SAM_MASK_SIZE
 from cytoserve.overlay import draw_overlay
 from cytoserve.picture import Picture, add_legend, frame_picture
-from training.annotated import AnnotatedFrame
+from training.datasets.annotated import AnnotatedFrame
 
 GAP = 12
 """Pixels between two columns."""

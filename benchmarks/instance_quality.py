@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from benchmarks.average_precision import THRESHOLDS, ap50, encode_frame, mean_average_precision
 from cytoserve import Cells
-from training.annotated import AnnotatedCell
-from training.matching import match_cells, quality
+from training.datasets.annotated import AnnotatedCell
+from training.evaluation.matching import match_cells, quality
 
 Answers = Sequence[tuple[Cells, Sequence[AnnotatedCell]]]
 """The found and the annotated cells of every frame."""
@@ -32,7 +32,8 @@ class InstanceQuality:
     ap50: float
     """COCO's: at IoU 0.50, precision read at 101 recalls."""
     recall: float
-    """Share of annotated cells that are matched, see `training.matching`; so are the next three."""
+    """Share of annotated cells that are matched; for it and the next three see
+    `training.evaluation.matching`."""
     precision: float
     f1: float
     panoptic_quality: float

@@ -15,7 +15,7 @@ from torchvision.models.detection import MaskRCNN
 
 from cytoserve import Cells, Client
 from cytoserve.contract import OVERLAP_THRESHOLD
-from export.maskrcnn_reference import TorchvisionMaskRcnn
+from export.maskrcnn.reference import TorchvisionMaskRcnn
 
 NAMES = {"maskrcnn": "Mask R-CNN", "maskrcnn_sam": "SAM"}
 """Pipelines of the study -> its names."""

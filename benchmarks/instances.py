@@ -50,15 +50,15 @@ from benchmarks.step_overlap import RequestSeconds, request_seconds
 from benchmarks.timing import WARM_UPS, in_turn
 from cytoserve import Cells, Client, Prompts
 from cytoserve.contract import OVERLAP_THRESHOLD
-from export.chain import Chain
-from export.reference import normalised_rgb
+from export.parity.chain import Chain
+from export.parity.reference import normalised_rgb
 from server.embedded import EmbeddedServer
 from server.worker_environment import available_cores
-from training.annotated import AnnotatedDataset, AnnotatedFrame
 from training.checkpoint import CheckpointError
-from training.command_line import data_option, read_data
-from training.maskrcnn_network import load_maskrcnn
-from training.sam_network import load_sam
+from training.datasets.annotated import AnnotatedDataset, AnnotatedFrame
+from training.maskrcnn.network import load_maskrcnn
+from training.run.command_line import data_option, read_data
+from training.sam.network import load_sam
 
 PROMPTED = "sam_prompt"
 PIPELINES = (*NAMES, PROMPTED)

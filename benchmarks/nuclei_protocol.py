@@ -25,10 +25,10 @@ from benchmarks.nuclei_runs import Protocol, run_scores
 from benchmarks.nuclei_tables import protocol_page
 from benchmarks.result_files import write_result
 from benchmarks.studies import S3, S3_NETWORKS
-from training.command_line import SETTINGS_HELP, choose_settings
+from training.datasets.readers.brecahad import RADIUS, read_brecahad
 from training.nuclei_tiles import SETS
-from training.readers.brecahad import RADIUS, read_brecahad
-from training.unet_settings import NUCLEI_PRESETS, UnetSettings
+from training.run.command_line import SETTINGS_HELP, choose_settings
+from training.unet.settings import NUCLEI_PRESETS, UnetSettings
 
 
 def measure(

@@ -13,9 +13,7 @@ import torch
 
 from benchmarks.kept_results import KeptResults, OtherProtocolError
 from training.checkpoint import RECIPE_FILE
-from training.dice import FOREGROUND_PROBABILITY, dice_score, iou_score
-from training.file_hashes import hash_files
-from training.lightning_runs import STATE_NAME
+from training.datasets.readers.brecahad import PointFrame
 from training.nuclei_tiles import (
     INDEX_FILE,
     Tile,
@@ -24,13 +22,15 @@ from training.nuclei_tiles import (
     set_folder,
     split_by_case,
 )
-from training.readers.brecahad import PointFrame
-from training.run_folder import RunFolder
-from training.unet import train_nuclei
-from training.unet_encoders import NUCLEI_NETWORKS
-from training.unet_frames import read_tiles
-from training.unet_network import UNet, load_unet
-from training.unet_settings import UnetSettings
+from training.run.file_hashes import hash_files
+from training.run.folder import RunFolder
+from training.run.lightning import STATE_NAME
+from training.unet.dice import FOREGROUND_PROBABILITY, dice_score, iou_score
+from training.unet.encoders import NUCLEI_NETWORKS
+from training.unet.frames import read_tiles
+from training.unet.network import UNet, load_unet
+from training.unet.settings import UnetSettings
+from training.unet.train import train_nuclei
 
 
 @dataclass(frozen=True)

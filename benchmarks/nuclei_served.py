@@ -39,13 +39,13 @@ from benchmarks.semantic_speed import measure_speed
 from benchmarks.served_weights import check_weights
 from cytoserve import Client
 from cytoserve.contract import TILE_SIZE
-from export.foreground_parity import white_level_of
-from export.foreground_pipelines import RADIUS
-from export.foreground_reference import predict_tile_by_tile
+from export.parity.foregrounds import white_level_of
+from export.unet.pipeline import RADIUS
+from export.unet.reference import predict_tile_by_tile
 from server.embedded import EmbeddedServer
-from training.dice import dice_score, iou_score
-from training.readers.brecahad import PointFrame, disc_mask, read_brecahad
-from training.unet_network import load_unet
+from training.datasets.readers.brecahad import PointFrame, disc_mask, read_brecahad
+from training.unet.dice import dice_score, iou_score
+from training.unet.network import load_unet
 
 PIPELINE, NETWORK = "nuclei_unet", "nuclei_network"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from training.unet_encoders import PLAIN_UNET
+from training.unet.encoders import PLAIN_UNET
 
 SHOWN_SETTINGS = (
     *("encoder", "width", "set_name", "resolution", "mode", "epochs"),

@@ -53,13 +53,14 @@ from cytoserve.contract import (
 )
 from cytoserve.operating_point import operating_point
 from cytoserve.settings import Settings
-from export.chain import Chain
-from export.reference import normalised_rgb
-from export.yolo_reference import UltralyticsYolo, classify_one_by_one
+from export.parity.chain import Chain
+from export.parity.reference import normalised_rgb
+from export.resnet.reference import classify_one_by_one
+from export.yolo.reference import UltralyticsYolo
 from server.embedded import EmbeddedServer
 from server.errors import ServerError
-from training.classifier import CellClassifier
-from training.yolo_network import new_network
+from training.resnet.network import CellClassifier
+from training.yolo.network import new_network
 
 Image = npt.NDArray[Any]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cytoserve import Client
 from cytoserve.model_config import versions
-from export.install import MANIFEST_FILE
+from export.repository.install import MANIFEST_FILE
 from training.checkpoint import RECIPE_FILE, CheckpointError, Recipe
 
 

@@ -24,9 +24,9 @@ import click
 from benchmarks.repository import copy_repository
 from benchmarks.stages import Stages, begin_afresh, precision_options
 from training.checkpoint import load_checkpoint
-from training.lightning_runs import STATE_NAME
-from training.run_folder import RunFolder
-from training.unet_network import ARCHITECTURE
+from training.run.folder import RunFolder
+from training.run.lightning import STATE_NAME
+from training.unet.network import ARCHITECTURE
 
 LISTS = Path("benchmarks/t98g")
 RESULTS = Path("benchmarks/results")

@@ -22,8 +22,8 @@ import click
 
 from benchmarks.repository import copy_repository
 from benchmarks.stages import Stages, begin_afresh, precision_options
-from training.lightning_runs import STATE_NAME
-from training.run_folder import RunFolder
+from training.run.folder import RunFolder
+from training.run.lightning import STATE_NAME
 
 FIELDS = Path("benchmarks/t98g")
 SETTINGS = Path("benchmarks/t98g-instances")

@@ -31,11 +31,11 @@ import click
 import numpy.typing as npt
 
 from cytoserve.contract import MAX_SIDE, OVERLAP_THRESHOLD, SCORE_THRESHOLD
-from training.command_line import DATA_HELP, read_data
-from training.sam_sizes import SIZES
+from training.run.command_line import DATA_HELP, read_data
+from training.sam.sizes import SIZES
 
 if TYPE_CHECKING:
-    from export.pipelines import ExportedPipeline
+    from export.repository.pipelines import ExportedPipeline
     from training.checkpoint import LearnedScale
 
 # Commands import what they need when they run: torch and its kin take ten seconds, which every
@@ -115,9 +115,9 @@ class ExportGroup(click.Group):
 def _failures() -> tuple[type[Exception], ...]:
     """What a user can mend; anything else is a defect and keeps its traceback."""
     from cytoserve.model_config import ModelConfigError
-    from export.install import RepositoryBusyError
-    from export.parity import ParityError
-    from export.sam_pipelines import SamSizesError
+    from export.parity.steps import ParityError
+    from export.repository.install import RepositoryBusyError
+    from export.sam.pipeline import SamSizesError
     from training.checkpoint import CheckpointError
 
     return (
@@ -154,9 +154,9 @@ def yolo(
     frames: Path | None,
 ) -> None:
     """Pipeline `yolo`: a network fine-tuned to the target classes."""
-    from export.frames import parity_frames
-    from export.instance_pipelines import export_yolo
-    from training.yolo_network import load_network
+    from export.parity.frames import parity_frames
+    from export.yolo.pipeline import export_yolo
+    from training.yolo.network import load_network
 
     chosen = parity_frames(frames, load_network(targets)[1])
     told = told_scale(network_scale, cell_diameter)
@@ -179,9 +179,9 @@ def yolo_resnet(
     frames: Path | None,
 ) -> None:
     """Pipeline `yolo_resnet`: a one-class network, then a classifier on every cell."""
-    from export.frames import parity_frames
-    from export.instance_pipelines import export_yolo_resnet
-    from training.yolo_network import load_network
+    from export.combined import export_yolo_resnet
+    from export.parity.frames import parity_frames
+    from training.yolo.network import load_network
 
     chosen = parity_frames(frames, load_network(cells)[1])
     told = told_scale(network_scale, cell_diameter)
@@ -202,9 +202,9 @@ def maskrcnn(
     frames: Path | None,
 ) -> None:
     """Pipeline `maskrcnn`: torchvision's Mask R-CNN."""
-    from export.frames import parity_frames
-    from export.maskrcnn_pipeline import export_maskrcnn
-    from training.maskrcnn_network import load_maskrcnn
+    from export.maskrcnn.pipeline import export_maskrcnn
+    from export.parity.frames import parity_frames
+    from training.maskrcnn.network import load_maskrcnn
 
     chosen = parity_frames(frames, load_maskrcnn(checkpoint)[1])
     told = told_scale(network_scale, cell_diameter)
@@ -247,9 +247,9 @@ def maskrcnn_sam(
     frames: Path | None,
 ) -> None:
     """Pipeline `maskrcnn_sam`: boxes of Mask R-CNN as prompts for SAM."""
-    from export.frames import parity_frames
-    from export.sam_pipelines import export_maskrcnn_sam
-    from training.maskrcnn_network import load_maskrcnn
+    from export.combined import export_maskrcnn_sam
+    from export.parity.frames import parity_frames
+    from training.maskrcnn.network import load_maskrcnn
 
     chosen = parity_frames(frames, load_maskrcnn(maskrcnn)[1])
     told = told_scale(network_scale, cell_diameter)
@@ -267,8 +267,8 @@ def sam_prompt(
     sam: Path, sam_size: str | None, fp16: bool, repository: Path, frames: Path | None
 ) -> None:
     """Pipeline `sam_prompt`: SAM, prompted by boxes, points and coarse masks."""
-    from export.frames import parity_frames
-    from export.sam_pipelines import export_sam_prompt
+    from export.parity.frames import parity_frames
+    from export.sam.pipeline import export_sam_prompt
 
     pipeline = export_sam_prompt(sam, sam_size, fp16, _say)
     _install(pipeline, repository, parity_frames(frames, pipeline.recipes["sam_encoder"]))
@@ -331,9 +331,9 @@ def _glioma(
     repository: Path,
     frames: Path | None,
 ) -> None:
-    from export.foreground_pipelines import export_glioma_unet
-    from export.frames import parity_frames
-    from training.unet_network import load_unet
+    from export.parity.frames import parity_frames
+    from export.unet.pipeline import export_glioma_unet
+    from training.unet.network import load_unet
 
     chosen = parity_frames(frames, load_unet(checkpoint)[1])
     _install(export_glioma_unet(name, checkpoint, resize_to, _say), repository, chosen)
@@ -345,9 +345,9 @@ def _glioma(
 @FRAMES
 def nuclei_unet(checkpoint: Path, repository: Path, frames: Path | None) -> None:
     """Pipeline `nuclei_unet`: a U-Net on overlapping tiles of stained tissue."""
-    from export.foreground_pipelines import export_nuclei_unet
-    from export.frames import parity_frames
-    from training.unet_network import load_unet
+    from export.parity.frames import parity_frames
+    from export.unet.pipeline import export_nuclei_unet
+    from training.unet.network import load_unet
 
     chosen = parity_frames(frames, load_unet(checkpoint)[1])
     _install(export_nuclei_unet(checkpoint, _say), repository, chosen)
@@ -382,8 +382,8 @@ def int8(
 
     They are installed only if, on annotated frames, mean IoU and accuracy drop by 0.005 at most.
     """
-    from export.frames import all_frames
-    from export.int8 import Settings, export_int8
+    from export.parity.frames import all_frames
+    from export.variants.int8 import Settings, export_int8
 
     annotated = read_data(data, one_class=False)[0].frames
     settings = Settings(score_threshold, overlap_threshold, tuple(_command()))
@@ -396,7 +396,7 @@ def int8(
 @REPOSITORY
 def openvino(repository: Path) -> None:
     """Networks in the form that OpenVINO can compute, for the variant `openvino`."""
-    from export.openvino import export_openvino
+    from export.variants.openvino import export_openvino
 
     for file in export_openvino(repository, _command()):
         click.echo(str(file))
@@ -427,7 +427,7 @@ def _say(text: str) -> None:
 def _install(
     pipeline: ExportedPipeline, repository: Path, frames: Mapping[str, npt.NDArray[Any]]
 ) -> None:
-    from export.pipelines import install_pipeline
+    from export.repository.pipelines import install_pipeline
 
     for folder in install_pipeline(pipeline, repository, frames, _command(), _say):
         click.echo(str(folder))

@@ -21,24 +21,24 @@ from filelock import FileLock
 from torchvision.models.detection import MaskRCNN
 
 from export.__main__ import main as export_main
-from export.reference import normalised_rgb
+from export.parity.reference import normalised_rgb
 from server.embedded import EmbeddedServer
 from training.checkpoint import LearnedScale, Recipe, save_checkpoint
-from training.classifier import ARCHITECTURE as RESNET50
-from training.classifier import CellClassifier
-from training.contrast import PrepareWholeFrame
-from training.maskrcnn_network import ARCHITECTURE as MASKRCNN
-from training.maskrcnn_network import build_maskrcnn
-from training.network_tiles import NetworkTiles
+from training.maskrcnn.network import ARCHITECTURE as MASKRCNN
+from training.maskrcnn.network import build_maskrcnn
+from training.preprocessing.contrast import PrepareWholeFrame
+from training.preprocessing.tiles import NetworkTiles
 from training.rendered import RenderSettings, render_frame
-from training.sam_network import ARCHITECTURE as SAM
-from training.sam_network import build_sam
-from training.sam_sizes import TINY
-from training.unet_encoders import PLAIN_UNET
-from training.unet_network import ARCHITECTURE as UNET
-from training.unet_network import UNet, build_unet
-from training.yolo_network import ARCHITECTURE as YOLO
-from training.yolo_network import SegmentationModel, new_network
+from training.resnet.network import ARCHITECTURE as RESNET50
+from training.resnet.network import CellClassifier
+from training.sam.network import ARCHITECTURE as SAM
+from training.sam.network import build_sam
+from training.sam.sizes import TINY
+from training.unet.encoders import PLAIN_UNET
+from training.unet.network import ARCHITECTURE as UNET
+from training.unet.network import UNet, build_unet
+from training.yolo.network import ARCHITECTURE as YOLO
+from training.yolo.network import SegmentationModel, new_network
 
 # How long an example takes is the machine's affair.
 hypothesis.settings.register_profile("unhurried", deadline=None)

@@ -42,18 +42,16 @@ def commands() -> list[str]:
     return [line for line in lines if line.startswith(("python -m", "cytoserve"))]
 
 
-MAIN = {"export": "export.__main__", "server": "server.__main__"}
-"""Where the command of a room stands that is run by its own name."""
-
-
 @pytest.mark.parametrize("line", commands())
 def test_options_of_the_readme_exist(line):
     words = shlex.split(line, comments=True)
     if words[0] == "cytoserve":
         command, words = importlib.import_module("cytoserve.cli").main, words[1:]
     else:
-        module = importlib.import_module(MAIN.get(words[2], words[2]))
-        command, words = module.main, words[3:]
+        module = words[2]
+        if (ROOT / module.replace(".", "/") / "__main__.py").is_file():
+            module += ".__main__"
+        command, words = importlib.import_module(module).main, words[3:]
     if isinstance(command, click.Group):
         command = command.commands[words[0]]
     known = {option for parameter in command.params for option in parameter.opts}

@@ -20,6 +20,17 @@ ALLOWED = {
     "server": {"cytoserve"},
     "benchmarks": {"cytoserve", "training", "export", "server"},
 }
+FAMILIES = ("yolo", "resnet", "unet", "maskrcnn", "sam")
+SHARED = (
+    "training/datasets",
+    "training/evaluation",
+    "training/postprocessing",
+    "training/preprocessing",
+    "training/run",
+    "export/graphs",
+    "export/parity",
+    "export/repository",
+)
 AGPL = "ultralytics"
 EXPORT = "import export.__main__; export.__main__.main"
 
@@ -51,6 +62,38 @@ def test_imports_run_one_way(room):
         if imported(path) & forbidden
     }
     assert not wrong
+
+
+def modules_imported(path: Path) -> set[str]:
+    """Dotted names of this project's modules that a file imports, inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("room", ["training", "export"])
+def test_no_family_imports_another(room, family):
+    """Nor does what families share import one of them."""
+    folder = ROOT / room / family
+    assert any(folder.glob("*.py"))
+    others = {other for other in FAMILIES if other != family}
+    inside = set().union(*(modules_imported(path) for path in folder.rglob("*.py")))
+    assert not {name for name in inside if name.split(".")[1:2] and name.split(".")[1] in others}
+
+
+@pytest.mark.parametrize("folder", SHARED)
+def test_what_families_share_imports_none_of_them(folder):
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert files
+    names = set().union(*map(modules_imported, files))
+    assert not {
+        name for name in names if len(name.split(".")) > 1 and name.split(".")[1] in FAMILIES
+    }
 
 
 @pytest.mark.parametrize("room", ["cytoserve", "server"])

@@ -52,7 +52,7 @@ class LearnedScale(BaseModel):
     cell_diameter_px: float = Field(gt=0)
     """Median diameter of the cells in frame pixels, each that of a disc with the cell's area."""
     largest_cell_px: float = Field(gt=0)
-    """Longest box side of the largest cells in frame pixels, see `training.scale`."""
+    """Longest box side of the largest cells in frame pixels, see `training.datasets.scale`."""
     pixel_size_um: float | None = Field(None, gt=0)
     """Side of a frame pixel in micrometres; None where neither data nor options tell."""
 
@@ -110,9 +110,10 @@ def new_recipe(**facts: Any) -> Recipe:
 
 
 def _module_and_arguments() -> list[str]:
-    main = sys.modules["__main__"]
-    spec = getattr(main, "__spec__", None)
-    return [spec.name if spec else Path(sys.argv[0]).name, *sys.argv[1:]]
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    # `python -m training.yolo` runs the module `training.yolo.__main__`.
+    name = spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).name
+    return [name, *sys.argv[1:]]
 
 
 def save_checkpoint(directory: Path, weights: Mapping[str, torch.Tensor], recipe: Recipe) -> None:

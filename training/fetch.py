@@ -30,7 +30,7 @@ from urllib.request import Request, urlopen
 import click
 from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from training.public_data import PUBLIC_DATASETS, PublicDataset, PublicFile
+from training.datasets.public import PUBLIC_DATASETS, PublicDataset, PublicFile
 
 CHECKSUMS = "checksums.json"
 TIMEOUT_S = 60.0

@@ -48,7 +48,7 @@ from benchmarks.result_files import new_result, write_result
 from cytoserve import Client, CytoserveError
 from cytoserve.contract import PIPELINES, SCORE_THRESHOLD
 from cytoserve.settings import DEFAULT_URL
-from training.annotated import AnnotationError
+from training.datasets.annotated import AnnotationError
 
 TIMEOUT = 600.0
 """Seconds for one frame."""

@@ -1,7 +1,7 @@
 """Frames without a cell, on which none may be found.
 
 `empty_frames` makes them one after the other from a seed. They are written apart from
-`training.blank_frames`, so that a network is not judged by the code that trained it.
+`training.datasets.blank_frames`, so that a network is not judged by the code that trained it.
 
 Background windows are cut from real images. Many cells of those data sets are not annotated: what
 stands out like a cell is left out, and so are the frames in `NOT_EMPTY`, whose windows show cells
@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from benchmarks.fields.windows import background, largest_rectangles
 from cytoserve.picture import Picture, frame_picture
-from training.annotated import AnnotatedDataset
-from training.readers import read_annotated
+from training.datasets.annotated import AnnotatedDataset
+from training.datasets.readers import read_annotated
 from training.rendered import RenderSettings, render_frame
 
 COUNT = 200

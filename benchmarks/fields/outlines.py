@@ -15,8 +15,8 @@ from scipy.spatial import KDTree
 
 from cytoserve import Cells
 from cytoserve.patches import Region, regions
-from training.annotated import AnnotatedCell
-from training.matching import match_cells
+from training.datasets.annotated import AnnotatedCell
+from training.evaluation.matching import match_cells
 
 NEAR_PX = 0.5
 """An outline runs along an edge of its box, or of the frame, when it is this near."""

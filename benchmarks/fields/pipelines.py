@@ -14,7 +14,7 @@ from benchmarks.average_precision import ap50, encode_frame
 from benchmarks.fields.scenes import Scene, render_scene, without_slivers
 from cytoserve import Cells, Client
 from cytoserve.codec.cards import Card
-from training.matching import match_cells, quality
+from training.evaluation.matching import match_cells, quality
 
 FIRST_SEED = 500_000
 """Of the scenes: far from the seeds of rendered data sets."""

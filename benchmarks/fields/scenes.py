@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cytoserve import Cells
-from training.annotated import AnnotatedCell
+from training.datasets.annotated import AnnotatedCell
 from training.rendered import RenderSettings, render_frame
 
 SIDE = 640

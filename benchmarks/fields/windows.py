@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from training.annotated import AnnotatedCell, AnnotatedFrame
+from training.datasets.annotated import AnnotatedCell, AnnotatedFrame
 
 BLOCK = 8
 """Rectangles are sought in blocks of this many pixels a side: fast, and a few pixels from best."""

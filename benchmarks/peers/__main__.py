@@ -84,7 +84,7 @@ from benchmarks.served_variant import DEFAULT
 from benchmarks.served_weights import check_weights
 from benchmarks.timing import in_turn
 from cytoserve import Client, CytoserveError
-from export.reference import normalised_rgb
+from export.parity.reference import normalised_rgb
 from server.errors import ServerError
 from training.checkpoint import CheckpointError
 

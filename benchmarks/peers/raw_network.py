@@ -18,8 +18,8 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from cytoserve.contract import NETWORK_SIZE
 from cytoserve.model_config import MODEL_FILES, read_config
-from export.yolo_reference import UltralyticsYolo
-from training.yolo_network import load_network
+from export.yolo.reference import UltralyticsYolo
+from training.yolo.network import load_network
 
 RAW_NETWORK = "ultralytics_targets"
 """Name of the added model."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.peers.found import Found
-from export.chain_parity import UNMATCHED
+from export.parity.instances import UNMATCHED
 
 BOX_IOU = 0.6
 """Least IoU of two boxes of the same cell. The server moves a box out where a mask goes on beyond

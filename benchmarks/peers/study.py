@@ -22,12 +22,12 @@ from cytoserve.contract import (
     OVERLAP_THRESHOLD,
     SCORE_THRESHOLD,
 )
-from export.networks import CLASSIFIER_CHUNK
-from training.cell_crops import CellCrops
-from training.classifier import load_classifier
-from training.yolo_network import MODEL_FILE, all_threads, load_network
+from export.resnet.network import CLASSIFIER_CHUNK
+from training.preprocessing.cell_crops import CellCrops
+from training.resnet.network import load_classifier
+from training.yolo.network import MODEL_FILE, all_threads, load_network
 
-from ultralytics import YOLO  # isort: skip  # after yolo_network, which keeps ultralytics offline
+from ultralytics import YOLO  # isort: skip  # after training.yolo.network, which keeps ultralytics offline
 
 CHECKPOINTS_VARIABLE = "PEER_CHECKPOINTS"
 """Environment variable: the folder with the checkpoints `cells`, `targets` and `classifier`."""

@@ -30,7 +30,7 @@ from benchmarks.peers.study import CHECKPOINTS_VARIABLE
 from benchmarks.served_variant import DEFAULT
 from cytoserve import Client
 from cytoserve.contract import SCORE_THRESHOLD
-from export.chain_parity import UNMATCHED
+from export.parity.instances import UNMATCHED
 
 START_TIMEOUT = 300.0
 """Seconds in which a peer's server must be ready."""

@@ -21,9 +21,9 @@ from benchmarks.memory import PeakMemory, resident_bytes
 from benchmarks.timing import in_turn
 from cytoserve import Client
 from cytoserve.contract import CROP_PROBS, CROPS
-from export.chain import newest_graph
-from export.networks import CLASSIFIER_CHUNK
-from export.onnx_session import open_session
+from export.graphs.session import open_session
+from export.parity.chain import newest_graph
+from export.resnet.network import CLASSIFIER_CHUNK
 from server.embedded import EmbeddedServer
 
 DEADLINE = 600.0

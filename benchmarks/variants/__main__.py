@@ -43,7 +43,7 @@ from benchmarks.variants.proofs import Proof, Thresholds, figures_of, read_proof
 from benchmarks.variants.tables import variants_table
 from cytoserve import Client
 from cytoserve.contract import OVERLAP_THRESHOLD, PIPELINES
-from export.accuracy_budget import beyond_budget, drops
+from export.parity.accuracy_budget import beyond_budget, drops
 from server.errors import ServerError
 from server.repository import is_configured, models_of_variant, survey
 from server.variants import VARIANTS, check_machine, processor_instructions

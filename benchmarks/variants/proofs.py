@@ -14,14 +14,14 @@ import numpy.typing as npt
 
 from cytoserve import Client
 from cytoserve.contract import PIPELINES
-from export.foreground_pipelines import RADIUS
-from training.annotated import AnnotatedCell
-from training.command_line import read_data
-from training.dice import dice_score
-from training.matching import match_cells, quality
-from training.readers.brecahad import disc_mask, read_brecahad
+from export.unet.pipeline import RADIUS
+from training.datasets.annotated import AnnotatedCell
+from training.datasets.readers.brecahad import disc_mask, read_brecahad
+from training.evaluation.matching import match_cells, quality
 from training.rendered import RenderSettings, render_frame
-from training.unet_frames import foreground_mask
+from training.run.command_line import read_data
+from training.unet.dice import dice_score
+from training.unet.frames import foreground_mask
 
 POINTS = "nuclei_unet"
 """The pipeline whose annotation is centres of nuclei."""

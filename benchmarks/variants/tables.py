@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.machine import machine_note
 from benchmarks.served_variant import DEFAULT
-from export.accuracy_budget import LARGEST_DROP
+from export.parity.accuracy_budget import LARGEST_DROP
 
 
 def mean_speedups(rows: Sequence[Mapping[str, Any]], pipelines: Sequence[str]) -> dict[str, float]:

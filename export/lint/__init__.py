@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cytoserve.model_config import CONFIG_FILE, ModelConfigError, read_config
-from export.install import STAGING
 from export.lint.ensembles import lint_ensemble
 from export.lint.exported import lint_pipeline_versions, lint_versions
 from export.lint.models import Model, contract_models
@@ -18,6 +17,7 @@ from export.lint.problem import Problem
 from export.lint.serving import lint_serving
 from export.lint.tensors import lint_tensors
 from export.lint.variants import lint_variants
+from export.repository.install import STAGING
 
 __all__ = ["Problem", "lint_repository"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cytoserve.contract import PIPELINES, STEPS, Pipeline, Tensor
-from export.graph_contract import leaves_outputs_open
+from export.graphs.types import leaves_outputs_open
 from export.lint.models import Model, configured, show_dims
 from export.lint.problem import Problem
 

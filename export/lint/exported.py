@@ -12,12 +12,12 @@ from google.protobuf.message import DecodeError
 
 from cytoserve.contract import PIPELINES, Step, Tensor
 from cytoserve.model_config import MODEL_FILES, versions
-from export.graph_contract import CONTRACT_DTYPES, leaves_outputs_open
-from export.graph_files import file_sha256
-from export.install import CARD_FILE, MANIFEST_FILE, MODEL_FILE
+from export.graphs.files import file_sha256
+from export.graphs.types import CONTRACT_DTYPES, leaves_outputs_open
 from export.lint.models import Model
 from export.lint.problem import Problem
 from export.lint.tensors import compare
+from export.repository.install import CARD_FILE, MANIFEST_FILE, MODEL_FILE
 
 
 def lint_versions(model: Model) -> Iterator[Problem]:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from cytoserve.contract import PIPELINES
-from export.install import MANIFEST_FILE, SAM_SETTING
 from export.lint.exported import newest_version
 from export.lint.models import Model
 from export.lint.problem import Problem
+from export.repository.install import MANIFEST_FILE, SAM_SETTING
 
 
 def lint_one_sam(ensemble: Model, models: Mapping[str, Model]) -> Iterator[Problem]:

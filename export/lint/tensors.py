@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cytoserve.contract import Tensor
-from export.graph_contract import leaves_outputs_open
+from export.graphs.types import leaves_outputs_open
 from export.lint.models import Model, configured, show_dims
 from export.lint.problem import Problem
 

@@ -7,11 +7,11 @@ from click.testing import CliRunner
 
 from benchmarks import all_pipelines
 from cytoserve.contract import PIPELINES
-from export.chain import newest_graph
-from export.frames import parity_frames
 from export.lint import lint_repository
+from export.parity.chain import newest_graph
+from export.parity.frames import parity_frames
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.yolo_network import ARCHITECTURE
+from training.yolo.network import ARCHITECTURE
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from benchmarks.average_precision import (
 )
 from cytoserve import Cells
 from cytoserve.contract import MASK_SIZE
-from training.annotated import AnnotatedCell
+from training.datasets.annotated import AnnotatedCell
 
 HEIGHT, WIDTH = 90, 130
 NAMES = ("spread", "round")

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.box_prompts import PromptCost, boxes_of, prompted_ious, prompted_quality
 from cytoserve import Cells, cells_from_labels
-from training.annotated import AnnotatedCell
+from training.datasets.annotated import AnnotatedCell
 
 
 def square(x: int, y: int, side: int = 20) -> AnnotatedCell:

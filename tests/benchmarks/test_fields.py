@@ -24,7 +24,7 @@ from benchmarks.fields.sizes import cells_inside, measure_corners, measure_sizes
 from benchmarks.fields.tables import QUESTIONS, fields_table
 from cytoserve import Cells, Client, FakeServer, Foreground, cells_from_labels
 from cytoserve.codec.cards import LearnedScale
-from training.annotated import AnnotatedCell
+from training.datasets.annotated import AnnotatedCell
 
 NAMES = ("spread", "round")
 FIELD = 96

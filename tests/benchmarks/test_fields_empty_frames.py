@@ -27,8 +27,8 @@ from benchmarks.fields.empty_frames import (
     save_contact_sheet,
 )
 from benchmarks.fields.windows import BLOCK, Rectangle, largest_rectangles
-from training.annotated import AnnotatedDataset
-from training.readers import read_annotated
+from training.datasets.annotated import AnnotatedDataset
+from training.datasets.readers import read_annotated
 from training.rendered import RenderSettings, render_dataset
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.fields.outlines import doubled_cells, measure_frame, outline_figures
 from cytoserve import Cells
 from cytoserve.contract import MASK_SIZE
-from training.annotated import AnnotatedCell
+from training.datasets.annotated import AnnotatedCell
 
 SHAPE = (200, 240)
 FINE = 8

@@ -19,7 +19,7 @@ from benchmarks.fields.scenes import (
     without_slivers,
 )
 from cytoserve import cells_from_labels
-from training.annotated import AnnotatedCell
+from training.datasets.annotated import AnnotatedCell
 
 
 def square(x: int, y: int, side: int = 20) -> AnnotatedCell:

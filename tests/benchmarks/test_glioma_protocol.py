@@ -16,14 +16,14 @@ from benchmarks.glioma_protocol import main
 from benchmarks.glioma_runs import Protocol, average
 from benchmarks.glioma_tables import scores_table
 from benchmarks.studies import S2_TABLES, GliomaModel
-from training.contrast import PrepareWholeFrame
-from training.dice import resize_bilinear, resize_image
-from training.readers import read_annotated
+from training.datasets.readers import read_annotated
+from training.preprocessing.contrast import PrepareWholeFrame
 from training.rendered import RenderSettings, render_dataset
-from training.unet_encoders import ENCODERS
-from training.unet_frames import foreground_mask
-from training.unet_network import load_unet
-from training.unet_settings import UnetSettings
+from training.unet.dice import resize_bilinear, resize_image
+from training.unet.encoders import ENCODERS
+from training.unet.frames import foreground_mask
+from training.unet.network import load_unet
+from training.unet.settings import UnetSettings
 
 MODEL = "u-net-random-resize-64x48"
 

@@ -12,9 +12,9 @@ from benchmarks.instance_ways import NAMES
 from benchmarks.instances import main
 from training.checkpoint import Recipe, save_checkpoint
 from training.rendered import RenderSettings, render_dataset
-from training.sam_network import ARCHITECTURE as SAM
-from training.sam_network import build_sam
-from training.sam_sizes import TINY
+from training.sam.network import ARCHITECTURE as SAM
+from training.sam.network import build_sam
+from training.sam.sizes import TINY
 
 
 def recipe(architecture, **settings):

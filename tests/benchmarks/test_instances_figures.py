@@ -16,7 +16,7 @@ from benchmarks.instance_tables import instances_page
 from benchmarks.instances import speed_figures, step_figures
 from benchmarks.step_overlap import RequestSeconds
 from cytoserve.patches import regions
-from training.annotated import AnnotatedCell, AnnotatedFrame
+from training.datasets.annotated import AnnotatedCell, AnnotatedFrame
 
 NAMES = ("spread", "round")
 

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 
 from benchmarks.stages import Stages
 from benchmarks.t98g_instances import FIELDS, SETTINGS, main
-from training.command_line import choose_settings
-from training.maskrcnn_settings import PRESETS as MASKRCNN_PRESETS
-from training.sam_settings import PRESETS as SAM_PRESETS
-from training.sam_sizes import TINY
+from training.maskrcnn.settings import PRESETS as MASKRCNN_PRESETS
+from training.run.command_line import choose_settings
+from training.sam.settings import PRESETS as SAM_PRESETS
+from training.sam.sizes import TINY
 
 
 @pytest.mark.parametrize(

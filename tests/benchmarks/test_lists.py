@@ -6,13 +6,13 @@ import pytest
 
 from benchmarks.nuclei_protocol import read_set_settings
 from benchmarks.studies import S3, S3_ENDINGS
-from training.annotated import AnnotatedDataset, AnnotatedFrame
-from training.command_line import choose_settings
-from training.dice import parse_resolution
+from training.datasets.annotated import AnnotatedDataset, AnnotatedFrame
+from training.datasets.splits import SplitSizes, random_split
 from training.nuclei_tiles import set_folder
-from training.splits import SplitSizes, random_split
-from training.unet_encoders import PLAIN_UNET
-from training.unet_settings import GLIOMA_PRESETS, NUCLEI_PRESETS
+from training.run.command_line import choose_settings
+from training.unet.dice import parse_resolution
+from training.unet.encoders import PLAIN_UNET
+from training.unet.settings import GLIOMA_PRESETS, NUCLEI_PRESETS
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from benchmarks.nuclei_protocol import main
 from benchmarks.nuclei_tables import protocol_page
 from benchmarks.studies import S3
 from training.nuclei_tiles import SETS
-from training.unet_encoders import NUCLEI_NETWORKS
-from training.unet_network import load_unet
+from training.unet.encoders import NUCLEI_NETWORKS
+from training.unet.network import load_unet
 
 SIDE = 160
 

@@ -14,7 +14,7 @@ from benchmarks.scaling.__main__ import cost_of_a_cell, main, memory_of_masks, s
 from benchmarks.scaling.load import at_once, grow_classified, grow_clients, grow_frames
 from benchmarks.scaling.slopes import Slope, slopes
 from benchmarks.scaling.tables import scaling_table
-from export.networks import CLASSIFIER_CHUNK
+from export.resnet.network import CLASSIFIER_CHUNK
 
 
 @pytest.mark.parametrize(

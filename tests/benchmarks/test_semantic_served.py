@@ -13,11 +13,11 @@ from benchmarks.glioma_served import measure as measure_glioma
 from benchmarks.nuclei_served import measure as measure_nuclei
 from cytoserve import Client
 from training.checkpoint import CheckpointError
-from training.dice import dice_score
-from training.readers import read_annotated
-from training.readers.brecahad import disc_mask, read_brecahad
+from training.datasets.readers import read_annotated
+from training.datasets.readers.brecahad import disc_mask, read_brecahad
 from training.rendered import RenderSettings, render_dataset
-from training.unet_frames import foreground_mask
+from training.unet.dice import dice_score
+from training.unet.frames import foreground_mask
 
 
 @pytest.fixture(scope="module")

@@ -44,8 +44,8 @@ from benchmarks.throughput.windows import (
 from cytoserve import Client
 from cytoserve.contract import LABELS
 from cytoserve.model_config import config_file, read_config
-from export.chain import newest_graph
-from export.onnx_session import open_session
+from export.graphs.session import open_session
+from export.parity.chain import newest_graph
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import onnx
 import pytest
 
 from cytoserve.contract import PIPELINES
-from export.exported_step import ExportedStep
-from export.install import MODEL_FILE
-from export.instance_pipelines import instance_pipeline
-from export.pipelines import ExportedPipeline
-from training.classifier import load_classifier
-from training.yolo_network import load_network
+from export.repository.exported_step import ExportedStep
+from export.repository.install import MODEL_FILE
+from export.repository.pipelines import ExportedPipeline
+from export.resnet.reference import classify_cells
+from export.yolo.pipeline import yolo_pipeline
+from training.resnet.network import load_classifier
+from training.yolo.network import load_network
 
 
 @pytest.fixture
@@ -44,10 +46,11 @@ def exported_pipeline(
         networks = {"yolo": ("yolo_targets", "targets"), "yolo_resnet": ("yolo_cells", "cells")}
         step, checkpoint = networks[name]
         network, network_recipe = load_network(checkpoints / checkpoint)
-        recipes, classifier = {step: network_recipe}, None
+        recipes, classify = {step: network_recipe}, None
         if name == "yolo_resnet":
             classifier, classifier_recipe = load_classifier(checkpoints / "classifier")
             recipes["resnet50_cells"] = classifier_recipe
+            classify = partial(classify_cells, classifier)
         exported = tuple(
             ExportedStep(model, onnx.load(exported_repository / model / "1" / MODEL_FILE), {})
             for model in PIPELINES[name].steps
@@ -55,6 +58,6 @@ def exported_pipeline(
         )
         class_names = ("spread", "round")
         scale = network_recipe.scale
-        return instance_pipeline(name, class_names, exported, recipes, scale, network, classifier)
+        return yolo_pipeline(name, class_names, exported, recipes, scale, network, classify)
 
     return read

@@ -10,10 +10,10 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
-from export import exported_step
 from export.__main__ import main
-from export.install import STAGING, Staging
-from export.pipelines import ExportedPipeline
+from export.repository import exported_step
+from export.repository.install import STAGING, Staging
+from export.repository.pipelines import ExportedPipeline
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def ready(
 ) -> None:
     """The steps of `yolo` are taken from an export that was made before."""
     pipeline = exported_pipeline("yolo")
-    monkeypatch.setattr("export.instance_pipelines.export_yolo", lambda *_: pipeline)
+    monkeypatch.setattr("export.yolo.pipeline.export_yolo", lambda *_: pipeline)
 
 
 @pytest.mark.usefixtures("ready")

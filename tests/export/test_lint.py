@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from export.__main__ import main
-from export.install import MANIFEST_FILE, SAM_SETTING
 from export.lint import Problem, lint_repository
+from export.repository.install import MANIFEST_FILE, SAM_SETTING
 
 ROOT = Path(__file__).parents[2]
 WARMUP = """model_warmup [

@@ -10,8 +10,8 @@ import tritonclient.grpc as triton
 
 from cytoserve import Client
 from cytoserve.contract import PIPELINES, WHITE_LEVEL_INPUT
-from export.chain import Chain
-from export.foreground_parity import foreground_inputs
+from export.parity.chain import Chain
+from export.parity.foregrounds import foreground_inputs
 from training.rendered import RenderSettings, render_frame
 
 SEMANTIC = [name for name, pipeline in PIPELINES.items() if pipeline.is_semantic]

@@ -13,8 +13,8 @@ import pytest
 from benchmarks.cells import resident_bytes
 from cytoserve import AsyncClient, Client
 from cytoserve.contract import INSTANCE_OUTPUTS, PIPELINES
-from export.chain import Chain
-from export.chain_parity import instance_inputs
+from export.parity.chain import Chain
+from export.parity.instances import instance_inputs
 from training.rendered import RenderSettings, render_frame
 
 FRAMES = {

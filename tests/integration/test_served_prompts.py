@@ -14,7 +14,7 @@ from benchmarks.quiet_server import without_canaries
 from cytoserve import AsyncClient, Cells, Client, InvalidPrompts, Prompts
 from cytoserve.codec import prompted
 from cytoserve.contract import PIPELINES
-from export.chain import Chain
+from export.parity.chain import Chain
 from training.rendered import RenderSettings, render_frame
 
 PIPELINE = "sam_prompt"

@@ -14,13 +14,13 @@ from click.testing import CliRunner
 from benchmarks.memory import PeakMemory
 from cytoserve import Client
 from export.__main__ import main as export_main
-from export.attention_in_parts import attend_in_parts
-from export.foreground_parity import SHARE, TOLERANCE
-from export.foreground_reference import predict_whole_frame
+from export.parity.foregrounds import SHARE, TOLERANCE
+from export.unet.attention import attend_in_parts
+from export.unet.reference import predict_whole_frame
 from server.embedded import EmbeddedServer
 from training.checkpoint import new_recipe, save_checkpoint
 from training.rendered import RenderSettings, render_frame
-from training.unet_network import ARCHITECTURE, UNet
+from training.unet.network import ARCHITECTURE, UNet
 
 WIDTH, HEIGHT = 2592, 1952
 MOST_BYTES = 6e9

@@ -14,7 +14,7 @@ from cytoserve.codec.cards import Card, LearnedScale
 from cytoserve.contract import MAX_TILE_OVERLAP, PIPELINES, Pipeline
 from cytoserve.operating_point import OperatingPoint, operating_point
 from cytoserve.settings import Settings
-from training.network_tiles import FrameTiles, NetworkTiles, tile_starts
+from training.preprocessing.tiles import FrameTiles, NetworkTiles, tile_starts
 
 YOLO, MASKRCNN = PIPELINES["yolo"], PIPELINES["maskrcnn"]
 SIZE = 64

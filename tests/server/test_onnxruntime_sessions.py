@@ -10,7 +10,7 @@ import onnx.parser
 import onnxruntime
 import pytest
 
-from export.onnx_session import open_session
+from export.graphs.session import open_session
 from server.backend_directory import OWN_BACKENDS
 from server.installation import find_installation
 

@@ -14,12 +14,12 @@ import yaml
 from click import Command
 from click.testing import CliRunner, Result
 
-from training.annotated import AnnotatedCell, AnnotatedDataset, AnnotatedFrame
 from training.crops import main as crops_command
-from training.progress import EpochProgress
+from training.datasets.annotated import AnnotatedCell, AnnotatedDataset, AnnotatedFrame
 from training.rendered import RenderSettings, render_dataset
-from training.resnet import main as resnet_command
-from training.yolo import main as yolo_command
+from training.resnet.__main__ import main as resnet_command
+from training.run.progress import EpochProgress
+from training.yolo.__main__ import main as yolo_command
 
 YOLO_SETTINGS = {
     "epochs": 2,

@@ -21,7 +21,7 @@ from training.checkpoint import (
     new_recipe,
     save_checkpoint,
 )
-from training.file_hashes import hash_files
+from training.run.file_hashes import hash_files
 
 ROOMS = ("benchmarks", "client", "docker", "export", "server", "training")
 

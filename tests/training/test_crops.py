@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from cytoserve.contract import CROP_SIZE
-from training.annotated import AnnotatedDataset
-from training.cell_crops import CellCrops
 from training.crops import cut_crops, main, read_index
-from training.normalise import PercentileLevels
-from training.readers import read_annotated
-from training.scale import measure_scale
+from training.datasets.annotated import AnnotatedDataset
+from training.datasets.readers import read_annotated
+from training.datasets.scale import measure_scale
+from training.preprocessing.cell_crops import CellCrops
+from training.preprocessing.normalise import PercentileLevels
 
 CELL = (10, 10, 20, 20)
 

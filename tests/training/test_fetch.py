@@ -17,8 +17,8 @@ import pytest
 from click.testing import Result
 
 from training import fetch as fetch_module
+from training.datasets.public import PUBLIC_DATASETS, PublicDataset, PublicFile
 from training.fetch import FetchError, describe, fetch, main
-from training.public_data import PUBLIC_DATASETS, PublicDataset, PublicFile
 
 CONTENT = bytes(range(256)) * 40
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -13,7 +13,7 @@ import pytest
 from click.testing import Result
 
 from cytoserve.images import read_frame
-from training.clean import clean_image
+from training.datasets.readers.brecahad import PointFrame, disc_mask, read_brecahad
 from training.nuclei_tiles import (
     SETS,
     TileIndex,
@@ -24,7 +24,7 @@ from training.nuclei_tiles import (
     set_folder,
     split_by_case,
 )
-from training.readers.brecahad import PointFrame, disc_mask, read_brecahad
+from training.preprocessing.clean import clean_image
 
 CLASSES = ("tumor", "non_tumor", "mitosis", "apoptosis", "tubule", "non_tubule")
 HEIGHT, WIDTH = 128, 160

@@ -16,9 +16,8 @@ import pytest
 from click.testing import CliRunner
 from pydantic import ValidationError
 
-from training.annotated import AnnotatedCell
-from training.command_line import read_data
-from training.readers import read_annotated
+from training.datasets.annotated import AnnotatedCell
+from training.datasets.readers import read_annotated
 from training.rendered import (
     CLASS_NAMES,
     CrowdedFrameError,
@@ -29,6 +28,7 @@ from training.rendered import (
 from training.rendered.__main__ import main
 from training.rendered.optics import phase_contrast
 from training.rendered.settings import ROUND, SPREAD
+from training.run.command_line import read_data
 
 SMALL = RenderSettings(height=96, width=128, cells=4, mean_diameter=24)
 

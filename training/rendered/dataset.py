@@ -9,8 +9,8 @@ from typing import Any
 
 import cv2
 
-from training.annotated import AnnotatedCell
-from training.readers.rle import rle_from_cell
+from training.datasets.annotated import AnnotatedCell
+from training.datasets.readers.rle import rle_from_cell
 from training.rendered.frame import render_frame
 from training.rendered.settings import CLASS_NAMES, RenderSettings
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from training.annotated import AnnotatedCell
+from training.datasets.annotated import AnnotatedCell
 from training.rendered.camera import expose, illumination
 from training.rendered.debris import add_debris
 from training.rendered.optics import phase_contrast

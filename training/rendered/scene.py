@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from training.annotated import AnnotatedCell
+from training.datasets.annotated import AnnotatedCell
 from training.rendered.settings import ROUND, SPREAD, RenderSettings
 from training.rendered.shapes import Shape, draw_shape
 

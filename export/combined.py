@@ -1,0 +1,104 @@
+"""Export of the pipelines that join two families: `yolo_resnet` and `maskrcnn_sam`."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from cytoserve.contract import PIPELINES
+from export.maskrcnn import steps as maskrcnn_steps
+from export.repository.pipelines import ExportedPipeline, Progress
+from export.resnet import steps as resnet_steps
+from export.resnet.reference import classify_cells
+from export.sam import steps as sam_steps
+from export.sam.pipeline import cells_pipeline, read_sam
+from export.yolo import steps as yolo_steps
+from export.yolo.pipeline import yolo_pipeline
+from training.checkpoint import CheckpointError, LearnedScale
+from training.datasets.scale import recorded_scale, scale_for
+from training.maskrcnn.network import load_maskrcnn
+from training.resnet.network import load_classifier
+from training.yolo.network import load_network
+
+
+def export_yolo_resnet(
+    cells: Path, classifier: Path, say: Progress, told: LearnedScale | None = None
+) -> ExportedPipeline:
+    """Export the steps of `yolo_resnet`.
+
+    The frames that the classifier's crops come from are those that it is served for: where their
+    cells have another size than those that the network learned from, they are scaled.
+
+    Args:
+        cells: checkpoint folder of `training.yolo general`, a network of one class.
+        classifier: checkpoint folder of `training.resnet`.
+        say: told what is being done.
+        told: the scale of a network's checkpoint that records none.
+
+    Raises:
+        CheckpointError: a checkpoint is absent, damaged or of another network.
+        ParityError: a graph does not answer as its module does.
+    """
+    network, network_recipe = load_network(cells)
+    if len(network_recipe.class_names) != 1:
+        raise CheckpointError(
+            f"{cells} has {len(network_recipe.class_names)} classes; yolo_resnet takes the "
+            "one-class network of `python -m training.yolo general`."
+        )
+    resnet, resnet_recipe = load_classifier(classifier)
+    scale = scale_for(recorded_scale(network_recipe, cells, told), resnet_recipe.scale)
+    say("exporting yolo_prepare, yolo_cells, yolo_decode, cell_crops, resnet50_cells, cell_classes")
+    exported = (
+        yolo_steps.yolo_prepare(),
+        yolo_steps.yolo_network("yolo_cells", network),
+        yolo_steps.yolo_decode(),
+        resnet_steps.cell_crops(),
+        resnet_steps.resnet50_cells(resnet),
+        resnet_steps.cell_classes(),
+    )
+    recipes = {"yolo_cells": network_recipe, "resnet50_cells": resnet_recipe}
+    classify = partial(classify_cells, resnet)
+    return yolo_pipeline(
+        "yolo_resnet", resnet_recipe.class_names, exported, recipes, scale, network, classify
+    )
+
+
+def export_maskrcnn_sam(
+    maskrcnn: Path,
+    checkpoint: Path,
+    size: str | None,
+    half: bool,
+    say: Progress,
+    told: LearnedScale | None = None,
+) -> ExportedPipeline:
+    """Export the steps of `maskrcnn_sam`.
+
+    Args:
+        maskrcnn: checkpoint folder of `training.maskrcnn`.
+        checkpoint: of SAM; for it and the others see
+            :func:`export.sam.pipeline.export_sam_prompt`.
+        size: see there.
+        half: see there.
+        say: told what is being done.
+        told: the scale of a Mask R-CNN's checkpoint that records none.
+
+    Raises:
+        CheckpointError: a checkpoint is absent, damaged or of another network.
+        ParityError: a graph does not answer as its module does.
+    """
+    network, network_recipe = load_maskrcnn(maskrcnn)
+    scale = recorded_scale(network_recipe, maskrcnn, told)
+    sam, recipe = read_sam(checkpoint, size)
+    names = [name for name in PIPELINES["maskrcnn_sam"].steps if name != "cell_labels"]
+    say(f"exporting {', '.join(names)}")
+    exported = (
+        maskrcnn_steps.maskrcnn_prepare(),
+        maskrcnn_steps.maskrcnn_network(network),
+        maskrcnn_steps.maskrcnn_cells(),
+        sam_steps.sam_prepare_tiles(sam),
+        sam_steps.sam_encoder(sam, half),
+        sam_steps.sam_box_prompts(),
+        sam_steps.sam_decoder(sam),
+        sam_steps.sam_cells(),
+    )
+    return cells_pipeline(exported, sam, recipe, network_recipe, scale, half)

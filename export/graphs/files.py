@@ -1,0 +1,79 @@
+"""Graphs on disk, those too large for one file included."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+
+import onnx
+import onnxruntime
+from onnx import external_data_helper, helper
+
+from export.graphs.session import open_session
+
+MAX_MESSAGE_BYTES = 1_900_000_000
+"""Most bytes of weights that stay in the graph's own file: a protobuf message ends at 2 GiB."""
+
+EXTERNAL_BYTES = 1024
+"""Weights of at least this size move out of a graph whose weights are too many."""
+
+DATA_SUFFIX = ".data"
+"""Of the file beside the graph's own that holds its weights."""
+
+DATA_HASH = "external_data_sha256"
+"""Metadata of such a graph: as it is in the graph's file, the hash of that file tells the weights
+apart, too."""
+
+_READ_BYTES = 1 << 24
+
+
+def save_graph(graph: onnx.ModelProto, file: Path) -> None:
+    """Write ``graph``; weights beyond `MAX_MESSAGE_BYTES` go into a second file beside it.
+
+    ONNX Runtime finds that one by itself, under its name in the same folder. ``graph`` stays as
+    it was.
+    """
+    if weight_bytes(graph) <= MAX_MESSAGE_BYTES:
+        onnx.save(graph, file)
+        return
+    data = file.with_name(file.name + DATA_SUFFIX)
+    external_data_helper.convert_model_to_external_data(
+        graph, location=data.name, size_threshold=EXTERNAL_BYTES
+    )
+    try:
+        external_data_helper.write_external_data_tensors(graph, str(file.parent))
+        helper.set_model_props(graph, {DATA_HASH: file_sha256(data)})
+        onnx.save(graph, file)
+        shutil.copymode(file, data)  # onnx keeps weights from other users; Triton may be one
+    finally:
+        del graph.metadata_props[:]
+        if data.is_file():
+            external_data_helper.load_external_data_for_model(graph, str(file.parent))
+        for weight in graph.graph.initializer:
+            weight.ClearField("data_location")
+
+
+def open_graph(graph: onnx.ModelProto, threads: int = 0) -> onnxruntime.InferenceSession:
+    """A CPU session of a graph in memory, see `export.graphs.session.open_session`."""
+    if weight_bytes(graph) <= MAX_MESSAGE_BYTES:
+        return open_session(graph.SerializeToString(), threads)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "graph.onnx"
+        save_graph(graph, file)
+        return open_session(file, threads)
+
+
+def weight_bytes(graph: onnx.ModelProto) -> int:
+    """Bytes of the weights; asking protobuf for the size of more than 2 GiB fails."""
+    return sum(len(weight.raw_data) for weight in graph.graph.initializer)
+
+
+def file_sha256(file: Path) -> str:
+    """The sha256 of a file of any size, in bounded memory."""
+    total = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(_READ_BYTES):
+            total.update(block)
+    return total.hexdigest()

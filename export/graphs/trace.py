@@ -1,0 +1,75 @@
+"""A torch module as an ONNX graph that carries the contract's names, dtypes and dims."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+import torch
+from onnx.external_data_helper import load_external_data_for_model
+
+from cytoserve.contract import Step
+from cytoserve.contract import Tensor as ContractTensor
+from export.graphs.types import ELEMENT_TYPES, OPSET, leaves_outputs_open
+
+
+def trace_graph(
+    module: torch.nn.Module, step: Step, example: Sequence[torch.Tensor]
+) -> onnx.ModelProto:
+    """Export ``module`` as the graph of ``step``, all dims that the contract calls -1 dynamic.
+
+    The tracing exporter is used: `torch.export` cannot yet follow NMS, whose output size depends
+    on data. torch knows little arithmetic on uint16, so such inputs are traced as int32 and
+    declared as uint16 afterwards: the modules read them by gathers and casts only, which take
+    either.
+    """
+    # Without gradients, for which every intermediate result would stay in memory.
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
+        # It says that it is superseded, that sizes became constants where modules mean it, and that
+        # it leaves its own arithmetic on paddings to ONNX Runtime.
+        warnings.filterwarnings("ignore", "Constant folding", UserWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        file = Path(folder) / "graph.onnx"
+        torch.onnx.export(
+            module.eval(),
+            tuple(example),
+            str(file),  # of a Path it makes one message, which holds no weights beyond 2 GiB
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=[tensor.name for tensor in step.inputs],
+            output_names=[tensor.name for tensor in step.outputs],
+            dynamic_axes={t.name: _dynamic_axes(t, step) for t in (*step.inputs, *step.outputs)},
+        )
+        graph = onnx.load(file, load_external_data=False)
+        _declare(graph, step)
+        # Checked as a file: weights of more than 2 GiB, which the exporter lays beside it, fit
+        # into no message.
+        onnx.save(graph, file)
+        onnx.checker.check_model(str(file), full_check=True)
+        load_external_data_for_model(graph, folder)
+    return graph
+
+
+def _dynamic_axes(tensor: ContractTensor, step: Step) -> dict[int, str]:
+    """Axis -> name of every dim that varies.
+
+    Of a network for any number of classes it is the batch alone: a graph must not promise more
+    than it does.
+    """
+    dims = step.graph_dims(tensor)[:1] if leaves_outputs_open(step) else step.graph_dims(tensor)
+    return {axis: f"{tensor.name}_{axis}" for axis, dim in enumerate(dims) if dim == -1}
+
+
+def _declare(graph: onnx.ModelProto, step: Step) -> None:
+    """Write the contract's dtypes and fixed dims over those of the traced inputs and outputs."""
+    values = {value.name: value for value in (*graph.graph.input, *graph.graph.output)}
+    for tensor in (*step.inputs, *step.outputs):
+        declared = values[tensor.name].type.tensor_type
+        declared.elem_type = ELEMENT_TYPES[tensor.dtype]
+        for dim, size in zip(declared.shape.dim, step.graph_dims(tensor), strict=True):
+            if size != -1:
+                dim.dim_value = size

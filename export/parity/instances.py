@@ -1,0 +1,320 @@
+"""The whole chain of an instance pipeline against the original libraries, on whole frames."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from cytoserve.contract import (
+    INSTANCE_OUTPUTS,
+    MAX_CELLS,
+    OVERLAP_THRESHOLD,
+    PIPELINES,
+    SCORE_THRESHOLD,
+)
+from cytoserve.patches import Region, regions
+from export.parity.chain import Arrays, Chain
+from export.parity.reference import Detector, ReferenceCells
+from export.parity.steps import ParityError
+from training.checkpoint import LearnedScale
+
+BOX_TOLERANCE = 0.5
+"""Frame pixels within which two boxes are those of the same cell."""
+
+MASK_IOU = 0.99
+"""Least mean mask IoU over the cells of a frame that both sides found. Of a mask with structure
+finer than a patch's pixels no more is asked than a patch can hold, see `_holdable`."""
+
+MASK_CHANCE = 0.01
+"""What one cell's mask IoU may be below that by chance: a pixel of a small cell's outline. The mean
+over N cells may be below by this, divided by the square root of N."""
+
+UNMATCHED = 0.02
+"""Share of both sides' cells that may have no partner: OpenCV's letterbox rounds some pixels by one
+grey level otherwise than ours, and any convolution its last digits, which can carry a score over a
+threshold, or let NMS prefer a neighbouring box. See `_most_unmatched` for frames of few cells."""
+
+CLASS_MARGIN = 0.02
+"""A cell whose two best classes are closer than this may be called either by such a rounding."""
+
+REFERENCE_PIXELS = 250_000_000
+"""Most pixels of all masks together that a library is asked for: it holds a whole frame a cell,
+in float32, where the chain holds a patch. At a threshold with more, a frame is not compared."""
+
+TILED = 1.2
+"""Sides of the network's field that a frame is enlarged to, so that it takes several tiles."""
+
+MOST_ENLARGED = 3.0
+"""A frame that had to be enlarged by more than this would show a network what it never saw."""
+
+THRESHOLDS = (0.5, SCORE_THRESHOLD, 0.05)
+"""From few cells to very many, whatever the network has learned."""
+
+
+Classify = Callable[[npt.NDArray[np.uint16], npt.NDArray[np.generic]], npt.NDArray[np.int64]]
+"""Class ids ``[N]`` of the cells in boxes ``[N, 4]`` of a camera frame ``[H, W, C]``."""
+
+
+@dataclass(frozen=True)
+class ChainParity:
+    """Figures of one frame at one score threshold."""
+
+    frame: str
+    score_threshold: float
+    cells: int
+    unmatched: int
+    """Cells of either side without one within `BOX_TOLERANCE` on the other; those that the
+    reference calls doubtful are left out."""
+    box_deviation: float
+    """Largest, in frame pixels, of the cells that both sides found."""
+    mask_iou: float
+    """Mean over cells."""
+    same_classes: float
+    """Share of the cells with a clear class."""
+    least_mask_iou: float = MASK_IOU
+    """What `mask_iou` must be, but for `MASK_CHANCE`."""
+
+
+def check_chain(
+    chain: Chain,
+    detector: Detector,
+    classify: Classify | None,
+    frames: Mapping[str, npt.NDArray[np.generic]],
+    scale: LearnedScale,
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> list[ChainParity]:
+    """Compare the chain with its detector's library, and its classifier where there is one.
+
+    Args:
+        chain: the graphs of an instance pipeline.
+        detector: the same network in the hands of the library that trained it.
+        classify: the same classifier in torch; None where the detector tells the classes.
+        frames: name -> camera frame ``[H, W]`` or ``[H, W, C]``. The first is compared once more,
+            enlarged into several tiles.
+        scale: at which the frames are seen.
+        thresholds: score thresholds to try.
+
+    Raises:
+        ParityError: a frame's figures are beyond tolerance, or no frame was small enough.
+    """
+    figures = []
+    field = PIPELINES[chain.pipeline].field
+    for name, image, network_scale, chosen in sized_views(frames, scale, field, thresholds):
+        camera = np.atleast_3d(image).astype(np.uint16)
+        overlap = scale.largest_cell_px * scale.network_scale
+        for threshold in chosen:
+            answer = chain.run(
+                instance_inputs(camera, threshold, scale=network_scale, tile_overlap=overlap),
+                [tensor.name for tensor in INSTANCE_OUTPUTS],
+            )
+            if len(answer["boxes"]) * camera.shape[0] * camera.shape[1] > REFERENCE_PIXELS:
+                continue
+            expected = detector.cells(camera, network_scale, overlap, threshold, OVERLAP_THRESHOLD)
+            # A classifier sees crops of the very boxes that the chain found: half a pixel more or
+            # less may turn a doubtful cell, which is no fault of the chain's.
+            classes = None if classify is None else classify(camera, answer["boxes"])
+            figure = _compare(name, threshold, answer, expected, classes)
+            _hold(figure)
+            figures.append(figure)
+    if not figures:
+        raise ParityError(
+            f"none of {len(frames)} frames can be compared with {detector.library}, whose masks "
+            f"would have more than {REFERENCE_PIXELS:,} pixels together; give smaller frames, or "
+            "frames of fewer cells, with --frames."
+        )
+    return figures
+
+
+def sized_views(
+    frames: Mapping[str, npt.NDArray[np.generic]],
+    scale: LearnedScale,
+    field: int,
+    thresholds: Sequence[float],
+) -> Iterator[tuple[str, npt.NDArray[np.generic], float, Sequence[float]]]:
+    """Name, frame, network pixels per frame pixel, and thresholds of every comparison.
+
+    The first frame comes twice: also so enlarged that it is larger than ``field`` network pixels.
+    """
+    for index, (name, image) in enumerate(frames.items()):
+        yield name, image, scale.network_scale, thresholds
+        enlarged = TILED * field / max(image.shape[:2])
+        if index == 0 and 1 < enlarged / scale.network_scale <= MOST_ENLARGED:
+            yield f"{name} in tiles", image, enlarged, thresholds[:1]
+
+
+def instance_inputs(
+    camera: npt.NDArray[np.uint16],
+    score_threshold: float,
+    max_cells: int = MAX_CELLS,
+    *,
+    scale: float = 1.0,
+    tile_overlap: float = 128.0,
+) -> Arrays:
+    """Inputs of an instance pipeline for a frame ``[H, W, C]``, other settings at their default."""
+    return {
+        "image": camera,
+        "scale": np.array([scale], np.float32),
+        "tile_overlap": np.array([tile_overlap], np.float32),
+        "score_threshold": np.array([score_threshold], np.float32),
+        "overlap_threshold": np.array([OVERLAP_THRESHOLD], np.float32),
+        "max_cells": np.array([max_cells], np.int32),
+    }
+
+
+def _compare(
+    frame: str,
+    threshold: float,
+    answer: Arrays,
+    expected: ReferenceCells,
+    classes: npt.NDArray[np.int64] | None,
+) -> ChainParity:
+    """Pair the cells of both sides and take the differences of every pair.
+
+    ``classes`` are the original classifier's for the chain's own boxes; None where the detector
+    tells the classes.
+    """
+    boxes = answer["boxes"].astype(np.float32)
+    if classes is None:
+        ids = (answer["class_ids"].astype(np.int64), expected.class_ids)
+        ours, theirs, distance = pair_cells(boxes, expected.boxes, *ids)
+    else:
+        ours, theirs, distance = pair_cells(boxes, expected.boxes)
+    alone = np.ones(len(expected.boxes), bool)
+    alone[theirs] = False
+    if expected.doubtful is not None:
+        alone &= ~expected.doubtful
+    unmatched = len(boxes) - len(ours) + int(alone.sum())
+    if not len(ours):
+        return ChainParity(frame, threshold, len(boxes), unmatched, 0.0, 1.0, 1.0)
+    shape = (expected.masks.shape[1], expected.masks.shape[2])
+    patches = answer["masks"].astype(np.uint8)
+    overlaps, least = [], []
+    for region, box, index in zip(
+        regions(boxes[ours], patches[ours], shape), boxes[ours], theirs, strict=True
+    ):
+        mask = expected.masks[index]
+        overlaps.append(_mask_iou(region, box, mask))
+        soft = mask if expected.probabilities is None else expected.probabilities[index]
+        least.append(min(MASK_IOU, _holdable(box, mask, soft, patches.shape[-1])))
+    return ChainParity(
+        frame,
+        threshold,
+        len(boxes),
+        unmatched,
+        float(distance.max()),
+        float(np.mean(overlaps)),
+        _agreement(answer, ours, expected.class_ids[theirs] if classes is None else classes[ours]),
+        float(np.mean(least)),
+    )
+
+
+def _agreement(answer: Arrays, ours: npt.NDArray[np.intp], theirs: npt.NDArray[np.int64]) -> float:
+    """Share of the cells ``ours`` with a clear class that have the class ``theirs``."""
+    ranked = np.sort(answer["class_probs"][ours].astype(np.float64), axis=1)
+    clear = ranked[:, -1] - (ranked[:, -2] if ranked.shape[1] > 1 else 0) > CLASS_MARGIN
+    same = answer["class_ids"][ours] == theirs
+    return float(same[clear].mean()) if clear.any() else 1.0
+
+
+def pair_cells(
+    ours: npt.NDArray[Any],
+    theirs: npt.NDArray[Any],
+    our_ids: npt.NDArray[Any] | None = None,
+    their_ids: npt.NDArray[Any] | None = None,
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.float32]]:
+    """Indices of boxes that are each other's nearest, and the largest coordinate difference.
+
+    Of boxes that lie as near, those of the same class are paired, where class ids ``[N]`` are
+    given: Mask R-CNN may find one cell as two classes.
+    """
+    if not len(ours) or not len(theirs):
+        none = np.zeros(0, np.intp)
+        return none, none, np.zeros(0, np.float32)
+    distance = np.abs(ours[:, None] - theirs[None]).max(axis=2)
+    apart = distance
+    if our_ids is not None and their_ids is not None:
+        apart = distance + BOX_TOLERANCE / 2 * (our_ids[:, None] != their_ids[None])
+    nearest = apart.argmin(axis=1)
+    rows = np.arange(len(ours))
+    mutual = (apart.argmin(axis=0)[nearest] == rows) & (distance[rows, nearest] <= BOX_TOLERANCE)
+    return rows[mutual], nearest[mutual], distance[rows, nearest][mutual]
+
+
+def _mask_iou(region: Region, box: npt.NDArray[np.float32], theirs: npt.NDArray[np.bool_]) -> float:
+    """IoU over the pixels that both sides count as inside the box.
+
+    A pixel is inside for us when its centre is, for ultralytics when its index is: half a pixel
+    apart, which is a choice and no error. torchvision widens a box to whole pixels.
+    """
+    x0, y0, x1, y1 = box
+    rows = slice(max(region.rows.start, int(np.ceil(y0))), min(region.rows.stop, int(y1 + 0.5)))
+    columns = slice(
+        max(region.columns.start, int(np.ceil(x0))), min(region.columns.stop, int(x1 + 0.5))
+    )
+    window = region.mask[
+        rows.start - region.rows.start : rows.stop - region.rows.start,
+        columns.start - region.columns.start : columns.stop - region.columns.start,
+    ]
+    other = theirs[rows, columns]
+    union = int((window | other).sum())
+    return int((window & other).sum()) / union if union else 1.0
+
+
+def _holdable(
+    box: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_], soft: npt.NDArray[Any], size: int
+) -> float:
+    """IoU of a mask ``[H, W]`` with itself, once a patch of ``size`` pixels has held it.
+
+    A network that has learned little draws masks full of holes, some of them smaller than a pixel
+    of a large cell's patch, and is in doubt of many pixels: what the patch holds is ``soft``, the
+    probability 0..1 that the mask is cut from, or the mask itself, in 8 bits.
+    """
+    x, y = (
+        box[axis] + (np.arange(size) + 0.5) / size * (box[axis + 2] - box[axis]) - 0.5
+        for axis in (0, 1)
+    )
+    columns, rows = (each.astype(np.float32) for each in np.meshgrid(x, y))
+    values = soft.astype(np.float32) * 255
+    sampled = cv2.remap(values, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    patch = np.rint(sampled).astype(np.uint8)
+    [region] = regions(box[None], patch[None], (mask.shape[0], mask.shape[1]))
+    return _mask_iou(region, box, mask)
+
+
+def _hold(figure: ChainParity) -> None:
+    least = figure.least_mask_iou - MASK_CHANCE / math.sqrt(max(1, figure.cells))
+    rules = (
+        (
+            figure.unmatched <= _most_unmatched(2 * figure.cells),
+            f"{figure.unmatched} cells of either side have none within {BOX_TOLERANCE} px on the "
+            f"other; {figure.cells} cells were found",
+        ),
+        (
+            figure.mask_iou >= least,
+            f"mean mask IoU {figure.mask_iou:.4f} < {least:.4g}",
+        ),
+        (figure.same_classes == 1.0, f"classes agree for {figure.same_classes:.1%} of the cells"),
+    )
+    for holds, text in rules:
+        if not holds:
+            raise ParityError(
+                f"frame {figure.frame} at score threshold {figure.score_threshold}: {text}. The "
+                "graphs must find what the library that trained the network finds, so nothing is "
+                "installed; name this frame in a report, or leave it out with --frames."
+            )
+
+
+def _most_unmatched(both_sides: int) -> int:
+    """How many of so many cells may have no partner, always one of each side.
+
+    The share and two standard deviations of so rare events (Poisson's): of a few dozen cells at a
+    low threshold one frame in twenty would have more than the share by chance.
+    """
+    expected = UNMATCHED * both_sides
+    return max(2, round(expected + 2 * math.sqrt(expected)))

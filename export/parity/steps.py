@@ -1,0 +1,108 @@
+"""ONNX Runtime against torch: the same numbers, or no export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+
+from cytoserve.contract import Step
+from export.graphs.files import open_graph
+
+FLOAT_TOLERANCE = 1e-4
+"""Largest deviation of a float tensor, as a share of its largest magnitude (at least 1)."""
+
+LEVEL_TOLERANCE = 1.0
+"""Largest deviation of an 8-bit tensor, in levels: a value on the edge may round either way."""
+
+
+class ParityError(RuntimeError):
+    """A graph, or a chain of them, that does not answer as the original does."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs of one check, in the order of the step's inputs, by a name that says what is tried."""
+
+    name: str
+    inputs: tuple[torch.Tensor, ...]
+
+
+def check_parity(
+    module: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]],
+    graph: onnx.ModelProto,
+    step: Step,
+    cases: Sequence[Case],
+    float_tolerance: float = FLOAT_TOLERANCE,
+) -> dict[str, dict[str, float]]:
+    """Run every case through both and compare all outputs.
+
+    Args:
+        module: the original.
+        graph: its export.
+        step: of the contract; names and orders inputs and outputs.
+        cases: inputs to compare on.
+        float_tolerance: see `FLOAT_TOLERANCE`.
+
+    Returns:
+        Case name -> tensor name -> deviation, in the units of `deviation`.
+
+    Raises:
+        ParityError: a shape or dtype differs, or a deviation is beyond tolerance; the message
+            names step, case and tensor.
+    """
+    session = open_graph(graph)
+    declared = {value.name: value.type for value in session.get_inputs()}
+    figures: dict[str, dict[str, float]] = {}
+    for case in cases:
+        with torch.inference_mode():
+            outputs = module(*case.inputs)
+        expected = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+        feeds = {
+            tensor.name: _as_declared(value.numpy(), declared[tensor.name])
+            for tensor, value in zip(step.inputs, case.inputs, strict=True)
+        }
+        answers = session.run([tensor.name for tensor in step.outputs], feeds)
+        figures[case.name] = {}
+        for tensor, theirs, ours in zip(step.outputs, expected, answers, strict=True):
+            figure = deviation(theirs.numpy(), ours)
+            figures[case.name][tensor.name] = figure
+            tolerance = allowed(ours.dtype, float_tolerance)
+            if figure > tolerance:
+                raise ParityError(
+                    f"{step.name}, case '{case.name}', output '{tensor.name}': ONNX Runtime "
+                    f"deviates from torch by {figure:.3g}; at most {tolerance:g} is allowed."
+                )
+    return figures
+
+
+def deviation(expected: npt.NDArray[np.generic], answer: npt.NDArray[np.generic]) -> float:
+    """Largest difference: relative to the largest magnitude for floats, absolute for integers.
+
+    Infinite where shape or dtype differ, a value is NaN, or one is infinite on one side only.
+    """
+    if expected.shape != answer.shape or expected.dtype != answer.dtype:
+        return float("inf")
+    ours, theirs = answer.astype(np.float64), expected.astype(np.float64)
+    finite = np.isfinite(theirs)
+    if not np.isfinite(ours[finite]).all() or not np.array_equal(ours[~finite], theirs[~finite]):
+        return float("inf")
+    difference = np.abs(theirs[finite] - ours[finite]).max(initial=0.0)
+    scale = np.abs(theirs[finite]).max(initial=1.0) if expected.dtype.kind == "f" else 1.0
+    return float(difference / scale)
+
+
+def allowed(dtype: npt.DTypeLike, float_tolerance: float = FLOAT_TOLERANCE) -> float:
+    """Most `deviation` that rounding explains, of a tensor of this dtype."""
+    if dtype == np.uint8:
+        return LEVEL_TOLERANCE
+    return float_tolerance if np.dtype(dtype).kind == "f" else 0.0
+
+
+def _as_declared(value: npt.NDArray[np.generic], declared: str) -> npt.NDArray[np.generic]:
+    """Camera values are int32 in torch and uint16 in the graph, see `export.graphs.trace`."""
+    return value.astype(np.uint16) if declared == "tensor(uint16)" else value

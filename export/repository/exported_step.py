@@ -1,0 +1,79 @@
+"""One step of a pipeline: its module as a graph, proven equal."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+from cytoserve.contract import STEPS
+from export.graphs.chunked import in_chunks
+from export.graphs.fixed_chunks import one_by_one
+from export.graphs.trace import trace_graph
+from export.parity.steps import FLOAT_TOLERANCE, Case, check_parity
+
+
+@dataclass(frozen=True)
+class ExportedStep:
+    """A graph that was proven equal to its module, and by how much."""
+
+    name: str
+    graph: onnx.ModelProto
+    parity: dict[str, dict[str, float]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What was chosen at export and is fixed in the graph."""
+
+
+def export_step(
+    name: str,
+    module: nn.Module,
+    cases: Sequence[Case],
+    *,
+    chunk: int | None = None,
+    single_rows: bool = False,
+    chunked: Collection[str] | None = None,
+    reference: nn.Module | None = None,
+    float_tolerance: float = FLOAT_TOLERANCE,
+    settings: Mapping[str, Any] | None = None,
+) -> ExportedStep:
+    """Trace ``module`` with the first case and check all of them.
+
+    Args:
+        name: of the step in the contract.
+        module: what the graph is to equal.
+        cases: inputs to compare on.
+        chunk: rows that the graph takes at once, see `export.graphs.chunked.in_chunks`; None: all.
+        single_rows: take rows one by one, see `export.graphs.fixed_chunks.one_by_one`.
+        chunked: inputs whose rows these are; None: all inputs.
+        reference: what the graph is to equal where that is not ``module``, but more exact.
+        float_tolerance: see `export.parity.steps.FLOAT_TOLERANCE`.
+        settings: what is fixed in the module, for the manifest.
+
+    Raises:
+        ParityError: the graph does not answer as the module does.
+    """
+    step = STEPS[name]
+    graph = trace_graph(module.eval(), step, cases[0].inputs)
+    if chunk is not None:
+        _declare_row_dims(graph, module, cases[0])
+        graph = in_chunks(graph, chunk, chunked)
+    elif single_rows:
+        graph = one_by_one(graph)
+    original = module if reference is None else reference.eval()
+    parity = check_parity(original, graph, step, cases, float_tolerance)
+    return ExportedStep(name, graph, parity, settings or {})
+
+
+def _declare_row_dims(graph: onnx.ModelProto, module: nn.Module, case: Case) -> None:
+    """Write the dims of a row of every output, which a network of any number of classes leaves
+    open, into its graph: a loop begins with no rows of these dims."""
+    with torch.inference_mode():
+        outputs = module(*case.inputs)
+    outputs = [outputs] if isinstance(outputs, torch.Tensor) else outputs
+    for value, output in zip(graph.graph.output, outputs, strict=True):
+        for dim, size in zip(value.type.tensor_type.shape.dim[1:], output.shape[1:], strict=True):
+            dim.dim_value = size

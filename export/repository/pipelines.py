@@ -1,0 +1,133 @@
+"""Installing whole pipelines: every step was proven, then the chain, then all versions at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from cytoserve import __version__
+from cytoserve.contract import PIPELINES, STEPS
+from export.graphs.card import card_graph
+from export.parity.chain import Chain
+from export.repository.exported_step import ExportedStep
+from export.repository.fused import export_fused
+from export.repository.install import MODEL_FILE, StagedModel, Staging
+from training.checkpoint import LearnedScale, Recipe
+
+Progress = Callable[[str], None]
+"""Told what is being done."""
+
+
+@dataclass(frozen=True)
+class ExportedPipeline:
+    """A pipeline whose every step was proven; nothing of it is written yet."""
+
+    name: str
+    class_names: tuple[str, ...]
+    steps: tuple[ExportedStep, ...]
+    recipes: Mapping[str, Recipe]
+    """Step -> recipe, of those that were trained."""
+    reference: str
+    """What the chain is compared with."""
+    check: Callable[[Chain, Mapping[str, npt.NDArray[Any]]], Sequence[Any]]
+    """Compares the chain with it on frames, by name, and returns dataclasses of figures, or raises
+    `ParityError`."""
+    threshold: float | None = None
+    """Score or probability threshold that the training chose."""
+    scale: LearnedScale | None = None
+    """The scale that the frames are seen at, of an instance pipeline."""
+
+
+def install_pipeline(
+    pipeline: ExportedPipeline,
+    repository: Path,
+    frames: Mapping[str, npt.NDArray[Any]],
+    command: Sequence[str],
+    say: Progress,
+) -> list[Path]:
+    """Stage every model, prove the chain, and only then let the versions appear.
+
+    Args:
+        pipeline: its exported steps.
+        repository: the model repository, with its hand-written configs.
+        frames: name -> camera frame ``[H, W]`` or ``[H, W, C]`` to prove the chain on.
+        command: the command line, for the manifest.
+        say: told what is being done.
+
+    Returns:
+        The version folders that are now served.
+
+    Raises:
+        ParityError: the chain does not answer as its reference does.
+        RepositoryBusyError: another export is writing into the repository.
+        OSError: it cannot be written, or the disk is full. In all cases nothing was installed.
+    """
+    origin = {
+        "command": list(command),
+        "cytoserve": __version__,
+        "exported": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    with Staging(repository) as staging:
+        staged = [
+            staging.add_graph(
+                step.name,
+                step.graph,
+                _step_manifest(pipeline, step) | origin,
+            )
+            for step in pipeline.steps
+        ]
+        say(f"comparing the chain with {pipeline.reference} on {len(frames)} frames")
+        files = {model.name: model.folder / MODEL_FILE for model in staged}
+        chain = Chain(repository, pipeline.name, files)
+        figures = pipeline.check(chain, frames)
+        if fused := PIPELINES[pipeline.name].fused:
+            say(f"joining the steps to {fused}")
+            graphs = {step.name: step.graph for step in pipeline.steps}
+            joined = export_fused(STEPS[fused], chain, graphs, frames, pipeline.scale)
+            manifest = _step_manifest(pipeline, joined) | origin
+            staged.append(staging.add_graph(fused, joined.graph, manifest))
+        card = _card(pipeline, staging, staged)
+        parity = [dataclasses.asdict(figure) for figure in figures]
+        staged.append(staging.add_ensemble(pipeline.name, card, {"parity": parity, **origin}))
+        # The card comes last: a client that reads the new one is served by the new models.
+        staged.append(staging.add_graph(PIPELINES[pipeline.name].card, card_graph(card), origin))
+        return staging.install(staged)
+
+
+def _step_manifest(pipeline: ExportedPipeline, step: ExportedStep) -> dict[str, Any]:
+    """What the manifest tells of a step, but for the export that made it."""
+    settings = dict(step.settings)
+    recipe = _recipe(pipeline, step.name)
+    return {"parity": step.parity, "settings": settings, "recipe": recipe}
+
+
+def _card(
+    pipeline: ExportedPipeline, staging: Staging, staged: Sequence[StagedModel]
+) -> dict[str, Any]:
+    """What the pipeline says of itself, see `cytoserve.contract.CARD_OUTPUT`."""
+    return {
+        "pipeline": pipeline.name,
+        "class_names": list(pipeline.class_names),
+        "models": {
+            model.name: {
+                "version": int(staging.target(model).name),
+                "sha256": model.sha256[MODEL_FILE],
+            }
+            for model in staged
+        },
+        "recipes": {name: _recipe(pipeline, name) for name in pipeline.recipes},
+        "threshold": pipeline.threshold,
+        "scale": None if pipeline.scale is None else pipeline.scale.model_dump(),
+    }
+
+
+def _recipe(pipeline: ExportedPipeline, step: str) -> dict[str, Any] | None:
+    """The recipe of a step's network as JSON values; None for a step without one."""
+    recipe = pipeline.recipes.get(step)
+    return recipe.model_dump(mode="json") if recipe else None

@@ -1,0 +1,66 @@
+"""SAM's masks as the cells of an answer: the step `sam_cells`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from training.postprocessing.merge_cells import INSIDE, suppress_by_masks
+
+
+class SamCells(nn.Module):
+    """Cells in the order of the quality that SAM predicts, which is their score.
+
+    Their classes are those that the detector told. One cell is one answer: where two boxes have led
+    SAM to one cell, the better mask stays. A mask without a pixel is no cell.
+    """
+
+    def forward(
+        self,
+        prompt_boxes: Tensor,
+        prompt_masks: Tensor,
+        qualities: Tensor,
+        detected_ids: Tensor,
+        detected_probs: Tensor,
+        cells_detected: Tensor,
+        overlap_threshold: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Choose and sort the cells of N detected ones.
+
+        Args:
+            prompt_boxes: float32 ``[N, 4]`` in frame pixels.
+            prompt_masks: uint8 ``[N, M, M]``.
+            qualities: float32 ``[N]``.
+            detected_ids: int32 ``[N]``.
+            detected_probs: float32 ``[N, K]``.
+            cells_detected: int32 ``[1]``, more than N where the detector reached its cap.
+            overlap_threshold: float32 ``[1]``, share of the smaller mask above which the mask of
+                the lower quality is dropped, see `training.postprocessing.merge_cells`.
+
+        Returns:
+            boxes, scores (descending), class_ids, class_probs, masks, cells_found int32 ``[1]``,
+            which counts those beyond the detector's cap as well, then boxes and masks once more
+            under names of their own.
+        """
+        order = torch.sort(qualities, descending=True).indices
+        shown = prompt_masks.flatten(1).to(torch.int32).amax(dim=1) >= INSIDE
+        order = order.index_select(0, torch.nonzero(shown.index_select(0, order))[:, 0])
+        kept = suppress_by_masks(
+            prompt_boxes.index_select(0, order),
+            prompt_masks.index_select(0, order),
+            overlap_threshold,
+        )
+        order = order.index_select(0, kept)
+        boxes, masks = prompt_boxes.index_select(0, order), prompt_masks.index_select(0, order)
+        prompts, found = (torch._shape_as_tensor(each)[0] for each in (qualities, order))
+        beyond = torch.clamp(cells_detected - prompts.to(torch.int32), min=0)
+        return (
+            boxes,
+            qualities.index_select(0, order),
+            detected_ids.index_select(0, order),
+            detected_probs.index_select(0, order),
+            masks,
+            beyond + found.to(torch.int32),
+            boxes.clone(),
+            masks.clone(),
+        )

@@ -1,0 +1,192 @@
+"""Prompts to masks: the step `sam_decoder`."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+
+from cytoserve.contract import POINT_LABELS, SAM_MASK_SIZE
+from export.sam.extent import mask_boxes
+from export.sam.geometry import content_size, mask_sampling
+from export.sam.transformer import attend_both_ways
+from training.sam.prompts import Prompts, embed_prompts, paste_coarse_masks
+
+CHUNK = 8
+"""Prompts that are decoded at once: of the published sizes each holds about 40 MB."""
+
+BELOW_HALF = 127
+"""The highest value of a patch pixel that is outside the cell, see `cytoserve.patches`."""
+
+_NONE, _BACKGROUND, _FOREGROUND = (POINT_LABELS[n] for n in ("none", "background", "foreground"))
+_BOX_START = POINT_LABELS["box_start"]
+
+
+class SamDecoder(nn.Module):
+    """SAM's prompt encoder and mask decoder, and its masks as patches in their boxes.
+
+    SAM sees a frame whole or in tiles, see `export.sam.prepare`. A prompt is decoded in the tile in
+    which it lies farthest from the tile's inner edges; what is beyond that tile is not in its mask.
+
+    Each prompt is answered as `SamPredictor.predict` answers it alone with ``multimask_output``:
+    the mask of the best predicted quality. Points labelled ``none`` are left out; prompts of
+    points without a box get the one padding point that SAM was trained with. A coarse box without
+    area says that the prompt has no coarse mask.
+    """
+
+    def __init__(self, sam: Sam) -> None:
+        super().__init__()
+        self.prompt_encoder = copy.deepcopy(sam.prompt_encoder).eval()
+        self.mask_decoder = copy.deepcopy(sam.mask_decoder).eval()
+        self.side = sam.image_encoder.img_size
+        [self.grid] = set(self.prompt_encoder.image_embedding_size)
+        self.channels = self.mask_decoder.transformer_dim
+
+    def forward(
+        self,
+        sam_embedding: Tensor,
+        sam_tiles: Tensor,
+        prompt_points: Tensor,
+        prompt_labels: Tensor,
+        coarse_masks: Tensor,
+        coarse_boxes: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Decode N prompts on one frame.
+
+        Args:
+            sam_embedding: float32 ``[T, E, G, G]`` of `export.sam.encoder.ImageEncoder`.
+            sam_tiles: int32 ``[T, 4]``, (x0, y0, x1, y1) of what was embedded, in frame pixels.
+            prompt_points: float32 ``[N, P, 2]``, (x, y) in frame pixels.
+            prompt_labels: int32 ``[N, P]``, values of `POINT_LABELS`.
+            coarse_masks: uint8 ``[C, M, M]``, the probability 0..255 in its box; C is N or 0.
+            coarse_boxes: float32 ``[C, 4]`` in frame pixels.
+
+        Returns:
+            prompt_boxes: float32 ``[N, 4]``, around the mask; where that is empty, the prompt's
+                box, or the hull of its foreground points, or zeros.
+            prompt_masks: uint8 ``[N, M, M]``, the mask's probability 0..255 in its box.
+            qualities: float32 ``[N]``, the IoU that SAM predicts.
+        """
+        size = (sam_tiles[0, 2:] - sam_tiles[0, :2]).flip(0).long()  # height, width
+        content = content_size(size, self.side)
+        scale = (content.double() / size.double()).flip(0).float()  # x, y
+        hulls = _prompt_boxes(prompt_points, prompt_labels)
+        tile = _inmost(hulls, sam_tiles.float())
+        corners = sam_tiles.float()[:, :2].index_select(0, tile).repeat(1, 2)  # N, x, y, x, y
+        count, coarse = (torch._shape_as_tensor(each)[0] for each in (tile, coarse_boxes))
+        tokens, filler = self._tokens((prompt_points - corners[:, None, :2]) * scale, prompt_labels)
+        # One embedding for all prompts of a whole frame: what it is mixed with alone is computed
+        # once. Else one for each prompt.
+        several = torch.clamp(torch._shape_as_tensor(sam_tiles)[0] - 1, max=1)
+        places = torch.cat([torch.zeros_like(sam_tiles[0, :1]).long(), tile])
+        embedding = sam_embedding.index_select(0, places[several : 1 + several * count])
+        image = self._image_tokens(
+            embedding, coarse_masks, (coarse_boxes - corners[:coarse]) * scale.repeat(2)
+        )
+        logits, qualities = self._best_masks(image, tokens, filler)
+        boxes, found = mask_boxes(logits, size, content, self.side)
+        boxes = torch.where(found[:, None], boxes, hulls - corners)
+        patches = self._patches(logits, boxes, size, content)
+        # Between the pixels of the frame an empty mask may still rise above the half.
+        patches = torch.where(found[:, None, None], patches, torch.clamp(patches, max=BELOW_HALF))
+        return boxes + corners, patches, qualities
+
+    def _tokens(self, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Output and prompt tokens ``[N, T, E]`` of points in SAM's square, and which are none."""
+        count = torch._shape_as_tensor(points)[0]
+        points = torch.cat([points, torch.zeros((count, 1, 2))], dim=1)  # type: ignore[arg-type]
+        has_points = ((labels == _BACKGROUND) | (labels == _FOREGROUND)).any(dim=1, keepdim=True)
+        no_padding = (labels >= _BOX_START).any(dim=1, keepdim=True) | ~has_points
+        filler = torch.cat([labels == _NONE, no_padding], dim=1)
+        labels = torch.cat([labels, no_padding.int() * 0 + _NONE], dim=1)
+        sparse, _ = embed_prompts(self.prompt_encoder, Prompts(points, labels, None))
+        decoder = self.mask_decoder
+        own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        own = own.unsqueeze(0) + torch.zeros_like(sparse[:, :1])  # one row for each prompt
+        kept = torch.zeros_like(own[:, :, 0], dtype=torch.bool)
+        return torch.cat([own, sparse], dim=1), torch.cat([kept, filler], dim=1)
+
+    def _image_tokens(self, embedding: Tensor, masks: Tensor, boxes: Tensor) -> Tensor:
+        """The image with the coarse masks ``[N, G * G, E]``.
+
+        ``embedding`` ``[1 or N, E, G, G]``; of one, and without coarse masks, the image is
+        ``[1, G * G, E]``. ``boxes`` are in pixels of SAM's square.
+        """
+        encoder = self.prompt_encoder
+        mask_side = encoder.mask_input_size[0]
+        logits = paste_coarse_masks(masks, boxes * (mask_side / self.side), mask_side)
+        none = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        given = ((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))[:, None, None, None]
+        dense = torch.where(given, encoder.mask_downscaling(logits), none)
+        # Row 0 where there is no coarse mask, all others where there are some.
+        dense = torch.cat([none.expand(1, -1, self.grid, self.grid), dense])
+        dense = dense[torch.clamp(torch._shape_as_tensor(masks)[0], max=1) :]
+        return (embedding + dense).flatten(2).transpose(1, 2)
+
+    def _best_masks(self, image: Tensor, tokens: Tensor, filler: Tensor) -> tuple[Tensor, Tensor]:
+        """`MaskDecoder.predict_masks` up to the mask of the best quality.
+
+        Returns its logits ``[N, 4 * G, 4 * G]`` and its quality ``[N]``.
+        """
+        decoder = self.mask_decoder
+        positions = self.prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2)
+        answers, image = attend_both_ways(decoder.transformer, image, positions, tokens, filler)
+        # The first mask is that of `multimask_output=False`.
+        qualities, best = decoder.iou_prediction_head(answers[:, 0])[:, 1:].max(dim=1)
+        weights = torch.stack(
+            [
+                mlp(answers[:, 2 + index])
+                for index, mlp in enumerate(decoder.output_hypernetworks_mlps[1:])
+            ],
+            dim=1,
+        )  # N, 3, E / 8
+        chosen = weights.gather(1, best[:, None, None].expand(-1, 1, weights.shape[2]))
+        grid = image.transpose(1, 2).reshape(-1, self.channels, self.grid, self.grid)
+        logits = chosen @ decoder.output_upscaling(grid).flatten(2)
+        return logits.reshape(-1, 4 * self.grid, 4 * self.grid), qualities
+
+    def _patches(self, logits: Tensor, boxes: Tensor, size: Tensor, content: Tensor) -> Tensor:
+        """Probability patches uint8 ``[N, M, M]`` of boxes in pixels of a tile of ``size``."""
+        steps = (torch.arange(SAM_MASK_SIZE) + 0.5) / SAM_MASK_SIZE
+        rows, columns = (
+            mask_sampling(
+                (boxes[:, [low]] + steps * (boxes[:, [low + 2]] - boxes[:, [low]]))
+                * (content[axis].double() / size[axis].double()).float()
+                - 0.5,
+                content[axis],
+                self.side,
+                4 * self.grid,
+            )
+            for axis, low in ((0, 1), (1, 0))
+        )
+        sampled = rows @ logits @ columns.transpose(1, 2)
+        return torch.round(torch.sigmoid(sampled) * 255).to(torch.uint8)
+
+
+def _inmost(hulls: Tensor, tiles: Tensor) -> Tensor:
+    """For every hull ``[N, 4]`` the tile of ``[T, 4]`` that holds it best: int64 ``[N]``.
+
+    That is the one from whose nearest inner edge it is farthest. The frame's edges do not count.
+    """
+    edges = torch.cat([tiles[:, :2].amin(dim=0), tiles[:, 2:].amax(dim=0)])
+    inner = tiles != edges  # T, 4
+    inside = torch.cat(
+        [hulls[:, None, :2] - tiles[:, :2], tiles[:, 2:] - hulls[:, None, 2:]], dim=2
+    )
+    margins = torch.where(inner, inside, torch.inf).amin(dim=2)
+    return margins.max(dim=1).indices
+
+
+def _prompt_boxes(points: Tensor, labels: Tensor) -> Tensor:
+    """The box ``[N, 4]`` of every prompt, the hull of its foreground points, or zeros."""
+    corners = labels >= _BOX_START
+    has_box = corners.any(dim=1, keepdim=True)
+    counted = ((has_box & corners) | (~has_box & (labels == _FOREGROUND)))[:, :, None]
+    # A column of its own, so that a prompt without any point has a hull as well.
+    far = torch.zeros((torch._shape_as_tensor(points)[0], 1, 2)) + torch.inf  # type: ignore[arg-type]
+    low = torch.cat([torch.where(counted, points, torch.inf), far], dim=1).amin(dim=1)
+    high = torch.cat([torch.where(counted, points, -torch.inf), -far], dim=1).amax(dim=1)
+    hull = torch.cat([low, high], dim=1)
+    return torch.where(torch.isinf(hull), torch.zeros_like(hull), hull)

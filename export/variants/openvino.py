@@ -1,0 +1,83 @@
+"""Graphs for the variant `openvino`: those networks whose own graph OpenVINO cannot compute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from cytoserve.contract import STEPS
+from cytoserve.model_config import config_file, read_config
+from export.graphs.files import open_graph
+from export.graphs.fixed_chunks import in_fixed_chunks
+from export.graphs.session import open_session
+from export.graphs.unchunked import without_chunks
+from export.parity.chain import newest_graph
+from export.parity.steps import ParityError, deviation
+from export.repository.install import MODEL_FILE, Staging
+
+VARIANT = "openvino"
+
+CHUNK_ROWS: Mapping[str, int] = {
+    "resnet50_cells": 8,
+    "nuclei_network": 1,
+}
+"""Rows that a network takes at once. Small for crops, since the last chunk is padded; 1 for tiles,
+since one tile keeps all cores busy. YOLO's own graphs go tile by tile as they are."""
+
+TOLERANCE = {"u": 0.0, "f": 1e-6}
+"""Largest deviation from the graph that it is made of, by the kind of dtype: rounding alone."""
+
+
+def export_openvino(repository: Path, command: Sequence[str]) -> list[Path]:
+    """Make the graphs of all networks that are exported; return the files.
+
+    Raises:
+        ParityError: a graph does not answer as the one that it is made of.
+        FileNotFoundError: none of the networks is exported.
+    """
+    graphs = {name: newest_graph(repository / name) for name in CHUNK_ROWS}
+    exported = {name: file for name, file in graphs.items() if file is not None}
+    if not exported:
+        raise FileNotFoundError(
+            f"none of {', '.join(CHUNK_ROWS)} is exported to {repository}; the other networks are "
+            f"served by variant {VARIANT} as they are."
+        )
+    files = []
+    with Staging(repository) as staging:
+        for name, source in exported.items():
+            graph = in_fixed_chunks(without_chunks(onnx.load(source)), CHUNK_ROWS[name])
+            about = {
+                "made_from": MODEL_FILE,
+                "chunk_rows": CHUNK_ROWS[name],
+                "parity": check_same(name, source, graph, CHUNK_ROWS[name]),
+                "command": list(command),
+            }
+            file = read_config(config_file(repository / name, VARIANT)).default_model_filename
+            files.append(staging.add_to_newest(name, file, graph, about))
+    return files
+
+
+def check_same(name: str, source: Path, graph: onnx.ModelProto, rows: int) -> dict[str, float]:
+    """Run both graphs on noise, less than a chunk and more; number of rows -> deviation.
+
+    Raises:
+        ParityError: they differ by more than rounding.
+    """
+    step = STEPS[name]
+    expected, made = open_session(source), open_graph(graph)
+    figures = {}
+    for count in sorted({0, 1, rows, rows + 1}):
+        dims = (count, *step.inputs[0].dims)
+        noise = np.random.default_rng(count).integers(0, 256, dims, np.uint8)
+        answers = [session.run(None, {step.inputs[0].name: noise}) for session in (expected, made)]
+        figures[f"{count} rows"] = max(map(deviation, *answers))
+        for theirs, ours in zip(*answers, strict=True):
+            if deviation(theirs, ours) > TOLERANCE[ours.dtype.kind]:
+                raise ParityError(
+                    f"{name} in chunks of {rows}, {count} rows: it deviates from {source.name} by "
+                    f"{deviation(theirs, ours):.3g}."
+                )
+    return figures

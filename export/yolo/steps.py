@@ -1,0 +1,126 @@
+"""The steps of `yolo`: their modules, examples to trace, and the cases of their parity."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cytoserve.contract import (
+    MAX_CELLS,
+    NETWORK_SIZE,
+    OVERLAP_THRESHOLD,
+    PREDICTIONS,
+    PROTOTYPES,
+    SCORE_THRESHOLD,
+    STEPS,
+)
+from export.graphs.trace import trace_graph
+from export.parity.cells import check_cells
+from export.parity.sample_inputs import camera_frame, generator, pixels
+from export.parity.steps import Case
+from export.repository.exported_step import ExportedStep, export_step
+from training.preprocessing.tiles import NetworkTiles
+from training.yolo.decode import CHUNK, COEFFICIENTS, YoloDecode
+from training.yolo.network import SegmentationModel
+from training.yolo.threshold import YoloNetwork
+
+TILE_OVERLAP = 128.0
+"""Overlap of tiles in the cases, in network pixels."""
+
+
+def yolo_prepare() -> ExportedStep:
+    """The step that normalises, scales and tiles a frame."""
+    shapes = {
+        "odd grey": ((97, 330, 1), 1.0),  # traced with: the tracer would fold a side of 1
+        "odd RGB": ((97, 33, 3), 1.0),
+        "1x1": ((1, 1, 1), 1.0),
+        "one row": ((1, 700, 1), 1.0),
+        "640x480 RGB": ((480, 640, 3), 1.0),
+        "641 px": ((641, 640, 1), 1.0),
+        "1024x1022": ((1022, 1024, 1), 1.0),
+        "2048x2048": ((2048, 2048, 1), 1.0),
+        "2048x2048 shrunk to fit": ((2048, 2048, 1), NETWORK_SIZE / 2048),
+        "enlarged": ((300, 500, 3), 1.7),
+        "shrunk to nothing": ((30, 50, 3), 1e-6),
+    }
+    cases = [
+        Case(name, (camera_frame(*shape), torch.tensor([scale]), torch.tensor([TILE_OVERLAP])))
+        for name, (shape, scale) in shapes.items()
+    ]
+    one_value = torch.full((50, 60, 1), 4095, dtype=torch.int32)
+    cases.append(Case("one value", (one_value, torch.tensor([1.0]), torch.tensor([0.0]))))
+    cases.append(
+        Case("overlap", (camera_frame(800, 90, 1), torch.tensor([1.0]), torch.tensor([1e9])))
+    )
+    return export_step("yolo_prepare", NetworkTiles(), cases)
+
+
+def yolo_network(name: str, network: SegmentationModel) -> ExportedStep:
+    """A YOLO11n-seg under the step name `yolo_cells` or `yolo_targets`, one tile at a time.
+
+    One tile keeps all cores of a processor as busy as several, and its activations, about 60 MB,
+    do not grow with the frame.
+    """
+    cases = [Case(f"{n} tiles", (pixels(n, 3, NETWORK_SIZE, NETWORK_SIZE),)) for n in (1, 3)]
+    return export_step(name, YoloNetwork(network), cases, single_rows=True)
+
+
+def yolo_decode() -> ExportedStep:
+    """The step that makes cells of raw predictions."""
+    cases = [
+        Case(
+            f"{cells} cells, {classes} classes, {tiles} tiles", _predictions(cells, classes, tiles)
+        )
+        for cells, classes, tiles in (
+            (40, 2, 2),
+            (0, 1, 1),
+            (1, 1, 1),
+            (CHUNK, 3, 1),
+            (300, 2, 4),
+            (800, 5, 6),
+        )
+    ]
+    capped = (*_predictions(200, 2, 1)[:-1], torch.tensor([50], dtype=torch.int32))
+    module, step = YoloDecode().eval(), STEPS["yolo_decode"]
+    graph = trace_graph(module, step, cases[0].inputs)
+    parity = check_cells(module, graph, step, [*cases, Case("capped at 50", capped)])
+    return ExportedStep(step.name, graph, parity)
+
+
+def _predictions(cells: int, classes: int, tiles: int) -> tuple[Tensor, ...]:
+    """Inputs of `yolo_decode` with ``cells`` anchors of all tiles above the default threshold.
+
+    A third of them claim the cell of another one, a little beside it.
+    """
+    random = generator()
+    anchors = PREDICTIONS.dims[1]
+    values = torch.zeros(tiles, 4 + classes + COEFFICIENTS, anchors)
+    values[:, :2] = torch.rand((tiles, 2, anchors), generator=random) * NETWORK_SIZE
+    values[:, 2:4] = torch.rand((tiles, 2, anchors), generator=random) * 20 + 4
+    low = torch.rand((tiles, classes, anchors), generator=random) * 0.2
+    values[:, 4:-COEFFICIENTS] = low
+    chosen = torch.randperm(tiles * anchors, generator=random)[:cells]
+    tile, anchor = chosen // anchors, chosen % anchors
+    again = len(tile[1::3])
+    tile[1::3] = tile[::3][:again]
+    high = torch.rand(cells, generator=random) * 0.7 + 0.3
+    values[tile, 4, anchor] = high
+    values[:, -COEFFICIENTS:] = torch.randn((tiles, COEFFICIENTS, anchors), generator=random)
+    for part in (slice(0, 4), slice(-COEFFICIENTS, None)):
+        first = values[tile[::3][:again], part, anchor[::3][:again]]
+        values[tile[1::3], part, anchor[1::3]] = first
+    values[tile[1::3], :2, anchor[1::3]] += 0.1 * values[tile[1::3], 2:4, anchor[1::3]]
+    # Smooth, as a network's are: of noise every second pixel would be on the verge of a mask.
+    coarse = torch.randn((tiles, PROTOTYPES.dims[0], 20, 20), generator=random)
+    prototypes = torch.nn.functional.interpolate(coarse, PROTOTYPES.dims[1:], mode="bicubic")
+    origins = torch.stack([torch.arange(tiles) * 500.0, torch.zeros(tiles)], dim=1)
+    width, height = 500 * (tiles - 1) + NETWORK_SIZE, NETWORK_SIZE
+    return (
+        values,
+        prototypes,
+        origins,
+        torch.tensor([1.0, 639 / 640, height, width, TILE_OVERLAP]),
+        torch.tensor([SCORE_THRESHOLD]),
+        torch.tensor([OVERLAP_THRESHOLD]),
+        torch.tensor([MAX_CELLS], dtype=torch.int32),
+    )

@@ -1,0 +1,169 @@
+"""Annotated cells, frames and data sets: what every reader makes and all training reads.
+
+Coordinates are continuous frame pixels: pixel ``i`` spans ``[i, i + 1)``; ``x`` runs along the
+width, ``y`` along the height. A cell is held as a mask patch, so a frame of N cells takes memory
+for N patches, never N frames, and overlapping cells keep their overlap.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from skimage.measure import find_contours
+
+from cytoserve.images import read_integers
+
+
+class AnnotationError(ValueError):
+    """An annotation that cannot be trained on: names the file, the entry in it and the reason."""
+
+    def __init__(self, path: Path, entry: str, reason: str) -> None:
+        self.path = path
+        self.entry = entry
+        self.reason = reason
+        super().__init__(": ".join(part for part in (str(path), entry, reason) if part))
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotatedCell:
+    """One cell: a mask patch at a place in the frame."""
+
+    x: int
+    """Frame column of the patch's left pixels."""
+    y: int
+    """Frame row of the patch's upper pixels."""
+    mask: npt.NDArray[np.bool_]
+    """``[h, w]``, tight around the cell: no empty border row or column."""
+    class_id: int
+    """Index into :attr:`AnnotatedDataset.class_names`."""
+
+    @classmethod
+    def cut(
+        cls, mask: npt.NDArray[np.bool_], class_id: int, *, x: int = 0, y: int = 0
+    ) -> AnnotatedCell:
+        """Cut the patch tight out of ``mask`` ``[h, w]``, whose upper left pixel is ``(x, y)``.
+
+        Raises ValueError where ``mask`` has no pixel set.
+        """
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if not rows.size:
+            raise ValueError("a cell needs at least one pixel; its mask has none")
+        tight = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        return cls(x + int(columns[0]), y + int(rows[0]), np.ascontiguousarray(tight), class_id)
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """``(x0, y0, x1, y1)`` in frame pixels; the end is exclusive."""
+        height, width = self.mask.shape
+        return float(self.x), float(self.y), float(self.x + width), float(self.y + height)
+
+    @property
+    def area(self) -> int:
+        """Pixels of the cell."""
+        return int(np.count_nonzero(self.mask))
+
+    def polygon(self) -> npt.NDArray[np.float32]:
+        """Outer contour of the largest component: float32 ``[P, 2]``, (x, y) in frame pixels.
+
+        The contour runs along the pixel edges with its corners cut, P >= 4; it is not closed by
+        a repeated point.
+        """
+        contours = find_contours(np.pad(self.mask, 1).astype(np.float32), 0.5, "high")
+        largest = max((contour[:-1] for contour in contours), key=_enclosed_area)
+        # Contour points count pixel centres of the padded patch.
+        polygon: npt.NDArray[np.float64] = largest[:, ::-1] - 0.5 + (self.x, self.y)
+        return polygon.astype(np.float32)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, AnnotatedCell):
+            return NotImplemented
+        same_place = (self.x, self.y, self.class_id) == (other.x, other.y, other.class_id)
+        return same_place and np.array_equal(self.mask, other.mask)
+
+
+@dataclass(frozen=True)
+class AnnotatedFrame:
+    """One image file and its cells; no cells is an ordinary frame."""
+
+    path: Path
+    height: int
+    width: int
+    cells: tuple[AnnotatedCell, ...]
+    name: str = ""
+    """Unique in a data set; the stem of ``path`` where none is given."""
+    scale: float = 1.0
+    """Pixels of the data set's common scale per pixel of this frame, see `datasets.scale`."""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", self.path.stem)
+
+    def read(self) -> npt.NDArray[Any]:
+        """The image as the camera gave it: uint8 or uint16 ``[H, W]`` or ``[H, W, 3]`` RGB.
+
+        Floats become what the server gets of them. Raises what
+        :func:`cytoserve.images.read_integers` raises.
+        """
+        return read_integers(self.path)
+
+
+@dataclass(frozen=True)
+class AnnotatedDataset:
+    """Frames that share one list of classes.
+
+    Raises AnnotationError where two frames share a name, which is mostly the image file's stem.
+    """
+
+    class_names: tuple[str, ...]
+    frames: tuple[AnnotatedFrame, ...]
+    pixel_size_um: float | None = None
+    """Side of a pixel of the frames' common scale in micrometres; None where it is unknown."""
+
+    def __post_init__(self) -> None:
+        names = Counter(frame.name for frame in self.frames)
+        for frame in self.frames:
+            if names[frame.name] > 1:
+                raise AnnotationError(
+                    frame.path,
+                    "",
+                    f"{names[frame.name]} images are called '{frame.name}'; frames are "
+                    "named by their file name without suffix, so rename all but one",
+                )
+
+    def subset(self, names: Collection[str]) -> AnnotatedDataset:
+        """The frames whose :attr:`~AnnotatedFrame.name` is in ``names``, in this set's order.
+
+        Raises ValueError for a name that no frame has.
+        """
+        unknown = sorted(set(names) - {frame.name for frame in self.frames})
+        if unknown:
+            example = f", such as {self.frames[0].name!r}" if self.frames else ""
+            raise ValueError(
+                f"no frame is called {', '.join(map(repr, unknown))}; "
+                f"give names of the {len(self.frames)} frames here{example}"
+            )
+        return replace(self, frames=tuple(f for f in self.frames if f.name in names))
+
+    def as_one_class(self, name: str = "cell") -> AnnotatedDataset:
+        """The same cells, all of the one class ``name``."""
+        frames = tuple(
+            replace(frame, cells=tuple(replace(cell, class_id=0) for cell in frame.cells))
+            for frame in self.frames
+        )
+        return replace(self, class_names=(name,), frames=frames)
+
+    def cells_per_class(self) -> dict[str, int]:
+        """How many cells each class has, in the order of :attr:`class_names`."""
+        counts = Counter(cell.class_id for frame in self.frames for cell in frame.cells)
+        return {name: counts[index] for index, name in enumerate(self.class_names)}
+
+
+def _enclosed_area(contour: npt.NDArray[np.float64]) -> float:
+    return float(abs(cv2.contourArea(contour.astype(np.float32))))

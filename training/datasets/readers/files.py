@@ -1,0 +1,119 @@
+"""The files of a data set, opened with errors that name them."""
+
+from __future__ import annotations
+
+import json
+import reprlib
+import struct
+from collections.abc import Callable, Hashable, Iterable
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tifffile
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from cytoserve import image_headers
+from cytoserve.images import SUFFIXES
+from training.datasets.annotated import AnnotationError
+
+Model = TypeVar("Model", bound=BaseModel)
+Name = TypeVar("Name", bound=Hashable)
+
+STEM = attrgetter("stem")
+"""A file's name without suffix."""
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of ``path``."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise AnnotationError(path, "", "is missing; add the file") from error
+    except UnicodeDecodeError as error:
+        raise AnnotationError(path, "", "is not UTF-8 text; export it again") from error
+
+
+def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """The parsed JSON of ``path``; ``object_hook`` is that of :func:`json.loads`."""
+    try:
+        return json.loads(read_text(path), object_hook=object_hook)
+    except json.JSONDecodeError as error:
+        entry = f"line {error.lineno}, column {error.colno}"
+        raise AnnotationError(
+            path, entry, f"is not valid JSON ({error.msg}); export the annotations again"
+        ) from error
+
+
+def read_yaml(path: Path) -> Any:
+    """The parsed YAML of ``path``."""
+    try:
+        return yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        entry = f"line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "unreadable"
+        raise AnnotationError(path, entry, f"is not valid YAML ({problem}); mend it") from error
+
+
+def parse(model: type[Model], raw: Any, path: Path) -> Model:
+    """``raw``, read from ``path``, as a ``model``; the first thing wrong is named by its entry."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        given = "" if first["type"] == "missing" else f", given {reprlib.repr(first['input'])}"
+        raise AnnotationError(
+            path, _entry(raw, first["loc"]), f"{first['msg']}{given}; correct the entry"
+        ) from error
+
+
+def images_in(directory: Path) -> list[Path]:
+    """Every image file at any depth of ``directory``, sorted."""
+    files = sorted(directory.rglob("*"))
+    return [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
+
+
+def by_name(files: Iterable[Path], name: Callable[[Path], Name]) -> dict[Name, Path]:
+    """The files by what frames are told apart by; AnnotationError where two have the same."""
+    named: dict[Name, Path] = {}
+    for file in files:
+        other = named.setdefault(name(file), file)
+        if other is not file:
+            reason = f"has the name of {other}; frames are told by names without suffix: rename one"
+            raise AnnotationError(file, "", reason)
+    return named
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """``(height, width)`` in pixels, from the file's header."""
+    try:
+        with path.open("rb") as file:
+            size = image_headers.image_size(file)
+        if size is not None:
+            return size
+        with tifffile.TiffFile(path) as tiff:
+            page = tiff.pages.first
+            return int(page.imagelength), int(page.imagewidth)
+    except FileNotFoundError as error:
+        reason = "is missing; add the image file, or take its annotations out"
+        raise AnnotationError(path, "", reason) from error
+    except (OSError, ValueError, IndexError, struct.error) as error:  # tifffile raises all
+        reason = f"cannot be read as an image ({error}); replace the file"
+        raise AnnotationError(path, "", reason) from error
+
+
+def _entry(raw: Any, location: tuple[int | str, ...]) -> str:
+    """``annotation 7, key 'image_id'`` where the item has an id, else ``annotations[3], ...``."""
+    if not location:
+        return ""
+    name, item = str(location[0]), None
+    if len(location) > 1 and isinstance(location[1], int):
+        items = raw[name]
+        item = list(items.values() if isinstance(items, dict) else items)[location[1]]
+        name = f"{name}[{location[1]}]"
+    if isinstance(item, dict) and "id" in item:
+        name = f"{str(location[0]).removesuffix('s')} {item['id']}"
+    keys = [f"key '{key}'" for key in location[1:] if isinstance(key, str)]
+    return ", ".join([name, *keys[:1]])

@@ -1,0 +1,153 @@
+"""The scale of annotated frames: how large their cells are, and how data sets are brought together.
+
+A network finds cells of the sizes that it was trained on, so the scale at which it sees a frame is
+part of what it learned. Training measures the cells and records the scale in the recipe; serving
+keeps to it, whatever a frame's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from training.checkpoint import CheckpointError, LearnedScale, Recipe
+from training.datasets.annotated import AnnotatedCell, AnnotatedDataset
+
+SMALLEST_MEDIAN = 24.0
+"""Least median diameter of the cells in network pixels; smaller ones are enlarged to it. The finest
+level of a YOLO has 8 network pixels per anchor, too coarse for cells of a dozen pixels."""
+
+LARGEST_SIDE = 256.0
+"""Longest box side of the largest cells in network pixels; larger ones are reduced to it. Tiles of
+640 pixels then overlap by such a cell and still advance by more than half."""
+
+LARGEST_SHARE = 0.99
+"""Share of the cells whose longest side is within the recorded largest one."""
+
+SIMILAR = 1.1
+"""Scales that differ by no more than this factor count as one, and no frame is resized."""
+
+
+def measure_scale(dataset: AnnotatedDataset, network_scale: float | None = None) -> LearnedScale:
+    """Measure the cells of a data set, and choose the scale at which a network sees them.
+
+    Args:
+        dataset: frames with their common scale, see :func:`bring_together`; one cell at least.
+        network_scale: network pixels per pixel of the common scale. None chooses 1, or more where
+            the cells are smaller than ``SMALLEST_MEDIAN``, or less where the largest are larger
+            than ``LARGEST_SIDE``.
+
+    Raises:
+        ValueError: there is no cell to measure.
+    """
+    sizes = [(f.scale, cell) for f in dataset.frames for cell in f.cells]
+    if not sizes:
+        raise ValueError(
+            f"none of {len(dataset.frames)} frames has a cell, so their scale is unknown; annotate "
+            "some."
+        )
+    median = float(np.median([scale * _diameter(cell) for scale, cell in sizes]))
+    sides = [scale * max(cell.mask.shape) for scale, cell in sizes]
+    largest = float(np.quantile(sides, LARGEST_SHARE))
+    if network_scale is None:
+        network_scale = _or_one(min(max(1.0, SMALLEST_MEDIAN / median), LARGEST_SIDE / largest))
+    return LearnedScale(
+        network_scale=round(network_scale, 4),
+        cell_diameter_px=round(median, 2),
+        largest_cell_px=round(largest, 1),
+        pixel_size_um=dataset.pixel_size_um,
+    )
+
+
+def bring_together(datasets: Sequence[AnnotatedDataset]) -> list[AnnotatedDataset]:
+    """Give the frames of several data sets one common scale, that of the first.
+
+    Data sets are compared by the sizes of their pixels where both are known, else by the median
+    diameters of their cells. Similar ones, and those without a cell to measure, stay as they are.
+    """
+    together = list(datasets[:1])
+    for dataset in datasets[1:]:
+        factor = _factor(datasets[0], dataset)
+        frames = tuple(replace(frame, scale=factor) for frame in dataset.frames)
+        together.append(replace(dataset, frames=frames))
+    return together
+
+
+def recorded_scale(recipe: Recipe, origin: Path, told: LearnedScale | None = None) -> LearnedScale:
+    """The scale of a trained network: ``told`` where it is given, else what its recipe records.
+
+    Args:
+        recipe: of the network.
+        origin: its checkpoint folder, for the message.
+        told: what options on the command line tell.
+
+    Raises:
+        CheckpointError: neither tells it, as with checkpoints of earlier versions.
+    """
+    scale = told or recipe.scale
+    if scale is None:
+        raise CheckpointError(
+            f"{origin}: a network is served at the scale that it was trained at; this recipe, of "
+            "an earlier version, records none. Train again, or tell it with --network-scale "
+            "(network pixels per frame pixel: what its frames were resized by) and "
+            "--cell-diameter (median, in frame pixels)."
+        )
+    return scale
+
+
+def scale_for(network: LearnedScale, frames: LearnedScale | None) -> LearnedScale:
+    """The scale at which a network sees frames with cells of another size than it learned from.
+
+    Args:
+        network: what the network's recipe records.
+        frames: measured on the frames that it is to be served for; None where that is unknown.
+
+    Returns:
+        ``frames`` with the network scale at which their cells look to the network as those that it
+        learned from.
+    """
+    if frames is None:
+        return network
+    if network.pixel_size_um is not None and frames.pixel_size_um is not None:
+        factor = frames.pixel_size_um / network.pixel_size_um
+    else:
+        factor = network.cell_diameter_px / frames.cell_diameter_px
+    network_scale = round(network.network_scale * _or_one(factor), 4)
+    return frames.model_copy(update={"network_scale": network_scale})
+
+
+def describe_scale(scale: LearnedScale) -> str:
+    """Return what was measured, in a line for the terminal."""
+    return (
+        f"cells measure {scale.cell_diameter_px:g} px (median diameter), the largest "
+        f"{scale.largest_cell_px:g} px; {scale.network_scale:g} network pixels per frame pixel"
+    )
+
+
+def _factor(first: AnnotatedDataset, other: AnnotatedDataset) -> float:
+    """Pixels of ``first`` per pixel of ``other``."""
+    if first.pixel_size_um is not None and other.pixel_size_um is not None:
+        factor = other.pixel_size_um / first.pixel_size_um
+    else:
+        wanted, given = _median_diameter(first), _median_diameter(other)
+        factor = wanted / given if wanted and given else 1.0
+    return _or_one(factor)
+
+
+def _or_one(factor: float) -> float:
+    """``factor``, or 1 where it is as good as that."""
+    return 1.0 if 1 / SIMILAR <= factor <= SIMILAR else factor
+
+
+def _median_diameter(dataset: AnnotatedDataset) -> float:
+    """In frame pixels; 0 where there is no cell."""
+    diameters = [_diameter(cell) for frame in dataset.frames for cell in frame.cells]
+    return float(np.median(diameters)) if diameters else 0.0
+
+
+def _diameter(cell: AnnotatedCell) -> float:
+    """Diameter of the disc of a cell's area, in pixels."""
+    return 2 * float(np.sqrt(cell.area / np.pi))

@@ -1,0 +1,166 @@
+"""The score threshold that is best on the frames kept for validation.
+
+A score of 0.25 means something else for every network. So each training asks its network for all
+cells of the validation frames at a low threshold, by the very modules that are served, and takes
+the threshold with the largest F1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from cytoserve.cells import Cells
+from training.checkpoint import ChosenThreshold, LearnedScale
+from training.datasets.annotated import AnnotatedDataset
+from training.datasets.blank_frames import blank_frame
+from training.evaluation.matching import match_cells
+
+LOWEST = 0.02
+"""Score threshold at which a network is asked for all its cells."""
+
+THRESHOLDS = tuple(round(0.02 * step, 2) for step in range(1, 50))
+"""Thresholds of the curve: 0.02 to 0.98."""
+
+TOLERANCE = 0.005
+"""Thresholds whose F1 is this close to the largest count as equally good."""
+
+MOST_TOLERANCE = 0.02
+"""A threshold that misses one cell more also counts as equally good, if its F1 is this close: one
+cell of a few dozen may be missed by chance."""
+
+BLANKS = 24
+"""Empty frames that are looked at, at least: of two or three, few kinds would be seen."""
+
+PICTURE = "threshold.png"
+
+Frame = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], int]
+"""One frame's found cells and count of annotated ones: scores ``[N]``, whether each of these cells
+stands for an annotated one ``[N]``, and the number of annotated cells."""
+
+
+def validation_frames(
+    validation: AnnotatedDataset,
+    find: Callable[[Tensor, float], Cells],
+    scale: LearnedScale,
+    blank_side: int,
+    seed: int,
+) -> Iterator[Frame]:
+    """Yield what is found in the validation frames, then in as many empty ones, `BLANKS` at least.
+
+    Args:
+        validation: frames that were not trained on.
+        find: finds the cells of a frame int32 ``[H, W, C]``, down to a low score; it is also told
+            the frame's factor to the common scale of the data.
+        scale: the scale that the network was trained at.
+        blank_side: of the empty frames, in network pixels. Whatever is found in them is wrong.
+        seed: of the empty frames.
+    """
+    channels = []
+    for frame in track(validation.frames, "choosing the threshold", transient=True):
+        image = frame.read()
+        image = image[:, :, None] if image.ndim == 2 else image
+        channels.append(image.shape[2])
+        cells = find(torch.from_numpy(image.astype(np.int32)), frame.scale)
+        matched = np.zeros(len(cells), bool)
+        matched[[match.found_index for match in match_cells(cells, frame.cells).matches]] = True
+        yield cells.scores, matched, len(frame.cells)
+    random = np.random.default_rng(seed)
+    for index in range(max(BLANKS, len(channels))):
+        blank = blank_frame(random, blank_side, blank_side, channels[index % len(channels)])
+        cells = find(torch.from_numpy(blank.astype(np.int32)), 1 / scale.network_scale)
+        yield cells.scores, np.zeros(len(cells), bool), 0
+
+
+def choose_score_threshold(frames: Iterable[Frame]) -> ChosenThreshold:
+    """Choose the threshold with the largest F1 over all frames together.
+
+    Cells are matched greedily, the best-scored first, so that a higher threshold takes cells away
+    and changes no other match. Where several thresholds are equally good, see `TOLERANCE`, which is
+    usual with few validation cells, the middle one is taken: it is the furthest from both kinds of
+    mistake.
+
+    Raises:
+        ValueError: there is no annotated cell, so there is nothing to choose by.
+    """
+    frames = list(frames)
+    annotated = sum(count for _, _, count in frames)
+    if not annotated:
+        raise ValueError(
+            "a score threshold is chosen by annotated cells; the validation frames have none. "
+            "Annotate some, or draw other frames with another --seed."
+        )
+    scores = np.concatenate([scores for scores, _, _ in frames])
+    right = np.concatenate([matched for _, matched, _ in frames])
+    above = scores[None] > np.array(THRESHOLDS, np.float32)[:, None]
+    found, matched = above.sum(axis=1), (above & right[None]).sum(axis=1)
+    return choose_threshold("F1", matched, found, annotated)
+
+
+def choose_threshold(
+    metric: Literal["F1", "Dice"],
+    matched: npt.NDArray[np.integer[Any]],
+    found: npt.NDArray[np.integer[Any]],
+    annotated: int,
+) -> ChosenThreshold:
+    """Choose the threshold with the largest ``2 matched / (found + annotated)``.
+
+    That is the F1 score if cells are counted, and the Dice score if pixels are. Where several
+    thresholds are equally good, the middle one is taken.
+
+    Args:
+        metric: name of the score.
+        matched: ``[T]``, how many are both found and annotated, per threshold of ``THRESHOLDS``.
+        found: ``[T]``, how many are found, likewise.
+        annotated: how many are annotated, 1 or more.
+    """
+    figures = 2 * matched / (found + annotated)
+    best = int(figures.argmax())
+    one_less = 2 * (matched[best] - 1) / (found[best] - 1 + annotated)
+    drop = min(max(TOLERANCE, figures[best] - one_less), MOST_TOLERANCE)
+    return ChosenThreshold(
+        value=_middle_of_the_best(figures, figures[best] - drop),
+        metric=metric,
+        thresholds=THRESHOLDS,
+        precision=_rounded(np.where(found > 0, matched / np.maximum(found, 1), 1.0)),
+        recall=_rounded(matched / annotated),
+        best=_rounded(figures),
+    )
+
+
+def _middle_of_the_best(figures: npt.NDArray[np.float64], least: float) -> float:
+    """The middle of the stretch of thresholds around the best one that reach ``least``."""
+    first = last = int(figures.argmax())
+    while first > 0 and figures[first - 1] >= least - 1e-9:
+        first -= 1
+    while last < len(figures) - 1 and figures[last + 1] >= least - 1e-9:
+        last += 1
+    return THRESHOLDS[(first + last) // 2]
+
+
+def _rounded(values: npt.NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(round(float(value), 4) for value in values)
+
+
+def draw_threshold(chosen: ChosenThreshold, folder: Path) -> Path:
+    """Draw precision, recall and F1 (or Dice) against the threshold; return the file."""
+    from matplotlib.figure import Figure  # without pyplot: no window, no global state
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name in ("precision", "recall", "best"):
+        label = chosen.metric if name == "best" else name
+        axes.plot(chosen.thresholds, getattr(chosen, name), label=label)
+    axes.axvline(chosen.value, color="grey", linestyle="--", label=f"chosen: {chosen.value:g}")
+    axes.set(xlabel="threshold", ylabel="on the validation frames", ylim=(0, 1.02))
+    axes.legend()
+    file = folder / PICTURE
+    figure.savefig(file, dpi=120)
+    return file

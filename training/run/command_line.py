@@ -1,0 +1,139 @@
+"""What the training commands share: data sets and settings as they are named on a command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from training.datasets.annotated import AnnotatedDataset, AnnotationError
+from training.datasets.readers import read_annotated
+from training.run.file_hashes import hash_files
+from training.validation_errors import explain
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+DATA_HELP = (
+    "Annotated data set: a folder in COCO, label image, YOLO-seg or Cell Tracking Challenge "
+    "layout, or the path of one COCO JSON. DIR@FILE takes only the frames that FILE names, one a "
+    "line: file names without suffix, of Cell Tracking sequences such as 01_t000. May be given "
+    "several times."
+)
+data_option = click.option("--data", multiple=True, required=True, help=DATA_HELP)
+pixel_size_option = click.option(
+    "--pixel-size",
+    "pixel_sizes",
+    type=click.FloatRange(min=0, min_open=True),
+    multiple=True,
+    help="Side of a pixel of the frames in micrometres: one for all --data, or one for each. "
+    "Default: what OME-TIFF, ImageJ TIFF or the annotations tell.",
+)
+SETTINGS_HELP = "YAML file of settings that change the preset's."
+
+
+def read_data(
+    arguments: Sequence[str], one_class: bool, pixel_sizes_um: Sequence[float] = ()
+) -> tuple[AnnotatedDataset, dict[str, str]]:
+    """Read and join the data sets of ``--data`` arguments, brought to the scale of the first.
+
+    Args:
+        arguments: ``DIR`` or ``DIR@FILE``.
+        one_class: call every cell "cell"; else all data sets must list the same classes.
+        pixel_sizes_um: values of ``--pixel-size``: none, one for all, or one for each argument.
+
+    Returns:
+        The joined data set, and for the recipe a sha256 of every folder's files.
+
+    Raises:
+        click.UsageError: a folder cannot be read, frames share a name, the classes differ, or
+            there are too few or too many pixel sizes.
+    """
+    from training.datasets.scale import (
+        bring_together,  # imports torch, which a mistyped option does without
+    )
+
+    datasets, hashes = [], {}
+    sizes = _pixel_sizes(arguments, pixel_sizes_um)
+    for argument, size in zip(arguments, sizes, strict=True):
+        dataset, hashes[argument] = _read_one(argument)
+        dataset = dataset if size is None else replace(dataset, pixel_size_um=size)
+        datasets.append(dataset.as_one_class() if one_class else dataset)
+    names = datasets[0].class_names
+    for argument, dataset in zip(arguments, datasets, strict=True):
+        if dataset.class_names != names:
+            raise click.UsageError(
+                "data sets trained on together must list the same classes in the same order: "
+                f"{arguments[0]} has {', '.join(names)}; "
+                f"{argument} has {', '.join(dataset.class_names)}."
+            )
+    frames = tuple(frame for dataset in bring_together(datasets) for frame in dataset.frames)
+    try:
+        return AnnotatedDataset(names, frames, datasets[0].pixel_size_um), hashes
+    except AnnotationError as error:
+        raise click.UsageError(f"--data {' '.join(arguments)}: {error}") from error
+
+
+def _pixel_sizes(arguments: Sequence[str], given: Sequence[float]) -> Sequence[float | None]:
+    if not given:
+        return [None] * len(arguments)
+    if len(given) not in (1, len(arguments)):
+        raise click.UsageError(
+            f"--pixel-size is given once for all data sets, or once for each; given: {len(given)} "
+            f"for {len(arguments)} data sets. Give it in the order of --data."
+        )
+    return list(given) * (len(arguments) // len(given))
+
+
+def _read_one(argument: str) -> tuple[AnnotatedDataset, str]:
+    directory, _, listing = argument.partition("@")
+    files = [path for path in Path(directory).rglob("*") if path.is_file()]
+    try:
+        dataset = read_annotated(Path(directory))
+        if Path(directory).is_file():  # one JSON of several; its images lie where it says
+            files = [Path(directory), *(frame.path for frame in dataset.frames)]
+        if listing:
+            dataset = dataset.subset(_names(Path(listing)))
+            files.append(Path(listing))
+        return dataset, hash_files(files)
+    except (ValueError, OSError) as error:  # AnnotationError and UnicodeDecodeError among them
+        raise click.UsageError(f"--data {argument}: {error}") from error
+
+
+def _names(listing: Path) -> list[str]:
+    lines = map(str.strip, listing.read_text().splitlines())
+    return [line for line in lines if line]
+
+
+def choose_settings(
+    presets: Mapping[str, Settings], preset: str, file: Path | None, **overrides: Any
+) -> Settings:
+    """A preset, changed by a YAML file, changed by options that were given (not None).
+
+    Raises:
+        click.UsageError: the file cannot be read, or something else than valid settings is given.
+    """
+    base = presets[preset]
+    given = {name: value for name, value in overrides.items() if value is not None}
+    from_file = _read_yaml(file) if file else {}
+    try:
+        return type(base).model_validate({**base.model_dump(), **from_file, **given})
+    except ValidationError as error:
+        origin = f"{file} and options" if file else "options"
+        raise click.UsageError(f"settings of {origin} are not valid:{explain(error)}") from error
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{file} cannot be read as YAML: {error}") from error
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+        raise click.UsageError(f"{file}: settings are lines `name: value`; found {settings!r}.")
+    return settings

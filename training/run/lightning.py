@@ -1,0 +1,79 @@
+"""One run of a LightningModule in a run's folder: log, resumable state, and a quiet terminal."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.data import DataLoader
+
+from training.run.folder import RunFolder
+
+STATE_NAME = "last.ckpt"
+"""State of an interrupted run, below ``resume/``."""
+
+
+def fit(
+    training: lightning.LightningModule,
+    loaders: tuple[DataLoader[Any], ...],
+    folder: RunFolder,
+    *,
+    epochs: int,
+    bf16: bool,
+    resume: bool,
+    callbacks: Sequence[Callback] = (),
+) -> None:
+    """Train all epochs, or those that an interrupted run left.
+
+    Raises KeyboardInterrupt on Ctrl-C, as any other code does.
+    """
+    state = folder.state
+    with _lightning_kept_quiet():
+        trainer = lightning.Trainer(
+            max_epochs=epochs,
+            precision="bf16-mixed" if bf16 else "32-true",
+            logger=TensorBoardLogger(folder.out, name="", version=folder.log.name),
+            callbacks=[
+                *callbacks,
+                ModelCheckpoint(
+                    state.parent,
+                    state.stem,
+                    save_on_train_epoch_end=True,
+                    enable_version_counter=False,
+                ),
+            ],
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            log_every_n_steps=1,
+        )
+        try:
+            # weights_only: the state of an interrupted run is read without arbitrary pickle.
+            trainer.fit(training, *loaders, ckpt_path=state if resume else None, weights_only=True)
+        except SystemExit as error:  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt from error
+
+
+@contextmanager
+def _lightning_kept_quiet() -> Iterator[None]:
+    """Leave out Lightning's tips, and warnings about what is meant to be as it is."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            # The images lie in memory: workers would only copy them.
+            warnings.filterwarnings("ignore", ".*does not have many workers")
+            # It holds the facts of the run, and the state to resume.
+            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+            # Lightning's own use of a class that torch will drop.
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,245 @@
+"""Train SAM on annotated cells: adapt a published one, or train `tiny` from random weights.
+
+\b
+    python -m training.sam --data runs/data/msc --out runs/sam --size vit_b \\
+        --init sam_vit_b_01ec64.pth
+    python -m training.sam --preset demo --data runs/data/t98g --out runs/sam-tiny
+
+Cells are prompted by their boxes, moved at random as a detector might, in some steps by points and
+coarse masks too. The first command trains the mask decoder alone: the encoder's embeddings are
+computed once and kept in OUT/embeddings, which may be deleted. Published files are at
+https://github.com/facebookresearch/segment-anything; --init takes the folder of another run too.
+An encoder that begins with random weights may learn of every pixel before it is prompted, and from
+random views of few frames: settings `dense_epochs` and `views`.
+
+A run that was cut off goes on with `--resume`. OUT is the checkpoint, of the epoch with the best
+mean IoU of the cells to validate on, prompted by their true boxes; OUT/log is for TensorBoard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import torch
+from segment_anything.modeling import Sam
+from torch.utils.data import DataLoader
+
+from training.checkpoint import (
+    RANDOM,
+    WEIGHTS_FILE,
+    CheckpointError,
+    Recipe,
+    new_recipe,
+    save_checkpoint,
+)
+from training.datasets.annotated import AnnotatedDataset
+from training.datasets.splits import refuse_shared_frames
+from training.run.command_line import choose_settings
+from training.run.epoch_batches import EpochBatches
+from training.run.file_hashes import hash_files
+from training.run.folder import RunFolder
+from training.run.lightning import STATE_NAME, fit
+from training.run.options import read_split, run_options, split_options
+from training.run.progress import EpochProgress
+from training.sam.embeddings import KeptEmbeddings
+from training.sam.frames import SamFrame, Sides, prepare_frames
+from training.sam.network import ARCHITECTURE, build_sam, load_published, load_sam
+from training.sam.samples import DenseSample, TrainingSample, TrainingSamples
+from training.sam.settings import PRESETS, SamSettings
+from training.sam.sizes import SIZES
+from training.sam.trainer import SamTraining
+
+EMBEDDINGS_FOLDER = "embeddings"
+
+Sample = TypeVar("Sample", TrainingSample, DenseSample, SamFrame)
+
+
+def train_sam(
+    train: AnnotatedDataset,
+    validation: AnnotatedDataset,
+    settings: SamSettings,
+    out: Path,
+    *,
+    init: str = RANDOM,
+    seed: int = 0,
+    resume: bool = False,
+    data: Mapping[str, str] | None = None,
+) -> Recipe:
+    """Train one SAM and write its checkpoint to ``out``.
+
+    Frames without cells give no prompts: they are left out, and their count is said.
+
+    Args:
+        train: frames to train on; cells of all classes are prompted alike.
+        validation: other frames, by which the best epoch is chosen.
+        settings: of the run.
+        out: folder of the checkpoint.
+        init: ``random``, a published ``.pth`` file of that size, or a checkpoint folder.
+        seed: of the weights, the order, the cells and their prompts.
+        resume: go on with a run that was cut off.
+        data: data sets and their sha256, for the recipe.
+
+    Returns:
+        The recipe that was written, with the metrics of the best epoch: ``box_iou``, the mean IoU
+        of masks for true boxes, and ``quality_error``, the mean error of the predicted IoUs.
+
+    Raises:
+        ValueError: frames and settings do not go together, or there is no cell.
+        CheckpointError: weights to start from, or the run to resume, cannot be had.
+    """
+    refuse_shared_frames(train, validation)
+    train, validation = with_cells(train, "to train on"), with_cells(validation, "to validate on")
+    torch.manual_seed(seed)
+    sam = _initial_sam(settings, init)
+    sides = Sides.of(sam)
+    samples = TrainingSamples(prepare_frames(train, sides), sides, settings)
+    loaders, batches = _loaders(
+        samples,
+        prepare_frames(validation, sides),
+        settings,
+        seed,
+    )
+    facts = {
+        "architecture": ARCHITECTURE,
+        "class_names": train.class_names,
+        "settings": settings.model_dump(),
+        "data": {**(data or {}), **_hash_init(init)},
+        "initialised_from": init,
+        "seed": seed,
+    }
+    folder = RunFolder(out, STATE_NAME)
+    folder.begin(facts, resume=resume)
+    kept = None if settings.train_encoder else KeptEmbeddings(sam, out / EMBEDDINGS_FOLDER)
+    with EpochProgress(settings.epochs) as progress:
+        training = SamTraining(
+            sam,
+            settings,
+            samples=samples,
+            batches=batches,
+            embeddings=kept,
+            seed=seed,
+            progress=progress,
+        )
+        fit(
+            training,
+            loaders,
+            folder,
+            epochs=settings.epochs,
+            bf16=settings.bf16,
+            resume=resume,
+        )
+    if kept is not None:
+        kept.drop_others()
+    recipe = new_recipe(**facts, metrics=training.best_metrics)
+    save_checkpoint(out, training.best_sam(), recipe)
+    folder.finish()
+    return recipe
+
+
+def with_cells(dataset: AnnotatedDataset, purpose: str) -> AnnotatedDataset:
+    """The frames that have a cell; says how many were left out.
+
+    Raises:
+        ValueError: none has one.
+    """
+    frames = tuple(frame for frame in dataset.frames if frame.cells)
+    empty = len(dataset.frames) - len(frames)
+    if not frames:
+        raise ValueError(
+            f"SAM learns from prompts for cells, and none of {len(dataset.frames)} frames "
+            f"{purpose} has a cell; annotate some."
+        )
+    if empty:
+        click.echo(
+            f"{empty} of {len(dataset.frames)} frames {purpose} have no cell; they are left out",
+            err=True,
+        )
+    return replace(dataset, frames=frames)
+
+
+def _initial_sam(settings: SamSettings, init: str) -> Sam:
+    size = settings.size
+    if init == RANDOM:
+        if not settings.train_encoder:
+            raise ValueError(
+                "a frozen encoder needs weights that were trained, or nothing can be learnt from "
+                "it: give --init, a published .pth file or a checkpoint folder, or set "
+                "train_encoder."
+            )
+        return build_sam(size)
+    if not Path(init).is_dir():
+        return load_published(Path(init), size)
+    sam, recipe = load_sam(Path(init))
+    if recipe.settings["size"] != size:
+        raise CheckpointError(
+            f"{init} is a SAM of size {recipe.settings['size']}; here {size} is trained. The whole "
+            "model starts from it, so choose that size."
+        )
+    return sam
+
+
+def _hash_init(init: str) -> dict[str, str]:
+    """The weights to start from are told from others of their name."""
+    if init == RANDOM:
+        return {}
+    return {init: hash_files([Path(init) / WEIGHTS_FILE if Path(init).is_dir() else Path(init)])}
+
+
+def _loaders(
+    train: TrainingSamples, validation: tuple[SamFrame, ...], settings: SamSettings, seed: int
+) -> tuple[tuple[DataLoader[Any], ...], EpochBatches]:
+    batches = EpochBatches(len(train), settings.draws_per_frame, settings.batch, seed)
+    return (
+        DataLoader(train, batch_sampler=batches, collate_fn=_as_they_are),
+        DataLoader(validation, collate_fn=_as_they_are),  # type: ignore[arg-type]
+    ), batches
+
+
+def _as_they_are(samples: list[Sample]) -> list[Sample]:
+    """Frames differ in shape and in the number of prompts: a batch stays a list."""
+    return samples
+
+
+@click.command(help=__doc__, context_settings={"show_default": True})
+@split_options
+@click.option("--size", type=click.Choice(SIZES), help="Of SAM's image encoder.")
+@click.option("--train-encoder/--freeze-encoder", default=None, help="Train the image encoder too.")
+@run_options(
+    PRESETS,
+    init="`random`, a published .pth file, or a checkpoint folder.",
+    seed="Of the split, the weights, the cells and their prompts.",
+)
+def main(
+    data: tuple[str, ...],
+    validation: tuple[str, ...],
+    out: Path,
+    init: str,
+    preset: str,
+    file: Path | None,
+    seed: int,
+    resume: bool,
+    **overrides: Any,
+) -> None:
+    """Train SAM; the module's docstring is the help."""
+    settings = choose_settings(PRESETS, preset, file, **overrides)
+    with RunFolder(out, STATE_NAME).reported():
+        train, kept, hashes = read_split(
+            data,
+            validation,
+            share=settings.validation_share,
+            seed=seed,
+            select=lambda dataset: with_cells(dataset, "of the data set"),
+        )
+        recipe = train_sam(
+            train, kept, settings, out, init=init, seed=seed, resume=resume, data=hashes
+        )
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in recipe.metrics.items())
+    click.echo(f"checkpoint {out}: {recipe.settings['size']}, {metrics}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Frames as SAM is trained and validated on them, prepared once.
+
+An image is normalised by `training.preprocessing.normalise`, as it is served, and resized as
+`SamPredictor` does; `Sam.preprocess` follows at the encoder. It is kept at that size, not padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.progress import track
+from segment_anything.modeling import Sam
+from segment_anything.utils.transforms import ResizeLongestSide
+from torch import Tensor
+
+from training.datasets.annotated import AnnotatedCell, AnnotatedDataset, AnnotatedFrame
+from training.preprocessing.normalise import PercentileLevels, to_8_bit
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Sides of the squares that one SAM works on, in pixels."""
+
+    image: int
+    """S, of what the encoder sees."""
+    grid: int
+    """G, of the low-resolution masks."""
+
+    @classmethod
+    def of(cls, sam: Sam) -> Sides:
+        """Those of ``sam``."""
+        return cls(sam.image_encoder.img_size, sam.prompt_encoder.mask_input_size[0])
+
+    @property
+    def step(self) -> float:
+        """Pixels of the image a pixel of the grid."""
+        return self.image / self.grid
+
+
+@dataclass(frozen=True)
+class SamFrame:
+    """One frame with its cells, the image as SAM sees it."""
+
+    name: str
+    pixels: Tensor
+    """uint8 ``[1 or 3, h, w]``, the longest side S; one channel stands for three equal ones."""
+    size: tuple[int, int]
+    """(H, W) of the frame, in whose pixels the cells are given."""
+    cells: tuple[AnnotatedCell, ...]
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Pixels of the image a pixel of the frame, along x and y."""
+        return self.pixels.shape[2] / self.size[1], self.pixels.shape[1] / self.size[0]
+
+    def rgb(self) -> Tensor:
+        """The image as uint8 ``[3, h, w]``."""
+        return self.pixels.expand(3, -1, -1)
+
+    def boxes(self) -> Tensor:
+        """Boxes of all cells, float32 ``[N, 4]``, in pixels of the image."""
+        boxes = torch.tensor([cell.box for cell in self.cells], dtype=torch.float64)
+        return (boxes * torch.tensor(self.scale * 2)).float()
+
+    def truths(self, sides: Sides) -> Tensor:
+        """How much of every pixel of the grid is each cell's, float32 ``[N, G, G]``, 0..1."""
+        truths = np.zeros((len(self.cells), sides.grid, sides.grid), np.float32)
+        scale_x, scale_y = (scale / sides.step for scale in self.scale)
+        for truth, cell in zip(truths, self.cells, strict=True):
+            height, width = cell.mask.shape
+            rows, top = _shares(cell.y, height, scale_y)
+            columns, left = _shares(cell.x, width, scale_x)
+            place = truth[top : top + len(rows), left : left + len(columns)]
+            # A last row beyond the grid holds rounding errors only.
+            place[:] = (rows @ cell.mask @ columns.T)[: place.shape[0], : place.shape[1]]
+        return torch.from_numpy(truths)
+
+    def chosen(self, indices: Sequence[int]) -> SamFrame:
+        """The same with some of its cells."""
+        return replace(self, cells=tuple(self.cells[i] for i in indices))
+
+    def spread(self, most: int | None) -> SamFrame:
+        """The same with at most that many of its cells, evenly spread over their list."""
+        if most is None or most >= len(self.cells):
+            return self
+        return self.chosen(np.linspace(0, len(self.cells) - 1, most).astype(int).tolist())
+
+    def mirrored(self) -> SamFrame:
+        """The same, left-right."""
+        cells = tuple(
+            replace(c, x=self.size[1] - c.x - c.mask.shape[1], mask=c.mask[:, ::-1])
+            for c in self.cells
+        )
+        return replace(self, pixels=self.pixels.flip(2), cells=cells)
+
+    def transposed(self) -> SamFrame:
+        """The same with rows for columns."""
+        cells = tuple(replace(c, x=c.y, y=c.x, mask=c.mask.T) for c in self.cells)
+        pixels = self.pixels.transpose(1, 2)
+        return replace(self, pixels=pixels, size=self.size[::-1], cells=cells)
+
+
+def _shares(start: int, length: int, scale: float) -> tuple[npt.NDArray[np.float32], int]:
+    """Shares ``[g, length]`` of a cell's rows in the rows of the grid, and the first of these."""
+    edges = (start + np.arange(length + 1)) * scale
+    first = int(edges[0])
+    rows = np.arange(first, int(np.ceil(edges[-1])))[:, None]
+    shares = np.minimum(rows + 1, edges[1:]) - np.maximum(rows, edges[:-1])
+    return np.maximum(shares, 0).astype(np.float32), first
+
+
+def prepare_frames(dataset: AnnotatedDataset, sides: Sides) -> tuple[SamFrame, ...]:
+    """Every frame, normalised and resized.
+
+    Raises:
+        ValueError: a frame with cells holds one single value: nothing can be seen in it; or it is
+            so thin that nothing of it is left.
+    """
+    frames = track(dataset.frames, "preparing frames", transient=True)
+    return tuple(_prepare(frame, sides.image) for frame in frames)
+
+
+def _prepare(frame: AnnotatedFrame, side: int) -> SamFrame:
+    image = frame.read()
+    if frame.cells and image.min() == image.max():
+        raise ValueError(
+            f"{frame.path}: all pixels are {image.min()}, yet {len(frame.cells)} cells are "
+            "annotated in it; a black or saturated frame teaches nothing. Leave it out."
+        )
+    size = frame.height, frame.width
+    if min(ResizeLongestSide.get_preprocess_shape(*size, side)) < 1:
+        raise ValueError(
+            f"{frame.path}: SAM resizes the longest side to {side} pixels, and nothing is left of "
+            f"{size[1]}x{size[0]}. Leave it out."
+        )
+    camera = torch.from_numpy(image.astype(np.int32)).reshape(*size, -1)
+    normalised = to_8_bit(camera.float(), PercentileLevels()(camera)).numpy()
+    resized = ResizeLongestSide(side).apply_image(
+        normalised.squeeze(2) if image.ndim == 2 else normalised
+    )
+    pixels = torch.from_numpy(resized).reshape(*resized.shape[:2], -1).permute(2, 0, 1)
+    return SamFrame(frame.name, pixels.contiguous(), size, frame.cells)

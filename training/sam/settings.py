@@ -1,0 +1,113 @@
+"""Settings of one SAM training, and its presets."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from typing_extensions import Self
+
+from training.sam.losses import MaskLoss
+from training.sam.prompts import BOX_SPREAD
+from training.sam.sizes import SIZES, TINY
+
+
+class SamSettings(BaseModel):
+    """Settings of one training run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: str = "vit_h"
+    """One of `training.sam.sizes.SIZES`."""
+    train_encoder: bool = False
+    """Train the image encoder too; frozen, its embeddings are computed once and kept."""
+    train_prompt_encoder: bool = False
+    """Train what SAM makes of points, boxes and coarse masks too."""
+
+    epochs: int = Field(30, gt=0)
+    """Passes over the training frames."""
+    dense_epochs: int = Field(0, ge=0)
+    """How many of them, the first ones, teach the image encoder alone, without prompts: see
+    `training.sam.dense`. For an encoder that begins with random weights."""
+    draws_per_frame: int = Field(4, gt=0)
+    """Times that every frame is seen in one epoch, each time with other cells and prompts."""
+    batch: int = Field(1, gt=0)
+    """Frames per step."""
+    prompts_per_frame: int = Field(32, gt=0)
+    """Most cells that are drawn from a frame for one step; memory grows with them."""
+    flips: bool = False
+    """Mirror left-right and up-down."""
+    quarter_turns: bool = False
+    """Rotate by multiples of 90 degrees."""
+    views: bool = False
+    """Turn by any angle, mirror, zoom, stretch, move and relight, see `training.sam.views`; in
+    place of flips and quarter turns."""
+
+    box_spread: float = Field(BOX_SPREAD, ge=0, le=0.5)
+    """Standard deviation of a drawn box's edges, in sides of the box."""
+    points_alone: float = Field(0.0, ge=0, le=1)
+    """Probability that a step's cells are prompted by points, not by boxes."""
+    points_added: float = Field(0.0, ge=0, le=1)
+    """Probability that a step's boxes are joined by points."""
+    coarse_masks: float = Field(0.0, ge=0, le=1)
+    """Probability that a step's prompts are joined by coarse masks."""
+
+    loss: MaskLoss = "focal+dice"
+    """Of the masks, see `training.sam.losses`."""
+    learning_rate: float = Field(1e-4, gt=0)
+    """AdamW's, at its highest; it falls by a cosine to a hundredth at the end."""
+    warm_up: float = Field(0.05, ge=0, lt=1)
+    """Share of all steps in which the learning rate rises."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Of AdamW."""
+    gradient_clip: float = Field(1.0, gt=0)
+    """Largest norm of all gradients together."""
+    validation_share: float = Field(0.2, gt=0, lt=1)
+    """Share of the frames kept for validation, where no others are given."""
+    validation_prompts: int | None = Field(None, gt=0)
+    """Most cells of a frame that are validated on, evenly spread over its list; None takes all."""
+    bf16: bool = False
+    """Mixed precision in bfloat16: faster on CPUs with AVX512-BF16 or AMX, and on GPUs."""
+
+    @field_validator("size")
+    @classmethod
+    def _know_size(cls, name: str) -> str:
+        if name not in SIZES:
+            raise ValueError(f"unknown size of SAM; choose one of: {', '.join(SIZES)}")
+        return name
+
+    @model_validator(mode="after")
+    def _leave_epochs_for_prompts(self) -> Self:
+        if self.dense_epochs and not self.train_encoder:
+            raise ValueError(
+                "dense_epochs teach the image encoder, which is frozen; set train_encoder, or "
+                "leave dense_epochs out"
+            )
+        if self.dense_epochs >= self.epochs:
+            raise ValueError(
+                f"of {self.epochs} epochs, {self.dense_epochs} dense_epochs leave none for "
+                "prompts; give more epochs"
+            )
+        return self
+
+
+PRESETS = {
+    # A published SAM adapted: only its mask decoder learns.
+    "study": SamSettings(points_added=0.1, coarse_masks=0.1),
+    # Half an hour on two CPU cores for a dozen fields of 1024x1022.
+    "demo": SamSettings(
+        size=TINY,
+        train_encoder=True,
+        train_prompt_encoder=True,
+        epochs=40,
+        draws_per_frame=4,
+        prompts_per_frame=32,
+        flips=True,
+        quarter_turns=True,
+        points_alone=0.1,
+        points_added=0.1,
+        coarse_masks=0.15,
+        loss="surroundings+dice",
+        learning_rate=1e-3,
+        weight_decay=0.05,
+        validation_prompts=24,
+    ),
+}

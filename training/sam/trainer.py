@@ -1,0 +1,243 @@
+"""One step, one validation of a SAM: what Lightning runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from training.run.best_epoch import BestEpochTraining
+from training.run.epoch_batches import EpochBatches
+from training.run.progress import EpochProgress
+from training.sam.dense import DenseHead, dense_loss, dense_truth
+from training.sam.embeddings import KeptEmbeddings
+from training.sam.frames import SamFrame, Sides
+from training.sam.losses import sam_loss
+from training.sam.prompts import Prompts, box_prompts, embed_prompts
+from training.sam.samples import DenseSample, TrainingSample, TrainingSamples
+from training.sam.settings import SamSettings
+
+VALIDATION_CHUNK = 16
+"""Prompts decoded at a time in validation: each takes some frames of float32 in memory."""
+
+_FINAL_RATE = 0.01  # of the highest learning rate, at the end
+
+
+def decode(sam: Sam, embedding: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor]:
+    """SAM's three masks for every prompt, and the IoUs it predicts of them.
+
+    Args:
+        sam: the network; its encoder is not run.
+        embedding: ``[1, E, g, g]`` of one image.
+        prompts: for N cells in it.
+
+    Returns:
+        Logits float32 ``[N, 3, G, G]`` and qualities float32 ``[N, 3]``.
+    """
+    tokens, dense = embed_prompts(sam.prompt_encoder, prompts)
+    logits, qualities = sam.mask_decoder(
+        image_embeddings=embedding,
+        image_pe=sam.prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=tokens,
+        dense_prompt_embeddings=dense,
+        multimask_output=True,
+    )
+    return logits.float(), qualities.float()
+
+
+def box_ious(sam: Sam, embedding: Tensor, frame: SamFrame) -> Iterator[tuple[float, float]]:
+    """IoU with the truth, in frame pixels, of the mask for each cell's true box.
+
+    Of the three masks that with the best predicted quality is taken. Yields the IoU and that
+    quality, in the order of the cells.
+    """
+    cells = iter(frame.cells)
+    for boxes in torch.split(frame.boxes().to(embedding.device), VALIDATION_CHUNK):
+        logits, qualities = decode(sam, embedding, box_prompts(boxes))
+        best = qualities.argmax(dim=1)
+        chosen = logits[torch.arange(len(best)), best][:, None]
+        masks = sam.postprocess_masks(chosen, frame.pixels.shape[1:], frame.size)[:, 0]
+        predicted = (masks > sam.mask_threshold).cpu().numpy()
+        for mask, quality in zip(predicted, qualities.amax(dim=1).tolist(), strict=True):
+            cell = next(cells)
+            height, width = cell.mask.shape
+            inside = mask[cell.y : cell.y + height, cell.x : cell.x + width]
+            both = int((inside & cell.mask).sum())
+            yield both / (int(mask.sum()) + cell.area - both), quality
+
+
+class SamTraining(BestEpochTraining):
+    """One step, one validation, and the weights of the best epoch.
+
+    The mean IoU of the cells to validate on, prompted by their true boxes, decides which epoch is
+    best. Dense epochs come first and are never that: nothing can be prompted yet.
+    """
+
+    def __init__(
+        self,
+        sam: Sam,
+        settings: SamSettings,
+        *,
+        samples: TrainingSamples,
+        batches: EpochBatches,
+        embeddings: KeptEmbeddings | None,
+        seed: int,
+        progress: EpochProgress,
+    ) -> None:
+        super().__init__(seed=seed, progress=progress)
+        self.sam = sam.train()  # nothing in SAM differs by it
+        sam.image_encoder.requires_grad_(settings.train_encoder)
+        sam.prompt_encoder.requires_grad_(settings.train_prompt_encoder)
+        self.dense_head = (
+            DenseHead(sam.mask_decoder.transformer_dim) if settings.dense_epochs else None
+        )
+        self.settings = settings
+        self.samples = samples
+        self.batches = batches
+        self.embeddings = embeddings
+        self.scores: list[tuple[float, float]] = []
+        self.overlaps: list[tuple[float, float]] = []
+        # An interrupted run's state leaves out what is frozen, gigabytes in the large sizes.
+        self.strict_loading = False
+
+    def draw_epoch(self, epoch: int) -> None:
+        """Batches are drawn by the epoch too, and of pixels or of prompts."""
+        super().draw_epoch(epoch)
+        self.batches.epoch = epoch
+        self.samples.dense = epoch < self.settings.dense_epochs
+
+    def training_step(self, batch: list[Any], batch_index: int) -> Tensor:
+        """Mean loss of some frames' prompts; in a dense epoch, of their pixels."""
+        embeddings = self._embed([sample.image for sample in batch])
+        if self.samples.dense:
+            kind, loss = "dense_loss", self._dense_loss(batch, embeddings)
+        else:
+            kind, loss = "loss", self._prompted_loss(batch, embeddings)
+        self.log_step(loss, len(batch), kind)
+        return loss
+
+    def transfer_batch_to_device(
+        self, batch: list[Any], device: torch.device, dataloader_idx: int
+    ) -> list[Any]:
+        """Samples move; of a frame to validate on only its image and boxes do, later."""
+        if isinstance(batch[0], SamFrame):
+            return batch
+        moved: list[Any] = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Keep one strange step from spoiling the network."""
+        torch.nn.utils.clip_grad_norm_(self._trained(), self.settings.gradient_clip)
+
+    def validation_step(self, batch: list[SamFrame], batch_index: int) -> None:
+        """Scores of every cell of some frames."""
+        for frame in batch:
+            embedding = self._embed([frame.rgb().to(self.device)])
+            if self.samples.dense:
+                cells = dense_truth(frame, Sides.of(self.sam))[0].to(self.device) > 0.5
+                found = self._dense_maps(embedding)[0, 0] > 0
+                both = float((found & cells).sum())
+                self.overlaps.append((2 * both, float(found.sum() + cells.sum())))
+            else:
+                some = frame.spread(self.settings.validation_prompts)
+                self.scores.extend(box_ious(self.sam, embedding, some))
+
+    def on_validation_epoch_end(self) -> None:
+        """Keep the weights when the mean IoU is the best so far.
+
+        Raises:
+            ValueError: the network answers with no numbers.
+        """
+        if self.samples.dense:
+            both, either = torch.tensor(self.overlaps).sum(dim=0).tolist()
+            self.overlaps.clear()
+            dice = both / max(either, 1)
+            self.log("validation/foreground_dice", dice)
+            self.progress.epoch(self.current_epoch + 1, {"foreground_dice": dice})
+            return
+        scores = torch.tensor(self.scores, dtype=torch.float64)
+        self.scores.clear()
+        iou, quality = scores.mean(dim=0).tolist()
+        if not math.isfinite(quality):
+            raise ValueError(
+                f"the training diverged: in epoch {self.current_epoch + 1} the predicted quality "
+                f"is {quality}. Lower learning_rate, {self.settings.learning_rate:g}."
+            )
+        error = float((scores[:, 0] - scores[:, 1]).abs().mean())
+        self.end_epoch({"box_iou": iou, "quality_error": error})
+
+    def rank(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """The mean IoU for true boxes."""
+        return (metrics["box_iou"],)
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Those that are trained: what is frozen takes gigabytes in the large sizes."""
+        return {n: weights for n, weights in self.sam.named_parameters() if weights.requires_grad}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out what is frozen; see the base for the rest."""
+        super().on_save_checkpoint(checkpoint)
+        for name, weights in self.sam.named_parameters():
+            if not weights.requires_grad:
+                del checkpoint["state_dict"][f"sam.{name}"]
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW; the learning rate rises, then falls by a cosine, first in the dense epochs and
+        once more in those with prompts."""
+        settings = self.settings
+        optimizer = torch.optim.AdamW(
+            self._trained(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        all_steps = max(1, int(self.trainer.estimated_stepping_batches))
+        dense_steps = all_steps * settings.dense_epochs // settings.epochs
+
+        def rate(step: int) -> float:
+            dense = step < dense_steps
+            steps = dense_steps if dense else all_steps - dense_steps
+            step -= 0 if dense else dense_steps
+            rising = round(steps * settings.warm_up)
+            if step < rising:
+                return (step + 1) / (rising + 1)
+            done = (step - rising) / max(1, steps - rising)
+            return _FINAL_RATE + (1 - _FINAL_RATE) * (1 + math.cos(math.pi * done)) / 2
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def best_sam(self) -> dict[str, Tensor]:
+        """All weights of the best epoch, the frozen ones among them."""
+        return {**self.sam.state_dict(), **self.best_weights}
+
+    def _embed(self, images: list[Tensor]) -> Tensor:
+        """Embeddings ``[B, E, g, g]`` of images uint8 ``[3, h, w]``."""
+        if self.embeddings is not None:
+            return torch.cat([self.embeddings(image) for image in images])
+        prepared = [self.sam.preprocess(image.float()) for image in images]
+        embeddings: Tensor = self.sam.image_encoder(torch.stack(prepared))
+        return embeddings
+
+    def _prompted_loss(self, batch: list[TrainingSample], embeddings: Tensor) -> Tensor:
+        losses = []
+        for sample, embedding in zip(batch, embeddings, strict=True):
+            logits, qualities = decode(self.sam, embedding[None], sample.prompts)
+            losses.append(sam_loss(logits, qualities, sample.truths, self.settings.loss))
+        return torch.stack(losses).mean()
+
+    def _dense_loss(self, batch: list[DenseSample], embeddings: Tensor) -> Tensor:
+        truths = torch.stack([sample.truth for sample in batch])
+        return dense_loss(self._dense_maps(embeddings), truths)
+
+    def _dense_maps(self, embeddings: Tensor) -> Tensor:
+        assert self.dense_head is not None  # there are dense epochs
+        maps: Tensor = self.dense_head(embeddings)
+        return maps.float()
+
+    def _trained(self) -> list[Tensor]:
+        return [weights for weights in self.parameters() if weights.requires_grad]

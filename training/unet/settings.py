@@ -1,0 +1,179 @@
+"""Settings of one U-Net training, and the presets of studies S2 and S3."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from training.unet.dice import NATIVE, parse_resolution, size_text
+from training.unet.encoders import NETWORKS, PLAIN_UNET
+from training.unet.losses import BORDER_SIGMA, BORDER_WEIGHT
+from training.unet.network import WIDTH
+
+
+class UnetSettings(BaseModel):
+    """Settings of one training run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoder: str = "MiT-B3"
+    """By the study's name, see `training.unet.encoders`."""
+    width: int = Field(WIDTH, gt=0)
+    """Channels of the first level of the plain U-Net; encoders have their own."""
+    class_name: str = Field("glioma", min_length=1)
+    """What the foreground is called."""
+
+    resolution: str = "704p"
+    """704p, 1472p, 2592p, native or <width>x<height>: what the network sees in training."""
+    mode: Literal["resize", "crop"] = "resize"
+    """Whole images scaled to the resolution, or random windows of it at native scale."""
+    window_scale: float | None = Field(None, gt=0, le=1)
+    """Random resized crop: a window of this share of the image's sides, scaled to the resolution.
+    The study's 57 % is 1472/2592."""
+    window_scale_spread: float = Field(0.05, ge=0, lt=1)
+    """The window's scale is drawn evenly from this much below to this much above."""
+    windows_per_frame: int = Field(1, gt=0)
+    """Times that every image is seen in one epoch, each time changed or cut anew."""
+    blank_share: float = Field(0.1, ge=0, le=1)
+    """Draws of empty frames, made from noise, per draw of the images; 0 trains without them. A
+    window of background comes by itself where images have some."""
+    flips: bool = False
+    """Mirror left-right and up-down."""
+    quarter_turns: bool = False
+    """Rotate by multiples of 90 degrees, height and width exchanged in whole batches."""
+    sharpness: float = Field(0.0, ge=0, le=1)
+    """Draw the sharpness from 1 - this to 1 + this; 0 leaves it."""
+    contrast: float = Field(0.0, ge=0, le=1)
+    """Draw a further change of contrast from 1 - this to 1 + this; 0 leaves it."""
+
+    epochs: int = Field(300, gt=0)
+    """Passes over the training images."""
+    batch: int = Field(4, gt=0)
+    """Images per step; the study takes as many as memory allows."""
+    optimizer: Literal["Adam", "SGD"] = "Adam"
+    """As torch.optim names it."""
+    learning_rate: float = Field(1e-4, gt=0)
+    """Fixed, unless `plateau_patience` is given."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Of SGD."""
+    plateau_patience: int | None = Field(None, ge=0)
+    """Epochs without a lower validation loss before the learning rate falls; None never."""
+    plateau_factor: float = Field(0.1, gt=0, lt=1)
+    """What the learning rate is multiplied by then."""
+    weight_averaging: float | None = Field(None, gt=0, lt=1)
+    """Validate and keep a moving average of the weights, which every step keeps this much of: 0.99
+    averages some 100 steps. Steadies what a large learning rate throws about; None does without."""
+    early_stopping: int | None = Field(None, gt=0)
+    """Epochs without a lower validation loss before the run ends; None trains them all."""
+    loss: Literal["dice", "cross-entropy", "dice+cross-entropy"] = "dice+cross-entropy"
+    """See `training.unet.losses`."""
+    border_map: bool = False
+    """Weigh the cross-entropy by the border weight map of the U-Net paper."""
+    border_weight: float = Field(BORDER_WEIGHT, ge=0)
+    """w0 of the border weight map."""
+    border_sigma: float = Field(BORDER_SIGMA, gt=0)
+    """sigma of the border weight map, in pixels."""
+    class_balance: float = Field(1.0, ge=0, le=1)
+    """Of the border weight map's w_c: 1 lets both classes weigh the same, 0 every pixel."""
+    validation_share: float = Field(0.2, gt=0, lt=1)
+    """Share of the frames kept for validation, where no others are given."""
+    bf16: bool = False
+    """Mixed precision in bfloat16: faster on CPUs with AVX512-BF16 or AMX, and on GPUs."""
+
+    @field_validator("encoder")
+    @classmethod
+    def _know_encoder(cls, name: str) -> str:
+        if name not in NETWORKS:
+            raise ValueError(f"unknown encoder; choose one of: {', '.join(NETWORKS)}")
+        return name
+
+    @field_validator("resolution")
+    @classmethod
+    def _know_resolution(cls, text: str) -> str:
+        parse_resolution(text)
+        return text
+
+    @model_validator(mode="after")
+    def _agree(self) -> UnetSettings:
+        if self.resolution == NATIVE and (self.mode == "crop" or self.window_scale is not None):
+            raise ValueError(
+                f"windows need a size: give a resolution other than {NATIVE}, or mode resize "
+                "without window_scale"
+            )
+        if self.window_scale is not None and self.mode == "crop":
+            raise ValueError("window_scale resizes its windows: it goes with mode resize, not crop")
+        if self.border_map and self.loss == "dice":
+            raise ValueError("border_map weighs the cross-entropy; loss dice has none")
+        return self
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(H, W) of what the network sees in training; None as the images are."""
+        return parse_resolution(self.resolution)
+
+    @property
+    def whole_image_resolution(self) -> str:
+        """Resolution of whole images at which cells are as large as in training.
+
+        Windows that are cut at native scale show cells as they are; those that are resized show
+        them as a whole image does that is resized with them.
+        """
+        if self.mode == "crop":
+            return NATIVE
+        if self.window_scale is None or self.size is None:
+            return self.resolution
+        return size_text(*(round(side / self.window_scale) for side in self.size))
+
+
+_PRE_TRAIN = UnetSettings(epochs=60, early_stopping=10)
+
+
+def _scale_matched(spread: float) -> UnetSettings:
+    windows = {"resolution": "1472p", "window_scale": 0.57, "window_scale_spread": spread}
+    return _PRE_TRAIN.model_copy(update=windows)
+
+
+GLIOMA_PRESETS = {
+    "study": UnetSettings(early_stopping=50),
+    "pre-train": _PRE_TRAIN,
+    "pre-train-57-5": _scale_matched(0.05),
+    "pre-train-57-30": _scale_matched(0.30),
+    # Minutes on two CPU cores for a dozen fields of 1024x1022.
+    "demo": UnetSettings(
+        encoder=PLAIN_UNET,
+        width=16,
+        epochs=50,
+        resolution="512x512",
+        batch=2,
+        learning_rate=1e-3,
+        flips=True,
+        quarter_turns=True,
+    ),
+}
+"""Study S2: Adam at a fixed learning rate of 1e-4, 300 epochs, 60 on LIVECell.
+
+On LIVECell at 704p, or in windows of 57 % +- 5 or 30 % of its images, resized to 1472p, so that its
+cells are as large as those of Glioma C6. Flips, sharpness and contrast are further settings.
+"""
+
+_NUCLEI = UnetSettings(
+    encoder=PLAIN_UNET,
+    class_name="nucleus",
+    resolution=NATIVE,
+    flips=True,
+    quarter_turns=True,
+    epochs=100,
+    batch=8,
+    optimizer="SGD",
+    learning_rate=0.1,
+    plateau_patience=5,
+    loss="cross-entropy",
+    border_map=True,
+)
+
+NUCLEI_PRESETS = {
+    "study": _NUCLEI,
+    "demo": _NUCLEI.model_copy(update={"width": 16, "epochs": 12, "plateau_patience": 2}),
+}
+"""Study S3: a learning rate of 0.1 reduced on plateaus, flips and 90 degree rotations only."""

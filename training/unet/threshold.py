@@ -1,0 +1,51 @@
+"""The probability threshold of a trained U-Net: the one with the best Dice in validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from cytoserve.foreground import FULL, foreground_mask
+from training.checkpoint import ChosenThreshold
+from training.evaluation.score_threshold import THRESHOLDS, choose_threshold
+from training.unet.network import UNet
+
+LEVELS = FULL + 1
+"""Values that a served probability can have."""
+
+
+def unet_threshold(
+    unet: UNet, batches: Iterable[Sequence[Tensor]], device: torch.device | str = "cpu"
+) -> ChosenThreshold | None:
+    """Choose the threshold with the largest Dice over the pixels of all images together.
+
+    Empty frames have no foreground of their own, and lower it by all that is found in them. The
+    probabilities are rounded to the 256 levels that a server answers, and cut by its rule.
+
+    Args:
+        unet: trained.
+        batches: images, masks and weights, see `training.unet.frames.Planes`.
+        device: to compute on.
+
+    Returns:
+        None where no image has any foreground, so that there is nothing to choose by.
+    """
+    unet = unet.to(device).eval()
+    counts = torch.zeros(2 * LEVELS, dtype=torch.int64)
+    for images, masks, _ in track(batches, "choosing the threshold", transient=True):
+        with torch.inference_mode():
+            levels = torch.round(torch.sigmoid(unet(images.to(device))) * FULL).cpu().int()
+        places = levels + LEVELS * (masks > 0).int()
+        counts += torch.bincount(places.flatten(), minlength=2 * LEVELS)
+    background, foreground = counts.numpy().reshape(2, LEVELS)
+    annotated = int(foreground.sum())
+    if not annotated:
+        return None
+    every_level = np.arange(LEVELS, dtype=np.uint8)
+    above = np.stack([foreground_mask(every_level, threshold) for threshold in THRESHOLDS])
+    matched = above @ foreground
+    return choose_threshold("Dice", matched, matched + above @ background, annotated)

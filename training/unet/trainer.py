@@ -1,0 +1,157 @@
+"""One step, one validation of a U-Net: what Lightning runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from training.run.best_epoch import BestEpochTraining
+from training.run.epoch_batches import EpochBatches
+from training.run.progress import EpochProgress
+from training.unet.dice import FOREGROUND_PROBABILITY, dice_score, iou_score
+from training.unet.losses import LOSSES
+from training.unet.network import UNet
+from training.unet.settings import UnetSettings
+
+VALIDATION_LOSS = "validation/loss"
+"""What early stopping and the learning rate look at."""
+
+BLANK_FOREGROUND = "blank_foreground"
+"""Metric: share of the pixels of empty frames that is called foreground, 0..1."""
+
+
+class UnetTraining(BestEpochTraining):
+    """One step, one validation, and the weights of the best epoch.
+
+    The epoch with the best Dice is kept, in the mean over the validation images, less the share of
+    foreground that is found in the empty frames; then the one with the lowest loss. Dice, IoU and
+    loss are those of the images alone, so that they mean the same with and without empty frames.
+    """
+
+    def __init__(
+        self,
+        unet: UNet,
+        settings: UnetSettings,
+        *,
+        batches: EpochBatches,
+        validation_batches: int,
+        seed: int,
+        progress: EpochProgress,
+    ) -> None:
+        """Take what a training needs.
+
+        Args:
+            unet: what is trained.
+            settings: of the run.
+            batches: of the images to train on.
+            validation_batches: of images; those that follow hold empty frames.
+            seed: of the random numbers of every epoch.
+            progress: what the terminal shows.
+        """
+        super().__init__(seed=seed, progress=progress)
+        # In this order of dimensions convolutions of few channels are fast on CPUs.
+        self.unet = unet.to(memory_format=torch.channels_last)
+        self.average = _moving_average(self.unet, settings.weight_averaging)
+        self.settings = settings
+        self.loss = LOSSES[settings.loss]
+        self.batches = batches
+        self.validation_batches = validation_batches
+        self.scores: list[tuple[float, float]] = []
+        self.blank_shares: list[float] = []
+
+    def draw_epoch(self, epoch: int) -> None:
+        """Batches are drawn by the epoch too."""
+        super().draw_epoch(epoch)
+        self.batches.epoch = epoch
+
+    def training_step(self, batch: list[Tensor], batch_index: int) -> Tensor:
+        """Loss of one batch: images, masks and weights, see `training.unet.frames.Planes`."""
+        loss = self.loss(self.unet(batch[0]), batch[1], batch[2])
+        self.log_step(loss, len(batch[0]))
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: list[Tensor], batch_index: int) -> None:
+        """Let the average follow the weights."""
+        if self.average is not None:
+            self.average.update_parameters(self.unet)
+
+    @property
+    def kept(self) -> UNet:
+        """What is validated and kept: the average of the weights, or the weights as they are."""
+        return self.unet if self.average is None else cast(UNet, self.average.module)
+
+    def validation_step(self, batch: list[Tensor], batch_index: int) -> None:
+        """Loss of one batch and the scores of every image in it, or what empty frames show."""
+        logits = self.kept(batch[0])
+        predictions = (torch.sigmoid(logits) >= FOREGROUND_PROBABILITY).cpu().numpy()
+        if batch_index >= self.validation_batches:
+            self.blank_shares += [float(predicted.mean()) for predicted in predictions]
+            return
+        loss = self.loss(logits, batch[1], batch[2])
+        self.log(VALIDATION_LOSS, loss, batch_size=len(batch[0]))
+        for predicted, truth in zip(predictions, batch[1].cpu().numpy() > 0, strict=True):
+            self.scores.append((dice_score(predicted, truth), iou_score(predicted, truth)))
+
+    def on_validation_epoch_end(self) -> None:
+        """Keep the weights when Dice, then loss, is the best so far.
+
+        Raises:
+            ValueError: the loss is no longer a number.
+        """
+        dice, iou = np.mean(self.scores, axis=0)
+        self.scores.clear()
+        loss = float(self.trainer.callback_metrics[VALIDATION_LOSS])
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the training diverged: in epoch {self.current_epoch + 1} the validation loss is "
+                f"{loss}. Lower learning_rate, {self.settings.learning_rate:g}."
+            )
+        metrics = {"dice": float(dice), "iou": float(iou), "loss": loss}
+        if self.blank_shares:
+            metrics[BLANK_FOREGROUND] = float(np.mean(self.blank_shares))
+            self.blank_shares.clear()
+        self.end_epoch(metrics, logged=["loss"])
+
+    def rank(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """Dice less the foreground of empty frames, then the loss."""
+        return metrics["dice"] - metrics.get(BLANK_FOREGROUND, 0.0), -metrics["loss"]
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Those of the U-Net, or their average."""
+        weights: Mapping[str, Tensor] = self.kept.state_dict()
+        return weights
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Adam or SGD at a fixed learning rate, or one that falls when the loss stalls."""
+        settings, parameters = self.settings, self.unet.parameters()
+        optimizer = (
+            torch.optim.Adam(parameters, lr=settings.learning_rate)
+            if settings.optimizer == "Adam"
+            else torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=settings.momentum)
+        )
+        if settings.plateau_patience is None:
+            return {"optimizer": optimizer}
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, factor=settings.plateau_factor, patience=settings.plateau_patience
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "monitor": VALIDATION_LOSS},
+        }
+
+
+def _moving_average(unet: UNet, decay: float | None) -> AveragedModel | None:
+    """The exponential moving average of weights and of what batch normalisation has seen.
+
+    It is a module of its own, so that Lightning saves it in the state of an interrupted run.
+    """
+    if decay is None:
+        return None
+    follow = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(unet, multi_avg_fn=follow, use_buffers=True)

@@ -1,0 +1,163 @@
+"""ultralytics' segmentation trainer with safetensors in place of its pickled checkpoints."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from training.run.folder import RunFolder
+from training.run.progress import EpochProgress
+from training.yolo.masks import CentreMasks
+from training.yolo.network import SegmentationModel, all_threads, new_network, transfer
+from training.yolo.state import YoloState
+
+from ultralytics.models.yolo.segment import SegmentationTrainer  # isort: skip  # after training.yolo.network, which keeps ultralytics offline
+from ultralytics.utils.torch_utils import ModelEMA, init_seeds  # isort: skip
+
+
+class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics ships no types
+    """Trains from plain tensors and keeps the best weights in memory and on disk as tensors.
+
+    Args:
+        overrides: ultralytics' settings.
+        initial: weights to start from; tensors that do not fit (the class heads) stay random.
+        folder: where the run logs, and leaves its state after every epoch.
+        resume: go on from the state in ``folder``.
+        bf16: train in mixed precision, see `Bf16Network`.
+        progress: shows how far the run is.
+
+    Raises CheckpointError where the state to resume is damaged.
+    """
+
+    def __init__(
+        self,
+        overrides: dict[str, Any],
+        *,
+        initial: dict[str, torch.Tensor] | None,
+        folder: RunFolder,
+        resume: bool,
+        bf16: bool,
+        progress: EpochProgress,
+    ) -> None:
+        self.folder = folder
+        self.state = YoloState.read(folder.state) if resume else None
+        self.bf16 = bf16
+        self.initial = initial
+        self.best_weights: dict[str, torch.Tensor] = {}
+        self.best_metrics: dict[str, float] = {}
+        self.progress = progress
+        with all_threads():
+            super().__init__(overrides=overrides)
+        if not any(self.wdir.iterdir()):
+            self.wdir.rmdir()  # made for the pickled checkpoints, of which there are none
+        self.add_callback("on_train_start", _begin_progress)
+        self.add_callback("on_train_epoch_start", _seed_epoch)
+        self.add_callback("on_train_batch_end", lambda trainer: trainer.progress.step())
+
+    def train(self) -> None:
+        """Train the epochs that are left; there may be none in a run that was cut off very late."""
+        self.log = SummaryWriter(str(self.folder.log))
+        if self.state is not None:
+            self.best_weights, self.best_metrics = self.state.best, self.state.best_metrics
+        try:
+            if self.state is None or self.state.epoch + 1 < self.epochs:
+                super().train()
+        finally:
+            self.log.close()
+
+    def build_dataset(self, *args: Any, **options: Any) -> Any:
+        """Read windows and labels, without the pickled cache that ultralytics keeps beside them.
+
+        Masks are those of `training.yolo.masks`.
+        """
+        self._remove_caches()
+        dataset = super().build_dataset(*args, **options)
+        dataset.format_class = CentreMasks
+        dataset.transforms = dataset.build_transforms(hyp=self.args)
+        self._remove_caches()
+        return dataset
+
+    def _remove_caches(self) -> None:
+        for cache in self.data["path"].glob("labels/*.cache"):
+            cache.unlink()
+
+    def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
+        """Build the network and take over the initial weights."""
+        network: SegmentationModel = new_network(self.data["nc"], bf16=self.bf16)
+        if self.initial is not None:
+            transfer(network, self.initial)
+        return network
+
+    def resume_training(self, ckpt: Any) -> None:
+        """Go on after the last whole epoch of an interrupted run."""
+        if self.state is None:
+            return
+        self.model.load_state_dict(self.state.network)
+        self.ema = ModelEMA(self.model)
+        self.ema.ema.load_state_dict(self.state.averaged)
+        self.ema.updates = self.state.updates
+        self.best_fitness, self.start_epoch = self.state.best_fitness, self.state.epoch + 1
+        groups = self.optimizer.state_dict()["param_groups"]  # the schedule sets what is in them
+        self.optimizer.load_state_dict({"state": self.state.optimizer, "param_groups": groups})
+
+    def save_metrics(self, metrics: dict[str, float]) -> None:
+        """Log the epoch for TensorBoard, and its main figures to the terminal."""
+        for name, value in metrics.items():
+            self.log.add_scalar(name, float(value), self.epoch + 1)
+        self.log.flush()
+        self.progress.epoch(
+            self.epoch + 1,
+            {
+                "loss": sum(float(value) for value in self.tloss.values()),
+                "box mAP50": metrics["metrics/mAP50(B)"],
+                "mask mAP50": metrics["metrics/mAP50(M)"],
+            },
+        )
+
+    def save_model(self) -> bool:
+        """Keep the averaged weights of the best epoch, and the state that `--resume` needs."""
+        averaged = {k: v.clone() for k, v in self.ema.ema.state_dict().items()}
+        if self.best_fitness == self.fitness or not self.best_weights:
+            self.best_weights = averaged
+            self.best_metrics = {k: float(v) for k, v in self.metrics.items()}
+        optimizer = {
+            index: {k: torch.as_tensor(v) for k, v in entry.items() if v is not None}
+            for index, entry in self.optimizer.state_dict()["state"].items()
+        }
+        YoloState(
+            epoch=self.epoch,
+            updates=self.ema.updates,
+            best_fitness=float(self.best_fitness),
+            best_metrics=self.best_metrics,
+            network=self.model.state_dict(),
+            averaged=averaged,
+            best=self.best_weights,
+            optimizer=optimizer,
+        ).write(self.folder.state)
+        return True
+
+    def final_eval(self) -> None:
+        """Nothing: the best weights were validated at their epoch and are no pickle on disk."""
+
+    def _handle_nan_recovery(self, epoch: int) -> bool:
+        losses = {name: float(value) for name, value in self.tloss.items()}
+        if not all(map(math.isfinite, losses.values())):
+            raise ValueError(
+                f"training diverged: the losses of epoch {epoch + 1} are {losses}. Begin anew with "
+                "a lower learning_rate."
+            )
+        return False
+
+
+def _begin_progress(trainer: YoloTrainer) -> None:
+    trainer.progress.begin(len(trainer.train_loader), trainer.start_epoch)
+
+
+def _seed_epoch(trainer: YoloTrainer) -> None:
+    """Give every epoch random numbers of its own, so that a resumed run repeats none."""
+    seed = trainer.args.seed + trainer.epoch
+    init_seeds(seed, deterministic=trainer.args.deterministic)
+    trainer.train_loader.generator.manual_seed(seed)
