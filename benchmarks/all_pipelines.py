@@ -74,7 +74,7 @@ def train_nuclei(stages: Stages, brecahad: Path, out: Path) -> None:
 
 
 def export(stages: Stages, cells: Path, classifier: Path, out: Path, repository: Path) -> None:
-    """All pipelines whose networks are there, into a fresh copy of the hand-written repository."""
+    """All pipelines whose networks are there, into a fresh model repository."""
     copy_repository(repository)
     networks = {
         "yolo": ("--targets", cells),

@@ -83,7 +83,7 @@ def _data(folders: list[Path]) -> list[str | Path]:
 
 
 def export(stages: Stages, out: Path, repository: Path) -> None:
-    """Export both pipelines into a fresh copy of the hand-written repository."""
+    """Export both pipelines into a fresh model repository."""
     copy_repository(repository)
     stages.run(
         "Exporting pipeline `yolo`, every graph compared with PyTorch",

@@ -11,6 +11,7 @@
     python -m export nuclei_unet --checkpoint runs/nuclei
     python -m export int8        --pipeline yolo_resnet --frames data/more --data data/target
     python -m export openvino
+    python -m export configs
     python -m export lint
 
 A graph is installed only when ONNX Runtime and torch give the same numbers for it, and the whole
@@ -49,7 +50,7 @@ REPOSITORY = click.option(
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     default="model_repository",
     show_default=True,
-    help="Where the hand-written configs are and the versions go.",
+    help="Where the configurations are and the versions go.",
 )
 FRAMES = click.option(
     "--frames",
@@ -404,8 +405,20 @@ def openvino(repository: Path) -> None:
 
 @main.command()
 @REPOSITORY
+def configs(repository: Path) -> None:
+    """Write every config.pbtxt, and those of the variants, from the contract."""
+    from export.repository.configs import write_configs
+
+    changed = write_configs(repository)
+    for path in changed:
+        click.echo(str(repository / path))
+    click.echo(f"{repository}: {len(changed)} of the configurations changed")
+
+
+@main.command()
+@REPOSITORY
 def lint(repository: Path) -> None:
-    """Compare every config.pbtxt with Triton's schema, the contract and the exported graphs."""
+    """Compare configurations with the contract, and what is exported with its manifests."""
     from export.lint import lint_repository
 
     problems = lint_repository(repository)
@@ -413,7 +426,7 @@ def lint(repository: Path) -> None:
         click.echo(str(problem))
     if problems:
         raise click.ClickException(f"{len(problems)} problems in {repository}")
-    click.echo(f"{repository}: every config agrees with schema, contract and graphs")
+    click.echo(f"{repository}: every model agrees with the contract")
 
 
 def _command() -> list[str]:

@@ -1,7 +1,8 @@
 """The contract between client, graphs and server: the one place that names a tensor.
 
 A *pipeline* is a Triton ensemble and the public API of the server; a *step* is one model
-inside it. Dims are listed as Triton lists them, -1 is variable.
+inside it. Dims are listed as Triton lists them, -1 is variable. How the steps are wired and
+served stands here too: `python -m export configs` writes every ``config.pbtxt`` from it.
 
 Coordinates are continuous frame pixels: pixel ``i`` spans ``[i, i + 1)``, its centre lies at
 ``i + 0.5``. Boxes are ``(x0, y0, x1, y1)`` with ``x`` along the width.
@@ -9,7 +10,7 @@ Coordinates are continuous frame pixels: pixel ``i`` spans ``[i, i + 1)``, its c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MASK_SIZE = 56
 """M: side of a cell's mask patch, in patch pixels; the patch spans the cell's box."""
@@ -68,32 +69,91 @@ MAX_TILE_OVERLAP = NETWORK_SIZE // 2
 """Largest overlap of neighbouring tiles, in network pixels. Larger ones only add tiles."""
 
 
+MAX_CANDIDATES = 16384
+"""Most boxes of a frame whose masks are decoded, the best-scored first, and whose crops are
+classified."""
+
+MAX_NUCLEI_TILES = 1280
+"""Most tiles that the nuclei network takes at once, more than those of the largest frame."""
+
+
 @dataclass(frozen=True)
 class Tensor:
     """One named tensor: ``dtype`` as Triton spells it, ``dims`` with -1 for variable ones.
 
     A tensor of a network step has ``rows`` in front of its dims: to the network they are its
-    batch, to a step that sees one frame an ordinary dim (1 image, or -1 for one row a cell).
+    batch, to a step that sees one frame an ordinary dim (1 image, or -1 for one row per cell).
     """
 
     name: str
     dtype: str
     dims: tuple[int, ...]
     rows: int | None = None
+    meaning: str = field(default="", compare=False)
+    """Axes, units and values, in words."""
+
+
+@dataclass(frozen=True)
+class StepVariant:
+    """How a step is served in one variant of the repository, where that differs from the default.
+
+    A variant is chosen by Triton's ``--model-config-name``.
+    """
+
+    name: str
+    graph: str | None = None
+    """File in the version folder; None: ``model.onnx``."""
+    instances: int = 1
+    """How many executions run at once; they share the cores."""
+    openvino: bool = False
+    """Whether ONNX Runtime computes it by OpenVINO in bfloat16."""
+
+
+OPENVINO = StepVariant("openvino", openvino=True)
+OPENVINO_CHUNKS = StepVariant("openvino", graph="model.openvino.onnx", openvino=True)
+"""A graph of its own, whose loop OpenVINO can take; `python -m export openvino` makes it."""
+INT8 = StepVariant("int8", graph="model.int8.onnx")
+"""A graph of its own in 8-bit integers; `python -m export int8` makes it."""
+THROUGHPUT = StepVariant("throughput", instances=2)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One model inside a pipeline; ``batches`` where it has a batch dimension in front.
-
-    ``fused`` is one that computes other steps of its pipeline as one graph.
-    """
+    """One model inside a pipeline: its tensors, and how Triton serves it."""
 
     name: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    batches: bool = False
+    summary: str = ""
+    """What it does, in a sentence or two."""
+    max_batch: int = 0
+    """Most rows of one execution, of one request or of several; 0: it has no batch dimension and
+    sees one frame at a time."""
+    warm_up: tuple[int, tuple[int, ...]] | None = None
+    """Rows, and the dims of each, that it computes before the first request."""
+    one_thread: bool = False
+    """It is too short to be divided among the cores."""
+    caches_answers: bool = False
+    """Triton keeps its answers, and gives them again for the same input."""
+    backend: str = "onnxruntime"
     fused: bool = False
+    """It computes other steps of its pipeline as one graph."""
+    variants: tuple[StepVariant, ...] = ()
+
+    @property
+    def batches(self) -> bool:
+        """Whether it has a batch dimension in front."""
+        return self.max_batch > 0
+
+    @property
+    def leaves_outputs_open(self) -> bool:
+        """Whether sizes of its outputs are left to the network inside it.
+
+        True where inputs of fixed sizes have outputs of open ones: the number of classes. Where
+        the inputs vary, the outputs vary with them. Always true of a fused step.
+        """
+        varies = [any(-1 in t.dims for t in side) for side in (self.inputs, self.outputs)]
+        return self.fused or (self.batches and varies == [False, True])
 
     def config_dims(self, tensor: Tensor) -> tuple[int, ...]:
         """``dims`` of one of its tensors in ``config.pbtxt``, where a batch dim is left out."""
@@ -104,6 +164,17 @@ class Step:
     def graph_dims(self, tensor: Tensor) -> tuple[int, ...]:
         """Dims of one of its tensors in the ONNX graph, a batch dim included as -1."""
         return (-1, *tensor.dims) if self.batches else self.config_dims(tensor)
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A tensor of a step that has another name in the ensemble than in the step."""
+
+    step: str
+    tensor: str
+    """Its name in the step."""
+    name: str
+    """Its name in the ensemble."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +196,25 @@ class Pipeline:
     outputs: tuple[Tensor, ...]
     on_request: tuple[Tensor, ...]
     card: str
+    wires: tuple[Wire, ...] = ()
+    """The tensors that are renamed; all others connect by their names."""
     max_pixels: int = MAX_SIDE * MAX_SIDE
     field: int = NETWORK_SIZE
     fused: str | None = None
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The variants in which one step takes the place of the others."""
+        if self.fused is None:
+            return ()
+        return ("fused", *(variant.name for variant in STEPS[self.fused].variants))
+
+    def steps_of(self, variant: str | None = None) -> tuple[str, ...]:
+        """Its steps in order; of a variant the fused one, and those that run on request."""
+        if self.fused is None or variant not in self.variants:
+            return self.steps
+        on_request = set(self.on_request)
+        return (self.fused, *(s for s in self.steps if on_request & set(STEPS[s].outputs)))
 
     @property
     def is_semantic(self) -> bool:
@@ -146,42 +233,101 @@ class Pipeline:
 
 
 # -- What a caller sees -----------------------------------------------------------------------
-IMAGE = Tensor("image", "UINT16", (-1, -1, -1))  # H, W, C; C = 1 or 3, as the camera gave it
-# Network pixels per frame pixel. The card tells the scale that the network was trained at.
-SCALE_INPUT = Tensor("scale", "FP32", (1,))
-# Least overlap of neighbouring tiles in network pixels: the size of the largest cells.
-TILE_OVERLAP_INPUT = Tensor("tile_overlap", "FP32", (1,))
-SCORE_THRESHOLD_INPUT = Tensor("score_threshold", "FP32", (1,))
-OVERLAP_THRESHOLD_INPUT = Tensor("overlap_threshold", "FP32", (1,))
-MAX_CELLS_INPUT = Tensor("max_cells", "INT32", (1,))
+IMAGE = Tensor(
+    "image",
+    "UINT16",
+    (-1, -1, -1),
+    meaning="The frame as the camera gave it: H, W, C, where C is 1 or 3 (RGB).",
+)
+SCALE_INPUT = Tensor(
+    "scale",
+    "FP32",
+    (1,),
+    meaning="Network pixels per frame pixel. The card tells the scale of the training frames.",
+)
+TILE_OVERLAP_INPUT = Tensor(
+    "tile_overlap",
+    "FP32",
+    (1,),
+    meaning="Least overlap of neighbouring tiles in network pixels: the size of the largest cells.",
+)
+SCORE_THRESHOLD_INPUT = Tensor(
+    "score_threshold", "FP32", (1,), meaning="Cells with a lower score are left out, 0 to 1."
+)
+OVERLAP_THRESHOLD_INPUT = Tensor(
+    "overlap_threshold",
+    "FP32",
+    (1,),
+    meaning="Of two cells of which one covers a larger share of the smaller one's mask, one stays.",
+)
+MAX_CELLS_INPUT = Tensor(
+    "max_cells", "INT32", (1,), meaning="Maximum number of cells in the answer, best score first."
+)
 
-BOXES = Tensor("boxes", "FP32", (-1, 4))  # N, (x0, y0, x1, y1) in frame pixels
-SCORES = Tensor("scores", "FP32", (-1,))  # N, descending
-CLASS_IDS = Tensor("class_ids", "INT32", (-1,))  # N, index into the card's class names
-CLASS_PROBS = Tensor("class_probs", "FP32", (-1, -1))  # N, K
-# N, M, M; the probability 0..255 inside the box
-MASKS = Tensor("masks", "UINT8", (-1, MASK_SIZE, MASK_SIZE))
-SAM_MASKS = Tensor("masks", "UINT8", (-1, SAM_MASK_SIZE, SAM_MASK_SIZE))  # as `masks`
-CELLS_FOUND = Tensor("cells_found", "INT32", (1,))  # before the cap; > N when it was reached
-LABELS = Tensor("labels", "UINT16", (-1, -1))  # H, W; 0 background, i the i-th cell
+BOXES = Tensor("boxes", "FP32", (-1, 4), meaning="N, (x0, y0, x1, y1) in frame pixels.")
+SCORES = Tensor("scores", "FP32", (-1,), meaning="N, descending, 0 to 1.")
+CLASS_IDS = Tensor("class_ids", "INT32", (-1,), meaning="N, index into the card's class names.")
+CLASS_PROBS = Tensor("class_probs", "FP32", (-1, -1), meaning="N, K: probability of each class.")
+MASKS = Tensor(
+    "masks",
+    "UINT8",
+    (-1, MASK_SIZE, MASK_SIZE),
+    meaning="N, M, M: probability 0..255 inside the cell's box; from 128 on a pixel is the cell's.",
+)
+SAM_MASKS = Tensor("masks", "UINT8", (-1, SAM_MASK_SIZE, SAM_MASK_SIZE), meaning=MASKS.meaning)
+CELLS_FOUND = Tensor(
+    "cells_found",
+    "INT32",
+    (1,),
+    meaning="Number of cells before the cap; more than N where `max_cells` was reached.",
+)
+LABELS = Tensor(
+    "labels",
+    "UINT16",
+    (-1, -1),
+    meaning="H, W: 0 is background, i the i-th cell. Painted only where a request names it.",
+)
 
-# What a person or a program says of N cells, each by P points: clicks, and the corners of a box.
-# (x, y) in frame pixels; what a label means stands in `POINT_LABELS`.
-PROMPT_POINTS = Tensor("prompt_points", "FP32", (-1, -1, 2))
-PROMPT_LABELS = Tensor("prompt_labels", "INT32", (-1, -1))
-# C, M, M; C = N, or 0 if no prompt has a coarse mask: the probability 0..255 inside its box.
-COARSE_MASKS = Tensor("coarse_masks", "UINT8", (-1, MASK_SIZE, MASK_SIZE))
-COARSE_BOXES = Tensor("coarse_boxes", "FP32", (-1, 4))  # C
+# N prompts of a person or a program, each of P points: clicks, and the corners of a box.
+PROMPT_POINTS = Tensor(
+    "prompt_points", "FP32", (-1, -1, 2), meaning="N, P, (x, y) in frame pixels."
+)
+PROMPT_LABELS = Tensor(
+    "prompt_labels",
+    "INT32",
+    (-1, -1),
+    meaning="N, P: 0 background, 1 foreground, 2 and 3 the corners of a box, -1 none.",
+)
+COARSE_MASKS = Tensor(
+    "coarse_masks",
+    "UINT8",
+    (-1, MASK_SIZE, MASK_SIZE),
+    meaning="C, M, M: probability 0..255 inside its box; C is N, or 0 without coarse masks.",
+)
+COARSE_BOXES = Tensor(
+    "coarse_boxes", "FP32", (-1, 4), meaning="C, (x0, y0, x1, y1) of the coarse masks."
+)
 
-PROBABILITY_THRESHOLD_INPUT = Tensor("probability_threshold", "FP32", (1,))
-# The camera value that is white, 1.0, in the stain's training images: 255 for 8-bit frames. Not
-# read from the frame, so that parts of a large frame are normalised alike.
-WHITE_LEVEL_INPUT = Tensor("white_level", "FP32", (1,))
+PROBABILITY_THRESHOLD_INPUT = Tensor(
+    "probability_threshold",
+    "FP32",
+    (1,),
+    meaning="Pixels with this probability or more are foreground, 0 to 1.",
+)
+# Not read from the frame, so that parts of a large frame are normalised alike.
+WHITE_LEVEL_INPUT = Tensor(
+    "white_level",
+    "FP32",
+    (1,),
+    meaning="Camera value that is white in the stain's training images: 255 for 8-bit frames.",
+)
 
-PROBABILITY = Tensor("probability", "UINT8", (-1, -1))  # H, W; 0..255 is 0..1
-MASK = Tensor("mask", "UINT8", (-1, -1))  # H, W; 1 foreground, 0 background
-CENTRES = Tensor("centres", "FP32", (-1, 2))  # N, (x, y) in frame pixels
-CENTRE_SCORES = Tensor("centre_scores", "FP32", (-1,))  # N, descending; smoothed probability
+PROBABILITY = Tensor("probability", "UINT8", (-1, -1), meaning="H, W; 0..255 is 0 to 1.")
+MASK = Tensor("mask", "UINT8", (-1, -1), meaning="H, W; 1 foreground, 0 background.")
+CENTRES = Tensor("centres", "FP32", (-1, 2), meaning="N, (x, y) of the nuclei in frame pixels.")
+CENTRE_SCORES = Tensor(
+    "centre_scores", "FP32", (-1,), meaning="N, descending: smoothed probability at the centre."
+)
 
 INSTANCE_INPUTS = (
     IMAGE,
@@ -198,58 +344,112 @@ POINT_LABELS = {"background": 0, "foreground": 1, "box_start": 2, "box_end": 3, 
 fills up the rows of prompts that have fewer points than others."""
 
 # -- The card: what a pipeline says of itself ---------------------------------------------------
-CARD_INPUT = Tensor("page", "INT64", (1,))  # always 0: one page
-CARD_OUTPUT = Tensor("card", "BYTES", (1,))
-"""JSON: ``pipeline``, ``class_names``, ``models`` (name -> version, sha256), ``recipes``."""
+CARD_INPUT = Tensor("page", "INT64", (1,), meaning="Always 0: there is one page.")
+CARD_OUTPUT = Tensor(
+    "card",
+    "BYTES",
+    (1,),
+    meaning="JSON: `pipeline`, `class_names`, `models` (name -> version, sha256), `recipes`.",
+)
 
 # -- What passes between the steps --------------------------------------------------------------
-# T tiles of one frame, row by row.
-NETWORK_IMAGE = Tensor("network_image", "UINT8", (3, NETWORK_SIZE, NETWORK_SIZE), rows=-1)
-TILE_ORIGINS = Tensor("tile_origins", "FP32", (-1, 2))  # T, (x, y) in pixels of the scaled frame
-# scale_x, scale_y, frame H, frame W, overlap of neighbouring tiles in network pixels
-TILING = Tensor("tiling", "FP32", (5,))
-LEVELS = Tensor("levels", "FP32", (2,))  # camera values that normalisation maps to 0 and 1
-# 4 box values, K class scores, 32 mask coefficients; 8400 anchors of the 640 px network.
-PREDICTIONS = Tensor("predictions", "FP32", (-1, 8400), rows=-1)
-PROTOTYPES = Tensor("prototypes", "FP32", (32, NETWORK_SIZE // 4, NETWORK_SIZE // 4), rows=-1)
-DETECTED_IDS = Tensor("detected_ids", "INT32", (-1,))
-DETECTED_PROBS = Tensor("detected_probs", "FP32", (-1, -1))
-CELLS_DETECTED = Tensor("cells_detected", "INT32", (1,))  # before the cap, as `cells_found`
+NETWORK_IMAGE = Tensor(
+    "network_image",
+    "UINT8",
+    (3, NETWORK_SIZE, NETWORK_SIZE),
+    rows=-1,
+    meaning="T tiles of one frame, row by row, RGB.",
+)
+TILE_ORIGINS = Tensor(
+    "tile_origins", "FP32", (-1, 2), meaning="T, (x, y) in pixels of the scaled frame."
+)
+TILING = Tensor(
+    "tiling",
+    "FP32",
+    (5,),
+    meaning="scale_x, scale_y, frame H, frame W, overlap of tiles in network pixels.",
+)
+LEVELS = Tensor("levels", "FP32", (2,), meaning="Camera values that became 0 and 255.")
+PREDICTIONS = Tensor(
+    "predictions",
+    "FP32",
+    (-1, 8400),
+    rows=-1,
+    meaning="4 box values, K class scores and 32 mask coefficients of 8400 anchors.",
+)
+PROTOTYPES = Tensor(
+    "prototypes",
+    "FP32",
+    (32, NETWORK_SIZE // 4, NETWORK_SIZE // 4),
+    rows=-1,
+    meaning="Masks that the coefficients mix.",
+)
+DETECTED_IDS = Tensor("detected_ids", "INT32", (-1,), meaning="N, class of the detector.")
+DETECTED_PROBS = Tensor("detected_probs", "FP32", (-1, -1), meaning="N, K, of the detector.")
+CELLS_DETECTED = Tensor("cells_detected", "INT32", (1,), meaning="As `cells_found`.")
 # Copies under names of their own: a step that runs only on request must not read a tensor that
 # is also an output of the ensemble, or Triton answers "unexpected deadlock".
-CELL_BOXES = Tensor("cell_boxes", "FP32", (-1, 4))
-CELL_MASKS = Tensor("cell_masks", "UINT8", MASKS.dims)
-SAM_CELL_MASKS = Tensor("cell_masks", "UINT8", SAM_MASKS.dims)
+CELL_BOXES = Tensor("cell_boxes", "FP32", (-1, 4), meaning="As `boxes`.")
+CELL_MASKS = Tensor("cell_masks", "UINT8", MASKS.dims, meaning="As `masks`.")
+SAM_CELL_MASKS = Tensor("cell_masks", "UINT8", SAM_MASKS.dims, meaning="As `masks`.")
 # As `cell_labels` reads them, of any M. A graph says its own M: ONNX Runtime infers it, and Triton
 # refuses a configuration that leaves open what the graph fixes.
-PAINTED_MASKS = Tensor("cell_masks", "UINT8", (-1, -1, -1))
-FRAME_SIZE = Tensor("frame_size", "INT32", (2,))  # H, W
-CROPS = Tensor("crops", "UINT8", (3, CROP_SIZE, CROP_SIZE), rows=-1)  # one row at least
-CROP_PROBS = Tensor("crop_probs", "FP32", (-1,), rows=-1)  # K
+PAINTED_MASKS = Tensor("cell_masks", "UINT8", (-1, -1, -1), meaning="As `masks`, of any M.")
+FRAME_SIZE = Tensor("frame_size", "INT32", (2,), meaning="H, W.")
+CROPS = Tensor(
+    "crops",
+    "UINT8",
+    (3, CROP_SIZE, CROP_SIZE),
+    rows=-1,
+    meaning="RGB, one per cell; one meaningless row where there is no cell.",
+)
+CROP_PROBS = Tensor("crop_probs", "FP32", (-1,), rows=-1, meaning="K class probabilities.")
 
-# T tiles of one frame, row by row, all of one size: that of the frame where it is no larger.
-NETWORK_TILES = Tensor("network_tiles", "UINT8", (3, -1, -1), rows=-1)
+NETWORK_TILES = Tensor(
+    "network_tiles",
+    "UINT8",
+    (3, -1, -1),
+    rows=-1,
+    meaning="T tiles of one frame, row by row, RGB, all of one size.",
+)
 # What was found in all tiles, in frame pixels; one cell may stand here several times.
-CANDIDATE_BOXES = Tensor("candidate_boxes", "FP32", (-1, 4))  # P
-CANDIDATE_SCORES = Tensor("candidate_scores", "FP32", (-1,))
-CANDIDATE_IDS = Tensor("candidate_ids", "INT32", (-1,))
-CANDIDATE_PROBS = Tensor("candidate_probs", "FP32", (-1, -1))  # P, K
-CANDIDATE_MASKS = Tensor("candidate_masks", "UINT8", MASKS.dims)
-WHOLE = Tensor("whole", "INT32", (-1,))  # 1: no inner edge of a tile cuts it
-LARGE_CUT = Tensor("large_cut", "INT32", (-1,))  # 1: cut, and whole in no other tile
-# T tiles of one frame, or the frame. Red, green, blue and opacity: longest side scaled to SAM's
-# input side S, transparent to the right and below. Pixel statistics are the encoder's.
-SAM_IMAGE = Tensor("sam_image", "UINT8", (4, -1, -1), rows=-1)  # S, S
-SAM_TILES = Tensor("sam_tiles", "INT32", (-1, 4))  # T, x0, y0, x1, y1 in frame pixels, of one size
-SAM_EMBEDDING = Tensor("sam_embedding", "FP32", (-1, -1, -1), rows=-1)  # E, S / 16, S / 16
-PROMPT_BOXES = Tensor("prompt_boxes", "FP32", (-1, 4))  # N, around SAM's masks, in frame pixels
-PROMPT_MASKS = Tensor("prompt_masks", "UINT8", SAM_MASKS.dims)
-QUALITIES = Tensor("qualities", "FP32", (-1,))  # N, the IoU that SAM predicts of its mask
+CANDIDATE_BOXES = Tensor("candidate_boxes", "FP32", (-1, 4), meaning="P, as `boxes`.")
+CANDIDATE_SCORES = Tensor("candidate_scores", "FP32", (-1,), meaning="P, as `scores`.")
+CANDIDATE_IDS = Tensor("candidate_ids", "INT32", (-1,), meaning="P, as `class_ids`.")
+CANDIDATE_PROBS = Tensor("candidate_probs", "FP32", (-1, -1), meaning="P, K, as `class_probs`.")
+CANDIDATE_MASKS = Tensor("candidate_masks", "UINT8", MASKS.dims, meaning="P, M, M, as `masks`.")
+WHOLE = Tensor("whole", "INT32", (-1,), meaning="P: 1 where no inner edge of a tile cuts it.")
+LARGE_CUT = Tensor("large_cut", "INT32", (-1,), meaning="P: 1 where it is whole in no tile.")
+SAM_IMAGE = Tensor(
+    "sam_image",
+    "UINT8",
+    (4, -1, -1),
+    rows=-1,
+    meaning="T tiles, or the frame: red, green, blue and opacity, S by S, the side of the "
+    "exported SAM's input; transparent to the right and below.",
+)
+SAM_TILES = Tensor(
+    "sam_tiles", "INT32", (-1, 4), meaning="T, (x0, y0, x1, y1) in frame pixels, of one size."
+)
+SAM_EMBEDDING = Tensor(
+    "sam_embedding", "FP32", (-1, -1, -1), rows=-1, meaning="E channels, S / 16 by S / 16."
+)
+PROMPT_BOXES = Tensor(
+    "prompt_boxes", "FP32", (-1, 4), meaning="N, around SAM's masks, in frame pixels."
+)
+PROMPT_MASKS = Tensor("prompt_masks", "UINT8", SAM_MASKS.dims, meaning="N, M, M, as `masks`.")
+QUALITIES = Tensor("qualities", "FP32", (-1,), meaning="N, the IoU that SAM predicts of its mask.")
 
-FRAME_RGB = Tensor("frame_rgb", "UINT8", (3, -1, -1), rows=1)  # normalised, contrast raised
-FRAME_PROBABILITY = Tensor("frame_probability", "UINT8", (-1, -1), rows=1)  # H, W
-TILES = Tensor("tiles", "UINT8", (3, TILE_SIZE, TILE_SIZE), rows=-1)  # row by row of the grid
-TILE_PROBABILITIES = Tensor("tile_probabilities", "UINT8", (TILE_SIZE, TILE_SIZE), rows=-1)
+FRAME_RGB = Tensor(
+    "frame_rgb", "UINT8", (3, -1, -1), rows=1, meaning="Normalised frame, contrast raised."
+)
+FRAME_PROBABILITY = Tensor("frame_probability", "UINT8", (-1, -1), rows=1, meaning="H, W.")
+TILES = Tensor(
+    "tiles", "UINT8", (3, TILE_SIZE, TILE_SIZE), rows=-1, meaning="Row by row of the grid, RGB."
+)
+TILE_PROBABILITIES = Tensor(
+    "tile_probabilities", "UINT8", (TILE_SIZE, TILE_SIZE), rows=-1, meaning="0..255 is 0 to 1."
+)
 
 STEPS = {
     step.name: step
@@ -258,11 +458,28 @@ STEPS = {
             "yolo_prepare",
             (IMAGE, SCALE_INPUT, TILE_OVERLAP_INPUT),
             (NETWORK_IMAGE, TILE_ORIGINS, TILING, LEVELS),
+            summary="Camera frame to network input: normalised, scaled, overlapping tiles.",
         ),
         # One class, "cell": the general network of S1, approach 2.
-        Step("yolo_cells", (NETWORK_IMAGE,), (PREDICTIONS, PROTOTYPES), batches=True),
+        Step(
+            "yolo_cells",
+            (NETWORK_IMAGE,),
+            (PREDICTIONS, PROTOTYPES),
+            summary="One-class YOLO11n-seg: every cell.",
+            max_batch=MAX_TILES,
+            warm_up=(1, NETWORK_IMAGE.dims),
+            variants=(OPENVINO, INT8),
+        ),
         # K classes: the network of S1, approach 1, fine-tuned to the target data.
-        Step("yolo_targets", (NETWORK_IMAGE,), (PREDICTIONS, PROTOTYPES), batches=True),
+        Step(
+            "yolo_targets",
+            (NETWORK_IMAGE,),
+            (PREDICTIONS, PROTOTYPES),
+            summary="YOLO11n-seg fine-tuned to the target classes.",
+            max_batch=MAX_TILES,
+            warm_up=(1, NETWORK_IMAGE.dims),
+            variants=(OPENVINO, INT8),
+        ),
         Step(
             "yolo_decode",
             (
@@ -285,24 +502,53 @@ STEPS = {
                 CELL_MASKS,
                 FRAME_SIZE,
             ),
+            summary="Predictions of all tiles to cells: threshold, NMS, masks, merging, cap.",
         ),
-        Step("cell_crops", (IMAGE, LEVELS, CELL_BOXES), (CROPS,)),
-        Step("resnet50_cells", (CROPS,), (CROP_PROBS,), batches=True),
-        Step("cell_classes", (CROP_PROBS, CELL_BOXES), (CLASS_IDS, CLASS_PROBS)),
-        Step("cell_labels", (CELL_BOXES, PAINTED_MASKS, FRAME_SIZE), (LABELS,)),
+        Step(
+            "cell_crops",
+            (IMAGE, LEVELS, CELL_BOXES),
+            (CROPS,),
+            summary="One crop per cell; without any cell one row, which `cell_classes` trims.",
+        ),
+        Step(
+            "resnet50_cells",
+            (CROPS,),
+            (CROP_PROBS,),
+            summary="ResNet50 on every cell, in chunks of constant memory.",
+            max_batch=MAX_CANDIDATES,
+            warm_up=(16, CROPS.dims),
+            variants=(OPENVINO_CHUNKS, INT8),
+        ),
+        Step(
+            "cell_classes",
+            (CROP_PROBS, CELL_BOXES),
+            (CLASS_IDS, CLASS_PROBS),
+            summary="The classifier's answer joined to the cells.",
+            one_thread=True,
+        ),
+        Step(
+            "cell_labels",
+            (CELL_BOXES, PAINTED_MASKS, FRAME_SIZE),
+            (LABELS,),
+            summary="Paints the label image; a graph would hold one full frame per cell.",
+            backend="python",
+        ),
         *(
             Step(
-                name,
+                f"{pipeline}_fused",
                 INSTANCE_INPUTS,
                 (*INSTANCE_OUTPUTS, CELL_BOXES, CELL_MASKS, FRAME_SIZE),
+                summary=f"All steps of `{pipeline}` but the painting of labels, as one graph.",
                 fused=True,
+                variants=(THROUGHPUT,),
             )
-            for name in ("yolo_fused", "yolo_resnet_fused")
+            for pipeline in ("yolo", "yolo_resnet")
         ),
         Step(
             "maskrcnn_prepare",
             (IMAGE, SCALE_INPUT, TILE_OVERLAP_INPUT),
             (NETWORK_TILES, TILE_ORIGINS, TILING, FRAME_SIZE),
+            summary="Camera frame to 8-bit RGB tiles at the scale that the network was trained at.",
         ),
         # Not batched: its cells differ in number. Tiles go through it one by one, for what leaves
         # its backbone is 90 MB per tile.
@@ -324,6 +570,7 @@ STEPS = {
                 WHOLE,
                 LARGE_CUT,
             ),
+            summary="Mask R-CNN: tiles to candidates, thresholds, NMS and mask patches included.",
         ),
         Step(
             "maskrcnn_cells",
@@ -348,18 +595,35 @@ STEPS = {
                 CELL_BOXES,
                 CELL_MASKS,
             ),
+            summary="Candidates of all tiles to cells: merging by masks, cap.",
+            one_thread=True,
         ),
-        Step("sam_prepare", (IMAGE,), (SAM_IMAGE, SAM_TILES)),
+        Step(
+            "sam_prepare",
+            (IMAGE,),
+            (SAM_IMAGE, SAM_TILES),
+            summary="Whole camera frame to SAM's input: longest side scaled to its square.",
+        ),
         Step(
             "sam_prepare_tiles",
             (IMAGE, SCALE_INPUT, TILE_OVERLAP_INPUT),
             (SAM_IMAGE, SAM_TILES),
+            summary="Camera frame to SAM's input at Mask R-CNN's scale, in tiles if it is larger.",
         ),
-        Step("sam_encoder", (SAM_IMAGE,), (SAM_EMBEDDING,), batches=True),
+        Step(
+            "sam_encoder",
+            (SAM_IMAGE,),
+            (SAM_EMBEDDING,),
+            summary="SAM's image encoder. A further prompt on a frame costs the decoder only.",
+            max_batch=MAX_TILES,
+            caches_answers=True,
+        ),
         Step(
             "sam_box_prompts",
             (BOXES,),
             (PROMPT_POINTS, PROMPT_LABELS, COARSE_MASKS, COARSE_BOXES),
+            summary="Boxes as prompts of SAM.",
+            one_thread=True,
         ),
         Step(
             "sam_decoder",
@@ -372,6 +636,7 @@ STEPS = {
                 COARSE_BOXES,
             ),
             (PROMPT_BOXES, PROMPT_MASKS, QUALITIES),
+            summary="SAM's prompt encoder and mask decoder: one mask per prompt.",
         ),
         Step(
             "sam_cells",
@@ -394,19 +659,70 @@ STEPS = {
                 CELL_BOXES,
                 SAM_CELL_MASKS,
             ),
+            summary="SAM's masks as cells: one answer per cell, best predicted quality first.",
+            one_thread=True,
         ),
-        Step("glioma_prepare", (IMAGE,), (FRAME_RGB,)),
-        Step("glioma_network", (FRAME_RGB,), (FRAME_PROBABILITY,), batches=True),
-        Step("glioma_livecell_network", (FRAME_RGB,), (FRAME_PROBABILITY,), batches=True),
-        Step("nuclei_prepare", (IMAGE, WHITE_LEVEL_INPUT), (TILES, FRAME_SIZE)),
-        Step("nuclei_network", (TILES,), (TILE_PROBABILITIES,), batches=True),
-        Step("nuclei_stitch", (TILE_PROBABILITIES, FRAME_SIZE), (FRAME_PROBABILITY,)),
+        Step(
+            "glioma_prepare",
+            (IMAGE,),
+            (FRAME_RGB,),
+            summary="Camera frame to network input: percentile normalisation, contrast raised.",
+        ),
+        # A whole frame fills a processor, and its activations take gigabytes: frames of several
+        # clients take turns, so that the memory is that of one.
+        Step(
+            "glioma_network",
+            (FRAME_RGB,),
+            (FRAME_PROBABILITY,),
+            summary="U-Net on a whole frame, ImageNet-initialised.",
+            max_batch=1,
+            warm_up=(1, (3, 256, 256)),
+            variants=(OPENVINO,),
+        ),
+        Step(
+            "glioma_livecell_network",
+            (FRAME_RGB,),
+            (FRAME_PROBABILITY,),
+            summary="U-Net on a whole frame, pre-trained on LIVECell.",
+            max_batch=1,
+            warm_up=(1, (3, 256, 256)),
+            variants=(OPENVINO,),
+        ),
+        Step(
+            "nuclei_prepare",
+            (IMAGE, WHITE_LEVEL_INPUT),
+            (TILES, FRAME_SIZE),
+            summary="Camera frame to overlapping tiles: white level, cleaning, mirrored borders.",
+        ),
+        Step(
+            "nuclei_network",
+            (TILES,),
+            (TILE_PROBABILITIES,),
+            summary="U-Net on tiles, in chunks of constant memory.",
+            max_batch=MAX_NUCLEI_TILES,
+            warm_up=(1, TILES.dims),
+            variants=(OPENVINO_CHUNKS, THROUGHPUT),
+        ),
+        Step(
+            "nuclei_stitch",
+            (TILE_PROBABILITIES, FRAME_SIZE),
+            (FRAME_PROBABILITY,),
+            summary="Tiles to the probability of the frame: overlaps blended smoothly.",
+            one_thread=True,
+        ),
         Step(
             "nuclei_centres",
             (FRAME_PROBABILITY, PROBABILITY_THRESHOLD_INPUT),
             (CENTRES, CENTRE_SCORES),
+            summary="Peaks of the smoothed probability, one per nucleus.",
         ),
-        Step("foreground", (FRAME_PROBABILITY, PROBABILITY_THRESHOLD_INPUT), (PROBABILITY, MASK)),
+        Step(
+            "foreground",
+            (FRAME_PROBABILITY, PROBABILITY_THRESHOLD_INPUT),
+            (PROBABILITY, MASK),
+            summary="The probability, and the mask of the pixels at or above the threshold.",
+            one_thread=True,
+        ),
     )
 }
 
@@ -422,6 +738,10 @@ PIPELINES = {
             outputs=INSTANCE_OUTPUTS,
             on_request=(LABELS,),
             card="yolo_card",
+            wires=(
+                Wire("yolo_decode", DETECTED_IDS.name, CLASS_IDS.name),
+                Wire("yolo_decode", DETECTED_PROBS.name, CLASS_PROBS.name),
+            ),
             fused="yolo_fused",
         ),
         Pipeline(
@@ -452,6 +772,10 @@ PIPELINES = {
             outputs=INSTANCE_OUTPUTS,
             on_request=(LABELS,),
             card="maskrcnn_card",
+            wires=(
+                Wire("maskrcnn_cells", DETECTED_IDS.name, CLASS_IDS.name),
+                Wire("maskrcnn_cells", DETECTED_PROBS.name, CLASS_PROBS.name),
+            ),
             field=MASKRCNN_TILE_SIZE,
         ),
         Pipeline(
@@ -473,6 +797,11 @@ PIPELINES = {
             outputs=(BOXES, SCORES, CLASS_IDS, CLASS_PROBS, SAM_MASKS, CELLS_FOUND),
             on_request=(LABELS,),
             card="maskrcnn_sam_card",
+            wires=(
+                Wire("maskrcnn_cells", BOXES.name, "detected_boxes"),
+                Wire("maskrcnn_cells", CELLS_FOUND.name, CELLS_DETECTED.name),
+                Wire("sam_box_prompts", BOXES.name, "detected_boxes"),
+            ),
             field=MASKRCNN_TILE_SIZE,
         ),
         Pipeline(

@@ -33,7 +33,7 @@ def config_file(model: Path, variant: str | None = None) -> Path:
 def read_config(path: Path) -> model_config_pb2.ModelConfig:
     """Parse a ``config.pbtxt``; raise `ModelConfigError` naming file, line and reason."""
     if not path.is_file():
-        raise ModelConfigError(f"{path} is absent; restore it, it is part of the source tree.")
+        raise ModelConfigError(f"{path} is absent; write it: python -m export configs")
     try:
         return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
     except (text_format.ParseError, UnicodeDecodeError) as error:

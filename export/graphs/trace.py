@@ -13,7 +13,7 @@ from onnx.external_data_helper import load_external_data_for_model
 
 from cytoserve.contract import Step
 from cytoserve.contract import Tensor as ContractTensor
-from export.graphs.types import ELEMENT_TYPES, OPSET, leaves_outputs_open
+from export.graphs.types import ELEMENT_TYPES, OPSET
 
 
 def trace_graph(
@@ -60,7 +60,7 @@ def _dynamic_axes(tensor: ContractTensor, step: Step) -> dict[int, str]:
     Of a network for any number of classes it is the batch alone: a graph must not promise more
     than it does.
     """
-    dims = step.graph_dims(tensor)[:1] if leaves_outputs_open(step) else step.graph_dims(tensor)
+    dims = step.graph_dims(tensor)[:1] if step.leaves_outputs_open else step.graph_dims(tensor)
     return {axis: f"{tensor.name}_{axis}" for axis, dim in enumerate(dims) if dim == -1}
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import onnx
 
-from cytoserve.contract import Step
-
 OPSET = 17
 """The newest that the tracing exporter of every supported torch writes."""
 
@@ -21,13 +19,3 @@ CONTRACT_DTYPES = {
 
 ELEMENT_TYPES = {name: element_type for element_type, name in CONTRACT_DTYPES.items()}
 """The contract's name of a dtype -> ONNX element type."""
-
-
-def leaves_outputs_open(step: Step) -> bool:
-    """Whether the contract leaves sizes of a network's outputs open that the network itself fixes.
-
-    So it is where inputs of a fixed size have outputs of an open one: that is the number of
-    classes. Where the inputs vary, the outputs vary with them; but a fused step holds a network.
-    """
-    varies = [any(-1 in tensor.dims for tensor in side) for side in (step.inputs, step.outputs)]
-    return step.fused or (step.batches and varies == [False, True])

@@ -17,7 +17,7 @@ from cytoserve.contract import (
     STEPS,
     TILE_ORIGINS,
 )
-from export.graphs.chunked import in_chunks
+from export.graphs.micro_batches import wrap_in_loop
 from export.graphs.trace import trace_graph
 from export.maskrcnn.cells import MaskRcnnCells
 from export.maskrcnn.network import MaskRcnnNetwork, MaskRcnnTile
@@ -90,7 +90,7 @@ def tile_by_tile(network: MaskRCNN, example: Case) -> onnx.ModelProto:
     open_name = classes.dim_param
     # The loop begins with no rows of so many columns; the contract leaves their number open.
     classes.dim_value = network.roi_heads.box_predictor.cls_score.out_features - 1
-    graph = in_chunks(graph, 1, [NETWORK_TILES.name, TILE_ORIGINS.name])
+    graph = wrap_in_loop(graph, 1, [NETWORK_TILES.name, TILE_ORIGINS.name])
     [probabilities] = [v for v in graph.graph.output if v.name == CANDIDATE_PROBS.name]
     probabilities.type.tensor_type.shape.dim[1].dim_param = open_name
     return graph

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from cytoserve.contract import STEPS
-from export.graphs.chunked import in_chunks
-from export.graphs.fixed_chunks import one_by_one
+from export.graphs.micro_batches import wrap_in_loop, wrap_in_row_scan
 from export.graphs.trace import trace_graph
 from export.parity.steps import FLOAT_TOLERANCE, Case, check_parity
 
@@ -46,8 +45,8 @@ def export_step(
         name: of the step in the contract.
         module: what the graph is to equal.
         cases: inputs to compare on.
-        chunk: rows that the graph takes at once, see `export.graphs.chunked.in_chunks`; None: all.
-        single_rows: take rows one by one, see `export.graphs.fixed_chunks.one_by_one`.
+        chunk: rows that the graph takes at once, see `micro_batches.wrap_in_loop`; None: all.
+        single_rows: take rows one by one, see `micro_batches.wrap_in_row_scan`.
         chunked: inputs whose rows these are; None: all inputs.
         reference: what the graph is to equal where that is not ``module``, but more exact.
         float_tolerance: see `export.parity.steps.FLOAT_TOLERANCE`.
@@ -60,9 +59,9 @@ def export_step(
     graph = trace_graph(module.eval(), step, cases[0].inputs)
     if chunk is not None:
         _declare_row_dims(graph, module, cases[0])
-        graph = in_chunks(graph, chunk, chunked)
+        graph = wrap_in_loop(graph, chunk, chunked)
     elif single_rows:
-        graph = one_by_one(graph)
+        graph = wrap_in_row_scan(graph)
     original = module if reference is None else reference.eval()
     parity = check_parity(original, graph, step, cases, float_tolerance)
     return ExportedStep(name, graph, parity, settings or {})

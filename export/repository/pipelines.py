@@ -55,7 +55,7 @@ def install_pipeline(
 
     Args:
         pipeline: its exported steps.
-        repository: the model repository, with its hand-written configs.
+        repository: the model repository, with its configurations.
         frames: name -> camera frame ``[H, W]`` or ``[H, W, C]`` to prove the chain on.
         command: the command line, for the manifest.
         say: told what is being done.

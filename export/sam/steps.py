@@ -22,8 +22,7 @@ from export.parity.sample_inputs import camera_frame, generator, pixels
 from export.parity.steps import FLOAT_TOLERANCE, Case
 from export.repository.exported_step import ExportedStep, export_step
 from export.repository.install import SAM_SETTING
-from export.sam.box_prompts import SamBoxPrompts
-from export.sam.cells import SamCells
+from export.sam.cells import SamBoxPrompts, SamCells
 from export.sam.decoder import CHUNK, SamDecoder
 from export.sam.encoder import ImageEncoder
 from export.sam.prepare import OPAQUE, SamPrepare, SamPrepareTiles

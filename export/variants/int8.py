@@ -23,10 +23,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from cytoserve import Cells
 from cytoserve.contract import INSTANCE_OUTPUTS, PIPELINES
 from cytoserve.model_config import VARIANT_FOLDER, config_file, read_config
-from export.graphs.chunked import in_chunks
 from export.graphs.files import save_graph
-from export.graphs.fixed_chunks import one_by_one
-from export.graphs.unchunked import without_chunks
+from export.graphs.micro_batches import unwrap_loop, wrap_in_loop, wrap_in_row_scan
 from export.parity.accuracy_budget import beyond_budget, drops
 from export.parity.chain import Arrays, Chain, newest_graph
 from export.parity.instances import instance_inputs
@@ -174,7 +172,7 @@ class Rows(CalibrationDataReader):  # type: ignore[misc]
 
 def quantised(graph: onnx.ModelProto, rows: Sequence[Arrays]) -> onnx.ModelProto:
     """The same network in 8-bit integers, which takes its rows as ``graph`` does."""
-    network = without_chunks(graph)
+    network = unwrap_loop(graph)
     with tempfile.TemporaryDirectory() as folder:
         names = ("network.onnx", "prepared.onnx", "integers.onnx")
         plain, prepared, done = (Path(folder) / name for name in names)
@@ -195,7 +193,7 @@ def quantised(graph: onnx.ModelProto, rows: Sequence[Arrays]) -> onnx.ModelProto
     if network is graph:
         return integers
     alone = any(node.op_type == "Scan" for node in graph.graph.node)
-    return one_by_one(integers) if alone else in_chunks(integers, CLASSIFIER_CHUNK)
+    return wrap_in_row_scan(integers) if alone else wrap_in_loop(integers, CLASSIFIER_CHUNK)
 
 
 def decoding_nodes(graph: onnx.ModelProto) -> list[str]:

@@ -11,9 +11,8 @@ import onnx
 from cytoserve.contract import STEPS
 from cytoserve.model_config import config_file, read_config
 from export.graphs.files import open_graph
-from export.graphs.fixed_chunks import in_fixed_chunks
+from export.graphs.micro_batches import unwrap_loop, wrap_in_scan
 from export.graphs.session import open_session
-from export.graphs.unchunked import without_chunks
 from export.parity.chain import newest_graph
 from export.parity.steps import ParityError, deviation
 from export.repository.install import MODEL_FILE, Staging
@@ -48,7 +47,7 @@ def export_openvino(repository: Path, command: Sequence[str]) -> list[Path]:
     files = []
     with Staging(repository) as staging:
         for name, source in exported.items():
-            graph = in_fixed_chunks(without_chunks(onnx.load(source)), CHUNK_ROWS[name])
+            graph = wrap_in_scan(unwrap_loop(onnx.load(source)), CHUNK_ROWS[name])
             about = {
                 "made_from": MODEL_FILE,
                 "chunk_rows": CHUNK_ROWS[name],

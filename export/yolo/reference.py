@@ -14,11 +14,11 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import interpolate
 
-from cytoserve.contract import MAX_CELLS, NETWORK_SIZE
+from cytoserve.contract import MAX_CANDIDATES, MAX_CELLS, NETWORK_SIZE
 from export.parity.reference import ReferenceCells
 from export.parity.reference_merge import MARGIN, frame_grid, merge_tiles, scaled_rgb
 from training.preprocessing.tiles import PADDING_VALUE, padding_before
-from training.yolo.decode import BOX_OVERLAP, MAX_CANDIDATES, mended_boxes
+from training.yolo.decode import BOX_OVERLAP, mended_boxes
 from training.yolo.network import MODEL_FILE, SegmentationModel, all_threads
 
 from ultralytics import YOLO  # isort: skip  # after training.yolo.network, which keeps ultralytics offline

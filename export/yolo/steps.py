@@ -21,8 +21,7 @@ from export.parity.steps import Case
 from export.repository.exported_step import ExportedStep, export_step
 from training.preprocessing.tiles import NetworkTiles
 from training.yolo.decode import CHUNK, COEFFICIENTS, YoloDecode
-from training.yolo.network import SegmentationModel
-from training.yolo.threshold import YoloNetwork
+from training.yolo.network import SegmentationModel, YoloNetwork
 
 TILE_OVERLAP = 128.0
 """Overlap of tiles in the cases, in network pixels."""

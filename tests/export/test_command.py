@@ -159,4 +159,4 @@ def test_two_exports_at_once(repository: Path, checkpoints: Path) -> None:
 def test_missing_config(repository: Path, checkpoints: Path, tmp_path: Path) -> None:
     (repository / "yolo" / "config.pbtxt").unlink()
     result = run("yolo", "--targets", checkpoints / "targets", "--model-repository", repository)
-    assert_refused(result, "yolo/config.pbtxt is absent", "restore it")
+    assert_refused(result, "yolo/config.pbtxt is absent", "python -m export configs")

@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from cytoserve.contract import MASK_SIZE, NETWORK_SIZE, PROTOTYPES
+from cytoserve.contract import MASK_SIZE, MAX_CANDIDATES, NETWORK_SIZE, PROTOTYPES
 from training.postprocessing.merge_cells import merge_cells, tile_cuts
 from training.postprocessing.nms import NonMaximumSuppression
 
@@ -22,9 +22,6 @@ patch; in chunks this is paid for 64 cells, not for thousands."""
 BOX_OVERLAP = 0.7
 """IoU above which the lower-scored of two boxes of one tile is dropped before masks are decoded.
 It only saves work: suppression by masks decides."""
-
-MAX_CANDIDATES = 16384
-"""Maximum number of boxes of a frame whose masks are decoded, the best-scored first."""
 
 WIDE = 44
 """Points per side at which a mask is sampled in its box and in the margins around it."""

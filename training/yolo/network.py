@@ -5,6 +5,7 @@ ultralytics is AGPL-3.0. It is imported by this room and those above it, never b
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ os.environ.setdefault("YOLO_VERBOSE", "false")
 os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
 import torch
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from ultralytics.nn.tasks import SegmentationModel as SegmentationModel
 
@@ -81,3 +83,22 @@ def transfer(network: SegmentationModel, weights: Mapping[str, torch.Tensor]) ->
     fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
     network.load_state_dict(fitting, strict=False)
     return len(fitting)
+
+
+class YoloNetwork(nn.Module):
+    """YOLO11n-seg with its batch norms fused and its head decoding boxes to network pixels."""
+
+    def __init__(self, network: SegmentationModel) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).eval().fuse(verbose=False)
+        head = self.network.model[-1]
+        head.export, head.format = True, "onnx"
+
+    def forward(self, network_image: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict for RGB images uint8 ``[B, 3, S, S]``.
+
+        Returns ``predictions`` float32 ``[B, 4 + K + 32, A]`` and ``prototypes`` float32
+        ``[B, 32, S / 4, S / 4]``, see `training.yolo.decode.YoloDecode`.
+        """
+        predictions, prototypes = self.network(network_image.float() / 255)
+        return predictions, prototypes

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
@@ -14,29 +12,10 @@ from training.datasets.annotated import AnnotatedDataset
 from training.evaluation.score_threshold import LOWEST, choose_score_threshold, validation_frames
 from training.preprocessing.tiles import NetworkTiles
 from training.yolo.decode import YoloDecode
-from training.yolo.network import SegmentationModel
+from training.yolo.network import SegmentationModel, YoloNetwork
 
 TILES_AT_ONCE = 2
 """Tiles per pass through the network."""
-
-
-class YoloNetwork(nn.Module):
-    """YOLO11n-seg with its batch norms fused and its head decoding boxes to network pixels."""
-
-    def __init__(self, network: SegmentationModel) -> None:
-        super().__init__()
-        self.network = copy.deepcopy(network).eval().fuse(verbose=False)
-        head = self.network.model[-1]
-        head.export, head.format = True, "onnx"
-
-    def forward(self, network_image: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict for RGB images uint8 ``[B, 3, S, S]``.
-
-        Returns ``predictions`` float32 ``[B, 4 + K + 32, A]`` and ``prototypes`` float32
-        ``[B, 32, S / 4, S / 4]``, see `training.yolo.decode.YoloDecode`.
-        """
-        predictions, prototypes = self.network(network_image.float() / 255)
-        return predictions, prototypes
 
 
 class YoloPipeline(nn.Module):

@@ -13,8 +13,8 @@ from onnx import numpy_helper
 
 from cytoserve.contract import CARD_INPUT, CARD_OUTPUT, STEPS
 from export.graphs.card import card_graph
+from export.graphs.micro_batches import unwrap_loop
 from export.graphs.session import open_session
-from export.graphs.unchunked import without_chunks
 from export.parity.sample_inputs import pixels
 from export.parity.steps import Case, ParityError, check_parity, deviation
 from export.repository import exported_step
@@ -142,7 +142,7 @@ def test_a_wrong_graph_is_refused(
 ) -> None:
     graph = onnx.load(exported_repository / step / "1" / "model.onnx")
     if step == "yolo_targets":
-        graph = without_chunks(graph)
+        graph = unwrap_loop(graph)
     make = {
         "yolo_targets": lambda: steps.yolo_network(step, load_network(checkpoints / "targets")[0]),
         "yolo_decode": steps.yolo_decode,

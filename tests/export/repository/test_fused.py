@@ -12,8 +12,8 @@ import onnx.parser
 import pytest
 
 from cytoserve.contract import INSTANCE_OUTPUTS, PIPELINES, STEPS, Step, Tensor
-from export.graphs.chunked import in_chunks
 from export.graphs.files import open_graph
+from export.graphs.micro_batches import wrap_in_loop
 from export.parity.chain import Chain, newest_graph
 from export.parity.steps import ParityError
 from export.repository.fused import export_fused, fuse
@@ -51,7 +51,7 @@ ROWS = np.arange(12, dtype=np.float32).reshape(-1, 2)
 @pytest.mark.parametrize("chunk", [None, 2], ids=["plain", "in chunks"])
 def test_steps_are_joined_as_they_are_wired(rows: int, chunk: int | None) -> None:
     """Both graphs call a size `n` and a tensor `y`, and mean different ones."""
-    second = graph(ADD_UP) if chunk is None else in_chunks(graph(ADD_UP), chunk)
+    second = graph(ADD_UP) if chunk is None else wrap_in_loop(graph(ADD_UP), chunk)
     whole = fuse(WHOLE, WIRING, {"double": graph(DOUBLE), "add_up": second})
     assert [value.name for value in whole.graph.input] == ["x", "shift"]
     given = {"x": ROWS[:rows], "shift": np.array([3], np.float32)}
@@ -61,7 +61,7 @@ def test_steps_are_joined_as_they_are_wired(rows: int, chunk: int | None) -> Non
 
 
 def test_sizes_in_the_bodies_of_loops_have_no_names_left() -> None:
-    whole = fuse(WHOLE, WIRING, {"double": graph(DOUBLE), "add_up": in_chunks(graph(ADD_UP), 2)})
+    whole = fuse(WHOLE, WIRING, {"double": graph(DOUBLE), "add_up": wrap_in_loop(graph(ADD_UP), 2)})
     bodies = [a.g for node in whole.graph.node for a in node.attribute if a.HasField("g")]
     assert bodies
     named = [

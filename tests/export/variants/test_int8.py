@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from export.__main__ import main
-from export.graphs.chunked import in_chunks
 from export.graphs.files import open_graph
+from export.graphs.micro_batches import wrap_in_loop
 from export.parity.accuracy_budget import beyond_budget, drops
 from export.parity.chain import Chain
 from export.variants import int8
@@ -75,7 +75,7 @@ def test_integers_answer_nearly_as_floats_do() -> None:
 
 
 def test_a_network_in_chunks_stays_so() -> None:
-    chunked = in_chunks(small_network(), 5)
+    chunked = wrap_in_loop(small_network(), 5)
     integers = quantised(chunked, [{"x": images(0)}])
     assert "Loop" in {node.op_type for node in integers.graph.node}
     session = open_graph(integers)

@@ -12,10 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from export.__main__ import main
-from export.graphs.chunked import in_chunks
 from export.graphs.files import open_graph
-from export.graphs.fixed_chunks import in_fixed_chunks
-from export.graphs.unchunked import without_chunks
+from export.graphs.micro_batches import unwrap_loop, wrap_in_loop, wrap_in_scan
 from export.lint import lint_repository
 from export.repository.install import MANIFEST_FILE
 
@@ -41,14 +39,14 @@ def answers(graph: onnx.ModelProto, rows: int) -> np.ndarray:
 
 @pytest.mark.parametrize("rows", [0, 1, ROWS, ROWS + 1, 3 * ROWS])
 def test_any_number_of_rows_in_chunks_of_one_size(network: onnx.ModelProto, rows: int) -> None:
-    found = answers(in_fixed_chunks(network, ROWS), rows)
+    found = answers(wrap_in_scan(network, ROWS), rows)
     assert found.shape == (rows, 2)
     assert np.array_equal(found, answers(network, rows))
 
 
 def test_a_scan_gives_its_body_all_that_it_reads(network: onnx.ModelProto) -> None:
     """The OpenVINO provider computes no body that reads a tensor from outside."""
-    graph = in_fixed_chunks(network, ROWS).graph
+    graph = wrap_in_scan(network, ROWS).graph
     [scan] = [node for node in graph.node if node.op_type == "Scan"]
     body = onnx.helper.get_attribute_value(scan.attribute[0])
     known = {value.name for value in (*body.input, *body.initializer)}
@@ -59,12 +57,12 @@ def test_a_scan_gives_its_body_all_that_it_reads(network: onnx.ModelProto) -> No
 
 
 def test_a_network_comes_out_of_its_loop_as_it_went_in(network: onnx.ModelProto) -> None:
-    found = without_chunks(in_chunks(network, ROWS))
+    found = unwrap_loop(wrap_in_loop(network, ROWS))
     assert [node.op_type for node in found.graph.node] == ["Cast", "Flatten", "MatMul"]
     assert found.graph.input == network.graph.input
     assert found.graph.output == network.graph.output
     assert np.array_equal(answers(found, 7), answers(network, 7))
-    assert without_chunks(network) is network
+    assert unwrap_loop(network) is network
 
 
 def test_a_loop_that_cuts_some_inputs_only_is_refused() -> None:
@@ -73,7 +71,7 @@ def test_a_loop_that_cuts_some_inputs_only_is_refused() -> None:
         network (float[B,4] x, float[4] offset) => (float[B,4] y) { y = Add(x, offset) }"""
     )
     with pytest.raises(ValueError, match="cuts all inputs, offset, x; this one cuts x"):
-        without_chunks(in_chunks(network, ROWS, ["x"]))
+        unwrap_loop(wrap_in_loop(network, ROWS, ["x"]))
 
 
 @pytest.mark.slow

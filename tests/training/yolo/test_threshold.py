@@ -19,8 +19,8 @@ from training.evaluation import score_threshold
 from training.evaluation.score_threshold import BLANKS
 from training.yolo import threshold as module
 from training.yolo.decode import COEFFICIENTS
-from training.yolo.network import new_network
-from training.yolo.threshold import YoloNetwork, yolo_threshold
+from training.yolo.network import YoloNetwork, new_network
+from training.yolo.threshold import yolo_threshold
 
 MakeDataset = Callable[..., AnnotatedDataset]
 

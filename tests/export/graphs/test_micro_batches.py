@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.graphs.chunked import in_chunks
+from export.graphs.micro_batches import wrap_in_loop
 from export.graphs.session import open_session
 
 CHANNELS, SIDE, CLASSES = 48, 24, 3
@@ -86,7 +86,7 @@ def plain() -> onnx.ModelProto:
 def test_same_rows(plain: onnx.ModelProto, rows: int) -> None:
     crops = np.random.default_rng(rows).normal(size=(rows, 3, SIDE, SIDE)).astype(np.float32)
     [expected] = open_session(plain.SerializeToString(), 1).run(None, {"crops": crops})
-    chunked = in_chunks(plain, 32)
+    chunked = wrap_in_loop(plain, 32)
     [answer] = open_session(chunked.SerializeToString(), 1).run(None, {"crops": crops})
     np.testing.assert_allclose(answer, expected, rtol=1e-5, atol=1e-5)
 
@@ -106,7 +106,7 @@ def test_rows_of_images(rows: int) -> None:
     opset = [helper.make_opsetid("", 17)]
     network = helper.make_model(graph, opset_imports=opset, ir_version=8)
     tiles = np.random.default_rng(0).integers(0, 256, (rows, 3, 5, 7)).astype(np.float32)
-    session = open_session(in_chunks(network, 4).SerializeToString(), 1)
+    session = open_session(wrap_in_loop(network, 4).SerializeToString(), 1)
     [answer] = session.run(None, {"tiles": tiles})
     assert answer.dtype == np.uint8
     np.testing.assert_array_equal(answer, tiles.max(axis=1).astype(np.uint8))
@@ -141,7 +141,7 @@ def test_some_inputs_are_chunked(rows: int, masks: int) -> None:
     )
     opset = [helper.make_opsetid("", 17)]
     network = helper.make_model(graph, opset_imports=opset, ir_version=8)
-    chunked = in_chunks(network, 4, ["points", "masks"])
+    chunked = wrap_in_loop(network, 4, ["points", "masks"])
     [loop] = [node for node in chunked.graph.node if node.op_type == "Loop"]
     assert "Exp" in [node.op_type for node in chunked.graph.node]
     assert "Exp" not in [node.op_type for node in loop.attribute[0].g.node]
@@ -159,13 +159,13 @@ def test_some_inputs_are_chunked(rows: int, masks: int) -> None:
 
 def test_no_rows(plain: onnx.ModelProto) -> None:
     crops = np.zeros((0, 3, SIDE, SIDE), np.float32)
-    [answer] = open_session(in_chunks(plain, 32).SerializeToString()).run(None, {"crops": crops})
+    [answer] = open_session(wrap_in_loop(plain, 32).SerializeToString()).run(None, {"crops": crops})
     assert answer.shape == (0, CLASSES)
 
 
 def test_memory_is_that_of_a_chunk(plain: onnx.ModelProto, tmp_path: Path) -> None:
     peaks = {}
-    for name, model in (("plain", plain), ("chunked", in_chunks(plain, 32))):
+    for name, model in (("plain", plain), ("chunked", wrap_in_loop(plain, 32))):
         onnx.save(model, tmp_path / name)
         command = [sys.executable, "-c", PEAK, str(tmp_path / name)]
         environment = {"PYTHONPATH": f"{Path(__file__).parents[2]}"}

@@ -1,0 +1,247 @@
+"""Every ``config.pbtxt`` of the model repository, written from `cytoserve.contract`.
+
+They stay in git, so that ``tritonserver --model-repository`` starts on a clone. Every instance says
+``kind: KIND_CPU``: without it Triton moves a model to a GPU by itself wherever there is one.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from cytoserve.contract import (
+    CARD_INPUT,
+    CARD_OUTPUT,
+    PIPELINES,
+    STEPS,
+    Pipeline,
+    Step,
+    StepVariant,
+    Tensor,
+    Wire,
+)
+from cytoserve.model_config import CONFIG_FILE, VARIANT_FOLDER
+
+COMMAND = "python -m export configs"
+
+OPENVINO_OPTIONS = {"CPU": {"INFERENCE_PRECISION_HINT": "bf16"}}
+"""As OpenVINO's ``load_config`` takes them."""
+
+
+def configs() -> dict[Path, str]:
+    """Path below the repository -> text, for every step, pipeline, card and variant."""
+    texts = {}
+    for step in (*STEPS.values(), *map(card_step, PIPELINES.values())):
+        texts[Path(step.name, CONFIG_FILE)] = step_config(step)
+        for variant in step.variants:
+            texts[_variant_path(step.name, variant.name)] = step_config(step, variant)
+    for pipeline in PIPELINES.values():
+        texts[Path(pipeline.name, CONFIG_FILE)] = pipeline_config(pipeline)
+        for name in pipeline.variants:
+            texts[_variant_path(pipeline.name, name)] = pipeline_config(pipeline, name)
+    return texts
+
+
+def write_configs(repository: Path) -> list[Path]:
+    """Write every configuration below ``repository``, and remove those of no model.
+
+    Returns:
+        Paths below ``repository`` of the files that changed.
+    """
+    texts = configs()
+    patterns = (f"*/{CONFIG_FILE}", f"*/{VARIANT_FOLDER}/*.pbtxt")
+    there = {path.relative_to(repository) for each in patterns for path in repository.glob(each)}
+    changed = []
+    for path in sorted(there | set(texts)):
+        file = repository / path
+        before = file.read_text() if file.is_file() else None
+        if path not in texts:
+            file.unlink()
+        elif texts[path] != before:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(texts[path])
+        else:
+            continue
+        changed.append(path)
+    return changed
+
+
+def card_step(pipeline: Pipeline) -> Step:
+    """The model that tells what a pipeline is."""
+    return Step(
+        pipeline.card,
+        (CARD_INPUT,),
+        (CARD_OUTPUT,),
+        summary=f"Class names, model hashes and recipes of the pipeline `{pipeline.name}`.",
+        one_thread=True,
+    )
+
+
+def step_config(step: Step, variant: StepVariant | None = None) -> str:
+    """The configuration of a step or card, by default or in a variant."""
+    lines = [*_head(step.name, step.summary, variant.name if variant else None)]
+    lines.append(f'backend: "{step.backend}"')
+    if variant and variant.graph:
+        lines.append(f'default_model_filename: "{variant.graph}"')
+    lines.append(f"max_batch_size: {step.max_batch}")
+    lines += _tensors("input", step, step.inputs)
+    if step.leaves_outputs_open:
+        lines.append("# Outputs are completed from the graph: the number of classes is its own.")
+    else:
+        lines += _tensors("output", step, step.outputs)
+    if step.batches:
+        lines.append("dynamic_batching { }")
+    if step.caches_answers:
+        lines.append("response_cache { enable: true }")
+    count = variant.instances if variant else 1
+    lines.append(f"instance_group [ {{ count: {count} kind: KIND_CPU }} ]")
+    if step.one_thread:
+        value = '{ string_value: "1" }'
+        lines.append(f'parameters {{ key: "intra_op_thread_count" value: {value} }}')
+    lines += _warm_up(step)
+    if variant and variant.openvino:
+        lines += _openvino()
+    return "\n".join(lines) + "\n"
+
+
+def pipeline_config(pipeline: Pipeline, variant: str | None = None) -> str:
+    """The configuration of a pipeline, an ensemble, by default or in a variant.
+
+    Raises:
+        ValueError: two steps make one tensor, or an output is made by none.
+    """
+    lines = [*_head(pipeline.name, f"{pipeline.study}: {pipeline.summary}.", variant)]
+    lines += ['platform: "ensemble"', "max_batch_size: 0"]
+    ensemble = Step(pipeline.name, pipeline.inputs, (*pipeline.outputs, *pipeline.on_request))
+    lines += _tensors("input", ensemble, ensemble.inputs)
+    lines += _tensors("output", ensemble, ensemble.outputs)
+    steps = [
+        [
+            "    {",
+            f'      model_name: "{step.name}"',
+            "      model_version: -1",
+            *(f'      input_map {{ key: "{w.tensor}" value: "{w.name}" }}' for w in read),
+            *(f'      output_map {{ key: "{w.tensor}" value: "{w.name}" }}' for w in made),
+            "    }",
+        ]
+        for step, read, made in wiring(pipeline, variant)
+    ]
+    body = ",\n".join("\n".join(each) for each in steps)
+    lines += ["ensemble_scheduling {", "  step [", body, "  ]", "}"]
+    return "\n".join(lines) + "\n"
+
+
+def wiring(
+    pipeline: Pipeline, variant: str | None = None
+) -> list[tuple[Step, list[Wire], list[Wire]]]:
+    """Every step of a pipeline with the wires that it reads, and those that it makes for others.
+
+    A tensor that nobody reads later, and that is no output, is left out. Where two steps make one
+    of the same name, the later one's counts.
+
+    Raises:
+        ValueError: a step reads what no input or earlier step makes, or what an output is made of
+            by a step that runs on request only; or nobody makes an output.
+    """
+    steps = [STEPS[name] for name in pipeline.steps_of(variant)]
+    inputs = {tensor.name for tensor in pipeline.inputs}
+    outputs = {tensor.name for tensor in (*pipeline.outputs, *pipeline.on_request)}
+    read = [_wires(pipeline, step, step.inputs) for step in steps]
+    made = [_wires(pipeline, step, step.outputs) for step in steps]
+    table, known = [], set(inputs)
+    for index, step in enumerate(steps):
+        for wire in read[index]:
+            if wire.name not in known:
+                raise ValueError(
+                    f"{pipeline.name}: {step.name} reads '{wire.name}', which is neither an input "
+                    "nor made by an earlier step. Name its source in the pipeline's `wires`."
+                )
+        later = {wire.name for wires in read[index + 1 :] for wire in wires}
+        again = {wire.name for wires in made[index + 1 :] for wire in wires}
+        wanted = [w for w in made[index] if w.name in (later | outputs) - again]
+        known |= {wire.name for wire in wanted}
+        table.append((step, read[index], wanted))
+    missing = sorted(outputs - known)
+    if missing:
+        raise ValueError(f"{pipeline.name}: no step makes {', '.join(missing)}.")
+    _refuse_reading_outputs(pipeline, table)
+    return table
+
+
+def _refuse_reading_outputs(
+    pipeline: Pipeline, table: Sequence[tuple[Step, list[Wire], list[Wire]]]
+) -> None:
+    """A step that may be skipped must read no output of the ensemble, or Triton deadlocks."""
+    on_request = {tensor.name for tensor in pipeline.on_request}
+    outputs = {tensor.name for tensor in pipeline.outputs} | on_request
+    for step, read, made in table:
+        wrong = [wire.name for wire in read if wire.name in outputs]
+        if wrong and on_request & {wire.name for wire in made}:
+            raise ValueError(
+                f"{pipeline.name}: {step.name} runs on request only, so it must read internal "
+                f"tensors; it reads {', '.join(wrong)}, outputs of the pipeline."
+            )
+
+
+def _wires(pipeline: Pipeline, step: Step, tensors: Iterable[Tensor]) -> list[Wire]:
+    renamed = {wire.tensor: wire for wire in pipeline.wires if wire.step == step.name}
+    return [renamed.get(t.name, Wire(step.name, t.name, t.name)) for t in tensors]
+
+
+def _variant_path(model: str, variant: str) -> Path:
+    return Path(model, VARIANT_FOLDER, f"{variant}.pbtxt")
+
+
+def _head(name: str, summary: str, variant: str | None) -> Iterator[str]:
+    yield f"# Written by `{COMMAND}` from cytoserve.contract: change it there."
+    yield from textwrap.wrap(summary, 98, initial_indent="# ", subsequent_indent="# ")
+    if variant:
+        yield f"# Served by: python -m server --variant {variant}"
+    yield f'name: "{name}"'
+
+
+def _tensors(role: str, step: Step, tensors: Sequence[Tensor]) -> Iterator[str]:
+    yield f"{role} ["
+    for tensor in tensors:
+        comma = "" if tensor is tensors[-1] else ","
+        shape = _shape(tensor, step.config_dims(tensor))
+        yield f'  {{ name: "{tensor.name}" {shape} }}{comma}'
+    yield "]"
+
+
+def _shape(tensor: Tensor, dims: Sequence[int]) -> str:
+    dtype = "STRING" if tensor.dtype == "BYTES" else tensor.dtype
+    return f"data_type: TYPE_{dtype} dims: [ {', '.join(map(str, dims))} ]"
+
+
+def _warm_up(step: Step) -> Iterator[str]:
+    """The first request to a network must not pay for its start."""
+    if step.warm_up is None:
+        return
+    rows, dims = step.warm_up
+    [tensor] = step.inputs
+    shape = f"{{ {_shape(tensor, dims)} zero_data: true }}"
+    yield "model_warmup ["
+    yield "  {"
+    yield '    name: "zeros"'
+    yield f"    batch_size: {rows}"
+    yield f'    inputs {{ key: "{tensor.name}" value: {shape} }}'
+    yield "  }"
+    yield "]"
+
+
+def _openvino() -> Iterator[str]:
+    # A string in a string: JSON's quotes are escaped as protobuf's text format wants them.
+    options = json.dumps(json.dumps(OPENVINO_OPTIONS))
+    yield "optimization {"
+    yield "  execution_accelerators {"
+    yield "    cpu_execution_accelerator ["
+    yield "      {"
+    yield '        name: "openvino"'
+    yield f'        parameters {{ key: "load_config" value: {options} }}'
+    yield "      }"
+    yield "    ]"
+    yield "  }"
+    yield "}"

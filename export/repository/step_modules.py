@@ -1,0 +1,33 @@
+"""Which module makes the graph of which step: where to look for what a step does."""
+
+from __future__ import annotations
+
+STEP_MODULES = {
+    "yolo_prepare": "training.preprocessing.tiles.NetworkTiles",
+    "yolo_cells": "training.yolo.network.YoloNetwork",
+    "yolo_targets": "training.yolo.network.YoloNetwork",
+    "yolo_decode": "training.yolo.decode.YoloDecode",
+    "cell_crops": "training.preprocessing.cell_crops.CellCrops",
+    "resnet50_cells": "export.resnet.network.ClassifierNetwork",
+    "cell_classes": "export.resnet.network.CellClasses",
+    "maskrcnn_prepare": "training.preprocessing.tiles.FrameTiles",
+    "maskrcnn_network": "export.maskrcnn.network.MaskRcnnNetwork",
+    "maskrcnn_cells": "export.maskrcnn.cells.MaskRcnnCells",
+    "sam_prepare": "export.sam.prepare.SamPrepare",
+    "sam_prepare_tiles": "export.sam.prepare.SamPrepareTiles",
+    "sam_encoder": "export.sam.encoder.ImageEncoder",
+    "sam_box_prompts": "export.sam.cells.SamBoxPrompts",
+    "sam_decoder": "export.sam.decoder.SamDecoder",
+    "sam_cells": "export.sam.cells.SamCells",
+    "glioma_prepare": "training.preprocessing.contrast.PrepareWholeFrame",
+    "glioma_network": "export.unet.networks.WholeFrameNetwork",
+    "glioma_livecell_network": "export.unet.networks.WholeFrameNetwork",
+    "nuclei_prepare": "export.unet.nuclei_prepare.PrepareTiles",
+    "nuclei_network": "export.unet.networks.TileNetwork",
+    "nuclei_stitch": "export.unet.tiles.StitchTiles",
+    "nuclei_centres": "export.unet.nuclei_centres.NucleiCentres",
+    "foreground": "export.unet.foreground.Foreground",
+}
+"""Step -> ``package.module.Class`` of the torch module that its graph is traced from.
+
+``cell_labels`` has no graph: it is ``model_repository/cell_labels/1/model.py``."""
