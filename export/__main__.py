@@ -12,6 +12,7 @@
     python -m export int8        --pipeline yolo_resnet --frames data/more --data data/target
     python -m export openvino
     python -m export configs
+    python -m export contract-page
     python -m export lint
 
 A graph is installed only when ONNX Runtime and torch give the same numbers for it, and the whole
@@ -413,6 +414,23 @@ def configs(repository: Path) -> None:
     for path in changed:
         click.echo(str(repository / path))
     click.echo(f"{repository}: {len(changed)} of the configurations changed")
+
+
+@main.command("contract-page")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="docs/contract.md",
+    show_default=True,
+    help="File to write.",
+)
+def write_contract_page(out: Path) -> None:
+    """Write the page of every pipeline's tensors from the contract."""
+    from export.repository.contract_page import contract_page
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(contract_page())
+    click.echo(str(out))
 
 
 @main.command()

@@ -11,6 +11,7 @@ from tritonclient.grpc import model_config_pb2
 
 from cytoserve.contract import PIPELINES, STEPS, Pipeline, Wire
 from export.repository.configs import configs, pipeline_config, wiring, write_configs
+from export.repository.contract_page import contract_page
 
 ROOT = Path(__file__).parents[3]
 MODELS = model_config_pb2.ModelInstanceGroup
@@ -141,3 +142,16 @@ def test_what_nobody_reads_is_not_wired() -> None:
     }
     assert made["maskrcnn_cells"] == {"boxes", "detected_ids", "detected_probs", "cells_found"}
     assert {"masks", "scores", "cell_boxes"} <= made["sam_cells"]
+
+
+def test_the_contract_page_is_up_to_date() -> None:
+    page = (ROOT / "docs" / "contract.md").read_text()
+    assert page == contract_page(), "run python -m export contract-page"
+
+
+def test_the_contract_page_tells_what_every_tensor_means() -> None:
+    page = contract_page()
+    for pipeline in PIPELINES.values():
+        for tensor in (*pipeline.inputs, *pipeline.outputs, *pipeline.on_request):
+            assert tensor.meaning
+            assert f"| `{tensor.name}` | {tensor.dtype} |" in page
