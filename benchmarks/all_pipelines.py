@@ -1,7 +1,7 @@
 """Every pipeline in one repository, to measure with: networks that find something, soon trained.
 
 \b
-    python -m benchmarks.rendered_cells
+    make demo
     python -m benchmarks.all_pipelines --brecahad data/BreCaHAD
     python -m benchmarks.latency --model-repository runs/all/model_repository --json latency.json
 
@@ -18,9 +18,9 @@ from pathlib import Path
 
 import click
 
-from benchmarks.load import CELL_DIAMETER
-from benchmarks.repository import copy_repository
-from benchmarks.stages import Stages, begin_afresh, precision_options
+from benchmarks.harness.load import CELL_DIAMETER
+from benchmarks.harness.repository import copy_repository
+from benchmarks.harness.stages import Stages, begin_afresh, precision_options
 from training.nuclei_tiles import set_folder
 
 FRAMES = 24
@@ -97,13 +97,13 @@ def export(stages: Stages, cells: Path, classifier: Path, out: Path, repository:
 @click.option(
     "--cells",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=Path("runs/rendered-cells/cells"),
+    default=Path("runs/demo/general"),
     help="Checkpoint of `python -m training.yolo`.",
 )
 @click.option(
     "--classifier",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=Path("runs/rendered-cells/classifier"),
+    default=Path("runs/demo/classifier"),
     help="Checkpoint of `python -m training.resnet`.",
 )
 @click.option(

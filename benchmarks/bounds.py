@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from benchmarks.load_cases import USUAL_CELLS
+from benchmarks.harness.load_cases import USUAL_CELLS
+from benchmarks.harness.served_variant import DEFAULT, FUSED
 from benchmarks.peers.ways import OURS, served_as
-from benchmarks.served_variant import DEFAULT, FUSED
-from benchmarks.studies import S3, S3_ENDINGS, S3_NETWORKS
+from benchmarks.published import S3, S3_ENDINGS, S3_NETWORKS
 from benchmarks.throughput.windows import ONE_ON_THE_MACHINE
 from export.parity.accuracy_budget import LARGEST_DROP
 
@@ -362,14 +362,6 @@ TARGETS = (
             OURS.name: "",
             served_as("openvino").name: ", variant `openvino`",
         }.items()
-    ),
-    Bound(
-        "Two networks at a time",
-        "`maskrcnn_sam` without SAM's decoder, half of the cores a network / the longer of Mask "
-        "R-CNN and SAM's encoder",
-        "<=",
-        1.1,
-        Where("own-cores", "", "share"),
     ),
     Bound(
         "Throughput of 8 clients",

@@ -30,17 +30,17 @@ import click
 import numpy.typing as npt
 
 from benchmarks.bounds import REGRESSION, judge, verdicts_table
-from benchmarks.in_process import InProcess
-from benchmarks.load import ask, load_frame
-from benchmarks.load_cases import exported
-from benchmarks.machine import machine_note
-from benchmarks.memory import PeakMemory
-from benchmarks.new_frames import each_time_new
-from benchmarks.options import json_option, markdown_option, repository_option
-from benchmarks.quiet_server import without_canaries
-from benchmarks.result_files import new_result, write_result
-from benchmarks.step_statistics import counted
-from benchmarks.timing import WARM_UPS, in_turn
+from benchmarks.harness.in_process import InProcess
+from benchmarks.harness.load import ask, load_frame
+from benchmarks.harness.load_cases import exported
+from benchmarks.harness.machine import machine_note
+from benchmarks.harness.memory import PeakMemory
+from benchmarks.harness.new_frames import each_time_new
+from benchmarks.harness.options import json_option, markdown_option, repository_option
+from benchmarks.harness.quiet_server import without_canaries
+from benchmarks.harness.result_files import new_result, write_result
+from benchmarks.harness.step_statistics import counted
+from benchmarks.harness.timing import WARM_UPS, in_turn
 from cytoserve import Cells, Client
 from cytoserve.codec.instances import encode_request
 from cytoserve.contract import (

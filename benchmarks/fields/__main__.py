@@ -43,8 +43,8 @@ from benchmarks.fields.pipelines import Row, ServedPipeline
 from benchmarks.fields.seconds import measure_seconds
 from benchmarks.fields.sizes import measure_corners, measure_sizes
 from benchmarks.fields.tables import QUESTIONS, fields_table
-from benchmarks.options import json_option, markdown_option
-from benchmarks.result_files import new_result, write_result
+from benchmarks.harness.options import json_option, markdown_option
+from benchmarks.harness.result_files import new_result, write_result
 from cytoserve import Client, CytoserveError
 from cytoserve.contract import PIPELINES, SCORE_THRESHOLD
 from cytoserve.settings import DEFAULT_URL

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.average_precision import ap50, encode_frame
 from benchmarks.fields.scenes import Scene, render_scene, without_slivers
+from benchmarks.instances.average_precision import ap50, encode_frame
 from cytoserve import Cells, Client
 from cytoserve.codec.cards import Card
 from training.evaluation.matching import match_cells, quality

@@ -6,8 +6,8 @@ import statistics
 
 from benchmarks.fields.pipelines import Row, ServedPipeline, scene_number
 from benchmarks.fields.scenes import SIDE
-from benchmarks.new_frames import each_time_new
-from benchmarks.timing import WARM_UPS, in_turn
+from benchmarks.harness.new_frames import each_time_new
+from benchmarks.harness.timing import WARM_UPS, in_turn
 from cytoserve.contract import PIPELINES
 from cytoserve.operating_point import operating_point
 from cytoserve.settings import Settings

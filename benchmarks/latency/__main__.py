@@ -37,12 +37,9 @@ from typing import Any
 import click
 from rich.progress import track
 
-from benchmarks.latency.overhead import ROUNDS, measure_overhead
-from benchmarks.latency.split import CallSeconds, SplitClock
-from benchmarks.latency.tables import latency_table
-from benchmarks.load import LoadFrame, ask, count_answered
-from benchmarks.load_cases import Case, asked, cross, exported, product
-from benchmarks.options import (
+from benchmarks.harness.load import LoadFrame, ask, count_answered
+from benchmarks.harness.load_cases import Case, asked, cross, exported, product
+from benchmarks.harness.options import (
     counts_option,
     json_option,
     markdown_option,
@@ -50,13 +47,16 @@ from benchmarks.options import (
     repository_option,
     sizes_option,
 )
-from benchmarks.percentiles import percentile
-from benchmarks.quiet_server import quiet_server
-from benchmarks.result_files import new_result, write_result
-from benchmarks.served_variant import DEFAULT, FUSED
-from benchmarks.step_statistics import ModelCount, counted
-from benchmarks.timing import WARM_UPS
-from benchmarks.transports import TRANSPORTS
+from benchmarks.harness.percentiles import percentile
+from benchmarks.harness.quiet_server import quiet_server
+from benchmarks.harness.result_files import new_result, write_result
+from benchmarks.harness.served_variant import DEFAULT, FUSED
+from benchmarks.harness.step_statistics import ModelCount, counted
+from benchmarks.harness.timing import WARM_UPS
+from benchmarks.harness.transports import TRANSPORTS
+from benchmarks.latency.overhead import ROUNDS, measure_overhead
+from benchmarks.latency.split import CallSeconds, SplitClock
+from benchmarks.latency.tables import latency_table
 from cytoserve import Client
 from server.errors import ServerError
 from server.repository import is_configured, survey

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.in_process import InProcess
-from benchmarks.load import ask
-from benchmarks.load_cases import Case
-from benchmarks.percentiles import median_interval
-from benchmarks.step_statistics import ModelCount, counted
-from benchmarks.timing import in_turn, median_ratio
-from benchmarks.transports import GRPC, SHARED_MEMORY, TRANSPORTS
+from benchmarks.harness.in_process import InProcess
+from benchmarks.harness.load import ask
+from benchmarks.harness.load_cases import Case
+from benchmarks.harness.percentiles import median_interval
+from benchmarks.harness.step_statistics import ModelCount, counted
+from benchmarks.harness.timing import in_turn, median_ratio
+from benchmarks.harness.transports import GRPC, SHARED_MEMORY, TRANSPORTS
 from cytoserve import Client
 from cytoserve.contract import STEPS
 

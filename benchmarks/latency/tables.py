@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.machine import machine_note
-from benchmarks.percentiles import percentile_text
-from benchmarks.served_variant import DEFAULT
+from benchmarks.harness.machine import machine_note
+from benchmarks.harness.percentiles import percentile_text
+from benchmarks.harness.served_variant import DEFAULT
 
 
 def latency_table(result: Mapping[str, Any]) -> str:

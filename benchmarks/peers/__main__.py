@@ -51,14 +51,19 @@ from typing import Any
 import click
 import cv2
 
-from benchmarks.approaches import PIPELINES, Checkpoints
-from benchmarks.load import load_frame
-from benchmarks.options import (
+from benchmarks.approaches.__main__ import PIPELINES, Checkpoints
+from benchmarks.harness.load import load_frame
+from benchmarks.harness.options import (
     json_option,
     markdown_option,
     repository_option,
     variants_option,
 )
+from benchmarks.harness.quiet_server import quiet_server
+from benchmarks.harness.result_files import new_result, write_result
+from benchmarks.harness.served_variant import DEFAULT
+from benchmarks.harness.served_weights import check_weights
+from benchmarks.harness.timing import in_turn
 from benchmarks.peers.programs import (
     MissingEnvironment,
     PeerError,
@@ -78,11 +83,6 @@ from benchmarks.peers.ways import (
     Way,
     served_as,
 )
-from benchmarks.quiet_server import quiet_server
-from benchmarks.result_files import new_result, write_result
-from benchmarks.served_variant import DEFAULT
-from benchmarks.served_weights import check_weights
-from benchmarks.timing import in_turn
 from cytoserve import Client, CytoserveError
 from export.parity.reference import normalised_rgb
 from server.errors import ServerError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.machine import machine_note
+from benchmarks.harness.machine import machine_note
 
 
 def peers_table(result: dict[str, Any]) -> str:

@@ -21,13 +21,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.approaches import PIPELINES
+from benchmarks.approaches.__main__ import PIPELINES
+from benchmarks.harness.served_variant import DEFAULT
 from benchmarks.peers.found import Found
 from benchmarks.peers.lines import READY
 from benchmarks.peers.programs import Program, environment_of, programs
 from benchmarks.peers.raw_network import RAW_NETWORK
 from benchmarks.peers.study import CHECKPOINTS_VARIABLE
-from benchmarks.served_variant import DEFAULT
 from cytoserve import Client
 from cytoserve.contract import SCORE_THRESHOLD
 from export.parity.instances import UNMATCHED

@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from benchmarks.bounds import TARGETS, Results, judge
-from benchmarks.machine import fingerprint
+from benchmarks.harness.machine import fingerprint
 from benchmarks.report.page import Page, Section, html_page, markdown_page
 from benchmarks.report.sections import SHOWN, Shown
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.bounds import OVERHEAD
+from benchmarks.harness.served_variant import DEFAULT
+from benchmarks.harness.transports import GRPC
 from benchmarks.peers.ways import OURS
 from benchmarks.report.drawing import Axis, Limit, Plot, bars, lines, stacked_bars, value_text
-from benchmarks.served_variant import DEFAULT
-from benchmarks.transports import GRPC
 
 Result = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -84,18 +84,6 @@ def fields_plots(result: Result) -> list[Plot]:
     return [
         lines("F1 against size", fields, Axis("F1"), sizes),
         lines("F1 against scale", Axis("resized by"), Axis("F1"), factors),
-    ]
-
-
-def cells_plots(result: Result) -> list[Plot]:
-    """Seconds and memory of `benchmarks.cells`, against the cells that a frame shows."""
-    counts, name = result["counts"], result["pipeline"]
-    cells = Axis("cells of the frame")
-    seconds = {name: [(row["cells"], row["seconds"]) for row in counts]}
-    peaks = {name: [(row["cells"], row["server_peak_bytes"] / MEGABYTE) for row in counts]}
-    return [
-        lines("Seconds against cells", cells, Axis("seconds"), seconds),
-        lines("Memory against cells", cells, Axis("server's peak, MB above idle"), peaks),
     ]
 
 

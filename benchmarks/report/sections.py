@@ -6,18 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import glioma_tables, nuclei_tables
-from benchmarks.approaches_tables import approaches_table
-from benchmarks.cells import cells_table
+from benchmarks.approaches.tables import approaches_table
 from benchmarks.fields.tables import fields_table
-from benchmarks.instance_tables import instances_page
+from benchmarks.glioma import tables as glioma_tables
+from benchmarks.instances.tables import instances_page
 from benchmarks.latency.tables import latency_table
-from benchmarks.own_cores import own_cores_table
+from benchmarks.nuclei import tables as nuclei_tables
 from benchmarks.peers.tables import peers_table
 from benchmarks.regression import regression_table
 from benchmarks.report.drawing import Plot
 from benchmarks.report.plots import (
-    cells_plots,
     fields_plots,
     latency_plots,
     peers_plots,
@@ -106,15 +104,6 @@ SHOWN = (
         fields_plots,
     ),
     Shown(
-        "rendered-cells",
-        "From no cell to thousands",
-        "One frame of 2048 x 2048 pixels after the other, with ever more cells, through networks "
-        "trained for them.",
-        "python -m benchmarks.rendered_cells",
-        cells_table,
-        cells_plots,
-    ),
-    Shown(
         "bccd",
         "Study S1 on blood cells",
         "Both approaches of the study on real images, and the same weights run as the study did.",
@@ -148,14 +137,6 @@ SHOWN = (
         "Mask R-CNN, and its boxes as prompts for SAM.",
         "python -m benchmarks.t98g_instances --data data/t98g",
         instances_page,
-    ),
-    Shown(
-        "own-cores",
-        "Two networks at a time",
-        "Mask R-CNN and SAM's encoder, which the ensemble runs at once, on cores of their own.",
-        "python -m benchmarks.own_cores --frames data/t98g/images "
-        "--json benchmarks/results/own-cores.json",
-        own_cores_table,
     ),
     Shown(
         "regression",

@@ -30,8 +30,8 @@ from typing import Any
 import click
 from rich.progress import track
 
-from benchmarks.load_cases import Case, cross, exported
-from benchmarks.options import (
+from benchmarks.harness.load_cases import Case, cross, exported
+from benchmarks.harness.options import (
     counts_option,
     json_option,
     markdown_option,
@@ -39,8 +39,9 @@ from benchmarks.options import (
     repository_option,
     sizes_option,
 )
-from benchmarks.quiet_server import quiet_server
-from benchmarks.result_files import new_result, write_result
+from benchmarks.harness.quiet_server import quiet_server
+from benchmarks.harness.result_files import new_result, write_result
+from benchmarks.harness.slopes import Slope, slopes
 from benchmarks.scaling.load import (
     DEADLINE,
     MB,
@@ -52,7 +53,6 @@ from benchmarks.scaling.load import (
     grow_frames,
     load_pipelines,
 )
-from benchmarks.scaling.slopes import Slope, slopes
 from benchmarks.scaling.tables import scaling_table
 from cytoserve.contract import PIPELINES
 from server.errors import ServerError

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.load import ask, count_answered
-from benchmarks.load_cases import Case, asked
-from benchmarks.memory import PeakMemory, resident_bytes
-from benchmarks.timing import in_turn
+from benchmarks.harness.load import ask, count_answered
+from benchmarks.harness.load_cases import Case, asked
+from benchmarks.harness.memory import PeakMemory, resident_bytes
+from benchmarks.harness.timing import in_turn
 from cytoserve import Client
 from cytoserve.contract import CROP_PROBS, CROPS
 from export.graphs.session import open_session

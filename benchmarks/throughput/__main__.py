@@ -36,11 +36,11 @@ from typing import Any
 import click
 from rich.progress import track
 
-from benchmarks.load import LoadFrame, load_frame, read_frames
-from benchmarks.options import ImageSize, json_option, markdown_option, repository_option
-from benchmarks.quiet_server import quiet_server
-from benchmarks.result_files import new_result, write_result
-from benchmarks.served_variant import DEFAULT
+from benchmarks.harness.load import LoadFrame, load_frame, read_frames
+from benchmarks.harness.options import ImageSize, json_option, markdown_option, repository_option
+from benchmarks.harness.quiet_server import quiet_server
+from benchmarks.harness.result_files import new_result, write_result
+from benchmarks.harness.served_variant import DEFAULT
 from benchmarks.throughput import perf_analyzer
 from benchmarks.throughput.clients import ClientProcesses
 from benchmarks.throughput.layouts import BATCHES, Layout, Opened, layouts

@@ -13,8 +13,8 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Protocol
 
-from benchmarks.load import LoadFrame, ask
-from benchmarks.transports import GRPC, TRANSPORTS
+from benchmarks.harness.load import LoadFrame, ask
+from benchmarks.harness.transports import GRPC, TRANSPORTS
 from cytoserve import Client
 
 PATIENCE = 120.0

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.in_process import InProcess
-from benchmarks.load import LoadFrame
+from benchmarks.harness.in_process import InProcess
+from benchmarks.harness.load import LoadFrame
 from benchmarks.throughput.clients import Callers, client_asks
 from cytoserve import Client
 from cytoserve.contract import STEPS

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import psutil
 import tritonclient.grpc as triton
 
-from benchmarks.step_statistics import served_steps
+from benchmarks.harness.step_statistics import served_steps
 from cytoserve.contract import STEPS
 from server.workers import cpu_seconds, worker_from
 

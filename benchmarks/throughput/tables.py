@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.machine import machine_note
-from benchmarks.percentiles import percentile_text
+from benchmarks.harness.machine import machine_note
+from benchmarks.harness.percentiles import percentile_text
 from benchmarks.throughput.meters import TRITON
 from benchmarks.throughput.windows import CLIENT
 from cytoserve.contract import PIPELINES

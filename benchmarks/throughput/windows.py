@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from benchmarks.percentiles import percentile
-from benchmarks.served_variant import DEFAULT
+from benchmarks.harness.percentiles import percentile
+from benchmarks.harness.served_variant import DEFAULT
+from benchmarks.harness.transports import GRPC, SHARED_MEMORY
 from benchmarks.throughput.clients import ClientProcesses, Load, answered_per_second
 from benchmarks.throughput.layouts import Layout, Opened
 from benchmarks.throughput.meters import Meters, Reading, StepCount
 from benchmarks.throughput.perf_analyzer import PerfAnalyzer
-from benchmarks.transports import GRPC, SHARED_MEMORY
 
 PERF_ANALYZER = "perf_analyzer"
 ONE_PROCESS = "client, 1 process"

@@ -32,13 +32,13 @@ from pathlib import Path
 import click
 from rich.progress import track
 
-from benchmarks.load import ask, load_frame
-from benchmarks.options import json_option, markdown_option, repository_option
-from benchmarks.quiet_server import quiet_server
-from benchmarks.result_files import new_result, write_result
-from benchmarks.score_thresholds import score_threshold_option
-from benchmarks.served_variant import DEFAULT
-from benchmarks.timing import in_turn
+from benchmarks.harness.load import ask, load_frame
+from benchmarks.harness.options import json_option, markdown_option, repository_option
+from benchmarks.harness.quiet_server import quiet_server
+from benchmarks.harness.result_files import new_result, write_result
+from benchmarks.harness.score_thresholds import score_threshold_option
+from benchmarks.harness.served_variant import DEFAULT
+from benchmarks.harness.timing import in_turn
 from benchmarks.variants.proofs import Proof, Thresholds, figures_of, read_proof
 from benchmarks.variants.tables import variants_table
 from cytoserve import Client

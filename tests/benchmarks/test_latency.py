@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.harness.load_cases import Case, asked, cross, product
+from benchmarks.harness.quiet_server import without_canaries
+from benchmarks.harness.served_variant import DEFAULT, FUSED
+from benchmarks.harness.step_statistics import ModelCount, counted
 from benchmarks.latency.__main__ import main
 from benchmarks.latency.overhead import OUTSIDE, ROUNDS, ratios, step_rows
 from benchmarks.latency.split import SplitClock
 from benchmarks.latency.tables import latency_table
-from benchmarks.load_cases import Case, asked, cross, product
-from benchmarks.quiet_server import without_canaries
-from benchmarks.served_variant import DEFAULT, FUSED
-from benchmarks.step_statistics import ModelCount, counted
 from cytoserve import Client, FakeServer, Foreground
 
 SMALL, USUAL, LARGE = (640, 480), (2048, 2048), (2592, 1952)

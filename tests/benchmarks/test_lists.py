@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.nuclei_protocol import read_set_settings
-from benchmarks.studies import S3, S3_ENDINGS
+from benchmarks.nuclei.protocol import read_set_settings
+from benchmarks.published import S3, S3_ENDINGS
 from training.datasets.annotated import AnnotatedDataset, AnnotatedFrame
 from training.datasets.splits import SplitSizes, random_split
 from training.nuclei_tiles import set_folder

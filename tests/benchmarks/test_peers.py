@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.approaches import Checkpoints
+from benchmarks.approaches.__main__ import Checkpoints
 from benchmarks.peers import programs as peer_programs
 from benchmarks.peers.__main__ import installed_ways, main, measure
 from benchmarks.peers.found import Found

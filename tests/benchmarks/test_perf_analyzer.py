@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.load import LoadFrame
-from benchmarks.quiet_server import without_canaries
+from benchmarks.harness.load import LoadFrame
+from benchmarks.harness.quiet_server import without_canaries
 from benchmarks.throughput import perf_analyzer
 from benchmarks.throughput.__main__ import requests_of
 from benchmarks.throughput.meters import Meters

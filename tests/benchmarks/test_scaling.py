@@ -8,11 +8,11 @@ import threading
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.load_cases import Case
-from benchmarks.quiet_server import without_canaries
+from benchmarks.harness.load_cases import Case
+from benchmarks.harness.quiet_server import without_canaries
+from benchmarks.harness.slopes import Slope, slopes
 from benchmarks.scaling.__main__ import cost_of_a_cell, main, memory_of_masks, smallest_first
 from benchmarks.scaling.load import at_once, grow_classified, grow_clients, grow_frames
-from benchmarks.scaling.slopes import Slope, slopes
 from benchmarks.scaling.tables import scaling_table
 from export.resnet.network import CLASSIFIER_CHUNK
 

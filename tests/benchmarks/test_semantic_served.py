@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks import glioma_tables, nuclei_tables
-from benchmarks.glioma_served import measure as measure_glioma
-from benchmarks.nuclei_served import measure as measure_nuclei
+from benchmarks.glioma import tables as glioma_tables
+from benchmarks.glioma.served import measure as measure_glioma
+from benchmarks.nuclei import tables as nuclei_tables
+from benchmarks.nuclei.served import measure as measure_nuclei
 from cytoserve import Client
 from training.checkpoint import CheckpointError
 from training.datasets.readers import read_annotated

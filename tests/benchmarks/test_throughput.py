@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.in_process import InProcess
-from benchmarks.load import load_frame
-from benchmarks.quiet_server import without_canaries
-from benchmarks.result_files import new_result
-from benchmarks.served_variant import DEFAULT
+from benchmarks.harness.in_process import InProcess
+from benchmarks.harness.load import load_frame
+from benchmarks.harness.quiet_server import without_canaries
+from benchmarks.harness.result_files import new_result
+from benchmarks.harness.served_variant import DEFAULT
 from benchmarks.throughput import perf_analyzer
 from benchmarks.throughput.__main__ import main, variants_of
 from benchmarks.throughput.clients import Callers, Exchange, answered_per_second

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
-from benchmarks.cells import resident_bytes
+from benchmarks.harness.memory import resident_bytes
 from cytoserve import AsyncClient, Client
 from cytoserve.contract import INSTANCE_OUTPUTS, PIPELINES
 from export.parity.chain import Chain

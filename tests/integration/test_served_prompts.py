@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from benchmarks.quiet_server import without_canaries
+from benchmarks.harness.quiet_server import without_canaries
 from cytoserve import AsyncClient, Cells, Client, InvalidPrompts, Prompts
 from cytoserve.codec import prompted
 from cytoserve.contract import PIPELINES

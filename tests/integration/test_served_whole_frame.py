@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from click.testing import CliRunner
 
-from benchmarks.memory import PeakMemory
+from benchmarks.harness.memory import PeakMemory
 from cytoserve import Client
 from export.__main__ import main as export_main
 from export.parity.foregrounds import SHARE, TOLERANCE

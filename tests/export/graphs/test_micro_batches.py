@@ -168,7 +168,7 @@ def test_memory_is_that_of_a_chunk(plain: onnx.ModelProto, tmp_path: Path) -> No
     for name, model in (("plain", plain), ("chunked", wrap_in_loop(plain, 32))):
         onnx.save(model, tmp_path / name)
         command = [sys.executable, "-c", PEAK, str(tmp_path / name)]
-        environment = {"PYTHONPATH": f"{Path(__file__).parents[2]}"}
+        environment = {"PYTHONPATH": f"{Path(__file__).parents[3]}"}
         run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         peaks[name] = int(run.stdout)
     assert peaks["chunked"] < peaks["plain"] / 3, peaks

@@ -27,7 +27,7 @@ from training.checkpoint import LearnedScale
 from training.resnet.network import CellClassifier, load_classifier
 from training.yolo.network import SegmentationModel, load_network
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = Path(__file__).parents[4] / "shared" / "data"
 
 Change = Callable[[Arrays], None]
 

@@ -19,6 +19,7 @@ from export.parity.sample_inputs import pixels
 from export.parity.steps import Case, ParityError, check_parity, deviation
 from export.repository import exported_step
 from export.repository.install import MANIFEST_FILE
+from export.resnet import steps as resnet_steps
 from export.resnet.network import ClassifierNetwork
 from export.yolo import steps
 from training.resnet.network import load_classifier
@@ -146,7 +147,7 @@ def test_a_wrong_graph_is_refused(
     make = {
         "yolo_targets": lambda: steps.yolo_network(step, load_network(checkpoints / "targets")[0]),
         "yolo_decode": steps.yolo_decode,
-        "cell_crops": steps.cell_crops,
+        "cell_crops": resnet_steps.cell_crops,
     }[step]
     for module in (exported_step, steps):
         monkeypatch.setattr(module, "trace_graph", lambda *_: graph)

@@ -21,7 +21,7 @@ from training.datasets.readers import read_annotated
 from training.datasets.readers.rle import cell_from_rle, rle_from_cell
 
 HEIGHT, WIDTH = 40, 60
-REAL = Path(__file__).parents[3] / "shared" / "data"
+REAL = Path(__file__).parents[4] / "shared" / "data"
 SQUARE = AnnotatedCell(10, 5, np.ones((8, 12), bool), 0)
 CORNER = AnnotatedCell(50, 30, np.ones((10, 10), bool), 1)
 

@@ -1,0 +1,326 @@
+"""The table of study S1 on any annotated data set: both approaches through the server.
+
+\b
+    python -m benchmarks.approaches --data data/test --cells runs/general \\
+        --targets runs/targets --classifier runs/classifier --json approaches.json
+
+Quality comes from the answers of the embedded server: IoU, accuracy, recall, precision, F1 and
+panoptic quality of cells matched at mask IoU 0.5, and COCO's AP50, the mean over classes.
+
+Seconds are end to end, from the camera frame as an array to finished cells, and are taken in turn,
+frame by frame, in one run for: the server (`approaches`), the same weights the way the study ran
+them, in PyTorch (`baseline`), and the same ONNX graphs without a server, asked by the same client
+(`in_process`). With `--variant` another server, which serves that variant of the repository, stands
+beside it and is timed, too. Ratios are medians over frames of each frame's own: they survive a busy
+machine.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy.typing as npt
+from rich.progress import track
+
+from benchmarks.approaches.tables import approaches_table
+from benchmarks.harness.in_process import InProcess
+from benchmarks.harness.load_cases import USUAL_CELLS
+from benchmarks.harness.machine import fingerprint
+from benchmarks.harness.options import (
+    json_option,
+    markdown_option,
+    repository_option,
+    variants_option,
+)
+from benchmarks.harness.quiet_server import quiet_server
+from benchmarks.harness.result_files import write_result
+from benchmarks.harness.score_thresholds import score_threshold_option, score_thresholds
+from benchmarks.harness.served_variant import DEFAULT
+from benchmarks.harness.served_weights import check_weights
+from benchmarks.harness.slopes import Slope
+from benchmarks.harness.timing import in_turn, median_ratio
+from benchmarks.instances.average_precision import EncodedFrame, ap50, encode_frame
+from cytoserve import Cells, Client
+from cytoserve.contract import OVERLAP_THRESHOLD
+from export.parity.reference import normalised_rgb
+from export.resnet.reference import classify_one_by_one
+from export.yolo.reference import UltralyticsYolo
+from server.errors import ServerError
+from training.checkpoint import CheckpointError
+from training.datasets.annotated import AnnotatedDataset, AnnotatedFrame
+from training.evaluation.matching import FrameMatches, match_cells, quality
+from training.resnet.network import load_classifier
+from training.run.command_line import data_option, read_data
+from training.yolo.network import load_network
+
+PIPELINES = ("yolo", "yolo_resnet")
+
+Image = npt.NDArray[Any]
+Approach = Callable[[Image], object]
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Folders of the weights that the repository serves."""
+
+    cells: Path
+    targets: Path
+    classifier: Path
+
+    def by_step(self) -> dict[tuple[str, str], Path]:
+        """Of every pipeline and network step that is measured."""
+        return {
+            ("yolo", "yolo_targets"): self.targets,
+            ("yolo_resnet", "yolo_cells"): self.cells,
+            ("yolo_resnet", "resnet50_cells"): self.classifier,
+        }
+
+
+def baseline(checkpoints: Checkpoints, thresholds: Mapping[str, float]) -> dict[str, Approach]:
+    """Both approaches as the study ran them: ultralytics' predictor, a torch loop over crops.
+
+    The predictor sees a frame as a whole, shrunk to 640 pixels where it is larger. Normalisation to
+    8 bits is done beforehand, outside of the time: the study's images had it.
+    """
+    targets = UltralyticsYolo(load_network(checkpoints.targets)[0], masks_on_frame=False)
+    cells = UltralyticsYolo(load_network(checkpoints.cells)[0], masks_on_frame=False)
+    classifier = load_classifier(checkpoints.classifier)[0]
+
+    def fine_tuned(rgb: Image) -> object:
+        result = targets.predict(rgb, thresholds["yolo"], OVERLAP_THRESHOLD)
+        return result.masks.xy if result.masks else []
+
+    def segmented_and_classified(rgb: Image) -> object:
+        result = cells.predict(rgb, thresholds["yolo_resnet"], OVERLAP_THRESHOLD)
+        polygons = [polygon for polygon in result.masks.xy if len(polygon)] if result.masks else []
+        return classify_one_by_one(classifier, rgb, polygons)
+
+    return {"yolo": fine_tuned, "yolo_resnet": segmented_and_classified}
+
+
+def through(client: Client, thresholds: Mapping[str, float]) -> dict[str, Callable[[Image], Cells]]:
+    """Both pipelines through a client, be it of a server or of graphs in this process."""
+
+    def approach(name: str) -> Callable[[Image], Cells]:
+        return lambda image: client.segment(image, name, score_threshold=thresholds[name])
+
+    return {name: approach(name) for name in PIPELINES}
+
+
+def measure(
+    dataset: AnnotatedDataset,
+    client: Client,
+    alone: Client,
+    variants: Mapping[str, Client],
+    checkpoints: Checkpoints,
+    *,
+    repeats: int,
+    score_threshold: float | None,
+) -> dict[str, Any]:
+    """Run everything on every frame in turn; see the module's docstring for the keys.
+
+    Args:
+        dataset: annotated frames.
+        client: of the server.
+        alone: of the same graphs in this process.
+        variants: name -> client of a server of that variant.
+        checkpoints: what all of them were exported from.
+        repeats: timed rounds a frame.
+        score_threshold: of all ways; None takes those of the cards.
+
+    Raises:
+        CheckpointError: a server answers with other weights.
+    """
+    for each in (client, *variants.values()):
+        check_weights(each, checkpoints.by_step())
+    thresholds = score_thresholds(client, PIPELINES, score_threshold)
+    ours = through(client, thresholds)
+    ways: dict[str, dict[str, Any]] = {
+        "approaches": ours,
+        **{name: through(each, thresholds) for name, each in variants.items()},
+        "in_process": through(alone, thresholds),
+        "baseline": baseline(checkpoints, thresholds),
+    }
+    seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
+    matches: dict[str, list[FrameMatches]] = {name: [] for name in PIPELINES}
+    encoded: dict[str, list[EncodedFrame]] = {name: [] for name in PIPELINES}
+    for frame in track(dataset.frames, "measuring", transient=True):
+        image = frame.read()
+        for name in PIPELINES:
+            answer = ours[name](image)
+            matches[name].append(match_cells(answer, frame.cells))
+            encoded[name].append(encode_frame(answer, frame.cells))
+        for key, times in _time_frame(ways, image, repeats).items():
+            seconds[key].append(statistics.median(times))
+    median = {key: statistics.median(values) for key, values in seconds.items()}
+    ours_took = {name: seconds["approaches", name] for name in PIPELINES}
+    found = {name: [frame.found for frame in matches[name]] for name in PIPELINES}
+    return {
+        "approaches": {
+            name: {
+                **asdict(quality(matches[name])),
+                "ap50": ap50(encoded[name], len(dataset.class_names)),
+                "found_per_image": statistics.mean(found[name]),
+                "seconds": median["approaches", name],
+            }
+            for name in PIPELINES
+        },
+        "baseline": {name: {"seconds": median["baseline", name]} for name in PIPELINES},
+        "in_process": {name: {"seconds": median["in_process", name]} for name in PIPELINES},
+        **_compared(seconds, "approaches"),
+        "variants": {
+            variant: {
+                "seconds": {name: median[variant, name] for name in PIPELINES},
+                **_compared(seconds, variant),
+            }
+            for variant in variants
+        },
+        "cost_of_classes": median_ratio(ours_took["yolo_resnet"], ours_took["yolo"]),
+        "cost_of_usual_cells": _cost_of_usual_cells(ours_took, found["yolo_resnet"]),
+        "cells_per_image": statistics.mean(len(frame.cells) for frame in dataset.frames),
+        "frames": [
+            {
+                **_describe(frame),
+                "found": {name: counts[n] for name, counts in found.items()},
+                "seconds": _nested(seconds, n),
+            }
+            for n, frame in enumerate(dataset.frames)
+        ],
+        "repeats": repeats,
+        "score_threshold": thresholds,
+        "class_names": list(client.card("yolo_resnet").class_names),
+        "machine": fingerprint(),
+    }
+
+
+def _time_frame(
+    ways: dict[str, dict[str, Any]], image: Image, repeats: int
+) -> dict[tuple[str, str], list[float]]:
+    """Seconds of every way and pipeline, taken in turn so that a busy moment hits them all."""
+    rgb = normalised_rgb(image)
+    return in_turn(
+        {
+            (way, name): partial(run, rgb if way == "baseline" else image)
+            for way, pipelines in ways.items()
+            for name, run in pipelines.items()
+        },
+        repeats,
+    )
+
+
+def _compared(
+    seconds: Mapping[tuple[str, str], Sequence[float]], way: str
+) -> dict[str, dict[str, float]]:
+    """How a server does beside the study's way and beside its own graphs, by pipeline."""
+    took = {name: seconds[way, name] for name in PIPELINES}
+    return {
+        "speedup": {n: median_ratio(seconds["baseline", n], took[n]) for n in PIPELINES},
+        "overhead": {n: median_ratio(took[n], seconds["in_process", n]) for n in PIPELINES},
+    }
+
+
+def _cost_of_usual_cells(
+    seconds: Mapping[str, Sequence[float]], found: Sequence[int]
+) -> dict[str, float]:
+    """The ratio of both pipelines where `USUAL_CELLS` are found, by a line through the frames.
+
+    Args:
+        seconds: of every frame, by pipeline.
+        found: cells that were classified in every frame.
+
+    Returns:
+        ``cells``, ``ratio``, and the line; nothing where all frames have equally many.
+    """
+    if len(set(found)) < 2:
+        return {}
+    ratios = [a / b for a, b in zip(seconds["yolo_resnet"], seconds["yolo"], strict=True)]
+    line = Slope.through(found, ratios)
+    ratio = line.intercept + USUAL_CELLS * line.slope
+    return {"cells": USUAL_CELLS, "ratio": ratio, **asdict(line)}
+
+
+def _nested(
+    seconds: Mapping[tuple[str, str], Sequence[float]], frame: int
+) -> dict[str, dict[str, float]]:
+    """One frame's seconds by way, then by pipeline."""
+    nested: dict[str, dict[str, float]] = defaultdict(dict)
+    for (way, name), values in seconds.items():
+        nested[way][name] = values[frame]
+    return nested
+
+
+def _describe(frame: AnnotatedFrame) -> dict[str, Any]:
+    return {
+        "name": frame.name,
+        "height": frame.height,
+        "width": frame.width,
+        "cells": len(frame.cells),
+    }
+
+
+def _checkpoint(name: str, text: str) -> Callable[[Any], Any]:
+    path = click.Path(path_type=Path, exists=True, file_okay=False)
+    return click.option(name, type=path, required=True, help=f"Checkpoint of {text}.")
+
+
+@click.command(help=__doc__, context_settings={"show_default": True})
+@data_option
+@_checkpoint("--cells", "the one-class network (`yolo_cells`)")
+@_checkpoint("--targets", "the fine-tuned network (`yolo_targets`)")
+@_checkpoint("--classifier", "the classifier (`resnet50_cells`)")
+@json_option
+@markdown_option
+@repository_option
+@variants_option
+@click.option("--url", help="Measure a server that runs. Default: start the embedded one.")
+@click.option("--repeats", type=click.IntRange(1), default=5, help="Timed rounds a frame.")
+@score_threshold_option
+def main(
+    data: Sequence[str],
+    cells: Path,
+    targets: Path,
+    classifier: Path,
+    json_file: Path,
+    markdown: Path | None,
+    model_repository: Path,
+    variants: Sequence[str],
+    url: str | None,
+    repeats: int,
+    score_threshold: float | None,
+) -> None:
+    """Measure both approaches; the module's docstring is the help."""
+    dataset, _ = read_data(data, one_class=False)
+    with ExitStack() as stack:
+
+        def serve(variant: str) -> str:
+            return stack.enter_context(quiet_server(model_repository, PIPELINES, variant)).url
+
+        in_process = InProcess(model_repository, PIPELINES)
+        alone = stack.enter_context(Client(transport=in_process))
+        try:
+            client = stack.enter_context(Client(url or serve(DEFAULT)))
+            others = {name: stack.enter_context(Client(serve(name))) for name in variants}
+            result = measure(
+                dataset,
+                client,
+                alone,
+                others,
+                Checkpoints(cells, targets, classifier),
+                repeats=repeats,
+                score_threshold=score_threshold,
+            )
+        except (CheckpointError, ServerError) as error:
+            raise click.ClickException(str(error)) from error
+    write_result(result, approaches_table(result), json_file, markdown)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""Study S2's protocol: U-Nets trained and tested on K random splits, in the form of its tables.
+
+\b
+    python -m benchmarks.glioma.protocol --data data/glioma_c6 --table 1 --table 2 \\
+        --pretrained livecell=runs/livecell-mit-b3 --pretrained livecell=runs/livecell-vgg19 \\
+        --out runs/glioma-protocol
+
+`--table N` takes the rows of the study's table N and prints its figures beside ours. Rows of one's
+own are all combinations of `--encoder`, `--init`, `--mode` and `--resolution`. `--learning-curve`
+trains on fewer images too; `--zero-shot` tests a checkpoint that was trained elsewhere, as it is.
+Every training is an ordinary checkpoint below OUT.
+
+The same command again goes on where it was cut off: finished trainings and tests are kept in OUT.
+For a trial on small images add `--scale 0.25 --splits 2 --sizes 3/1/2 --epochs 1`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import ValidationError
+
+from benchmarks.glioma.results import measure
+from benchmarks.glioma.runs import AUGMENTATIONS, OWN, Protocol
+from benchmarks.glioma.tables import protocol_page
+from benchmarks.harness.kept_results import KeptResults
+from benchmarks.harness.result_files import write_result
+from benchmarks.published import S2_TABLES, GliomaModel, GliomaTable, TestSizes
+from training.checkpoint import RANDOM, load_checkpoint
+from training.datasets.splits import SplitSizes
+from training.run.command_line import SETTINGS_HELP, choose_settings, data_option, read_data
+from training.unet.dice import NATIVE, parse_resolution
+from training.unet.encoders import NETWORKS
+from training.unet.network import ARCHITECTURE
+from training.unet.settings import GLIOMA_PRESETS
+from training.validation_errors import explain
+
+STUDY_SPLITS = 10
+"""K of the study."""
+
+
+def read_tests(texts: Sequence[str]) -> tuple[TestSizes, ...]:
+    """Tests as they are written on the command line, ``R1,R2``.
+
+    Raises:
+        click.UsageError: one is not of that form, or names no resolution.
+    """
+    tests = []
+    for text in texts:
+        r1, comma, r2 = text.partition(",")
+        try:
+            if not comma:
+                raise ValueError("a test is R1,R2: predicted at R1, compared at R2")
+            for name in (r1, r2) if r1 != OWN else (r2,):
+                parse_resolution(name)
+        except ValueError as error:
+            raise click.UsageError(f"--test {text}: {error}") from error
+        tests.append((r1, r2))
+    return tuple(tests)
+
+
+def read_sizes(text: str) -> SplitSizes:
+    """Sizes of a split as they are written on the command line, ``15/5/10``.
+
+    Raises:
+        click.UsageError: it is not of that form, or a part is empty.
+    """
+    if not re.fullmatch(r"\d+/\d+/\d+", text):
+        raise click.UsageError(
+            f"--sizes takes training/validation/test, for example 15/5/10; got {text}."
+        )
+    try:
+        return SplitSizes(*map(int, text.split("/")))
+    except ValueError as error:
+        raise click.UsageError(f"--sizes {text}: {error}") from error
+
+
+def read_pretrained(texts: Sequence[str]) -> dict[tuple[str, str], Path]:
+    """Checkpoint folders of pre-trained models by (name of the pre-training, encoder).
+
+    Raises:
+        click.UsageError: an argument is not ``NAME=DIR``, or two stand for the same.
+        CheckpointError: a folder holds no checkpoint of a U-Net.
+    """
+    folders: dict[tuple[str, str], Path] = {}
+    for text in texts:
+        name, equals, folder = text.partition("=")
+        if not (name and equals and folder):
+            raise click.UsageError(f"--pretrained takes NAME=DIR; got {text}.")
+        encoder = load_checkpoint(Path(folder), ARCHITECTURE)[1].settings["encoder"]
+        if (name, encoder) in folders:
+            raise click.UsageError(
+                f"--pretrained {name} is given twice for {encoder}: {folders[name, encoder]} and "
+                f"{folder}. Call one otherwise."
+            )
+        folders[name, encoder] = Path(folder)
+    return folders
+
+
+def read_curve(text: str) -> tuple[int, ...]:
+    """Numbers of training images as they are written on the command line, ``5,10,15``.
+
+    Raises:
+        click.UsageError: one is not a whole number from 1 on.
+    """
+    numbers = text.split(",") if text else []
+    if not all(re.fullmatch(r"[1-9]\d*", number) for number in numbers):
+        raise click.UsageError(
+            f"--learning-curve takes numbers of training images, for example 5,10,15; got {text}."
+        )
+    return tuple(sorted({int(number) for number in numbers}))
+
+
+def own_table(
+    encoders: Sequence[str],
+    inits: Sequence[str],
+    modes: Sequence[str],
+    resolutions: Sequence[str],
+    augmentation: Sequence[str],
+    tests: Sequence[TestSizes],
+) -> GliomaTable:
+    """All combinations of what was given, as a table without figures of the study."""
+    models = [
+        GliomaModel(encoder, init, "crop" if mode == "crop" else "resize", size, (*augmentation,))
+        for encoder, init, mode, size in itertools.product(encoders, inits, modes, resolutions)
+    ]
+    return GliomaTable("Models of this run", (*tests,), dict.fromkeys(models, ()))
+
+
+@click.command(help=__doc__, context_settings={"show_default": True})
+@data_option
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Where runs are kept.")
+@click.option(
+    "--table",
+    "tables",
+    type=click.Choice([str(number) for number in S2_TABLES]),
+    multiple=True,
+    help="The study's table whose rows are trained; may be given several times.",
+)
+@click.option("--encoder", "encoders", type=click.Choice(NETWORKS), multiple=True)
+@click.option(
+    "--init",
+    "inits",
+    multiple=True,
+    default=[RANDOM],
+    help="`random`, `imagenet`, or the NAME of a --pretrained.",
+)
+@click.option(
+    "--mode", "modes", type=click.Choice(["resize", "crop"]), multiple=True, default=["resize"]
+)
+@click.option(
+    "--resolution",
+    "resolutions",
+    multiple=True,
+    default=["704p"],
+    help="704p, 1472p, 2592p, native or <width>x<height>, of the training.",
+)
+@click.option(
+    "--augmentation", type=click.Choice(list(AUGMENTATIONS)), multiple=True, help="For --encoder."
+)
+@click.option(
+    "--test",
+    "tests",
+    multiple=True,
+    default=[f"{OWN},{NATIVE}"],
+    help="R1,R2 for --encoder and --zero-shot: predicted at R1, compared at R2; `own` is the "
+    "resolution of the training, that of the frames for crops and for --zero-shot.",
+)
+@click.option(
+    "--pretrained",
+    multiple=True,
+    help="NAME=DIR: weights that rows with the initialisation NAME start from, whole models. One "
+    "for every encoder; `livecell` and `livecell-57-30` are in the study's tables.",
+)
+@click.option(
+    "--zero-shot",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    multiple=True,
+    help="Checkpoint to test without training; may be given several times.",
+)
+@click.option(
+    "--learning-curve", "curve", default="", help="Numbers of training images, as 5,10,15."
+)
+@click.option("--splits", type=click.IntRange(1), default=STUDY_SPLITS, help="K random splits.")
+@click.option("--sizes", default=str(SplitSizes()), help="Training/validation/test images.")
+@click.option(
+    "--scale",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    help="Of 704p, 1472p and 2592p, to shorten a trial.",
+)
+@click.option("--preset", type=click.Choice(list(GLIOMA_PRESETS)), default="study")
+@click.option("--settings", "file", type=click.Path(path_type=Path), help=SETTINGS_HELP)
+@click.option("--epochs", type=int, help="Passes over the training images, at most.")
+@click.option("--bf16/--no-bf16", default=None, help="Mixed precision in bfloat16.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Default: in OUT.")
+@click.option("--markdown", type=click.Path(path_type=Path), help="Default: in OUT.")
+def main(
+    data: tuple[str, ...],
+    out: Path,
+    tables: tuple[str, ...],
+    encoders: tuple[str, ...],
+    inits: tuple[str, ...],
+    modes: tuple[str, ...],
+    resolutions: tuple[str, ...],
+    augmentation: tuple[str, ...],
+    tests: tuple[str, ...],
+    pretrained: tuple[str, ...],
+    zero_shot: tuple[Path, ...],
+    curve: str,
+    splits: int,
+    sizes: str,
+    scale: float,
+    preset: str,
+    file: Path | None,
+    json_file: Path | None,
+    markdown: Path | None,
+    **overrides: Any,
+) -> None:
+    """Run the protocol; the module's docstring is the help."""
+    wanted = [S2_TABLES[int(number)] for number in tables]
+    own_tests, counts, split_sizes = read_tests(tests), read_curve(curve), read_sizes(sizes)
+    if encoders:
+        wanted.append(own_table(encoders, inits, modes, resolutions, augmentation, own_tests))
+    if not wanted and not zero_shot:
+        raise click.UsageError("there is nothing to do; give --table, --encoder or --zero-shot.")
+    settings = choose_settings(GLIOMA_PRESETS, preset, file, **overrides)
+    dataset, hashes = read_data(data, one_class=True)
+    try:
+        protocol = Protocol(
+            dataset=dataset,
+            hashes=hashes,
+            sizes=split_sizes,
+            settings=settings,
+            scale=scale,
+            checkpoints=read_pretrained(pretrained),
+            results=KeptResults(out),
+        )
+        protocol.begin()
+        result = measure(
+            protocol,
+            wanted,
+            seeds=range(splits),
+            curve=counts,
+            zero_shot=zero_shot,
+            zero_shot_tests=own_tests,
+        )
+    except KeyboardInterrupt as error:
+        raise click.ClickException(
+            f"interrupted. {out} keeps what is finished: the same command goes on."
+        ) from error
+    except ValidationError as error:
+        raise click.ClickException(f"a row cannot be trained:{explain(error)}") from error
+    except (ValueError, OSError) as error:  # CheckpointError and OtherProtocolError among them
+        raise click.ClickException(str(error)) from error
+    write_result(
+        result,
+        protocol_page(result),
+        json_file or out / "result.json",
+        markdown or out / "result.md",
+    )
+
+
+if __name__ == "__main__":
+    main()

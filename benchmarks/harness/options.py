@@ -1,0 +1,73 @@
+"""Options that several benchmarks have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.harness.load import CELL_COUNTS, IMAGE_SIZES
+from cytoserve.contract import PIPELINES
+from server.variants import VARIANTS
+
+
+class ImageSize(click.ParamType):  # type: ignore[type-arg]  # no class with arguments before 8.3
+    """``640x480``: width and height in pixels, as a tuple."""
+
+    name = "WxH"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Read the text; a default is a tuple already."""
+        if isinstance(value, tuple):
+            return value
+        sides = str(value).split("x")
+        if len(sides) != 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+            self.fail(f"width x height in pixels reads 1024x1024; given: {value}")
+        return int(sides[0]), int(sides[1])
+
+
+repository_option = click.option(
+    "--model-repository",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default="model_repository",
+)
+json_option = click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), required=True, help="The figures."
+)
+markdown_option = click.option(
+    "--markdown", type=click.Path(path_type=Path), help="Also write the tables there."
+)
+
+pipelines_option = click.option(
+    "--pipeline",
+    "pipelines",
+    multiple=True,
+    type=click.Choice(list(PIPELINES)),
+    help="May be given several times. Default: all that are exported.",
+)
+variants_option = click.option(
+    "--variant",
+    "variants",
+    type=click.Choice(list(VARIANTS)),
+    multiple=True,
+    help="Serve this variant too, as one more way; may be repeated.",
+)
+sizes_option = click.option(
+    "--size",
+    "sizes",
+    type=ImageSize(),
+    multiple=True,
+    default=[f"{width}x{height}" for width, height in IMAGE_SIZES],
+    help="Of frames, in pixels; may be given several times.",
+)
+counts_option = click.option(
+    "--cells",
+    "counts",
+    type=click.IntRange(0),
+    multiple=True,
+    default=CELL_COUNTS,
+    help="Of frames; may be given several times.",
+)

@@ -1,0 +1,141 @@
+"""The study's table from a real server, real networks and rendered frames."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.approaches.__main__ import PIPELINES, _cost_of_usual_cells, main
+from benchmarks.approaches.tables import approaches_table
+from benchmarks.harness.served_variant import FUSED
+from training.rendered import RenderSettings, render_dataset
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    render_dataset(
+        folder, frames=2, settings=RenderSettings(height=240, width=320, cells=6), seed=1
+    )
+    return folder
+
+
+def arguments(data, checkpoints, exported_repository, server, out):
+    return [
+        *("--data", str(data), "--cells", str(checkpoints / "cells")),
+        *(
+            "--targets",
+            str(checkpoints / "targets"),
+            "--classifier",
+            str(checkpoints / "classifier"),
+        ),
+        *("--model-repository", str(exported_repository), "--url", server.url, "--repeats", "1"),
+        *("--json", str(out / "approaches.json"), "--markdown", str(out / "approaches.md")),
+        *("--score-threshold", "0.97"),  # a random network's few best
+    ]
+
+
+def test_the_table_has_all_figures(data, checkpoints, exported_repository, server, tmp_path):
+    words = arguments(data, checkpoints, exported_repository, server, tmp_path)
+    done = CliRunner().invoke(main, [*words, "--variant", FUSED])
+    assert done.exit_code == 0, done.output
+    result = json.loads((tmp_path / "approaches.json").read_text())
+    assert set(result["approaches"]) == set(PIPELINES)
+    for name in PIPELINES:
+        figures = result["approaches"][name]
+        assert set(figures) == {
+            *("iou", "accuracy", "balanced_accuracy", "recall", "precision"),
+            *("f1", "panoptic_quality", "ap50", "found_per_image", "seconds"),
+        }
+        matched = figures["recall"] * result["cells_per_image"]
+        assert figures["precision"] * figures["found_per_image"] == pytest.approx(matched)
+        cells = (figures["found_per_image"] + result["cells_per_image"]) / 2
+        assert figures["f1"] == pytest.approx(matched / cells)
+        assert 0 <= figures["panoptic_quality"] <= figures["f1"] <= 1
+        assert 0 <= figures["ap50"] <= 1
+        ours, theirs = figures["seconds"], result["baseline"][name]["seconds"]
+        alone = result["in_process"][name]["seconds"]
+        assert min(ours, theirs, alone) > 0
+        own = [{way: each[name] for way, each in f["seconds"].items()} for f in result["frames"]]
+        speedups = [frame["baseline"] / frame["approaches"] for frame in own]
+        overheads = [frame["approaches"] / frame["in_process"] for frame in own]
+        assert result["speedup"][name] == statistics.median(speedups)
+        assert result["overhead"][name] == statistics.median(overheads)
+        fused = {key: figures[name] for key, figures in result["variants"][FUSED].items()}
+        assert fused["seconds"] == statistics.median(frame[FUSED] for frame in own)
+        assert fused["overhead"] == statistics.median(f[FUSED] / f["in_process"] for f in own)
+        assert fused["speedup"] == statistics.median(f["baseline"] / f[FUSED] for f in own)
+        assert f"| `{name}`, variant `{FUSED}` | {fused['seconds']:.3f} |" in done.output
+    for name in PIPELINES:
+        counts = [frame["found"][name] for frame in result["frames"]]
+        assert statistics.mean(counts) == result["approaches"][name]["found_per_image"]
+    assert result["cells_per_image"] == 6
+    assert result["machine"]["cores"].isdecimal()
+    table = (tmp_path / "approaches.md").read_text()
+    assert table.strip() in done.output
+    assert "| recall | precision | F1 | AP50 | PQ |" in table
+    for printed in ("| 0.71 | 0.75 | 0.65 |", "| 0.70 | 0.56 | 0.2 |"):  # the study's
+        assert printed in table
+
+
+FIGURES = dict.fromkeys(("iou", "accuracy", "balanced_accuracy", "recall", "precision"), 0.9)
+TIMES = {"found_per_image": 12.0, "seconds": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("later", "printed"),
+    [
+        pytest.param(
+            {"f1": 0.812, "ap50": 0.734, "panoptic_quality": 0.656},
+            "| 0.900 | 0.900 | 0.812 | 0.734 | 0.656 | 12.0 |",
+            id="all figures",
+        ),
+        pytest.param({}, "| 0.900 | 0.900 | - | - | - | 12.0 |", id="a result of before"),
+        pytest.param(
+            {"f1": 0.0, "ap50": math.nan, "panoptic_quality": 0.0},
+            "| 0.900 | 0.900 | 0.000 | nan | 0.000 | 12.0 |",
+            id="no cell annotated",
+        ),
+    ],
+)
+def test_figures_that_a_result_lacks_are_a_dash(later, printed):
+    same = dict.fromkeys(PIPELINES, 1.0)
+    seconds = {name: {"seconds": 0.5} for name in PIPELINES}
+    result = {
+        "approaches": dict.fromkeys(PIPELINES, FIGURES | later | TIMES),
+        **{"in_process": seconds, "baseline": seconds},
+        **{"speedup": same, "overhead": same, "variants": {}},
+        **{"cost_of_classes": 1.5, "cost_of_usual_cells": {}},
+        **{"frames": [{}], "cells_per_image": 12.0, "class_names": ["a"], "machine": {}},
+        "score_threshold": 0.25,
+    }
+    assert approaches_table(result).count(printed) == len(PIPELINES)
+
+
+def test_cost_at_15_cells_is_read_from_the_line_through_the_frames():
+    """Frames with 10, 20 and 40 cells, each of which adds 0.03 to the ratio."""
+    found = [10, 20, 40]
+    seconds = {"yolo": [2.0, 1.0, 4.0], "yolo_resnet": [2.8, 1.7, 9.2]}
+    cost = _cost_of_usual_cells(seconds, found)
+    assert cost["cells"] == 15
+    assert cost["ratio"] == pytest.approx(1.1 + 15 * 0.03)
+    assert cost["r_squared"] == pytest.approx(1)
+
+
+def test_no_line_through_frames_of_equally_many_cells():
+    assert _cost_of_usual_cells({"yolo": [1, 2], "yolo_resnet": [2, 3]}, [7, 7]) == {}
+
+
+def test_other_weights_than_the_served_ones_are_refused(
+    data, checkpoints, exported_repository, server, tmp_path
+):
+    words = arguments(data, checkpoints, exported_repository, server, tmp_path)
+    words[words.index("--targets") + 1] = str(checkpoints / "cells")
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 1
+    assert "yolo_targets was exported from another checkpoint" in done.output
+    assert not (tmp_path / "approaches.json").exists()

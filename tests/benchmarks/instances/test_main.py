@@ -1,0 +1,127 @@
+"""The study's table from a real server, random networks and rendered frames."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.instances import box_prompts
+from benchmarks.instances import memory as instance_memory
+from benchmarks.instances.__main__ import main
+from benchmarks.instances.ways import NAMES
+from training.checkpoint import Recipe, save_checkpoint
+from training.rendered import RenderSettings, render_dataset
+from training.sam.network import ARCHITECTURE as SAM
+from training.sam.network import build_sam
+from training.sam.sizes import TINY
+
+
+def recipe(architecture, **settings):
+    return Recipe(
+        architecture=architecture,
+        class_names=("cell",),
+        settings=settings,
+        data={},
+        initialised_from="random",
+        seed=0,
+        metrics={},
+        versions={},
+        created="2026-01-01T00:00:00+00:00",
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    settings = RenderSettings(height=120, width=150, cells=5, mean_diameter=30)
+    render_dataset(folder, frames=2, settings=settings, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, checkpoints, exported_repository):
+    """A folder with the checkpoints and the repository that all tests share, and another SAM."""
+    folder = tmp_path_factory.mktemp("run")
+    for name in ("maskrcnn", "sam"):
+        (folder / name).symlink_to(checkpoints / name)
+    (folder / "model_repository").symlink_to(exported_repository)
+    save_checkpoint(
+        folder / "other", build_sam(TINY).state_dict(), recipe(SAM, size=TINY, epochs=1)
+    )
+    return folder
+
+
+def arguments(data, run, out):
+    return [
+        *("--data", str(data), "--maskrcnn", str(run / "maskrcnn"), "--sam", str(run / "sam")),
+        *("--model-repository", str(run / "model_repository")),
+        *("--repeats", "1", "--timed-frames", "1", "--score-threshold", "0.9"),
+        *("--json", str(out / "instances.json"), "--markdown", str(out / "instances.md")),
+        *("--figures", str(out / "figures")),
+    ]
+
+
+def test_the_page_has_all_figures(data, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(box_prompts, "PROMPTS", 4)
+    monkeypatch.setattr(instance_memory, "SIDE", 256)
+    monkeypatch.setattr(instance_memory, "COUNTS", (1, 5))
+    done = CliRunner().invoke(main, arguments(data, run, tmp_path))
+    assert done.exit_code == 0, (done.output, done.exception)
+    result = json.loads((tmp_path / "instances.json").read_text())
+    for name in NAMES:
+        quality = result["pipelines"][name]
+        assert quality["annotated"] == 5
+        assert quality["found"] > 0
+        assert 0 < quality["confidence"] < 1
+        assert 0 <= quality["mean_average_precision"] <= quality["average_precision"]["0.50"] <= 1
+        assert 0 <= quality["ap50"] <= 1
+        assert quality["recall"] * 5 == pytest.approx(quality["precision"] * quality["found"])
+        assert 0 <= quality["panoptic_quality"] <= quality["f1"] <= 1
+        served, graphs, study = (
+            result["seconds"][way][name] for way in ("served", "in_process", "study_way")
+        )
+        assert min(served, graphs, study) > 0
+        assert result["speedup"][name] == pytest.approx(study / served)
+        assert result["overhead"][name] == pytest.approx(served / graphs)
+    found = [frame["found"] for frame in result["frames"]]
+    assert all(frame["maskrcnn"] == frame["maskrcnn_sam"] for frame in found)
+    steps = result["steps"]
+    assert {"maskrcnn_network", "sam_encoder", "sam_decoder"} <= set(steps["steps"])
+    assert "cell_labels" not in steps["steps"]
+    assert min(steps["steps"].values()) > 0  # no embedding came from the cache
+    assert result["box_prompts"]["cells"] == 10
+    assert 0 < result["box_prompts"]["iou"] < 1
+    cost = result["prompt_cost"]
+    assert cost["prompts"] == 4
+    assert 0 < cost["second"] < cost["first"]  # the embedding came from the cache
+    assert [figure["request"] for figure in result["memory"]] == [
+        *("`sam_prompt`, 1 boxes", "`sam_prompt`, 5 boxes", "`maskrcnn`", "`maskrcnn_sam`")
+    ]
+    assert min(figure["peak_bytes"] for figure in result["memory"]) > 10**8
+    names = {frame["name"] for frame in result["frames"]}
+    assert {file.stem for file in (tmp_path / "figures").iterdir()} == names
+    page = (tmp_path / "instances.md").read_text()
+    assert page.strip() in done.output
+
+
+def test_other_weights_than_the_served_ones_are_refused(data, run, tmp_path):
+    words = arguments(data, run, tmp_path)
+    words[words.index("--sam") + 1] = str(run / "other")
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 1
+    assert "sam_encoder was exported from another checkpoint" in done.output
+    assert not (tmp_path / "instances.json").exists()
+
+
+def test_frames_without_a_cell_are_refused_before_the_server_starts(run, tmp_path):
+    render_dataset(
+        tmp_path / "empty",
+        frames=1,
+        settings=RenderSettings(height=64, width=64, cells=0),
+        seed=0,
+    )
+    done = CliRunner().invoke(main, arguments(tmp_path / "empty", run, tmp_path))
+    assert done.exit_code == 2
+    assert "must hold an annotated cell" in done.output
