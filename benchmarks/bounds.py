@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from benchmarks.harness.load_cases import USUAL_CELLS
-from benchmarks.harness.served_variant import DEFAULT, FUSED
-from benchmarks.peers.ways import OURS, served_as
+from benchmarks.harness.served_variant import DEFAULT, SINGLE_GRAPH
+from benchmarks.peers.contenders import OURS, served_as
 from benchmarks.published import S3, S3_ENDINGS, S3_NETWORKS
 from benchmarks.throughput.windows import ONE_ON_THE_MACHINE
 from export.parity.accuracy_budget import LARGEST_DROP
@@ -25,7 +25,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Where:
+class Selector:
     """Where figures stand in the results."""
 
     result: str
@@ -69,7 +69,7 @@ class Bound:
     sign: Literal["<=", ">=", ">"]
     """The measured ratio stands on its left, the limit on its right."""
     limit: float
-    where: Where
+    where: Selector
 
     @property
     def limit_text(self) -> str:
@@ -148,8 +148,8 @@ def _known(value: float, unknown: float) -> float:
     return unknown if value != value else value
 
 
-def _checked(check: str) -> Where:
-    return Where("regression", "checks", "ratio", {"check": check}, named_by=("of",))
+def _checked(check: str) -> Selector:
+    return Selector("regression", "checks", "ratio", {"check": check}, named_by=("of",))
 
 
 REGRESSION = (
@@ -162,8 +162,8 @@ REGRESSION = (
 """What no change may break, on any machine however busy; see `benchmarks.regression`."""
 
 
-def _fields(rows: str, column: str, *named_by: str, **among: str) -> Where:
-    return Where("fields", rows, column, among, named_by=("pipeline", *named_by))
+def _fields(rows: str, column: str, *named_by: str, **among: str) -> Selector:
+    return Selector("fields", rows, column, among, named_by=("pipeline", *named_by))
 
 
 FIELDS = (
@@ -251,21 +251,21 @@ def _nuclei_bounds(network: str, dice: float) -> tuple[Bound, ...]:
             "study's on original images",
             ">=",
             dice,
-            Where(result, "", "dice"),
+            Selector(result, "", "dice"),
         ),
         Bound(
             f"Seams, {network}",
             "pixels within 3/255 when the grid of tiles is shifted / all",
             ">=",
             0.999,
-            Where(result, "seams.shifts", "below_limit", named_by=("offset",)),
+            Selector(result, "seams.shifts", "below_limit", named_by=("offset",)),
         ),
         Bound(
             f"Speed, {network}",
             "PyTorch tile by tile / served",
             ">=",
             2,
-            Where(result, "speed", "speedup"),
+            Selector(result, "speed", "speedup"),
         ),
     )
 
@@ -275,7 +275,7 @@ OVERHEAD = Bound(
     "served through gRPC / the same graphs in process, every pipeline at 1024 x 1024",
     "<=",
     1.1,
-    Where("latency", "overhead", "overhead", {"variant": DEFAULT}, named_by=("pipeline",)),
+    Selector("latency", "overhead", "overhead", {"variant": DEFAULT}, named_by=("pipeline",)),
 )
 
 TARGETS = (
@@ -287,7 +287,7 @@ TARGETS = (
             ratio,
             OVERHEAD.sign,
             OVERHEAD.limit,
-            Where("latency", "overhead", column, {"variant": variant}, named_by=("pipeline",)),
+            Selector("latency", "overhead", column, {"variant": variant}, named_by=("pipeline",)),
         )
         for title, ratio, column, variant in (
             (
@@ -297,16 +297,16 @@ TARGETS = (
                 DEFAULT,
             ),
             (
-                "variant `fused`",
+                "variant `single-graph`",
                 "served through gRPC / the graphs that it joins in process",
                 "overhead",
-                FUSED,
+                SINGLE_GRAPH,
             ),
             (
-                "variant `fused`, shared memory",
+                "variant `single-graph`, shared memory",
                 "the same, with frames in shared memory",
                 "overhead_shared_memory",
-                FUSED,
+                SINGLE_GRAPH,
             ),
         )
     ),
@@ -316,11 +316,11 @@ TARGETS = (
             "served / the same graphs in process, blood cells",
             OVERHEAD.sign,
             OVERHEAD.limit,
-            Where("bccd", rows, ""),
+            Selector("bccd", rows, ""),
         )
         for title, rows in (
             ("", "overhead"),
-            (", variant `fused`", f"variants.{FUSED}.overhead"),
+            (", variant `single-graph`", f"variants.{SINGLE_GRAPH}.overhead"),
         )
     ),
     Bound(
@@ -329,21 +329,21 @@ TARGETS = (
         "found cells (the study: 3.25)",
         "<=",
         1.6,
-        Where("bccd", "cost_of_usual_cells", "ratio", {"cells": USUAL_CELLS}),
+        Selector("bccd", "cost_of_usual_cells", "ratio", {"cells": USUAL_CELLS}),
     ),
     Bound(
         "Cost of classes, 15 rendered cells",
         "`yolo_resnet` / `yolo`, both served, in turn at 2048 x 2048",
         "<=",
         1.6,
-        Where("scaling", "classified", "cost_of_classes", {"cells": USUAL_CELLS}),
+        Selector("scaling", "classified", "cost_of_classes", {"cells": USUAL_CELLS}),
     ),
     Bound(
         "Speed, real frames",
         "the study's way / `yolo_resnet` served, blood cells",
         ">=",
         4,
-        Where("bccd", "speedup", "yolo_resnet"),
+        Selector("bccd", "speedup", "yolo_resnet"),
     ),
     *(
         Bound(
@@ -351,7 +351,7 @@ TARGETS = (
             "the study's way in a process of its own / `yolo_resnet` served",
             ">=",
             4,
-            Where(
+            Selector(
                 "peers",
                 "frames",
                 "times_the_study",
@@ -368,7 +368,7 @@ TARGETS = (
         "frames per second of variant `throughput` / the most that the graphs do in one process",
         ">=",
         0.95,
-        Where(
+        Selector(
             "throughput",
             "saturation",
             "share",
@@ -381,7 +381,7 @@ TARGETS = (
         "the same, with frames in shared memory",
         ">=",
         0.95,
-        Where(
+        Selector(
             "throughput",
             "saturation",
             "share",
@@ -394,7 +394,7 @@ TARGETS = (
         "frames / executions of a network that batches, by default",
         ">",
         1,
-        Where(
+        Selector(
             "throughput",
             "batches",
             "requests_per_execution",
@@ -407,14 +407,14 @@ TARGETS = (
         "what one more costs `yolo_resnet` beyond `yolo` / the classifier's own time for a crop",
         "<=",
         1.2,
-        Where("scaling", "classifier", "ratio"),
+        Selector("scaling", "classifier", "ratio"),
     ),
     Bound(
         "Memory of 2,000 cells at 2048 x 2048",
         "peak of the server / a mask of the frame's size for each cell",
         "<=",
         0.1,
-        Where(
+        Selector(
             "scaling",
             "memory",
             "share",
@@ -428,7 +428,7 @@ TARGETS = (
             "the default's figure on annotated frames - that of a variant",
             "<=",
             LARGEST_DROP[figure],
-            Where("variants", "rows", f"{figure}_drop", named_by=("variant", "pipeline")),
+            Selector("variants", "rows", f"{figure}_drop", named_by=("variant", "pipeline")),
         )
         for figure, title in {"iou": "IoU", "accuracy": "accuracy", "dice": "Dice"}.items()
     ),
@@ -437,7 +437,7 @@ TARGETS = (
         "T98G fields that were not trained on, through `glioma_unet`",
         ">=",
         0.8,
-        Where("t98g-unet", "", "dice"),
+        Selector("t98g-unet", "", "dice"),
     ),
     *(
         bound

@@ -37,10 +37,10 @@ from benchmarks.harness.machine import machine_note
 from benchmarks.harness.memory import PeakMemory
 from benchmarks.harness.new_frames import each_time_new
 from benchmarks.harness.options import json_option, markdown_option, repository_option
-from benchmarks.harness.quiet_server import without_canaries
+from benchmarks.harness.quiet_server import paused_supervisor
 from benchmarks.harness.result_files import new_result, write_result
 from benchmarks.harness.step_statistics import counted
-from benchmarks.harness.timing import WARM_UPS, in_turn
+from benchmarks.harness.timing import WARM_UPS, time_interleaved
 from cytoserve import Cells, Client
 from cytoserve.codec.instances import encode_request
 from cytoserve.contract import (
@@ -113,7 +113,7 @@ def measure(
         click.ClickException: `yolo_resnet` cannot be made to find so many cells.
     """
     checks = []
-    with Client(server.url, timeout=300) as client, without_canaries(server):
+    with Client(server.url, timeout=300) as client, paused_supervisor(server):
         if CLASSIFIED in pipelines:
             image = load_frame(load.side, load.side, load.few).image
             few, many = best_cells(client, repository, image, (load.few, load.many))
@@ -176,7 +176,7 @@ def overhead(client: Client, repository: Path, pipeline: str, load: Load) -> Che
         )
 
     with Client(transport=InProcess(repository, [pipeline])) as limit:
-        seconds = in_turn({"served": asking(client), "limit": asking(limit)}, load.repeats)
+        seconds = time_interleaved({"served": asking(client), "limit": asking(limit)}, load.repeats)
     return Check("overhead", pipeline, _ratio(seconds, "served", "limit"))
 
 
@@ -198,14 +198,14 @@ def speedup(client: Client, repository: Path, load: Load) -> Check:
         detector.predict(rgb, SCORE_THRESHOLD, OVERLAP_THRESHOLD)
         classify_one_by_one(classifier, rgb, boxes)
 
-    seconds = in_turn({"served": served, "one by one": one_by_one}, load.repeats)
+    seconds = time_interleaved({"served": served, "one by one": one_by_one}, load.repeats)
     return Check("speedup", CLASSIFIED, _ratio(seconds, "one by one", "served"))
 
 
 def growth(few: Callable[[], Cells], many: Callable[[], Cells], repeats: int) -> float:
     """How many times longer many cells take than few, over how many times more they are."""
     cells = len(many()) / len(few())
-    seconds = in_turn({"few": few, "many": many}, max(1, repeats // 2))
+    seconds = time_interleaved({"few": few, "many": many}, max(1, repeats // 2))
     return _ratio(seconds, "many", "few") / cells
 
 

@@ -18,8 +18,8 @@ from tritonclient.utils import InferenceServerException
 from cytoserve.contract import (
     COARSE_BOXES,
     COARSE_MASKS,
+    DEFAULT_MAX_CELLS,
     IMAGE,
-    MAX_CELLS,
     MAX_CELLS_INPUT,
     OVERLAP_THRESHOLD,
     OVERLAP_THRESHOLD_INPUT,
@@ -42,7 +42,7 @@ VALUES: dict[str, np.ndarray[Any, Any]] = {
     # Above every score: whatever a network sees in the ramp, a canary pays for no cells.
     SCORE_THRESHOLD_INPUT.name: np.array([1.0], np.float32),
     OVERLAP_THRESHOLD_INPUT.name: np.array([OVERLAP_THRESHOLD], np.float32),
-    MAX_CELLS_INPUT.name: np.array([MAX_CELLS], np.int32),
+    MAX_CELLS_INPUT.name: np.array([DEFAULT_MAX_CELLS], np.int32),
     PROBABILITY_THRESHOLD_INPUT.name: np.array([1.0], np.float32),
     WHITE_LEVEL_INPUT.name: np.array([32 * 32 - 1], np.float32),
     # One click in the middle, as SAM reads it: with a point that says nothing.
@@ -72,7 +72,7 @@ Long, for a canary that waits behind others' requests is no sign of death; a wor
 seen by its process, within a second.
 """
 
-PATIENCE = 10.0
+SLOWDOWN_FACTOR = 10.0
 """How many times as long as the first one of a server a canary may take: SAM's largest encoder
 alone may take a minute on a processor.
 """
@@ -177,7 +177,7 @@ def first_answer(client: InferenceServerClient, pipeline: Pipeline, timeout: flo
     """
     begun = time.monotonic()
     client.infer(pipeline.name, inputs(pipeline), outputs=outputs(pipeline), client_timeout=timeout)
-    return max(DEADLINE, PATIENCE * (time.monotonic() - begun))
+    return max(DEADLINE, SLOWDOWN_FACTOR * (time.monotonic() - begun))
 
 
 def inputs(pipeline: Pipeline) -> list[InferInput]:

@@ -56,7 +56,7 @@ def survey_one(repository: Path, pipeline: Pipeline, variant: str | None) -> Pip
     if missing := tuple(missing_of(repository, models)):
         return PipelineExport(pipeline, missing)
     missing = tuple(missing_of(repository, models, variant))
-    made_alone = not any(path.startswith(f"{pipeline.fused}/") for path in missing)
+    made_alone = not any(path.startswith(f"{pipeline.merged_step}/") for path in missing)
     return PipelineExport(pipeline, missing, variant if made_alone else None)
 
 

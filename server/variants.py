@@ -43,7 +43,7 @@ VARIANTS = {
     for variant in (
         Variant("openvino", "networks on OpenVINO in bfloat16", ("avx512_bf16", "amx_bf16"), True),
         Variant("int8", "YOLO and ResNet50 in 8-bit integers", ("avx512_vnni", "avx_vnni")),
-        Variant("fused", "YOLO pipelines as one graph each"),
+        Variant("single-graph", "YOLO pipelines as one graph each"),
         Variant(
             "throughput",
             "two instances of these graphs and of the nuclei's network, for many clients",

@@ -40,13 +40,13 @@ from benchmarks.harness.options import (
     repository_option,
     variants_option,
 )
-from benchmarks.harness.quiet_server import quiet_server
+from benchmarks.harness.quiet_server import serve_without_health_checks
 from benchmarks.harness.result_files import write_result
 from benchmarks.harness.score_thresholds import score_threshold_option, score_thresholds
 from benchmarks.harness.served_variant import DEFAULT
 from benchmarks.harness.served_weights import check_weights
 from benchmarks.harness.slopes import Slope
-from benchmarks.harness.timing import in_turn, median_ratio
+from benchmarks.harness.timing import median_ratio, time_interleaved
 from benchmarks.instances.average_precision import EncodedFrame, ap50, encode_frame
 from cytoserve import Cells, Client
 from cytoserve.contract import OVERLAP_THRESHOLD
@@ -206,7 +206,7 @@ def _time_frame(
 ) -> dict[tuple[str, str], list[float]]:
     """Seconds of every way and pipeline, taken in turn so that a busy moment hits them all."""
     rgb = normalised_rgb(image)
-    return in_turn(
+    return time_interleaved(
         {
             (way, name): partial(run, rgb if way == "baseline" else image)
             for way, pipelines in ways.items()
@@ -301,7 +301,9 @@ def main(
     with ExitStack() as stack:
 
         def serve(variant: str) -> str:
-            return stack.enter_context(quiet_server(model_repository, PIPELINES, variant)).url
+            return stack.enter_context(
+                serve_without_health_checks(model_repository, PIPELINES, variant)
+            ).url
 
         in_process = InProcess(model_repository, PIPELINES)
         alone = stack.enter_context(Client(transport=in_process))

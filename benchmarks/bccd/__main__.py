@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 
 from benchmarks.harness.repository import copy_repository
-from benchmarks.harness.served_variant import FUSED
+from benchmarks.harness.served_variant import SINGLE_GRAPH
 from benchmarks.harness.stages import Stages, begin_afresh, precision_options
 
 LISTS = Path("benchmarks/bccd")
@@ -83,7 +83,14 @@ def export_and_measure(stages: Stages, bccd: Path, out: Path) -> None:
         *("python", "-m", "benchmarks.approaches", "--data", f"{bccd}@{LISTS}/test.txt"),
         *("--cells", out / "general", "--targets", out / "targets"),
         *("--classifier", out / "classifier", "--repeats", REPEATS, *common),
-        *("--variant", FUSED, "--json", RESULTS / "bccd.json", "--markdown", out / "approaches.md"),
+        *(
+            "--variant",
+            SINGLE_GRAPH,
+            "--json",
+            RESULTS / "bccd.json",
+            "--markdown",
+            out / "approaches.md",
+        ),
     )
 
 

@@ -12,8 +12,7 @@ import numpy.typing as npt
 
 from benchmarks.fields.scenes import Scene, render_scene, without_slivers
 from benchmarks.instances.average_precision import ap50, encode_frame
-from cytoserve import Cells, Client
-from cytoserve.codec.cards import Card
+from cytoserve import Cells, Client, ModelCard
 from training.evaluation.matching import match_cells, quality
 
 FIRST_SEED = 500_000
@@ -39,7 +38,7 @@ class ServedPipeline:
 
     client: Client
     name: str
-    card: Card
+    card: ModelCard
 
     def find(self, image: Image, **scale: Any) -> Cells:
         """The cells of a frame, with the thresholds of the card.

@@ -7,7 +7,7 @@ import statistics
 from benchmarks.fields.pipelines import Row, ServedPipeline, scene_number
 from benchmarks.fields.scenes import SIDE
 from benchmarks.harness.new_frames import each_time_new
-from benchmarks.harness.timing import WARM_UPS, in_turn
+from benchmarks.harness.timing import WARM_UPS, time_interleaved
 from cytoserve.contract import PIPELINES
 from cytoserve.operating_point import operating_point
 from cytoserve.settings import Settings
@@ -27,7 +27,7 @@ def measure_seconds(pipeline: ServedPipeline, repeats: int) -> list[Row]:
         side: each_time_new(pipeline.find, scene.image, repeats + WARM_UPS)
         for side, scene in scenes.items()
     }
-    times = in_turn(calls, repeats)
+    times = time_interleaved(calls, repeats)
     rows = []
     for side, scene in scenes.items():
         shape = scene.image.shape

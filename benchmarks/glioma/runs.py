@@ -30,7 +30,7 @@ OWN = "own"
 
 
 AUGMENTATIONS: dict[str, dict[str, object]] = {
-    "flips": {"flips": True},
+    "flips": {"flip_probability": 0.5},
     "sharpness": {"sharpness": 0.5},
     "contrast": {"contrast": 0.3},
 }

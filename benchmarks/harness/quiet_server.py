@@ -15,7 +15,7 @@ from server.embedded import EmbeddedServer
 
 
 @contextmanager
-def quiet_server(
+def serve_without_health_checks(
     repository: Path,
     pipelines: Sequence[str],
     variant: str = DEFAULT,
@@ -42,12 +42,12 @@ def quiet_server(
         options=[*variant_options(variant), *options],
         **settings,
     )
-    with server, without_canaries(server):
+    with server, paused_supervisor(server):
         yield server
 
 
 @contextmanager
-def without_canaries(server: EmbeddedServer) -> Iterator[None]:
+def paused_supervisor(server: EmbeddedServer) -> Iterator[None]:
     """Suspend the launcher: Triton answers on, but is not supervised.
 
     The launcher sends a canary through every pipeline that nobody uses for a while, which costs as

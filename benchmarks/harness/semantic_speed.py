@@ -12,7 +12,7 @@ from typing import Any
 import numpy.typing as npt
 
 from benchmarks.harness.in_process import InProcess
-from benchmarks.harness.timing import in_turn
+from benchmarks.harness.timing import time_interleaved
 from cytoserve import Client
 
 Image = npt.NDArray[Any]
@@ -63,7 +63,7 @@ def measure_speed(
         }
         for image in frames:
             bound = {name: partial(way, image) for name, way in ways.items()}
-            for name, times in in_turn(bound, repeats).items():
+            for name, times in time_interleaved(bound, repeats).items():
                 seconds.setdefault(name, []).append(statistics.median(times))
     return Speed(**{name: statistics.median(times) for name, times in seconds.items()})
 

@@ -6,7 +6,7 @@ DEFAULT = "default"
 """Every model by its ``config.pbtxt``; the other names are those of `server.variants.VARIANTS`."""
 
 
-FUSED = "fused"
+SINGLE_GRAPH = "single-graph"
 """The variant that computes the default's graphs in another arrangement."""
 
 

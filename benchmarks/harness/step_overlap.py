@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.harness.step_statistics import PATIENCE, counted
+from benchmarks.harness.step_statistics import SETTLE_TIMEOUT_S, counted
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def request_seconds(url: str, pipeline: str, ask: Callable[[], object]) -> Reque
     Raises:
         RuntimeError: ``ask`` sent none or several, or the statistics did not come in time.
     """
-    counts = counted(url, pipeline, ask, patience=PATIENCE)
+    counts = counted(url, pipeline, ask, settle_timeout_s=SETTLE_TIMEOUT_S)
     return RequestSeconds(
         counts.pop(pipeline).total,
         {name: count.executed for name, count in counts.items() if count.answers},

@@ -14,7 +14,7 @@ POLL = 0.02
 SETTLED = 5
 """Looks in a row that must see the same before it is taken for all there is."""
 
-PATIENCE = 10.0
+SETTLE_TIMEOUT_S = 10.0
 """Seconds in which the statistics must tell of answers that are already here."""
 
 NANOSECONDS = 1e9
@@ -58,7 +58,7 @@ def counted(
     pipeline: str,
     ask: Callable[[], object],
     requests: int = 1,
-    patience: float = PATIENCE,
+    settle_timeout_s: float = SETTLE_TIMEOUT_S,
 ) -> dict[str, ModelCount]:
     """Statistics of the requests that ``ask`` sends, of the pipeline and of each of its steps.
 
@@ -70,7 +70,7 @@ def counted(
         pipeline: one of ``contract.PIPELINES``.
         ask: sends requests to it, and returns when they are answered.
         requests: how many it sends.
-        patience: seconds in which the statistics must tell of them.
+        settle_timeout_s: seconds in which the statistics must tell of them.
 
     Raises:
         RuntimeError: ``ask`` sent fewer or more, or the statistics did not come in time.
@@ -80,7 +80,7 @@ def counted(
         before = settled(connection, names)
         ask()
         wanted = before[pipeline].answers + requests
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + settle_timeout_s
         while (after := settled(connection, names))[pipeline].answers < wanted:
             if time.monotonic() > deadline:
                 break

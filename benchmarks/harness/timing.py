@@ -15,16 +15,16 @@ WARM_UPS = 2
 the first time, and as one block the second time, by what it then knows of its pieces."""
 
 
-def in_turn(
+def time_interleaved(
     ways: Mapping[Way, Callable[[], object]], repeats: int, warm_ups: int = WARM_UPS
 ) -> dict[Way, list[float]]:
     """Seconds of ``repeats`` runs of every way, one run of each after the other.
 
     A way leaves caches cold to the next one, threads that still spin, or a server warm: see
-    `balanced_orders`. ``warm_ups`` rounds before them are not counted.
+    `williams_orders`. ``warm_ups`` rounds before them are not counted.
     """
     seconds: dict[Way, list[float]] = {way: [] for way in ways}
-    names, orders = tuple(ways), cycle(balanced_orders(len(ways)))
+    names, orders = tuple(ways), cycle(williams_orders(len(ways)))
     for repeat, order in enumerate(islice(orders, warm_ups + repeats), -warm_ups):
         for way in (names[place] for place in order):
             start = time.perf_counter()
@@ -34,7 +34,7 @@ def in_turn(
     return seconds
 
 
-def balanced_orders(count: int) -> list[tuple[int, ...]]:
+def williams_orders(count: int) -> list[tuple[int, ...]]:
     """Orders of ``count`` ways in which each follows every other one equally often.
 
     A Williams design: E. J. Williams, Experimental designs balanced for the estimation of residual

@@ -31,12 +31,12 @@ from benchmarks.harness.in_process import InProcess
 from benchmarks.harness.machine import fingerprint
 from benchmarks.harness.new_frames import each_time_new, new_frames
 from benchmarks.harness.options import json_option, markdown_option, repository_option
-from benchmarks.harness.quiet_server import without_canaries
+from benchmarks.harness.quiet_server import paused_supervisor
 from benchmarks.harness.result_files import write_result
 from benchmarks.harness.score_thresholds import score_threshold_option, score_thresholds
 from benchmarks.harness.served_weights import check_weights
 from benchmarks.harness.step_overlap import RequestSeconds, request_seconds
-from benchmarks.harness.timing import WARM_UPS, in_turn
+from benchmarks.harness.timing import WARM_UPS, time_interleaved
 from benchmarks.instances.box_prompts import (
     boxes_of,
     measure_prompt_cost,
@@ -127,7 +127,7 @@ def measure(
             for answer in answers:
                 draw(answer, dataset.class_names, figures)
         in_process = InProcess(server.repository, tuple(NAMES))
-        with without_canaries(server), Client(transport=in_process) as alone:
+        with paused_supervisor(server), Client(transport=in_process) as alone:
             seconds = measure_seconds(
                 ours,
                 through(alone, thresholds),
@@ -218,7 +218,7 @@ def measure_seconds(
             ways["served", name] = each_time_new(ours[name], image, repeats + WARM_UPS)
             ways["in_process", name] = partial(graphs[name], image)
             ways["study_way", name] = partial(torch[name], rgb)
-        for way, times in in_turn(ways, repeats).items():
+        for way, times in time_interleaved(ways, repeats).items():
             seconds[way].append(statistics.median(times))
     median = {way: statistics.median(values) for way, values in seconds.items()}
     return {

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.harness.new_frames import new_frames
-from benchmarks.harness.timing import in_turn
+from benchmarks.harness.timing import time_interleaved
 from cytoserve import Cells, Client, Prompts
 from cytoserve.codec.prompted import encode_request
 from cytoserve.contract import PIPELINES, STEPS
@@ -158,7 +158,7 @@ def measure_prompt_cost(
             client.prompt(frame, Prompts(boxes=box))
             seconds.append(time.perf_counter() - start)
     decode = decoder_runs(chain, image)
-    served = in_turn(
+    served = time_interleaved(
         {
             "together": lambda: client.prompt(image, Prompts(boxes=boxes)),
             "one_by_one": lambda: [client.prompt(image, Prompts(boxes=box[None])) for box in boxes],

@@ -15,8 +15,8 @@ are what the caller of `cytoserve.Client` sees. The mean is split into:
 
 and the server's share into queue, input, compute and output of every step. At one size, requests in
 turn with the same graphs in this process, encoded and decoded by the same client, tell what the
-server adds: `overhead`, and which step it adds that to. Pipelines that the variant `fused` serves
-as one graph are compared in that as well.
+server adds: `overhead`, and which step it adds that to. Pipelines that the variant `single-graph`
+serves as one graph are compared in that as well.
 
 The server keeps no answers (`--response-cache-mb=0`), so that a frame sent again costs what a new
 one does, and sends no canaries meanwhile. A case is repeated until `--seconds` are used, at least
@@ -48,9 +48,9 @@ from benchmarks.harness.options import (
     sizes_option,
 )
 from benchmarks.harness.percentiles import percentile
-from benchmarks.harness.quiet_server import quiet_server
+from benchmarks.harness.quiet_server import serve_without_health_checks
 from benchmarks.harness.result_files import new_result, write_result
-from benchmarks.harness.served_variant import DEFAULT, FUSED
+from benchmarks.harness.served_variant import DEFAULT, SINGLE_GRAPH
 from benchmarks.harness.step_statistics import ModelCount, counted
 from benchmarks.harness.timing import WARM_UPS
 from benchmarks.harness.transports import TRANSPORTS
@@ -193,10 +193,10 @@ def measure(
     """
     rows: dict[str, Rows] = {"cases": [], "steps": [], "overhead": [], "overhead_steps": []}
     work = [(name, case) for name in pipelines for case in asked(name, cases)]
-    fused = [
+    merged = [
         export.pipeline.name
-        for export in survey(repository, pipelines, FUSED)
-        if not export.missing and is_configured(repository, export.pipeline, FUSED)
+        for export in survey(repository, pipelines, SINGLE_GRAPH)
+        if not export.missing and is_configured(repository, export.pipeline, SINGLE_GRAPH)
     ]
 
     def measure_overheads(ways: Sequence[Way], variant: str, names: Sequence[str]) -> None:
@@ -215,9 +215,9 @@ def measure(
             rows["cases"] += case_rows
             rows["steps"] += step_rows
         measure_overheads(ways, DEFAULT, pipelines)
-    if fused:
-        with _serving(repository, fused, FUSED) as ways:
-            measure_overheads(ways, FUSED, fused)
+    if merged:
+        with _serving(repository, merged, SINGLE_GRAPH) as ways:
+            measure_overheads(ways, SINGLE_GRAPH, merged)
     return rows
 
 
@@ -225,7 +225,7 @@ def measure(
 def _serving(repository: Path, pipelines: Sequence[str], variant: str) -> Iterator[list[Way]]:
     """The ways to a server that nobody else uses."""
     with ExitStack() as stack:
-        serving = quiet_server(repository, pipelines, variant, timeout=DEADLINE)
+        serving = serve_without_health_checks(repository, pipelines, variant, timeout=DEADLINE)
         server = stack.enter_context(serving)
         yield [Way(name, server.url, stack) for name in TRANSPORTS]
 

@@ -16,7 +16,7 @@ from benchmarks.harness.load import ask
 from benchmarks.harness.load_cases import Case
 from benchmarks.harness.percentiles import median_interval
 from benchmarks.harness.step_statistics import ModelCount, counted
-from benchmarks.harness.timing import in_turn, median_ratio
+from benchmarks.harness.timing import median_ratio, time_interleaved
 from benchmarks.harness.transports import GRPC, SHARED_MEMORY, TRANSPORTS
 from cytoserve import Client
 from cytoserve.contract import STEPS
@@ -68,13 +68,13 @@ def measure_overhead(
             name: partial(ask, client, pipeline, frame)
             for name, client in {**served, IN_PROCESS: local}.items()
         }
-        one_round = sum(sum(each) for each in in_turn(calls, 1).values())
+        one_round = sum(sum(each) for each in time_interleaved(calls, 1).values())
         rounds = max(ROUNDS, min(MOST_ROUNDS, math.floor(seconds / one_round)))
         steps = limit.time_steps(pipeline)
         times: dict[str, list[float]] = {}
 
         def ask_all() -> None:
-            times.update(in_turn(calls, rounds, warm_ups=0))
+            times.update(time_interleaved(calls, rounds, warm_ups=0))
 
         counts = counted(url, pipeline, ask_all, rounds * len(served))
     about = {
@@ -111,7 +111,7 @@ def step_rows(
 ) -> list[dict[str, Any]]:
     """Mean milliseconds of every step that ran, in this process and in the server, and `OUTSIDE`.
 
-    The server's are of all its requests, through gRPC and through shared memory. A fused step is
+    The server's are of all its requests, through gRPC and through shared memory. A merged step is
     compared with all the steps whose place it takes.
     """
     rounds = len(times[IN_PROCESS])
@@ -124,7 +124,7 @@ def step_rows(
                 f"{part}_ms": getattr(count, part) / count.answers * 1e3
                 for part in ("queue", "input", "compute", "output")
             }
-            replaced = steps if STEPS[step].fused else (step,)
+            replaced = steps if STEPS[step].is_merged else (step,)
             in_process = sum(sum(steps[each]) for each in replaced) / rounds * 1e3
             rows.append({"step": step, "in_process_ms": in_process, **parts})
     alone = statistics.fmean(times[IN_PROCESS]) * 1e3 - sum(row["in_process_ms"] for row in rows)

@@ -19,7 +19,7 @@ def latency_table(result: Mapping[str, Any]) -> str:
         "\n".join(_overhead(result)),
         "Where that goes: mean milliseconds of every step, in this process and in the server, of "
         "the same rounds; half of the server's requests came through shared memory. Steps of one "
-        "request may run at the same time. A fused step is compared with all that it joins.",
+        "request may run at the same time. A merged step is compared with all that it joins.",
         "\n".join(_overhead_steps(result)),
         "Milliseconds of a call. A percentile is the smallest time that so many percent of the "
         "requests do not exceed, p50 of two so the faster; p95 and p99 marked `max` are the "

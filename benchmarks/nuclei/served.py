@@ -30,7 +30,7 @@ from benchmarks.harness.foreground_pictures import save_pictures
 from benchmarks.harness.machine import fingerprint
 from benchmarks.harness.memory import PeakMemory
 from benchmarks.harness.options import json_option, markdown_option, repository_option
-from benchmarks.harness.quiet_server import quiet_server
+from benchmarks.harness.quiet_server import serve_without_health_checks
 from benchmarks.harness.result_files import write_result
 from benchmarks.harness.semantic_speed import measure_speed
 from benchmarks.harness.served_weights import check_weights
@@ -202,7 +202,7 @@ def main(
     """Measure; the module's docstring is the help."""
     frames = read_cases(data, cases)
     with ExitStack() as stack:
-        server = stack.enter_context(quiet_server(model_repository, [PIPELINE]))
+        server = stack.enter_context(serve_without_health_checks(model_repository, [PIPELINE]))
         try:
             result = measure(
                 frames,

@@ -59,11 +59,21 @@ from benchmarks.harness.options import (
     repository_option,
     variants_option,
 )
-from benchmarks.harness.quiet_server import quiet_server
+from benchmarks.harness.quiet_server import serve_without_health_checks
 from benchmarks.harness.result_files import new_result, write_result
 from benchmarks.harness.served_variant import DEFAULT
 from benchmarks.harness.served_weights import check_weights
-from benchmarks.harness.timing import in_turn
+from benchmarks.harness.timing import time_interleaved
+from benchmarks.peers.contenders import (
+    OURS,
+    STUDY,
+    WAYS,
+    Caller,
+    Contender,
+    PeerFrame,
+    Setting,
+    served_as,
+)
 from benchmarks.peers.programs import (
     MissingEnvironment,
     PeerError,
@@ -73,16 +83,6 @@ from benchmarks.peers.programs import (
 from benchmarks.peers.raw_network import RAW_NETWORK, link_with_raw_network
 from benchmarks.peers.same_answers import Agreement, DifferentAnswers, compare, hold
 from benchmarks.peers.tables import peers_table
-from benchmarks.peers.ways import (
-    OURS,
-    STUDY,
-    WAYS,
-    Asker,
-    PeerFrame,
-    Setting,
-    Way,
-    served_as,
-)
 from cytoserve import Client, CytoserveError
 from export.parity.reference import normalised_rgb
 from server.errors import ServerError
@@ -170,7 +170,7 @@ def measure(
     )
 
 
-def installed_ways(names: Sequence[str]) -> tuple[list[Way], dict[str, str]]:
+def installed_ways(names: Sequence[str]) -> tuple[list[Contender], dict[str, str]]:
     """The ways with those names whose environment is there, ours first; why others are not."""
     chosen, left_out = [OURS], {}
     for way in WAYS:
@@ -204,7 +204,7 @@ def link_checkpoints(checkpoints: Checkpoints, folder: Path) -> Path:
 
 
 @contextmanager
-def started(ways: Sequence[Way], setting: Setting) -> Iterator[dict[str, Sequence[Asker]]]:
+def started(ways: Sequence[Contender], setting: Setting) -> Iterator[dict[str, Sequence[Caller]]]:
     """Start every way; yields its clients by its name."""
     with ExitStack() as stack:
         askers = {}
@@ -239,15 +239,15 @@ def serve(repository: Path, checkpoints: Checkpoints, variant: str) -> Iterator[
     Yields ``host:port``.
     """
     raw_too = ["--", f"--load-model={RAW_NETWORK}"]
-    with quiet_server(repository, PIPELINES, variant, options=raw_too) as server:
+    with serve_without_health_checks(repository, PIPELINES, variant, options=raw_too) as server:
         with Client(server.url) as client:
             check_weights(client, checkpoints.by_step())
         yield server.url
 
 
 def check_answers(
-    ways: Sequence[Way],
-    askers: Mapping[str, Sequence[Asker]],
+    ways: Sequence[Contender],
+    askers: Mapping[str, Sequence[Caller]],
     case: Case,
     frame: PeerFrame,
 ) -> dict[str, Agreement]:
@@ -262,7 +262,7 @@ def check_answers(
 
 
 def take_times(
-    askers: Mapping[str, Sequence[Asker]],
+    askers: Mapping[str, Sequence[Caller]],
     pipeline: str,
     frame: PeerFrame,
     *,
@@ -270,18 +270,22 @@ def take_times(
     requests: int,
     bursts: int,
 ) -> dict[str, dict[str, float]]:
-    """Way -> median seconds a frame of one client, and frames a second of all clients at once."""
+    """Contender -> median seconds per frame of one client, and frames per second of all at once."""
 
-    def ask(asker: Asker, times: int) -> None:
+    def ask(asker: Caller, times: int) -> None:
         for _ in range(times):
             asker.timed(pipeline, frame)
 
-    def burst(clients: Sequence[Asker]) -> None:
+    def burst(clients: Sequence[Caller]) -> None:
         with ThreadPoolExecutor(len(clients)) as pool:
             list(pool.map(partial(ask, times=requests), clients))
 
-    alone = in_turn({name: partial(ask, each[0], 1) for name, each in askers.items()}, repeats)
-    together = in_turn({name: partial(burst, each) for name, each in askers.items()}, bursts)
+    alone = time_interleaved(
+        {name: partial(ask, each[0], 1) for name, each in askers.items()}, repeats
+    )
+    together = time_interleaved(
+        {name: partial(burst, each) for name, each in askers.items()}, bursts
+    )
     return {
         name: {
             "seconds": statistics.median(alone[name]),
@@ -324,7 +328,7 @@ def describe(case: Case) -> str:
     return f"{pipeline} on {width} x {height} px with {cells} cells"
 
 
-def describe_way(way: Way) -> dict[str, str]:
+def describe_way(way: Contender) -> dict[str, str]:
     """A way and the version of what it stands for."""
     version = (
         "" if way.package is None else installed_version(environment_of(way.name), way.package)

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.peers.found import Found
 from cytoserve.contract import (
-    MAX_CELLS,
+    DEFAULT_MAX_CELLS,
     NETWORK_SIZE,
     OVERLAP_THRESHOLD,
     SCORE_THRESHOLD,
@@ -39,7 +39,7 @@ PREDICT_SETTINGS: dict[str, Any] = {
     "imgsz": NETWORK_SIZE,
     "conf": SCORE_THRESHOLD,
     "iou": OVERLAP_THRESHOLD,
-    "max_det": MAX_CELLS,
+    "max_det": DEFAULT_MAX_CELLS,
     "agnostic_nms": True,
     "rect": False,
     "verbose": False,

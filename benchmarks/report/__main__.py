@@ -21,7 +21,7 @@ import click
 from benchmarks.bounds import TARGETS, Results, judge
 from benchmarks.harness.machine import fingerprint
 from benchmarks.report.page import Page, Section, html_page, markdown_page
-from benchmarks.report.sections import SHOWN, Shown
+from benchmarks.report.sections import ENTRIES, ReportEntry
 
 RESULTS = Path("benchmarks/results")
 
@@ -77,11 +77,11 @@ def build(results: Results, written: datetime, machine: Mapping[str, str]) -> Pa
             "source": machine["commit"],
             "written on": f"{machine['processor']}, {machine['cores']} cores, {machine['memory']}",
         },
-        [bounds, *(_section(shown, results.get(shown.name)) for shown in SHOWN), machines],
+        [bounds, *(_section(shown, results.get(shown.name)) for shown in ENTRIES), machines],
     )
 
 
-def _section(shown: Shown, result: Mapping[str, Any] | None) -> Section:
+def _section(shown: ReportEntry, result: Mapping[str, Any] | None) -> Section:
     if result is None:
         return Section(shown.name, shown.title, shown.text, command=shown.command)
     try:

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.bounds import OVERHEAD
 from benchmarks.harness.served_variant import DEFAULT
 from benchmarks.harness.transports import GRPC
-from benchmarks.peers.ways import OURS
+from benchmarks.peers.contenders import OURS
 from benchmarks.report.drawing import Axis, Limit, Plot, bars, lines, stacked_bars, value_text
 
 Result = Mapping[str, Any]

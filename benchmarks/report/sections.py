@@ -35,7 +35,7 @@ def _no_plots(result: Result) -> Sequence[Plot]:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ReportEntry:
     """How one result is shown."""
 
     name: str
@@ -49,8 +49,8 @@ class Shown:
     plots: Callable[[Result], Sequence[Plot]] = _no_plots
 
 
-SHOWN = (
-    Shown(
+ENTRIES = (
+    ReportEntry(
         "latency",
         "Latency",
         "One client that asks alone: what the server adds to the graphs, where the time of a call "
@@ -59,7 +59,7 @@ SHOWN = (
         latency_table,
         latency_plots,
     ),
-    Shown(
+    ReportEntry(
         "throughput",
         "Throughput",
         "Frames per second as more requests are sent at a time, against the most that the same "
@@ -68,7 +68,7 @@ SHOWN = (
         throughput_table,
         throughput_plots,
     ),
-    Shown(
+    ReportEntry(
         "peers",
         "What people use instead",
         "The same weights and frames, served in other ways; the cells that each finds are compared "
@@ -78,7 +78,7 @@ SHOWN = (
         peers_table,
         peers_plots,
     ),
-    Shown(
+    ReportEntry(
         "scaling",
         "Growth",
         "How time and memory grow with cells, pixels, clients and pipelines.",
@@ -86,7 +86,7 @@ SHOWN = (
         scaling_table,
         scaling_plots,
     ),
-    Shown(
+    ReportEntry(
         "variants",
         "Faster variants",
         "The same networks in bfloat16 or 8-bit integers, where the processor has the "
@@ -95,7 +95,7 @@ SHOWN = (
         variants_table,
         variants_plots,
     ),
-    Shown(
+    ReportEntry(
         "fields",
         "Size, place and scale of a frame",
         "The same cells in frames of other sizes, offsets and scales, and frames without cells.",
@@ -103,42 +103,42 @@ SHOWN = (
         fields_table,
         fields_plots,
     ),
-    Shown(
+    ReportEntry(
         "bccd",
         "Study S1 on blood cells",
         "Both approaches of the study on real images, and the same weights run as the study did.",
         "python -m benchmarks.bccd --bccd data/bccd --dsb2018 data/dsb2018",
         approaches_table,
     ),
-    Shown(
+    ReportEntry(
         "t98g-unet",
         "Study S2 on glioma cells",
         "A U-Net on whole frames of T98G cells.",
         "python -m benchmarks.t98g --t98g data/t98g",
         glioma_tables.served_page,
     ),
-    Shown(
+    ReportEntry(
         "brecahad",
         "Study S3 on stained tissue",
         "Nuclei of BreCaHAD's frames: cleaned, tiled, segmented by the plain U-Net and stitched.",
         "python -m benchmarks.brecahad --brecahad data/BreCaHAD",
         nuclei_tables.served_page,
     ),
-    Shown(
+    ReportEntry(
         "brecahad-resnet50",
         "Study S3 on stained tissue, U-Net_ResNet50",
         "The same by the study's other network.",
         "python -m benchmarks.brecahad --brecahad data/BreCaHAD",
         nuclei_tables.served_page,
     ),
-    Shown(
+    ReportEntry(
         "t98g-instances",
         "Study S4 on glioma cells",
         "Mask R-CNN, and its boxes as prompts for SAM.",
         "python -m benchmarks.t98g_instances --data data/t98g",
         instances_page,
     ),
-    Shown(
+    ReportEntry(
         "regression",
         "Regression check",
         "What every change is held to, with bounds that a busy machine keeps.",

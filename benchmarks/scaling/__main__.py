@@ -39,7 +39,7 @@ from benchmarks.harness.options import (
     repository_option,
     sizes_option,
 )
-from benchmarks.harness.quiet_server import quiet_server
+from benchmarks.harness.quiet_server import serve_without_health_checks
 from benchmarks.harness.result_files import new_result, write_result
 from benchmarks.harness.slopes import Slope, slopes
 from benchmarks.scaling.load import (
@@ -77,7 +77,7 @@ def measure(
     cases = smallest_first(cross(sizes, counts))
     rows: dict[str, Rows] = {"frames": [], "clients": []}
     for name in track(pipelines, "frames and clients", transient=True):
-        with quiet_server(repository, [name], timeout=DEADLINE) as server:
+        with serve_without_health_checks(repository, [name], timeout=DEADLINE) as server:
             rows["frames"] += grow_frames(server, name, cases, seconds=seconds, fewest=fewest)
             rows["clients"] += grow_clients(server, name, clients, CLIENTS_AT, seconds=seconds)
     rows["loaded"] = load_pipelines(repository, pipelines)
@@ -89,7 +89,9 @@ def measure(
     }
     if {ONE_STEP, TWO_STEPS} <= set(pipelines) and len(counts) > 1:
         cells = [case for case in cases if (case.width, case.height) == size_of_cells(cases)]
-        with quiet_server(repository, [ONE_STEP, TWO_STEPS], timeout=DEADLINE) as server:
+        with serve_without_health_checks(
+            repository, [ONE_STEP, TWO_STEPS], timeout=DEADLINE
+        ) as server:
             found = grow_classified(server, cells, seconds=seconds, fewest=fewest)
         result |= {"classified": found, "classifier": cost_of_a_cell(found)}
     return result

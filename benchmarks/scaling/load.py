@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.harness.load import ask, count_answered
 from benchmarks.harness.load_cases import Case, asked
 from benchmarks.harness.memory import PeakMemory, resident_bytes
-from benchmarks.harness.timing import in_turn
+from benchmarks.harness.timing import time_interleaved
 from cytoserve import Client
 from cytoserve.contract import CROP_PROBS, CROPS
 from export.graphs.session import open_session
@@ -187,7 +187,7 @@ def grow_classified(
                 **{name: partial(ask, client, name, frame) for name in pipelines},
                 CLASSIFIER: partial(classifier.run, [CROP_PROBS.name], {CROPS.name: crops}),
             }
-            times = in_turn(ways, min(MOST, max(fewest, math.ceil(seconds / alone))))
+            times = time_interleaved(ways, min(MOST, max(fewest, math.ceil(seconds / alone))))
             medians = {name: statistics.median(each) * 1e3 for name, each in times.items()}
             rows.append(
                 {

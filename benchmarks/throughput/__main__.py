@@ -38,7 +38,7 @@ from rich.progress import track
 
 from benchmarks.harness.load import LoadFrame, load_frame, read_frames
 from benchmarks.harness.options import ImageSize, json_option, markdown_option, repository_option
-from benchmarks.harness.quiet_server import quiet_server
+from benchmarks.harness.quiet_server import serve_without_health_checks
 from benchmarks.harness.result_files import new_result, write_result
 from benchmarks.harness.served_variant import DEFAULT
 from benchmarks.throughput import perf_analyzer
@@ -66,7 +66,7 @@ from benchmarks.throughput.windows import (
 )
 from cytoserve import Client, CytoserveError
 from cytoserve.codec import foregrounds, instances, prompted
-from cytoserve.codec.cards import Card
+from cytoserve.codec.cards import ModelCard
 from cytoserve.contract import PIPELINES
 from cytoserve.model_config import ModelConfigError
 from cytoserve.operating_point import operating_point
@@ -109,7 +109,7 @@ def measure(
         served = without_outputs_on_request(repository, [pipeline], folder / "models")
         benches = {}
         for variant in (DEFAULT, *variants):
-            server = stack.enter_context(quiet_server(served, [pipeline], variant))
+            server = stack.enter_context(serve_without_health_checks(served, [pipeline], variant))
             if variant == DEFAULT:
                 with Client(server.url) as client:
                     requests = requests_of(client.card(pipeline), frames)
@@ -167,7 +167,7 @@ def _clients(tool: bool) -> tuple[str, ...]:
     return (*ours, PERF_ANALYZER) if tool else ours
 
 
-def requests_of(card: Card, frames: Sequence[LoadFrame]) -> list[Request]:
+def requests_of(card: ModelCard, frames: Sequence[LoadFrame]) -> list[Request]:
     """What the client sends for the frames, with the scale and the threshold of the card.
 
     Raises:

@@ -17,7 +17,7 @@ from benchmarks.harness.load import LoadFrame, ask
 from benchmarks.harness.transports import GRPC, TRANSPORTS
 from cytoserve import Client
 
-PATIENCE = 120.0
+ANSWER_TIMEOUT_S = 120.0
 """Seconds in which every caller must have its first answer."""
 
 Ask = Callable[[int], object]
@@ -79,7 +79,7 @@ class Callers:
 
     def wait_until_warm(self) -> None:
         """Return when every caller has had an answer, or one has failed."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + ANSWER_TIMEOUT_S
         for event in self._warm:
             event.wait(max(0.0, deadline - time.monotonic()))
 
@@ -206,7 +206,7 @@ def _answer_commands(
     again; end with the pipe."""
     with ExitStack() as stack:
         clients = {
-            name: stack.enter_context(Client(transport=kind(url), timeout=PATIENCE))
+            name: stack.enter_context(Client(transport=kind(url), timeout=ANSWER_TIMEOUT_S))
             for name, kind in TRANSPORTS.items()
         }
         while True:

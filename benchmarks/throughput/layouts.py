@@ -22,7 +22,7 @@ from cytoserve.contract import STEPS
 
 BATCHES = (2, 8)
 
-PATIENCE = 120.0
+ANSWER_TIMEOUT_S = 120.0
 """Seconds that the frames of one batch wait for one another; longer, and one of them has failed."""
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -119,7 +119,7 @@ class Meeting:
 
     def __init__(self, session: Any, callers: int) -> None:
         self._session = session
-        self._barrier = threading.Barrier(callers, self._run_together, timeout=PATIENCE)
+        self._barrier = threading.Barrier(callers, self._run_together, timeout=ANSWER_TIMEOUT_S)
         self._asked: dict[int, tuple[Sequence[str], Arrays]] = {}
         self._answers: dict[int, list[npt.NDArray[Any]]] = {}
 

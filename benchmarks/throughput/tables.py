@@ -95,14 +95,14 @@ def _processor_time(pipeline: str, saturation: Sequence[Row]) -> list[str]:
     """Where a frame's processor time goes, served and without a server."""
     measured = {part for row in saturation for part in row["cpu_seconds_by_part"]}
     kind = PIPELINES[pipeline]
-    in_order = (*kind.steps, kind.fused or "", TRITON, CLIENT)
+    in_order = (*kind.steps, kind.merged_step or "", TRITON, CLIENT)
     parts = [part for part in in_order if part in measured]
     rows = []
     for row in saturation:
         for name, of in ((_way(row), ""), ("the limit beside it", "limit_")):
             by_part = dict(row[f"{of}cpu_seconds_by_part"])
             if steps := [by_part[step] for step in kind.steps if step in by_part]:
-                by_part[kind.fused or ""] = sum(steps)
+                by_part[kind.merged_step or ""] = sum(steps)
             figures = [by_part.get(part) for part in parts]
             whole = row[f"{of}cpu_seconds_per_frame"]
             rows.append([name, *(_milliseconds(figure) for figure in (*figures, whole))])
@@ -110,7 +110,7 @@ def _processor_time(pipeline: str, saturation: Sequence[Row]) -> list[str]:
         "Where a frame's processor time goes in those windows, in ms. Served, a step's is that of "
         "its workers, which copy tensors too, and `tritonserver` is the rest of the server. Of the "
         "limit a step's is that of its graph alone, told where runs have one thread; what is "
-        "missing from the sum is the client's. A fused step is that of all that it joins.",
+        "missing from the sum is the client's. A merged step is that of all that it joins.",
         "",
         *_table(["way", *parts, "in all"], rows),
     ]

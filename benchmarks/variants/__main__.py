@@ -34,11 +34,11 @@ from rich.progress import track
 
 from benchmarks.harness.load import ask, load_frame
 from benchmarks.harness.options import json_option, markdown_option, repository_option
-from benchmarks.harness.quiet_server import quiet_server
+from benchmarks.harness.quiet_server import serve_without_health_checks
 from benchmarks.harness.result_files import new_result, write_result
 from benchmarks.harness.score_thresholds import score_threshold_option
 from benchmarks.harness.served_variant import DEFAULT
-from benchmarks.harness.timing import in_turn
+from benchmarks.harness.timing import time_interleaved
 from benchmarks.variants.proofs import Proof, Thresholds, figures_of, read_proof
 from benchmarks.variants.tables import variants_table
 from cytoserve import Client
@@ -144,7 +144,7 @@ def measure(
         clients: dict[str, Client] = {}
         for name, served in {DEFAULT: list(pipelines), **candidates}.items():
             try:
-                server = stack.enter_context(quiet_server(repository, served, name))
+                server = stack.enter_context(serve_without_health_checks(repository, served, name))
             except ServerError as error:
                 if name == DEFAULT:
                     raise
@@ -156,7 +156,9 @@ def measure(
             if len(ways) == 1:
                 continue
             frame = load_frame(side, side, cells)
-            taken = in_turn({n: partial(ask, c, pipeline, frame) for n, c in ways.items()}, repeats)
+            taken = time_interleaved(
+                {n: partial(ask, c, pipeline, frame) for n, c in ways.items()}, repeats
+            )
             seconds = {name: statistics.median(times) for name, times in taken.items()}
             proof = proofs[pipeline](clients[DEFAULT])
             figures = {

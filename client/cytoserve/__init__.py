@@ -14,7 +14,7 @@
 
 from cytoserve.cells import Cells
 from cytoserve.client import AsyncClient, Client
-from cytoserve.codec.cards import Card, LearnedScale
+from cytoserve.codec.cards import LearnedScale, ModelCard
 from cytoserve.errors import (
     AccessDenied,
     AnswerMalformed,
@@ -43,7 +43,6 @@ __all__ = [
     "AccessDenied",
     "AnswerMalformed",
     "AsyncClient",
-    "Card",
     "Cells",
     "Client",
     "CytoserveError",
@@ -55,6 +54,7 @@ __all__ = [
     "InvalidRequest",
     "InvalidSetting",
     "LearnedScale",
+    "ModelCard",
     "PipelineNotServed",
     "Prompts",
     "Region",

@@ -20,7 +20,7 @@ from cytoserve import contract
 from cytoserve.cell_windows import cell_windows, join_windows
 from cytoserve.cells import Cells
 from cytoserve.codec import cards, foregrounds, instances, prompted
-from cytoserve.codec.cards import Card
+from cytoserve.codec.cards import ModelCard
 from cytoserve.errors import (
     DeadlineExceeded,
     PipelineNotServed,
@@ -90,7 +90,7 @@ class Client:
         *,
         score_threshold: float | None = None,
         overlap_threshold: float = contract.OVERLAP_THRESHOLD,
-        max_cells: int = contract.MAX_CELLS,
+        max_cells: int = contract.DEFAULT_MAX_CELLS,
         scale: float | Literal["fit"] | None = None,
         pixel_size_um: float | None = None,
         cell_diameter_px: float | None = None,
@@ -198,7 +198,7 @@ class Client:
         """
         return _finish(self._calls.prompt(image, prompts, pipeline, timeout))
 
-    def card(self, pipeline: str = DEFAULT_PIPELINE, *, timeout: float | None = None) -> Card:
+    def card(self, pipeline: str = DEFAULT_PIPELINE, *, timeout: float | None = None) -> ModelCard:
         """Return what a pipeline says of itself; at most ``CARD_LIFETIME_S`` old."""
         return _finish(self._calls.card(pipeline, timeout))
 
@@ -256,7 +256,7 @@ class AsyncClient:
         *,
         score_threshold: float | None = None,
         overlap_threshold: float = contract.OVERLAP_THRESHOLD,
-        max_cells: int = contract.MAX_CELLS,
+        max_cells: int = contract.DEFAULT_MAX_CELLS,
         scale: float | Literal["fit"] | None = None,
         pixel_size_um: float | None = None,
         cell_diameter_px: float | None = None,
@@ -293,7 +293,9 @@ class AsyncClient:
         """Find the cells of one frame that the prompts tell of; see :meth:`Client.prompt`."""
         return await self._calls.prompt(image, prompts, pipeline, timeout)
 
-    async def card(self, pipeline: str = DEFAULT_PIPELINE, *, timeout: float | None = None) -> Card:
+    async def card(
+        self, pipeline: str = DEFAULT_PIPELINE, *, timeout: float | None = None
+    ) -> ModelCard:
         """Return what a pipeline says of itself; at most ``CARD_LIFETIME_S`` old."""
         return await self._calls.card(pipeline, timeout)
 
@@ -328,8 +330,8 @@ class _Calls:
     def __init__(self, transport: Transport, timeout: float) -> None:
         self.transport = transport
         self._timeout = check_timeout(timeout)
-        self._cards: dict[str, tuple[Card, float]] = {}
-        self._models: dict[str, tuple[Card, dict[str, str]]] = {}
+        self._cards: dict[str, tuple[ModelCard, float]] = {}
+        self._models: dict[str, tuple[ModelCard, dict[str, str]]] = {}
 
     async def segment(
         self,
@@ -367,7 +369,7 @@ class _Calls:
         self,
         request: Request,
         point: OperatingPoint,
-        card: Card,
+        card: ModelCard,
         deadline: _Deadline,
     ) -> Cells:
         """Ask for the cells of one frame, or of one window of a larger frame."""
@@ -376,7 +378,7 @@ class _Calls:
             card = await self._card(request.model, deadline, anew=True)
         return instances.decode_answer(answer, request, card.class_names, point)
 
-    async def _see_same_models(self, name: str, before: Card, deadline: _Deadline) -> None:
+    async def _see_same_models(self, name: str, before: ModelCard, deadline: _Deadline) -> None:
         """Check that no window of a frame was answered by other models than those of ``before``."""
         after = await self._card(name, deadline, anew=True)
         if before.models != after.models:
@@ -416,7 +418,7 @@ class _Calls:
         self,
         request: Request,
         settings: ForegroundSettings,
-        card: Card,
+        card: ModelCard,
         deadline: _Deadline,
     ) -> Foreground:
         """Ask for the foreground of one frame, or of one window of a larger frame."""
@@ -438,7 +440,7 @@ class _Calls:
         answer = await self._infer(pipeline, request, deadline)
         return prompted.decode_answer(answer, request, card.class_names)
 
-    async def card(self, pipeline: str, timeout: float | None) -> Card:
+    async def card(self, pipeline: str, timeout: float | None) -> ModelCard:
         return await self._card(pipeline, self._deadline(pipeline, timeout))
 
     async def models(self, pipeline: str, timeout: float | None) -> dict[str, str]:
@@ -450,19 +452,21 @@ class _Calls:
             for name, sha256 in card.hashes().items():
                 ask = partial(self.transport.execution, name)
                 try:
-                    models[name] = f"{sha256} {await self._tried(ask, deadline)}".rstrip()
+                    models[name] = f"{sha256} {await self._with_retries(ask, deadline)}".rstrip()
                 except PipelineNotServed:  # a step of another variant
                     continue
             self._models[pipeline] = card, models
         return dict(models)
 
     async def pipelines(self, timeout: float | None) -> tuple[str, ...]:
-        return await self._served(self._deadline("the server", timeout))
+        return await self._ready_pipelines(self._deadline("the server", timeout))
 
     async def server_info(self, timeout: float | None) -> ServerInfo:
-        return await self._tried(self.transport.server_info, self._deadline("the server", timeout))
+        return await self._with_retries(
+            self.transport.server_info, self._deadline("the server", timeout)
+        )
 
-    async def _card(self, name: str, deadline: _Deadline, anew: bool = False) -> Card:
+    async def _card(self, name: str, deadline: _Deadline, anew: bool = False) -> ModelCard:
         pipeline = find_pipeline(name)
         card, best_before = self._cards.get(name, (None, 0.0))
         if card is None or anew or time.monotonic() > best_before:
@@ -472,16 +476,11 @@ class _Calls:
         return card
 
     async def _infer(self, pipeline: str, request: Request, deadline: _Deadline) -> Tensors:
-        return await self._asked(pipeline, partial(self.transport.infer, request), deadline)
-
-    async def _asked(
-        self, pipeline: str, call: Callable[[float], Awaitable[_T]], deadline: _Deadline
-    ) -> _T:
-        """Ask something of a pipeline's model; where that is not served, tell what is."""
+        """Ask a pipeline or its card; where that is not served, tell what is."""
         try:
-            return await self._tried(call, deadline)
+            return await self._with_retries(partial(self.transport.infer, request), deadline)
         except PipelineNotServed as error:
-            served = await self._served(deadline)
+            served = await self._ready_pipelines(deadline)
             if pipeline == error.pipeline or pipeline not in served:
                 raise PipelineNotServed(pipeline, served) from error
             raise ServerError(
@@ -489,14 +488,16 @@ class _Calls:
                 f"{error.pipeline}. Export it again with `python -m export {pipeline}`."
             ) from error
 
-    async def _served(self, deadline: _Deadline) -> tuple[str, ...]:
+    async def _ready_pipelines(self, deadline: _Deadline) -> tuple[str, ...]:
         served = []
         for name in contract.PIPELINES:
-            if await self._tried(partial(self.transport.is_ready, name), deadline):
+            if await self._with_retries(partial(self.transport.is_ready, name), deadline):
                 served.append(name)
         return tuple(served)
 
-    async def _tried(self, call: Callable[[float], Awaitable[_T]], deadline: _Deadline) -> _T:
+    async def _with_retries(
+        self, call: Callable[[float], Awaitable[_T]], deadline: _Deadline
+    ) -> _T:
         """Repeat a call while nobody answers. An inference changes nothing, so that is safe."""
         for tried in range(1, MAX_TRIES + 1):
             try:

@@ -37,7 +37,7 @@ frame, so that every pixel lies that far inside some tile."""
 TILE_MARGIN = (TILE_SIZE - TILE_STEP) // 2
 """Pixels beyond the frame, mirrored, that the first and last tiles reach over."""
 
-MAX_CELLS = 4096
+DEFAULT_MAX_CELLS = 4096
 """Default cap on the cells of one answer; ``cells_found`` tells when it was reached."""
 
 MAX_SIDE = 16384
@@ -136,7 +136,7 @@ class Step:
     caches_answers: bool = False
     """Triton keeps its answers, and gives them again for the same input."""
     backend: str = "onnxruntime"
-    fused: bool = False
+    is_merged: bool = False
     """It computes other steps of its pipeline as one graph."""
     variants: tuple[StepVariant, ...] = ()
 
@@ -150,10 +150,10 @@ class Step:
         """Whether sizes of its outputs are left to the network inside it.
 
         True where inputs of fixed sizes have outputs of open ones: the number of classes. Where
-        the inputs vary, the outputs vary with them. Always true of a fused step.
+        the inputs vary, the outputs vary with them. Always true of a merged step.
         """
         varies = [any(-1 in t.dims for t in side) for side in (self.inputs, self.outputs)]
-        return self.fused or (self.batches and varies == [False, True])
+        return self.is_merged or (self.batches and varies == [False, True])
 
     def config_dims(self, tensor: Tensor) -> tuple[int, ...]:
         """``dims`` of one of its tensors in ``config.pbtxt``, where a batch dim is left out."""
@@ -184,8 +184,8 @@ class Pipeline:
     ``on_request`` are outputs whose step runs only when a request names them. ``card`` is the
     model that tells class names and model hashes (see :data:`CARD_OUTPUT`). ``max_pixels`` is the
     most, ``H * W``, that one request may hold. ``field`` is the longest side of a tile of an
-    instance pipeline, in network pixels. ``fused`` is the step that takes the place of all steps
-    but those ``on_request`` in a variant that serves them as one graph.
+    instance pipeline, in network pixels. ``merged_step`` takes the place of all steps but those
+    ``on_request`` in a variant that serves them as one graph.
     """
 
     name: str
@@ -200,21 +200,21 @@ class Pipeline:
     """The tensors that are renamed; all others connect by their names."""
     max_pixels: int = MAX_SIDE * MAX_SIDE
     field: int = NETWORK_SIZE
-    fused: str | None = None
+    merged_step: str | None = None
 
     @property
     def variants(self) -> tuple[str, ...]:
         """The variants in which one step takes the place of the others."""
-        if self.fused is None:
+        if self.merged_step is None:
             return ()
-        return ("fused", *(variant.name for variant in STEPS[self.fused].variants))
+        return ("single-graph", *(variant.name for variant in STEPS[self.merged_step].variants))
 
     def steps_of(self, variant: str | None = None) -> tuple[str, ...]:
-        """Its steps in order; of a variant the fused one, and those that run on request."""
-        if self.fused is None or variant not in self.variants:
+        """Its steps in order; of a variant the merged one, and those that run on request."""
+        if self.merged_step is None or variant not in self.variants:
             return self.steps
         on_request = set(self.on_request)
-        return (self.fused, *(s for s in self.steps if on_request & set(STEPS[s].outputs)))
+        return (self.merged_step, *(s for s in self.steps if on_request & set(STEPS[s].outputs)))
 
     @property
     def is_semantic(self) -> bool:
@@ -369,7 +369,7 @@ TILING = Tensor(
     (5,),
     meaning="scale_x, scale_y, frame H, frame W, overlap of tiles in network pixels.",
 )
-LEVELS = Tensor("levels", "FP32", (2,), meaning="Camera values that became 0 and 255.")
+INTENSITY_RANGE = Tensor("levels", "FP32", (2,), meaning="Camera values that became 0 and 255.")
 PREDICTIONS = Tensor(
     "predictions",
     "FP32",
@@ -457,7 +457,7 @@ STEPS = {
         Step(
             "yolo_prepare",
             (IMAGE, SCALE_INPUT, TILE_OVERLAP_INPUT),
-            (NETWORK_IMAGE, TILE_ORIGINS, TILING, LEVELS),
+            (NETWORK_IMAGE, TILE_ORIGINS, TILING, INTENSITY_RANGE),
             summary="Camera frame to network input: normalised, scaled, overlapping tiles.",
         ),
         # One class, "cell": the general network of S1, approach 2.
@@ -506,7 +506,7 @@ STEPS = {
         ),
         Step(
             "cell_crops",
-            (IMAGE, LEVELS, CELL_BOXES),
+            (IMAGE, INTENSITY_RANGE, CELL_BOXES),
             (CROPS,),
             summary="One crop per cell; without any cell one row, which `cell_classes` trims.",
         ),
@@ -535,11 +535,11 @@ STEPS = {
         ),
         *(
             Step(
-                f"{pipeline}_fused",
+                f"{pipeline}_merged",
                 INSTANCE_INPUTS,
                 (*INSTANCE_OUTPUTS, CELL_BOXES, CELL_MASKS, FRAME_SIZE),
                 summary=f"All steps of `{pipeline}` but the painting of labels, as one graph.",
-                fused=True,
+                is_merged=True,
                 variants=(THROUGHPUT,),
             )
             for pipeline in ("yolo", "yolo_resnet")
@@ -742,7 +742,7 @@ PIPELINES = {
                 Wire("yolo_decode", DETECTED_IDS.name, CLASS_IDS.name),
                 Wire("yolo_decode", DETECTED_PROBS.name, CLASS_PROBS.name),
             ),
-            fused="yolo_fused",
+            merged_step="yolo_merged",
         ),
         Pipeline(
             "yolo_resnet",
@@ -761,7 +761,7 @@ PIPELINES = {
             outputs=INSTANCE_OUTPUTS,
             on_request=(LABELS,),
             card="yolo_resnet_card",
-            fused="yolo_resnet_fused",
+            merged_step="yolo_resnet_merged",
         ),
         Pipeline(
             "maskrcnn",

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from cytoserve import contract
 from cytoserve.cells import Cells
 from cytoserve.codec import cards, foregrounds, instances, prompted
-from cytoserve.codec.cards import Card, LearnedScale
+from cytoserve.codec.cards import LearnedScale, ModelCard
 from cytoserve.errors import PipelineNotServed
 from cytoserve.foreground import Foreground
 from cytoserve.prompts import Prompts
@@ -146,12 +146,14 @@ class FakeServer:
     async def close(self) -> None:
         """There is no connection."""
 
-    def _card(self, pipeline: contract.Pipeline) -> Card:
+    def _card(self, pipeline: contract.Pipeline) -> ModelCard:
         if pipeline.is_prompted:
-            return Card(pipeline.name, _PROMPTED_NAMES)
+            return ModelCard(pipeline.name, _PROMPTED_NAMES)
         if pipeline.is_semantic:
-            return Card(pipeline.name, (self._foreground_name,), threshold=self._threshold)
-        return Card(pipeline.name, self._class_names, threshold=self._threshold, scale=self._scale)
+            return ModelCard(pipeline.name, (self._foreground_name,), threshold=self._threshold)
+        return ModelCard(
+            pipeline.name, self._class_names, threshold=self._threshold, scale=self._scale
+        )
 
     def _cells(self, request: Request) -> Cells:
         assert self._find is not None  # or the pipeline is not served
@@ -186,7 +188,7 @@ class FakeServer:
 def _answered(cells: Cells, prompts: Prompts, frame_shape: tuple[int, int]) -> Cells:
     """The cell that fits every prompt best, by the boxes' IoU; a point counts as a box of 1 px."""
     number, size = len(prompts), contract.SAM_MASK_SIZE
-    boxes, scores = prompts.hulls(), np.zeros(number, np.float32)
+    boxes, scores = prompts.bounding_boxes(), np.zeros(number, np.float32)
     patches = np.zeros((number, size, size), np.uint8)
     for row, hull in enumerate(boxes.copy() if len(cells) else ()):
         overlaps = _overlaps(hull + _HALF_A_PIXEL, cells.boxes)

@@ -120,7 +120,7 @@ class Foreground:
         """
         return 100 * self.area_fraction
 
-    def at(self, threshold: float) -> Foreground:
+    def with_threshold(self, threshold: float) -> Foreground:
         """Return the same with another threshold, without asking the server again.
 
         Args:

@@ -30,7 +30,7 @@ from cytoserve.errors import (
 from cytoserve.inference_message import inference_call, message
 from cytoserve.model_config import MODEL_FILES
 from cytoserve.prompts import MOST_PROMPTS
-from cytoserve.settings import DEFAULT_URL, MOST_CELLS
+from cytoserve.settings import DEFAULT_URL, MAX_CELLS_LIMIT
 from cytoserve.transport import Request, ServerInfo, Tensors
 
 _HEAD_BYTES = 1024 * 1024  # names, shapes, thresholds
@@ -43,7 +43,10 @@ _PROMPT_BYTES = MASK_SIZE**2 + 1024  # coarse mask, box, and all points with the
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MAX_FRAME_BYTES + MOST_PROMPTS * _PROMPT_BYTES + _HEAD_BYTES),
     # The largest answer: a label image as large as the frame, and every cell's patch.
-    ("grpc.max_receive_message_length", MAX_FRAME_BYTES + MOST_CELLS * _CELL_BYTES + _HEAD_BYTES),
+    (
+        "grpc.max_receive_message_length",
+        MAX_FRAME_BYTES + MAX_CELLS_LIMIT * _CELL_BYTES + _HEAD_BYTES,
+    ),
     # A server with default limits drops callers that ping more often than every 5 minutes.
     ("grpc.keepalive_time_ms", 300_000),
     ("grpc.keepalive_timeout_ms", 20_000),

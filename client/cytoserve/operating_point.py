@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cytoserve import contract
-from cytoserve.codec.cards import Card, LearnedScale
+from cytoserve.codec.cards import LearnedScale, ModelCard
 from cytoserve.errors import FrameTooLarge, InvalidSetting
 from cytoserve.settings import Settings
 
@@ -75,7 +75,7 @@ class OperatingPoint:
 
 
 def operating_point(
-    settings: Settings, card: Card, frame_shape: tuple[int, ...], pipeline: contract.Pipeline
+    settings: Settings, card: ModelCard, frame_shape: tuple[int, ...], pipeline: contract.Pipeline
 ) -> OperatingPoint:
     """Return the numbers that a request carries.
 
@@ -110,7 +110,7 @@ def operating_point(
     return point
 
 
-def scale_factor(settings: Settings, card: Card) -> float | None:
+def scale_factor(settings: Settings, card: ModelCard) -> float | None:
     """Return the factor that brings a frame to the scale of the training frames.
 
     Args:

@@ -30,7 +30,7 @@ Ito, which colour-blind people can tell apart."""
 SIDES = (1024, 4096)
 """A picture's long side in pixels: smaller frames are enlarged, larger ones reduced."""
 
-LEVELS = (0.5, 99.5)
+DISPLAY_PERCENTILES = (0.5, 99.5)
 """Percentiles of the frame that are shown black and white."""
 
 SCALE_BAR_SHARE = 0.2
@@ -162,7 +162,7 @@ def line_width(picture: Picture) -> int:
 def _levels(frame: NDArray[np.generic]) -> tuple[float, float]:
     """The values shown black and white; percentiles need a million pixels at most."""
     stride = max(1, max(frame.shape[:2]) // 1024)
-    low, high = np.percentile(to_wire(frame[::stride, ::stride]), LEVELS)
+    low, high = np.percentile(to_wire(frame[::stride, ::stride]), DISPLAY_PERCENTILES)
     return float(low), float(high)
 
 

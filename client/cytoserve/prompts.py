@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cytoserve.cells import Cells
-from cytoserve.contract import MASK_SIZE, MAX_CELLS, POINT_LABELS
+from cytoserve.contract import DEFAULT_MAX_CELLS, MASK_SIZE, POINT_LABELS
 from cytoserve.errors import InvalidPrompts
 
-MOST_PROMPTS = MAX_CELLS
+MOST_PROMPTS = DEFAULT_MAX_CELLS
 """Most cells of one request; the server keeps what it knows of the frame for the next one."""
 
 MOST_POINTS = 64
@@ -173,18 +173,18 @@ class Prompts:
         counts: NDArray[np.int64] = np.count_nonzero(self.point_labels != NONE, axis=1)
         return counts
 
-    def hulls(self) -> NDArray[np.float32]:
+    def bounding_boxes(self) -> NDArray[np.float32]:
         """Return what every prompt spans: its box, or that around its points, float32 ``[N, 4]``.
 
         Points in the cell count if there are any, else all.
         """
-        hulls = self.boxes.copy()
+        around = self.boxes.copy()
         for row in np.flatnonzero(~self.has_box):
             labels = self.point_labels[row]
             wanted = labels == FOREGROUND if FOREGROUND in labels else labels != NONE
             points = self.points[row][wanted]
-            hulls[row] = *points.min(axis=0), *points.max(axis=0)
-        return hulls
+            around[row] = *points.min(axis=0), *points.max(axis=0)
+        return around
 
     def entries(self) -> list[dict[str, Any]]:
         """Return the prompts as JSON has them, one object a cell; coarse masks are left out.

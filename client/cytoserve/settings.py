@@ -28,7 +28,7 @@ _LEARNED = "the one that the model's training chose"
 LEAST_SCALE, MOST_SCALE = 1e-4, 1e4
 """Range of a scale factor, of a pixel size in um, and of a cell diameter in pixels."""
 
-MOST_CELLS = 65_535
+MAX_CELLS_LIMIT = 65_535
 """Largest ``max_cells``: the server's label image is uint16."""
 
 FIT = "fit"
@@ -65,7 +65,7 @@ class Settings:
 
     score_threshold: float | None = None
     overlap_threshold: float = contract.OVERLAP_THRESHOLD
-    max_cells: int = contract.MAX_CELLS
+    max_cells: int = contract.DEFAULT_MAX_CELLS
     scale: float | str | None = None
     pixel_size_um: float | None = None
     cell_diameter_px: float | None = None
@@ -75,10 +75,10 @@ class Settings:
             _check_fraction("score_threshold", self.score_threshold, _LEARNED)
         default = type(self).overlap_threshold
         _check_fraction("overlap_threshold", self.overlap_threshold, default)
-        if not _is_between(self.max_cells, Integral, 1, MOST_CELLS):
+        if not _is_between(self.max_cells, Integral, 1, MAX_CELLS_LIMIT):
             raise InvalidSetting(
-                f"max_cells is a whole number from 1 to {MOST_CELLS}; given: {self.max_cells!r}. "
-                f"The default is {type(self).max_cells}."
+                f"max_cells is a whole number from 1 to {MAX_CELLS_LIMIT}; given: "
+                f"{self.max_cells!r}. The default is {type(self).max_cells}."
             )
         self._check_scales()
 

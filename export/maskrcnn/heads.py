@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads
 
-LEVELS = 4
+PYRAMID_LEVELS = 4
 """Pyramid levels that boxes are pooled from, the finest of 4 pixels a cell."""
 
 BOX_CHUNK = 128

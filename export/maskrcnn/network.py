@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
 
-from cytoserve.contract import MASK_SIZE, MAX_CELLS
-from export.maskrcnn.heads import LEVELS, BoxHead, MaskHead, scripted
+from cytoserve.contract import DEFAULT_MAX_CELLS, MASK_SIZE
+from export.maskrcnn.heads import PYRAMID_LEVELS, BoxHead, MaskHead, scripted
 from training.postprocessing.merge_cells import tile_cuts
 from training.postprocessing.nms import NonMaximumSuppression
 
@@ -69,14 +69,14 @@ class MaskRcnnTile(nn.Module):
             candidate_ids int32 ``[P]``, 0..K-1, candidate_probs float32 ``[P, K]`` (background
             left out), candidate_masks uint8 ``[P, M, M]``, and whole and large_cut int32 ``[P]``,
             1 or 0, see `training.postprocessing.merge_cells.tile_cuts`. The best-scored come first,
-            `MAX_CELLS` at most.
+            `DEFAULT_MAX_CELLS` at most.
         """
         size = torch._shape_as_tensor(network_tiles)[-2:]
         images = self._padded(network_tiles, size)
         levels = list(self.backbone(images).values())
         proposals = self._proposals(levels, torch._shape_as_tensor(images)[-2:], _limits(size))
 
-        logits, deltas = self.box_head(*levels[:LEVELS], proposals)
+        logits, deltas = self.box_head(*levels[:PYRAMID_LEVELS], proposals)
         probabilities = torch.softmax(logits, dim=1)
         class_boxes = self.box_coder.decode_single(deltas, proposals)
         cells = [
@@ -90,9 +90,9 @@ class MaskRcnnTile(nn.Module):
             for label in range(1, self.label_count)
         ]
         boxes, scores, labels, rows = (torch.cat(parts) for parts in zip(*cells, strict=True))
-        best = torch.sort(scores, descending=True).indices[:MAX_CELLS]
+        best = torch.sort(scores, descending=True).indices[:DEFAULT_MAX_CELLS]
         boxes, labels = boxes.index_select(0, best), labels.index_select(0, best)
-        masks = self.mask_head(*levels[:LEVELS], boxes, labels)
+        masks = self.mask_head(*levels[:PYRAMID_LEVELS], boxes, labels)
         whole, large_cut = self._cuts(boxes, size, tile_origins, tiling)
         return (
             self._on_frame(boxes, tile_origins, tiling),

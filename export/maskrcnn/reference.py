@@ -16,7 +16,7 @@ from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops.poolers import initLevelMapper
 
-from cytoserve.contract import MASKRCNN_TILE_SIZE, MAX_CELLS, PROBABILITY_THRESHOLD
+from cytoserve.contract import DEFAULT_MAX_CELLS, MASKRCNN_TILE_SIZE, PROBABILITY_THRESHOLD
 from export.maskrcnn.network import BOX_OVERLAP
 from export.parity.reference import ReferenceCells
 from export.parity.reference_merge import MARGIN, frame_grid, merge_tiles, scaled_rgb
@@ -43,7 +43,7 @@ class TorchvisionMaskRcnn:
 
     def __init__(self, network: MaskRCNN) -> None:
         self.network = copy.deepcopy(network).eval()
-        self.network.roi_heads.detections_per_img = MAX_CELLS
+        self.network.roi_heads.detections_per_img = DEFAULT_MAX_CELLS
         for pool in (self.network.roi_heads.box_roi_pool, self.network.roi_heads.mask_roi_pool):
             # torchvision guesses them from the first frame, and for a tiny one guesses wrong.
             pool.scales = [2.0**-level for level in range(FINEST, COARSEST + 1)]

@@ -9,9 +9,9 @@ from torchvision.models.detection import MaskRCNN
 
 from cytoserve.contract import (
     CANDIDATE_PROBS,
+    DEFAULT_MAX_CELLS,
     MASK_SIZE,
     MASKRCNN_TILE_SIZE,
-    MAX_CELLS,
     NETWORK_TILES,
     OVERLAP_THRESHOLD,
     STEPS,
@@ -151,5 +151,5 @@ def _candidates(count: int, classes: int) -> tuple[Tensor, ...]:
         (flags > 0).to(torch.int32),
         (flags == 0).to(torch.int32),
         torch.tensor([OVERLAP_THRESHOLD]),
-        torch.tensor([MAX_CELLS], dtype=torch.int32),
+        torch.tensor([DEFAULT_MAX_CELLS], dtype=torch.int32),
     )

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cytoserve.contract import (
+    DEFAULT_MAX_CELLS,
     INSTANCE_OUTPUTS,
-    MAX_CELLS,
     OVERLAP_THRESHOLD,
     PIPELINES,
     SCORE_THRESHOLD,
@@ -151,7 +151,7 @@ def sized_views(
 def instance_inputs(
     camera: npt.NDArray[np.uint16],
     score_threshold: float,
-    max_cells: int = MAX_CELLS,
+    max_cells: int = DEFAULT_MAX_CELLS,
     *,
     scale: float = 1.0,
     tile_overlap: float = 128.0,

@@ -59,6 +59,7 @@ def write_configs(repository: Path) -> list[Path]:
         before = file.read_text() if file.is_file() else None
         if path not in texts:
             file.unlink()
+            _remove_empty(file.parent, repository)
         elif texts[path] != before:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(texts[path])
@@ -66,6 +67,13 @@ def write_configs(repository: Path) -> list[Path]:
             continue
         changed.append(path)
     return changed
+
+
+def _remove_empty(folder: Path, repository: Path) -> None:
+    """Remove ``folder`` and those above it that hold nothing, up to the repository."""
+    while folder != repository and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
 
 
 def card_step(pipeline: Pipeline) -> Step:

@@ -16,8 +16,8 @@ from cytoserve.contract import PIPELINES, STEPS
 from export.graphs.card import card_graph
 from export.parity.chain import Chain
 from export.repository.exported_step import ExportedStep
-from export.repository.fused import export_fused
 from export.repository.install import MODEL_FILE, StagedModel, Staging
+from export.repository.merged import export_merged
 from training.checkpoint import LearnedScale, Recipe
 
 Progress = Callable[[str], None]
@@ -86,12 +86,12 @@ def install_pipeline(
         files = {model.name: model.folder / MODEL_FILE for model in staged}
         chain = Chain(repository, pipeline.name, files)
         figures = pipeline.check(chain, frames)
-        if fused := PIPELINES[pipeline.name].fused:
-            say(f"joining the steps to {fused}")
+        if merged := PIPELINES[pipeline.name].merged_step:
+            say(f"joining the steps to {merged}")
             graphs = {step.name: step.graph for step in pipeline.steps}
-            joined = export_fused(STEPS[fused], chain, graphs, frames, pipeline.scale)
+            joined = export_merged(STEPS[merged], chain, graphs, frames, pipeline.scale)
             manifest = _step_manifest(pipeline, joined) | origin
-            staged.append(staging.add_graph(fused, joined.graph, manifest))
+            staged.append(staging.add_graph(merged, joined.graph, manifest))
         card = _card(pipeline, staging, staged)
         parity = [dataclasses.asdict(figure) for figure in figures]
         staged.append(staging.add_ensemble(pipeline.name, card, {"parity": parity, **origin}))

@@ -72,8 +72,8 @@ class SamDecoder(nn.Module):
         size = (sam_tiles[0, 2:] - sam_tiles[0, :2]).flip(0).long()  # height, width
         content = content_size(size, self.side)
         scale = (content.double() / size.double()).flip(0).float()  # x, y
-        hulls = _prompt_boxes(prompt_points, prompt_labels)
-        tile = _inmost(hulls, sam_tiles.float())
+        around = _prompt_boxes(prompt_points, prompt_labels)
+        tile = _inmost(around, sam_tiles.float())
         corners = sam_tiles.float()[:, :2].index_select(0, tile).repeat(1, 2)  # N, x, y, x, y
         count, coarse = (torch._shape_as_tensor(each)[0] for each in (tile, coarse_boxes))
         tokens, filler = self._tokens((prompt_points - corners[:, None, :2]) * scale, prompt_labels)
@@ -87,7 +87,7 @@ class SamDecoder(nn.Module):
         )
         logits, qualities = self._best_masks(image, tokens, filler)
         boxes, found = mask_boxes(logits, size, content, self.side)
-        boxes = torch.where(found[:, None], boxes, hulls - corners)
+        boxes = torch.where(found[:, None], boxes, around - corners)
         patches = self._patches(logits, boxes, size, content)
         # Between the pixels of the frame an empty mask may still rise above the half.
         patches = torch.where(found[:, None, None], patches, torch.clamp(patches, max=BELOW_HALF))
@@ -165,7 +165,7 @@ class SamDecoder(nn.Module):
         return torch.round(torch.sigmoid(sampled) * 255).to(torch.uint8)
 
 
-def _inmost(hulls: Tensor, tiles: Tensor) -> Tensor:
+def _inmost(around: Tensor, tiles: Tensor) -> Tensor:
     """For every hull ``[N, 4]`` the tile of ``[T, 4]`` that holds it best: int64 ``[N]``.
 
     That is the one from whose nearest inner edge it is farthest. The frame's edges do not count.
@@ -173,7 +173,7 @@ def _inmost(hulls: Tensor, tiles: Tensor) -> Tensor:
     edges = torch.cat([tiles[:, :2].amin(dim=0), tiles[:, 2:].amax(dim=0)])
     inner = tiles != edges  # T, 4
     inside = torch.cat(
-        [hulls[:, None, :2] - tiles[:, :2], tiles[:, 2:] - hulls[:, None, 2:]], dim=2
+        [around[:, None, :2] - tiles[:, :2], tiles[:, 2:] - around[:, None, 2:]], dim=2
     )
     margins = torch.where(inner, inside, torch.inf).amin(dim=2)
     return margins.max(dim=1).indices

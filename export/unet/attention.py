@@ -61,7 +61,7 @@ def _parts(count: Tensor) -> list[Tensor]:
     ]
 
 
-def attend_in_parts(unet: UNet) -> UNet:
+def chunk_attention_queries(unet: UNet) -> UNet:
     """The same network; one with a MiT encoder as a copy that attends in parts."""
     if not any(isinstance(module, Attention) for module in unet.modules()):
         return unet

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from export.graphs.resize import resize
-from export.unet.attention import attend_in_parts
+from export.unet.attention import chunk_attention_queries
 from export.unet.tiles import EDGE
 from training.unet.network import UNet
 
@@ -25,7 +25,7 @@ class WholeFrameNetwork(nn.Module):
 
     def __init__(self, unet: UNet, resize_to: tuple[int, int] | None = None) -> None:
         super().__init__()
-        self.unet = attend_in_parts(unet)
+        self.unet = chunk_attention_queries(unet)
         self.resize_to = resize_to
 
     def forward(self, frame_rgb: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cytoserve.contract import TILE_MARGIN, TILE_SIZE, TILE_STEP
-from training.preprocessing.reflect_pad import mirror_border
+from training.preprocessing.reflect_pad import reflect_pad
 
 EDGE = 48
 """Pixels at a tile's edge that count nothing where another tile covers them.
@@ -53,8 +53,8 @@ class CutTiles(nn.Module):
         """``[T, C, TILE_SIZE, TILE_SIZE]`` of a frame ``[C, H, W]``, row by row of the grid."""
         shape = torch._shape_as_tensor(frame)
         rows, columns = tile_count(shape[1]), tile_count(shape[2])
-        padded = mirror_border(frame, 1, TILE_MARGIN, self._beyond(rows, shape[1]))
-        padded = mirror_border(padded, 2, TILE_MARGIN, self._beyond(columns, shape[2]))
+        padded = reflect_pad(frame, 1, TILE_MARGIN, self._beyond(rows, shape[1]))
+        padded = reflect_pad(padded, 2, TILE_MARGIN, self._beyond(columns, shape[2]))
         blocks = padded.reshape(-1, rows + 1, TILE_STEP, columns + 1, TILE_STEP)
         blocks = blocks.permute(1, 3, 0, 2, 4)  # rows + 1, columns + 1, C, step, step
         pairs = torch.cat([blocks[:, :-1], blocks[:, 1:]], dim=4)  # side by side

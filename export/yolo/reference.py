@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import interpolate
 
-from cytoserve.contract import MAX_CANDIDATES, MAX_CELLS, NETWORK_SIZE
+from cytoserve.contract import DEFAULT_MAX_CELLS, MAX_CANDIDATES, NETWORK_SIZE
 from export.parity.reference import ReferenceCells
 from export.parity.reference_merge import MARGIN, frame_grid, merge_tiles, scaled_rgb
 from training.preprocessing.tiles import PADDING_VALUE, padding_before
@@ -53,7 +53,7 @@ class UltralyticsYolo:
                 imgsz=NETWORK_SIZE,
                 rect=False,
                 agnostic_nms=True,
-                max_det=MAX_CELLS,
+                max_det=DEFAULT_MAX_CELLS,
                 retina_masks=self.masks_on_frame,
                 verbose=False,
             )[0]

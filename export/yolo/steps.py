@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cytoserve.contract import (
-    MAX_CELLS,
+    DEFAULT_MAX_CELLS,
     NETWORK_SIZE,
     OVERLAP_THRESHOLD,
     PREDICTIONS,
@@ -121,5 +121,5 @@ def _predictions(cells: int, classes: int, tiles: int) -> tuple[Tensor, ...]:
         torch.tensor([1.0, 639 / 640, height, width, TILE_OVERLAP]),
         torch.tensor([SCORE_THRESHOLD]),
         torch.tensor([OVERLAP_THRESHOLD]),
-        torch.tensor([MAX_CELLS], dtype=torch.int32),
+        torch.tensor([DEFAULT_MAX_CELLS], dtype=torch.int32),
     )

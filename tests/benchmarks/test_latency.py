@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.harness.load_cases import Case, asked, cross, product
-from benchmarks.harness.quiet_server import without_canaries
-from benchmarks.harness.served_variant import DEFAULT, FUSED
+from benchmarks.harness.quiet_server import paused_supervisor
+from benchmarks.harness.served_variant import DEFAULT, SINGLE_GRAPH
 from benchmarks.harness.step_statistics import ModelCount, counted
 from benchmarks.latency.__main__ import main
 from benchmarks.latency.overhead import OUTSIDE, ROUNDS, ratios, step_rows
@@ -89,7 +89,7 @@ def test_a_call_is_split():
 
 def test_the_servers_statistics_of_several_requests(server):
     frame = np.zeros((64, 96), np.uint16)
-    with Client(server.url) as client, without_canaries(server):
+    with Client(server.url) as client, paused_supervisor(server):
         client.foreground(frame, "nuclei_unet")  # the card is known from here on
 
         def ask():
@@ -101,9 +101,13 @@ def test_the_servers_statistics_of_several_requests(server):
     whole = counts.pop("nuclei_unet")
     assert {count.answers for count in (whole, *counts.values())} == {3}
     assert all(count.compute > 0 and count.queue > 0 for count in counts.values())
-    in_turn = [count for name, count in counts.items() if name != "foreground"]  # beside another
+    time_interleaved = [
+        count for name, count in counts.items() if name != "foreground"
+    ]  # beside another
     # Without outputs: a step still counts them when the next has begun.
-    assert sum(count.queue + count.input + count.compute for count in in_turn) < whole.total
+    assert (
+        sum(count.queue + count.input + count.compute for count in time_interleaved) < whole.total
+    )
 
 
 @pytest.mark.slow
@@ -130,9 +134,9 @@ def test_the_command(exported_repository, tmp_path):
         assert [step["step"] for step in own] == ["yolo_prepare", "yolo_targets", "yolo_decode"]
         taken = sum(step[f"{part}_ms"] for step in own for part in ("queue", "input", "compute"))
         assert taken < row["server_ms"]
-    assert [row["variant"] for row in result["overhead"]] == [DEFAULT, FUSED]
+    assert [row["variant"] for row in result["overhead"]] == [DEFAULT, SINGLE_GRAPH]
     steps = ["yolo_prepare", "yolo_targets", "yolo_decode"]
-    for overhead, compared in zip(result["overhead"], (steps, ["yolo_fused"]), strict=True):
+    for overhead, compared in zip(result["overhead"], (steps, ["yolo_merged"]), strict=True):
         assert overhead["requests"] == ROUNDS
         for way in ("overhead", "overhead_shared_memory"):
             low, high = overhead[f"{way}_interval"]
@@ -195,15 +199,15 @@ def test_what_a_server_adds_is_told_by_step():
     assert rows == [pytest.approx(row) for row in (prepare, targets, outside)]
 
 
-def test_a_fused_step_is_compared_with_all_that_it_joins():
+def test_a_merged_step_is_compared_with_all_that_it_joins():
     times = {"gRPC": [0.01, 0.01], "shared memory": [0.01, 0.01], "in process": [0.008, 0.008]}
     counts = {
         "yolo": ModelCount(4, 4, 0.036, 0, 0, 0, 0),
-        "yolo_fused": ModelCount(4, 4, 0.034, 0.0, 0.0, 0.032, 0.0),
+        "yolo_merged": ModelCount(4, 4, 0.034, 0.0, 0.0, 0.032, 0.0),
     }
     seconds = {"yolo_prepare": [0.001, 0.001], "yolo_targets": [0.005, 0.006]}
     inside, outside = step_rows("yolo", times, seconds, counts)
-    assert (inside["step"], outside["step"]) == ("yolo_fused", OUTSIDE)
+    assert (inside["step"], outside["step"]) == ("yolo_merged", OUTSIDE)
     assert inside["in_process_ms"] == pytest.approx(6.5)
     assert inside["compute_ms"] == pytest.approx(8.0)
     assert outside["in_process_ms"] == pytest.approx(1.5)

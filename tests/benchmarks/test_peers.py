@@ -16,11 +16,11 @@ from click.testing import CliRunner
 from benchmarks.approaches.__main__ import Checkpoints
 from benchmarks.peers import programs as peer_programs
 from benchmarks.peers.__main__ import installed_ways, main, measure
+from benchmarks.peers.contenders import PeerFrame, StdioCaller, served_as
 from benchmarks.peers.found import Found
 from benchmarks.peers.programs import MissingEnvironment, PeerError, environment_of, programs
 from benchmarks.peers.same_answers import DifferentAnswers, compare, hold
 from benchmarks.peers.tables import peers_table
-from benchmarks.peers.ways import LineAsker, PeerFrame, served_as
 from server.watcher import processes_of
 
 ROOT = Path(__file__).parents[2]
@@ -132,7 +132,7 @@ subprocess.run([sys.executable, "-c", "import time; time.sleep(600)"])
 
 def fail_with_two_processes():
     with programs([[sys.executable, "-c", PARENT]], {}, by_lines=True) as [started]:
-        LineAsker(started).wait()
+        StdioCaller(started).wait()
         while len(started.members()) < 2:
             time.sleep(0.02)
         raise RuntimeError(started.run.id)
@@ -150,7 +150,7 @@ def test_a_program_that_fails_is_told_with_its_last_lines(tmp_path):
     command = [sys.executable, "-c", "print('ready', flush=True); input(); raise SystemExit('why')"]
     frame = PeerFrame(np.zeros((1, 1), np.uint8), tmp_path / "frame.bmp", b"")
     with programs([command], {}, by_lines=True) as [started]:
-        asker = LineAsker(started)
+        asker = StdioCaller(started)
         asker.wait()
         with pytest.raises(PeerError, match=r"ended:\nwhy"):
             asker.timed("yolo", frame)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.harness.load import LoadFrame
-from benchmarks.harness.quiet_server import without_canaries
+from benchmarks.harness.quiet_server import paused_supervisor
 from benchmarks.throughput import perf_analyzer
 from benchmarks.throughput.__main__ import requests_of
 from benchmarks.throughput.meters import Meters
@@ -86,7 +86,7 @@ def ask(tool, url, model, frames):
 
 def test_it_asks_the_real_server(server, tool, tmp_path, request_of_a_frame):
     perf_analyzer.write_frames([request_of_a_frame], tmp_path / "frames.json")
-    with Meters(server.url, "yolo", server.pid) as meters, without_canaries(server):
+    with Meters(server.url, "yolo", server.pid) as meters, paused_supervisor(server):
         before = meters.read()
         report = ask(tool, server.url, "yolo", tmp_path / "frames.json")
         counted = meters.read().since(before).steps["yolo_targets"]

@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.bounds import REGRESSION, Bound, Where, judge, verdicts_table
+from benchmarks.bounds import REGRESSION, Bound, Selector, judge, verdicts_table
 from benchmarks.regression import main, refuse_broken_bounds, regression_table
 
 MACHINE = {"processor": "made up"}
@@ -90,8 +90,8 @@ def test_a_broken_bound_ends_the_check(row, said):
     assert "| **not reached** |" in regression_table(result(*GOOD, row))
 
 
-WHERE = Where("latency", "pipelines", "overhead", {"side": 1024}, named_by=("pipeline",))
-NESTED = Where("latency", "served.overhead", "")
+WHERE = Selector("latency", "pipelines", "overhead", {"side": 1024}, named_by=("pipeline",))
+NESTED = Selector("latency", "served.overhead", "")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ NESTED = Where("latency", "served.overhead", "")
         pytest.param(
             ">=", 1, NESTED, {"served": {"overhead": {"a": 2, "b": 0.5}}}, (0.5, "b", False)
         ),
-        pytest.param("<=", 1, Where("latency", "", "cost"), {"cost": 0.5}, (0.5, "", True)),
+        pytest.param("<=", 1, Selector("latency", "", "cost"), {"cost": 0.5}, (0.5, "", True)),
         pytest.param("<=", 1, WHERE, {"pipelines": []}, (None, "", None), id="no row"),
         pytest.param("<=", 1, WHERE, {}, (None, "", None), id="no rows"),
         pytest.param("<=", 1, NESTED, {"served": 3}, (None, "", None), id="another layout"),

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from benchmarks.bounds import TARGETS
 from benchmarks.report.__main__ import RESULTS, main, read_results
 from benchmarks.report.drawing import Axis, Limit, bars, lines, stacked_bars
-from benchmarks.report.sections import SHOWN
+from benchmarks.report.sections import ENTRIES
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / RESULTS
@@ -107,7 +107,7 @@ def test_the_page_stands_alone(report):
 def test_both_pages_show_every_result(report):
     html, markdown = ((report / f"report.{kind}").read_text() for kind in ("html", "md"))
     results = read_results(COMMITTED)
-    for shown in SHOWN:
+    for shown in ENTRIES:
         assert f'<section id="{shown.name}"' in html
         assert f"\n## {shown.title}\n" in markdown
         if shown.name in results:
@@ -122,14 +122,14 @@ def test_both_pages_show_every_result(report):
 def test_every_bound_is_about_a_result_that_is_shown_and_finds_its_figure():
     results = read_results(COMMITTED)
     for bound in TARGETS:
-        assert bound.where.result in {shown.name for shown in SHOWN}
+        assert bound.where.result in {shown.name for shown in ENTRIES}
         if bound.where.result in results:
             assert bound.judge(results).measured is not None, bound
 
 
 def test_nothing_measured_yet_is_no_error(tmp_path):
     html, markdown = write_report(tmp_path, tmp_path)
-    for shown in SHOWN:
+    for shown in ENTRIES:
         assert f"Not measured yet. This makes it: `{shown.command}`." in markdown
     assert html.count("not measured</span>") == len(TARGETS)
 
@@ -223,7 +223,7 @@ def test_the_page_in_a_browser(browser, site, width, dark, tmp_path):
     assert asked == [f"/{width}.html", "/measured.html"]  # and no icon, script or style
     assert page["fetched"] == []  # of any host, in vain or not
     assert page["width"] == page["scrollWidth"] == width
-    assert page["sections"] == ["bounds", *(shown.name for shown in SHOWN), "machines"]
+    assert page["sections"] == ["bounds", *(shown.name for shown in ENTRIES), "machines"]
 
     picture = picture[:, :width]
     corner = picture[2, 2].astype(int)

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.harness.load_cases import Case
-from benchmarks.harness.quiet_server import without_canaries
+from benchmarks.harness.quiet_server import paused_supervisor
 from benchmarks.harness.slopes import Slope, slopes
 from benchmarks.scaling.__main__ import cost_of_a_cell, main, memory_of_masks, smallest_first
 from benchmarks.scaling.load import at_once, grow_classified, grow_clients, grow_frames
@@ -123,7 +123,7 @@ def test_clients_ask_at_once():
 @pytest.mark.slow
 def test_frames_of_the_real_server(server):
     cases = [Case(160, 120, 2), Case(256, 192, 0), Case(256, 192, 2)]
-    with without_canaries(server):
+    with paused_supervisor(server):
         rows = grow_frames(server, "yolo", cases, seconds=0, fewest=2)
         clients = grow_clients(server, "yolo", [1, 2], cases[0], seconds=0)
     assert [row["requests"] for row in rows] == [2, 2, 2]
@@ -135,7 +135,7 @@ def test_frames_of_the_real_server(server):
 
 @pytest.mark.slow
 def test_the_classifier_of_the_real_server(server):
-    with without_canaries(server):
+    with paused_supervisor(server):
         [row] = grow_classified(server, [Case(128, 96, 0)], seconds=0, fewest=1)
     assert row["found_yolo"] > 0  # random networks find what they like
     assert min(row["yolo_resnet_ms"], row["classifier_ms"]) > 0

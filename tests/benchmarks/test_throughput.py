@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from benchmarks.harness.in_process import InProcess
 from benchmarks.harness.load import load_frame
-from benchmarks.harness.quiet_server import without_canaries
+from benchmarks.harness.quiet_server import paused_supervisor
 from benchmarks.harness.result_files import new_result
 from benchmarks.harness.served_variant import DEFAULT
 from benchmarks.throughput import perf_analyzer
@@ -188,7 +188,7 @@ def test_processor_seconds_of_steps_in_process(exported_repository, threads, bat
 def test_meters_tell_the_servers_processes_apart(server):
     frame = load_frame(160, 128, 3).image
     with (
-        without_canaries(server),
+        paused_supervisor(server),
         Meters(server.url, "yolo", server.pid) as meters,
         Client(server.url) as client,
     ):
@@ -211,10 +211,10 @@ def test_outputs_on_request_are_left_out(exported_repository, tmp_path):
     assert [step.model_name for step in steps] == ["yolo_prepare", "yolo_targets", "yolo_decode"]
     assert "cell_boxes" not in steps[-1].output_map  # Triton refuses what nothing reads
     assert "boxes" in steps[-1].output_map
-    for variant in ("fused", "throughput"):
-        [fused] = read_config(config_file(folder / "yolo", variant)).ensemble_scheduling.step
-        assert fused.model_name == "yolo_fused"
-        assert "cell_boxes" not in fused.output_map
+    for variant in ("single-graph", "throughput"):
+        [merged] = read_config(config_file(folder / "yolo", variant)).ensemble_scheduling.step
+        assert merged.model_name == "yolo_merged"
+        assert "cell_boxes" not in merged.output_map
     other = read_config(folder / "yolo_resnet" / "config.pbtxt")
     assert other == read_config(exported_repository / "yolo_resnet" / "config.pbtxt")
 
@@ -284,12 +284,12 @@ def page_of(saturation):
     return throughput_table(new_result("throughput", **settings, saturation=saturation, **rows))
 
 
-def test_a_fused_step_stands_beside_the_sum_of_what_it_joins():
+def test_a_merged_step_stands_beside_the_sum_of_what_it_joins():
     [row] = saturation_rows("yolo_resnet", LIMIT, {ALONE: [between(16.0)] * 2})
-    row["cpu_seconds_by_part"] = {"yolo_resnet_fused": 0.06, TRITON: 0.002}
+    row["cpu_seconds_by_part"] = {"yolo_resnet_merged": 0.06, TRITON: 0.002}
     row["limit_cpu_seconds_by_part"] = {"yolo_prepare": 0.003, "yolo_cells": 0.05}
     *_, header, _, served, limit = page_of([row]).split("\n\nMachine")[0].splitlines()
-    assert header == f"| way | yolo_resnet_fused | {TRITON} | in all |"
+    assert header == f"| way | yolo_resnet_merged | {TRITON} | in all |"
     assert "| 60.0 | 2.0 |" in served
     assert limit.startswith("| the limit beside it | 53.0 |  |")
 
@@ -355,7 +355,7 @@ def test_the_command(exported_repository, tmp_path):
     }
     for row in result["saturation"]:
         parts = row["cpu_seconds_by_part"]
-        assert set(parts) == {TRITON, CLIENT, "yolo_fused"}
+        assert set(parts) == {TRITON, CLIENT, "yolo_merged"}
         assert row["concurrency"] == 3
         assert row["rounds"] == 2
         low, high = row["share_interval"]

@@ -22,7 +22,7 @@ from cytoserve import (
 )
 from cytoserve.cell_windows import cell_windows
 from cytoserve.codec import cards
-from cytoserve.codec.cards import Card
+from cytoserve.codec.cards import ModelCard
 from cytoserve.contract import IMAGE, MASK_SIZE, MAX_TILES, PIPELINES
 from cytoserve.frames import request_limits
 from cytoserve.operating_point import operating_point
@@ -295,7 +295,7 @@ def test_windows_are_asked_with_the_numbers_of_the_models_that_answer():
     ],
 )
 def test_cores_tile_the_frame_and_windows_fit_a_request(shape, settings, pipeline, number):
-    point = operating_point(settings, Card("", ("cell",)), shape, pipeline)
+    point = operating_point(settings, ModelCard("", ("cell",)), shape, pipeline)
     parts = cell_windows(shape, pipeline, point)
     assert len(parts) == number
     covered = np.zeros(shape[:2], np.uint8)

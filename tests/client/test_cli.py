@@ -13,12 +13,12 @@ import click
 import pytest
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-import cytoserve.cli.batch
+import cytoserve.cli.image_run
 from cytoserve import LearnedScale
 from cytoserve.cli import main
 from cytoserve.cli.exit_codes import MEANINGS, ExitCode
 from cytoserve.codec import cards
-from cytoserve.codec.cards import Card
+from cytoserve.codec.cards import ModelCard
 from cytoserve.contract import PIPELINES
 
 CLIENT = Path(__file__).parents[2] / "client"
@@ -77,7 +77,7 @@ def test_pipelines_tell_what_the_training_chose(triton, command, threshold, scal
 def test_models_of_pipelines(triton, command, monkeypatch):
     def exported(card):
         models = {"yolo_decode": {"version": 2, "sha256": "0123456789abcdef"}}
-        return served(Card(card.pipeline, card.class_names, models))
+        return served(ModelCard(card.pipeline, card.class_names, models))
 
     served = cards.encode_answer
     monkeypatch.setattr(cards, "encode_answer", exported)

@@ -15,7 +15,7 @@ import grpc
 import numpy as np
 import pytest
 
-import cytoserve.cli.batch
+import cytoserve.cli.image_run
 from cytoserve.cli.exit_codes import ExitCode
 from cytoserve.cli.run_record import RunRecord
 
@@ -42,9 +42,9 @@ def test_a_bad_file_is_recorded_and_the_rest_done(segment, images, tmp_path, sta
 def test_a_server_that_dies_stops_the_run_and_loses_nothing(
     segment, triton, tmp_path, monkeypatch, states
 ):
-    monkeypatch.setattr(cytoserve.cli.batch, "PAUSE_S", 0.05)
+    monkeypatch.setattr(cytoserve.cli.image_run, "PAUSE_S", 0.05)
     triton.faults = [lambda _: None, lambda _: None, lambda _: triton.server.stop(grace=None)]
-    result = segment("--patience", 0.5)
+    result = segment("--wait-for-server", 0.5)
     assert result.exit_code == ExitCode.SERVER_FAILED
     assert "2 done, 2 not done" in result.stderr
     assert "Run the same command again" in result.stderr
@@ -57,9 +57,9 @@ def test_a_server_that_dies_stops_the_run_and_loses_nothing(
 
 
 def test_a_server_that_is_restarted_costs_nothing(segment, triton, abort, monkeypatch):
-    monkeypatch.setattr(cytoserve.cli.batch, "PAUSE_S", 0.05)
+    monkeypatch.setattr(cytoserve.cli.image_run, "PAUSE_S", 0.05)
     triton.faults = [abort(grpc.StatusCode.INTERNAL, "Stub process is not healthy.")] * 4
-    result = segment("--patience", 20)
+    result = segment("--wait-for-server", 20)
     assert result.exit_code == ExitCode.DONE
     assert result.stdout.startswith("4 done")
     assert "waiting up to 20 s for the server" in result.stderr

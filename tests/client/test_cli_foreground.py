@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
-import cytoserve.cli.batch
+import cytoserve.cli.image_run
 from cytoserve.cli.exit_codes import ExitCode
 from cytoserve.contract import PIPELINES
 from cytoserve.outputs import FOREGROUND_OUTPUTS
@@ -63,7 +63,7 @@ def test_the_record_tells_what_was_found(segment, foreground, tmp_path):
     run = record(tmp_path / "out")
     assert run["settings"] == {"probability_threshold": 0.75, "white_level": 200}
     entry = run["files"]["a/x.png"]
-    summary = foreground.at(0.75).summary()
+    summary = foreground.with_threshold(0.75).summary()
     assert {name: entry[name] for name in summary} == summary
     assert (entry["class"], entry["nuclei"]) == ("nuclei", 2)
     assert entry["job"] == {"pipeline": "nuclei_unet", **run["settings"]}
@@ -209,9 +209,9 @@ def test_a_file_beyond_one_request_is_done_in_windows(segment, triton, tmp_path)
 def test_a_server_that_dies_stops_the_run_and_loses_nothing(
     segment, triton, tmp_path, monkeypatch, states
 ):
-    monkeypatch.setattr(cytoserve.cli.batch, "PAUSE_S", 0.05)
+    monkeypatch.setattr(cytoserve.cli.image_run, "PAUSE_S", 0.05)
     triton.faults = [lambda _: None, lambda _: None, lambda _: triton.server.stop(grace=None)]
-    result = segment("--pipeline", "nuclei_unet", "--patience", 0.5)
+    result = segment("--pipeline", "nuclei_unet", "--wait-for-server", 0.5)
     assert result.exit_code == ExitCode.SERVER_FAILED
     assert list(states(tmp_path / "out").values()) == ["done", "done", "not done", "not done"]
     triton.start()

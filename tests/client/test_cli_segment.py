@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-import cytoserve.cli.batch
+import cytoserve.cli.image_run
 from cytoserve import LearnedScale
 from cytoserve.cli.exit_codes import ExitCode
 from cytoserve.codec import cards
@@ -255,7 +255,7 @@ def test_a_rerun_redoes_what_another_model_did(segment, triton, tmp_path, monkey
 
     def retrained(card):
         models = {"yolo_cells": {"version": 2, "sha256": "new"}}
-        return served(cytoserve.Card(card.pipeline, card.class_names, models))
+        return served(cytoserve.ModelCard(card.pipeline, card.class_names, models))
 
     monkeypatch.setattr(cards, "encode_answer", retrained)
     assert segment().stdout.startswith("4 done")
@@ -269,7 +269,7 @@ def test_a_rerun_redoes_what_another_variant_did(segment, triton, tmp_path, monk
 
     def exported(card):
         models = {"yolo_cells": {"version": 1, "sha256": "ab"}}
-        return served(cytoserve.Card(card.pipeline, card.class_names, models))
+        return served(cytoserve.ModelCard(card.pipeline, card.class_names, models))
 
     monkeypatch.setattr(cards, "encode_answer", exported)
     segment()

@@ -11,7 +11,7 @@ import pytest
 import cytoserve.client
 from cytoserve import AsyncClient, Client, FakeServer, LearnedScale
 from cytoserve.codec import cards
-from cytoserve.codec.cards import Card
+from cytoserve.codec.cards import ModelCard
 from cytoserve.contract import PIPELINES
 from cytoserve.errors import (
     AccessDenied,
@@ -319,7 +319,7 @@ def test_an_answer_that_fits_no_card_is_refused(cells, frame):
     class Odd(FakeServer):
         async def infer(self, request, timeout):
             if request.model.endswith("_card"):
-                return cards.encode_answer(Card("yolo", ("cell",)))
+                return cards.encode_answer(ModelCard("yolo", ("cell",)))
             return await super().infer(request, timeout)
 
     with pytest.raises(AnswerMalformed, match="class_probs of 1 classes"):

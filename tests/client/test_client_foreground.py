@@ -43,8 +43,8 @@ def test_glioma_is_the_default(fake, frame):
 
 def test_the_threshold_reaches_the_server(fake, foreground, frame):
     found = Client(transport=fake).foreground(frame, "nuclei_unet", probability_threshold=0.75)
-    np.testing.assert_array_equal(found.mask, foreground.at(0.75).mask)
-    np.testing.assert_array_equal(found.centres, foreground.at(0.75).centres)
+    np.testing.assert_array_equal(found.mask, foreground.with_threshold(0.75).mask)
+    np.testing.assert_array_equal(found.centres, foreground.with_threshold(0.75).centres)
     assert found.threshold == 0.75
 
 

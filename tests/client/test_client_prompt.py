@@ -11,12 +11,12 @@ import pytest
 from cytoserve import (
     AnswerMalformed,
     AsyncClient,
-    Card,
     Client,
     FakeServer,
     FrameTooLarge,
     InvalidPrompts,
     InvalidSetting,
+    ModelCard,
     Prompts,
 )
 from cytoserve.codec import cards, prompted
@@ -189,7 +189,7 @@ def test_malformed_answers_are_refused(fake, frame, cells, spoil, told):
 
 
 def test_a_prompted_card_has_one_class():
-    tensors = cards.encode_answer(Card("sam_prompt", ("RBC", "WBC")))
+    tensors = cards.encode_answer(ModelCard("sam_prompt", ("RBC", "WBC")))
     with pytest.raises(AnswerMalformed, match="one class: what is prompted"):
         cards.decode_answer(tensors, SAM)
 

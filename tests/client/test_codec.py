@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from cytoserve import Cells
 from cytoserve.codec import cards, instances
-from cytoserve.codec.cards import Card, LearnedScale
+from cytoserve.codec.cards import LearnedScale, ModelCard
 from cytoserve.contract import MASK_SIZE, PIPELINES
 from cytoserve.errors import AnswerMalformed
 from cytoserve.operating_point import OperatingPoint
@@ -127,7 +127,7 @@ def test_malformed_answers_are_refused(cells, frame, spoil, told):
 )
 def test_a_card_comes_back_as_it_went(threshold, scale):
     models = {"yolo_cells": {"version": 3, "sha256": "ab"}}
-    card = Card("yolo", ("RBC", "ΩBC"), models, {"a": 1}, threshold, scale)
+    card = ModelCard("yolo", ("RBC", "ΩBC"), models, {"a": 1}, threshold, scale)
     assert cards.decode_answer(cards.encode_answer(card), YOLO) == card
     assert card.hashes() == {"yolo_cells": "ab"}
 
@@ -138,7 +138,7 @@ def test_a_card_of_another_version_may_tell_more_or_less():
     answer = {"card": np.array([json.dumps(told | {"scale": scale}).encode()], object)}
     assert cards.decode_answer(answer, YOLO).scale == LearnedScale(1, 2, 3)
     answer = {"card": np.array([json.dumps(told).encode()], object)}
-    assert cards.decode_answer(answer, YOLO) == Card("yolo", ("a",))
+    assert cards.decode_answer(answer, YOLO) == ModelCard("yolo", ("a",))
 
 
 def told(**more):

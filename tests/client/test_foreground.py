@@ -67,22 +67,22 @@ def test_the_mask_rule(threshold):
 
 
 def test_another_threshold_needs_no_server(foreground):
-    higher = foreground.at(0.75)
+    higher = foreground.with_threshold(0.75)
     np.testing.assert_array_equal(higher.mask, foreground.probability >= 192)
     assert higher.threshold == 0.75
     np.testing.assert_allclose(higher.centre_scores, [0.9, 0.8])
     np.testing.assert_array_equal(higher.centres, foreground.centres[:2])
     without = Foreground.from_probability(foreground.probability)
-    assert without.at(0.05).area_fraction == 1
+    assert without.with_threshold(0.05).area_fraction == 1
     for odd in (-0.1, 1.1, math.nan):
         for found in (foreground, without):
             with pytest.raises(InvalidSetting, match=r"to 1; given: .*\. Choose one of them\.$"):
-                found.at(odd)
+                found.with_threshold(odd)
 
 
 def test_centres_that_were_never_answered_are_not_made_up(foreground):
     with pytest.raises(InvalidSetting, match=r"from 0.5 to 1; given: 0.4.*ask the server"):
-        foreground.at(0.4)
+        foreground.with_threshold(0.4)
 
 
 @pytest.mark.parametrize(

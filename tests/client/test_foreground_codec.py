@@ -7,7 +7,7 @@ import pytest
 
 from cytoserve import AnswerMalformed, Foreground
 from cytoserve.codec import cards, foregrounds
-from cytoserve.codec.cards import Card
+from cytoserve.codec.cards import ModelCard
 from cytoserve.contract import PIPELINES
 from cytoserve.settings import ForegroundSettings
 
@@ -122,7 +122,7 @@ def test_malformed_answers_are_refused(foreground, spoil, told):
 
 
 def test_a_semantic_card_has_one_class():
-    tensors = cards.encode_answer(Card("nuclei_unet", ("background", "nuclei")))
+    tensors = cards.encode_answer(ModelCard("nuclei_unet", ("background", "nuclei")))
     with pytest.raises(AnswerMalformed, match="one class: its foreground"):
         cards.decode_answer(tensors, NUCLEI)
     assert cards.decode_answer(tensors, PIPELINES["yolo"]).class_names == ("background", "nuclei")

@@ -26,7 +26,7 @@ from cytoserve.outputs import (
     table_csv,
 )
 from cytoserve.overlay import draw_foreground
-from cytoserve.picture import COLOURS, LEVELS, SIDES, frame_picture
+from cytoserve.picture import COLOURS, DISPLAY_PERCENTILES, SIDES, frame_picture
 
 
 def rows(content):
@@ -132,7 +132,7 @@ def test_a_large_frame_is_reduced_in_bands_as_in_one(shape):
     picture = frame_picture(frame)
     assert max(picture.shape[:2]) == SIDES[1]
     stride = max(shape) // 1024
-    low, high = np.percentile(frame[::stride, ::stride], LEVELS)
+    low, high = np.percentile(frame[::stride, ::stride], DISPLAY_PERCENTILES)
     whole = np.clip((frame.astype(np.float32) - low) * (255 / (high - low)), 0, 255)
     once = cv2.resize(whole, picture.shape[1::-1], interpolation=cv2.INTER_AREA)
     once = once.reshape(*once.shape[:2], -1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cytoserve.codec import instances
-from cytoserve.codec.cards import Card, LearnedScale
+from cytoserve.codec.cards import LearnedScale, ModelCard
 from cytoserve.contract import MAX_TILE_OVERLAP, PIPELINES
 from cytoserve.errors import FrameTooLarge, InvalidSetting
 from cytoserve.operating_point import MAX_NETWORK_SIDE, operating_point
@@ -14,10 +14,10 @@ from cytoserve.settings import Settings
 
 YOLO, MASKRCNN = PIPELINES["yolo"], PIPELINES["maskrcnn"]
 SIZES = LearnedScale(network_scale=2.0, cell_diameter_px=30.0, largest_cell_px=50.0)
-SILENT = Card("yolo", ("cell",))
-TRAINED = Card("yolo", ("cell",), threshold=0.4, scale=SIZES)
-MEASURED = Card("yolo", ("cell",), scale=LearnedScale(2.0, 30.0, 50.0, pixel_size_um=0.5))
-LARGE = Card("yolo", ("cell",), scale=LearnedScale(1.0, 300.0, 900.0))
+SILENT = ModelCard("yolo", ("cell",))
+TRAINED = ModelCard("yolo", ("cell",), threshold=0.4, scale=SIZES)
+MEASURED = ModelCard("yolo", ("cell",), scale=LearnedScale(2.0, 30.0, 50.0, pixel_size_um=0.5))
+LARGE = ModelCard("yolo", ("cell",), scale=LearnedScale(1.0, 300.0, 900.0))
 
 
 @pytest.mark.parametrize(

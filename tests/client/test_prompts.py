@@ -134,7 +134,7 @@ def test_rows_of_different_kinds():
     assert prompts.has_box.tolist() == [True, False, True]
     assert prompts.point_counts.tolist() == [0, 2, 1]
     assert prompts.point_labels.tolist() == [[-1, -1], [1, 0], [1, -1]]
-    assert prompts.hulls().tolist() == [[*map(float, BOX)], [1, 2, 1, 2], [5, 5, 9, 9]]
+    assert prompts.bounding_boxes().tolist() == [[*map(float, BOX)], [1, 2, 1, 2], [5, 5, 9, 9]]
     assert prompts.entries() == [
         {"box": [*map(float, BOX)]},
         {"points": [[1, 2], [3, 4]], "point_labels": [1, 0]},

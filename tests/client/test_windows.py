@@ -23,7 +23,7 @@ from cytoserve import (
     UnsupportedImage,
 )
 from cytoserve.codec import cards
-from cytoserve.codec.cards import Card
+from cytoserve.codec.cards import ModelCard
 from cytoserve.contract import IMAGE, PIPELINES, TILE_MARGIN, TILE_SIZE, TILE_STEP
 from cytoserve.windows import CORE_SIDE, HALO, MAX_STITCHED_SIDE, WINDOW_SIDE, windows
 
@@ -323,7 +323,7 @@ def test_models_that_change_in_the_middle_are_told(small_windows, monkeypatch):
 
     def exported(card):
         models = {"nuclei_network": {"version": next(versions)}}
-        return encode(Card(card.pipeline, card.class_names, models))
+        return encode(ModelCard(card.pipeline, card.class_names, models))
 
     encode = cards.encode_answer
     monkeypatch.setattr(cards, "encode_answer", exported)

@@ -41,7 +41,7 @@ CONFIG_CASES = [
     case("kind of an instance", "yolo_prepare/config.pbtxt", " kind: KIND_CPU", "", "line 17", "KIND_CPU", "{ count: 1 }"),
     case("a wire", "yolo/config.pbtxt", 'input_map { key: "tiling" value: "tiling" }', 'input_map { key: "tiling" value: "box" }', "line 48", 'value: "tiling"', 'value: "box"'),
     case("a variant", "yolo_cells/configs/openvino.pbtxt", '"openvino"', '"tensorrt"', "line 24", '"openvino"', '"tensorrt"'),
-    case("the graph of another pipeline", "yolo_resnet/configs/fused.pbtxt", '"yolo_resnet_fused"', '"yolo_fused"', "line 27", '"yolo_resnet_fused"', '"yolo_fused"'),
+    case("the graph of another pipeline", "yolo_resnet/configs/single-graph.pbtxt", '"yolo_resnet_merged"', '"yolo_merged"', "line 27", '"yolo_resnet_merged"', '"yolo_merged"'),
 ]  # fmt: skip
 
 
@@ -181,8 +181,8 @@ def test_steps_of_different_sams(configs: Path, sams: dict[str, object], wrong: 
     ("change", "file", "field", "expected", "found"),
     [
         pytest.param(unlink("yolo/config.pbtxt"), "yolo/config.pbtxt", "file", "python -m export configs", "absent", id="no config"),
-        pytest.param(unlink("yolo/configs/fused.pbtxt"), "yolo/configs/fused.pbtxt", "file", "python -m export configs", "absent", id="no config of a variant"),
-        pytest.param(write("maskrcnn/configs/fused.pbtxt", ""), "maskrcnn/configs/fused.pbtxt", "file", "no such variant", "present", id="a variant that the contract has not"),
+        pytest.param(unlink("yolo/configs/single-graph.pbtxt"), "yolo/configs/single-graph.pbtxt", "file", "python -m export configs", "absent", id="no config of a variant"),
+        pytest.param(write("maskrcnn/configs/single-graph.pbtxt", ""), "maskrcnn/configs/single-graph.pbtxt", "file", "no such variant", "present", id="a variant that the contract has not"),
         pytest.param(write("yolo_cells/1/model.int8.onnx", "damaged"), "yolo_cells/1/model.int8.onnx", "file", "an ONNX model", "damaged", id="damaged graph of a variant"),
         pytest.param(write("stray/notes.txt", ""), "stray", "folder", "a step, pipeline or card", "unknown", id="extra folder"),
         pytest.param(write(".staging/yolo/model.onnx", ""), ".staging", "folder", "absent", "cut off", id="staging left over"),

@@ -88,7 +88,7 @@ def test_a_server_that_is_gone_ends_the_run_and_the_next_run_goes_on(
     folder, exported_repository, tmp_path
 ):
     with EmbeddedServer(exported_repository, ["yolo"]) as server:
-        process = segment(folder, tmp_path, server.url, "--patience", "2")
+        process = segment(folder, tmp_path, server.url, "--wait-for-server", "2")
         wait_for_results(tmp_path, 2)
         os.kill(server.pid, signal.SIGKILL)
         output, _ = process.communicate(timeout=100)

@@ -172,6 +172,6 @@ def test_the_card_names_classes_and_every_model(client, pipeline):
     card = client.card(pipeline)
     assert card.pipeline == pipeline
     kind = PIPELINES[pipeline]
-    assert set(card.models) == {*kind.steps, kind.fused} - {"cell_labels", None}
+    assert set(card.models) == {*kind.steps, kind.merged_step} - {"cell_labels", None}
     assert all(len(sha256) == 64 for sha256 in card.hashes().values())
     assert len(card.class_names) == 2

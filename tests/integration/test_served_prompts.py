@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from benchmarks.harness.quiet_server import without_canaries
+from benchmarks.harness.quiet_server import paused_supervisor
 from cytoserve import AsyncClient, Cells, Client, InvalidPrompts, Prompts
 from cytoserve.codec import prompted
 from cytoserve.contract import PIPELINES
@@ -127,7 +127,7 @@ def test_prompts_outside_the_frame_are_refused_before_anything_is_sent(
     def decoder() -> int:
         return executions(server, "sam_decoder")
 
-    with without_canaries(server):
+    with paused_supervisor(server):
         before = settled(decoder)
         with pytest.raises(InvalidPrompts, match="lies in the frame"):
             client.prompt(rendered(200, 300), Prompts(points=[[(301, 20)]]))

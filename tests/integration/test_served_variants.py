@@ -23,14 +23,14 @@ FRAMES = {
 }
 
 
-@pytest.fixture(scope="module", params=[("fused", 1), ("throughput", 2)], ids=lambda p: p[0])
+@pytest.fixture(scope="module", params=[("single-graph", 1), ("throughput", 2)], ids=lambda p: p[0])
 def variant(request: pytest.FixtureRequest, exported_repository: Path) -> Iterator[EmbeddedServer]:
     name, instances = request.param
     options = [f"--variant={name}"]
     with EmbeddedServer(exported_repository, PIPELINES, options=options) as server:
         [triton] = [p for p in psutil.Process(server.pid).children() if workers_of(p.pid)]
         models = [worker.model for worker in workers_of(triton.pid).values()]
-        assert models.count("yolo_fused") == models.count("yolo_resnet_fused") == instances
+        assert models.count("yolo_merged") == models.count("yolo_resnet_merged") == instances
         assert not {"yolo_prepare", "yolo_targets", "yolo_cells"} & set(models)
         yield server
 
@@ -40,12 +40,12 @@ def variant(request: pytest.FixtureRequest, exported_repository: Path) -> Iterat
 def test_it_answers_as_the_steps_do(
     server: EmbeddedServer, variant: EmbeddedServer, pipeline: str, frame: str
 ) -> None:
-    with Client(server.url, timeout=120) as steps, Client(variant.url, timeout=120) as fused:
+    with Client(server.url, timeout=120) as steps, Client(variant.url, timeout=120) as merged:
         for threshold in (0.25, 0.9, 1.0):
             asked = (FRAMES[frame], pipeline)
             expected, cells = (
                 client.segment(*asked, score_threshold=threshold, max_cells=200, labels=True)
-                for client in (steps, fused)
+                for client in (steps, merged)
             )
             assert cells.found == expected.found
             np.testing.assert_allclose(cells.boxes, expected.boxes, atol=1e-3)
@@ -60,7 +60,7 @@ def test_it_answers_as_the_steps_do(
 def test_the_client_tells_that_another_graph_answers(
     server: EmbeddedServer, variant: EmbeddedServer, pipeline: str
 ) -> None:
-    with Client(server.url) as steps, Client(variant.url) as fused:
-        assert list(fused.models(pipeline)) == [f"{pipeline}_fused"]
-        assert f"{pipeline}_fused" not in steps.models(pipeline)
+    with Client(server.url) as steps, Client(variant.url) as merged:
+        assert list(merged.models(pipeline)) == [f"{pipeline}_merged"]
+        assert f"{pipeline}_merged" not in steps.models(pipeline)
         assert {"yolo_prepare", "yolo_decode"} <= set(steps.models(pipeline))

@@ -15,7 +15,7 @@ from benchmarks.harness.memory import PeakMemory
 from cytoserve import Client
 from export.__main__ import main as export_main
 from export.parity.foregrounds import SHARE, TOLERANCE
-from export.unet.attention import attend_in_parts
+from export.unet.attention import chunk_attention_queries
 from export.unet.reference import predict_whole_frame
 from server.embedded import EmbeddedServer
 from training.checkpoint import new_recipe, save_checkpoint
@@ -71,7 +71,7 @@ def test_a_whole_frame_is_served_as_torch_answers(
         probability = client.foreground(image, "glioma_unet").probability
     assert memory.peak < MOST_BYTES, f"{memory.peak / 1e9:.2f} GB"
     # In one piece, torch would take three times 6.25 GB for the attention of MiT-B3 alone.
-    expected = predict_whole_frame(attend_in_parts(unet), image)
+    expected = predict_whole_frame(chunk_attention_queries(unet), image)
     within = np.abs(probability.astype(float) - expected) <= TOLERANCE
     assert within.mean() >= SHARE, f"{within.mean():.4%}"
     assert probability.std() > 10

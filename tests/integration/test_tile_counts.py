@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cytoserve.codec.cards import Card, LearnedScale
+from cytoserve.codec.cards import LearnedScale, ModelCard
 from cytoserve.contract import MAX_TILE_OVERLAP, PIPELINES, Pipeline
 from cytoserve.operating_point import OperatingPoint, operating_point
 from cytoserve.settings import Settings
@@ -25,7 +25,7 @@ def point_of(
     scale: float, overlap: float, shape: tuple[int, int], kind: Pipeline
 ) -> OperatingPoint:
     learned = LearnedScale(network_scale=scale, cell_diameter_px=9, largest_cell_px=overlap / scale)
-    return operating_point(Settings(), Card(kind.name, ("cell",), scale=learned), shape, kind)
+    return operating_point(Settings(), ModelCard(kind.name, ("cell",), scale=learned), shape, kind)
 
 
 def wire(value: float) -> torch.Tensor:

@@ -119,18 +119,18 @@ def test_a_graph_of_a_variant_is_missed_in_the_version_that_is_served(own_reposi
     assert export.command == "python -m export yolo", "what the variant is made of comes first"
 
 
-def test_a_fused_graph_is_made_with_its_pipeline(own_repository: Path) -> None:
-    fused = own_repository / "yolo_fused"
-    shutil.copytree(own_repository / "yolo_cells", fused)
+def test_a_merged_graph_is_made_with_its_pipeline(own_repository: Path) -> None:
+    merged = own_repository / "yolo_merged"
+    shutil.copytree(own_repository / "yolo_cells", merged)
     (own_repository / "yolo/configs").mkdir()
     default = (own_repository / "yolo/config.pbtxt").read_text()
-    variant = default.replace('"yolo_cells"', '"yolo_fused"')
-    (own_repository / "yolo/configs/fused.pbtxt").write_text(variant)
-    assert survey(own_repository, ["yolo"], "fused")[0].missing == ()
+    variant = default.replace('"yolo_cells"', '"yolo_merged"')
+    (own_repository / "yolo/configs/single-graph.pbtxt").write_text(variant)
+    assert survey(own_repository, ["yolo"], "single-graph")[0].missing == ()
 
-    (fused / "1/model.onnx").unlink()
-    [export] = survey(own_repository, ["yolo"], "fused")
-    assert export.missing == ("yolo_fused/<version>/model.onnx",)
+    (merged / "1/model.onnx").unlink()
+    [export] = survey(own_repository, ["yolo"], "single-graph")
+    assert export.missing == ("yolo_merged/<version>/model.onnx",)
     assert export.command == "python -m export yolo"
     assert survey(own_repository, ["yolo"])[0].missing == ()
 
@@ -139,7 +139,7 @@ def test_models_of_a_variant() -> None:
     source = Path(__file__).parents[2] / "model_repository"
     found = models_of_variant(source, [PIPELINES["yolo_resnet"]], "int8")
     assert found == ("yolo_cells", "resnet50_cells")
-    assert models_of_variant(source, [PIPELINES["yolo"]], "fused") == ("yolo",)
+    assert models_of_variant(source, [PIPELINES["yolo"]], "single-graph") == ("yolo",)
     with pytest.raises(RepositoryError, match=r"configs/int8\.pbtxt.*would change nothing"):
         models_of_variant(source, [PIPELINES["glioma_unet"]], "int8")
 

@@ -24,7 +24,7 @@ from training.yolo.__main__ import main as yolo_command
 YOLO_SETTINGS = {
     "epochs": 2,
     "window": 64,
-    "windows_per_frame": 4,
+    "samples_per_frame": 4,
     "batch": 64,
     # Mosaics draw from windows seen before, which an interruption forgets.
     "mosaic": 0,

@@ -62,7 +62,7 @@ from training.run.options import read_split, run_options, split_options
 from training.run.progress import EpochProgress
 
 COCO = "coco"
-LEVELS = ("layer4", "layer3", "layer2", "layer1", "conv1")
+BACKBONE_STAGES = ("layer4", "layer3", "layer2", "layer1", "conv1")
 """Of the backbone, the deepest first."""
 
 _log = logging.getLogger(__name__)
@@ -196,9 +196,9 @@ def _fill_from_checkpoint(
 
 def _freeze(network: MaskRCNN, trainable_levels: int) -> None:
     """Keep the first levels of the backbone as they are."""
-    trained = LEVELS[:trainable_levels]
+    trained = BACKBONE_STAGES[:trainable_levels]
     for name, parameter in network.backbone.body.named_parameters():
-        if trainable_levels < len(LEVELS) and not name.startswith(trained):
+        if trainable_levels < len(BACKBONE_STAGES) and not name.startswith(trained):
             parameter.requires_grad_(False)
 
 
@@ -213,7 +213,7 @@ def _loaders(
     examples = TrainingInstances(prepare_instances(train, network_scale), settings)
     kept = ValidationInstances(prepare_instances(validation, network_scale), settings)
     batches = EpochBatches(
-        len(examples), settings.windows_per_frame, settings.batch, seed, examples.empty
+        len(examples), settings.samples_per_frame, settings.batch, seed, examples.empty
     )
     # Generators of their own, for loaders draw from them: those that choose boxes stay untouched.
     return (

@@ -189,7 +189,7 @@ class TrainingInstances(Dataset[Example]):
     def empty(self) -> int:
         """Draws without cells per epoch."""
         share = self.settings.background_share + self.settings.blank_share
-        return round(share * len(self.images) * self.settings.windows_per_frame)
+        return round(share * len(self.images) * self.settings.samples_per_frame)
 
     def __getitem__(self, draw: Draw) -> Example:
         """One window, or a whole frame, turned at random."""
@@ -197,11 +197,11 @@ class TrainingInstances(Dataset[Example]):
         part = self._window(draw.index, random) if draw.index < len(self) else self._empty(random)
         horizontal, vertical, rotation = random.random(3)
         turns = int(random.integers(1, 4))
-        if horizontal < settings.horizontal_flip:
+        if horizontal < settings.horizontal_flip_probability:
             part = part.mirrored()
-        if vertical < settings.vertical_flip:
+        if vertical < settings.vertical_flip_probability:
             part = part.mirrored().rotated(2)
-        if rotation < settings.rotation:
+        if rotation < settings.rotate_90_probability:
             part = part.rotated(turns)
         return part.example()
 

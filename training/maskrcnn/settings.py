@@ -16,7 +16,7 @@ class MaskrcnnSettings(NetworkSettings):
     window: int | None = Field(None, ge=64)
     """Side of the square windows that are trained and validated on, in network pixels; None takes
     whole frames, of max_size at most. Memory grows with the frame's area times its cells."""
-    windows_per_frame: int = Field(1, gt=0)
+    samples_per_frame: int = Field(1, gt=0)
     """Times that every frame is seen in one epoch, each time changed or cut anew."""
     min_visible: float = Field(0.25, gt=0, le=1)
     """A cell cut by a window's edge is trained on if this share of it is inside."""
@@ -24,11 +24,11 @@ class MaskrcnnSettings(NetworkSettings):
     """Parts of the background, without any cell, per window of the frames."""
     blank_share: float = Field(0.1, ge=0, le=1)
     """Empty frames, made from noise, per window of the frames."""
-    horizontal_flip: float = Field(0.5, ge=0, le=1)
+    horizontal_flip_probability: float = Field(0.5, ge=0, le=1)
     """Probability that left and right are exchanged."""
-    vertical_flip: float = Field(0.3, ge=0, le=1)
+    vertical_flip_probability: float = Field(0.3, ge=0, le=1)
     """Probability that up and down are exchanged."""
-    rotation: float = Field(0.3, ge=0, le=1)
+    rotate_90_probability: float = Field(0.3, ge=0, le=1)
     """Probability of a rotation by 90, 180 or 270 degrees, which are drawn equally often."""
 
     epochs: int = Field(50, gt=0)
@@ -68,7 +68,7 @@ PRESETS = {
         normalisation="group",
         width=32,
         window=256,
-        windows_per_frame=2,
+        samples_per_frame=2,
         learning_rate=5e-4,
         warmup_steps=50,
         gradient_clip=5.0,

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 
 from cytoserve.cells import Cells
-from cytoserve.contract import MAX_CELLS, OVERLAP_THRESHOLD
+from cytoserve.contract import DEFAULT_MAX_CELLS, OVERLAP_THRESHOLD
 from training.checkpoint import ChosenThreshold, LearnedScale
 from training.datasets.annotated import AnnotatedDataset
 from training.evaluation.score_threshold import choose_score_threshold, validation_frames
@@ -90,7 +90,7 @@ def find_cells(
         whole,
         large_cut,
         torch.tensor([OVERLAP_THRESHOLD]),
-        torch.tensor([MAX_CELLS], dtype=torch.int32),
+        torch.tensor([DEFAULT_MAX_CELLS], dtype=torch.int32),
     )
     ids = labels[kept] - 1  # torchvision's 0 is background
     classes = network.roi_heads.box_predictor.cls_score.out_features - 1

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.preprocessing.reflect_pad import mirror_border
+from training.preprocessing.reflect_pad import reflect_pad
 
 REACH = 3
 """Pixels beyond the frame that its cleaned border depends on: 2 of the Gaussian, 1 of sharpening.
@@ -41,7 +41,7 @@ class Clean(nn.Module):
 def _clean(values: Tensor) -> Tensor:
     # A symmetric kernel leaves a mirrored frame mirrored, so one border serves both filters.
     for dim in (2, 3):
-        values = mirror_border(values, dim, REACH, REACH)
+        values = reflect_pad(values, dim, REACH, REACH)
     return _median(_sharpened(_blurred(values)))
 
 

@@ -20,7 +20,7 @@ def mirrored(positions: Tensor, length: Tensor) -> Tensor:
     return torch.minimum(within, period - within)
 
 
-def mirror_border(values: Tensor, dim: int, before: int, after: Any) -> Tensor:
+def reflect_pad(values: Tensor, dim: int, before: int, after: Any) -> Tensor:
     """``values`` with ``before`` and ``after`` more pixels at the ends of ``dim``, mirrored.
 
     ``after`` may be a tensor, where it depends on the frame's size. What is inside the frame is

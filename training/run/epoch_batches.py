@@ -28,23 +28,23 @@ class EpochBatches(Sampler[list[Draw]]):
     """
 
     def __init__(
-        self, images: int, windows_per_frame: int, batch: int, seed: int, blanks: int = 0
+        self, images: int, samples_per_frame: int, batch: int, seed: int, blanks: int = 0
     ) -> None:
         self.images = images
-        self.windows_per_frame = windows_per_frame
+        self.samples_per_frame = samples_per_frame
         self.batch = batch
         self.seed = seed
         self.blanks = blanks
         self.epoch = 0
 
     def __len__(self) -> int:
-        count = self.images * self.windows_per_frame + self.blanks
+        count = self.images * self.samples_per_frame + self.blanks
         whole, rest = divmod(count, self.batch)
         return whole + int(rest > 1 or (rest == 1 and not whole))
 
     def __iter__(self) -> Iterator[list[Draw]]:
         random = np.random.default_rng((self.seed, self.epoch))
-        drawn = np.repeat(np.arange(self.images), self.windows_per_frame)
+        drawn = np.repeat(np.arange(self.images), self.samples_per_frame)
         order = random.permutation(np.append(drawn, np.full(self.blanks, self.images)))
         for number in range(len(self)):
             quarter = bool(random.integers(2))

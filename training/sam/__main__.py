@@ -192,7 +192,7 @@ def _hash_init(init: str) -> dict[str, str]:
 def _loaders(
     train: TrainingSamples, validation: tuple[SamFrame, ...], settings: SamSettings, seed: int
 ) -> tuple[tuple[DataLoader[Any], ...], EpochBatches]:
-    batches = EpochBatches(len(train), settings.draws_per_frame, settings.batch, seed)
+    batches = EpochBatches(len(train), settings.samples_per_frame, settings.batch, seed)
     return (
         DataLoader(train, batch_sampler=batches, collate_fn=_as_they_are),
         DataLoader(validation, collate_fn=_as_they_are),  # type: ignore[arg-type]

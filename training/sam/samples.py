@@ -71,13 +71,15 @@ class TrainingSamples(Dataset[Any]):
 
     def _turned(self, frame: SamFrame, generator: torch.Generator) -> SamFrame:
         settings = self.settings
-        mirror_x, mirror_y = (torch.rand(2, generator=generator) < 0.5).tolist()
+        mirror_x, mirror_y = (
+            torch.rand(2, generator=generator) < settings.flip_probability
+        ).tolist()
         turns = int(torch.randint(4, (), generator=generator))
-        if settings.flips and mirror_x:
+        if mirror_x:
             frame = frame.mirrored()
-        if settings.flips and mirror_y:
+        if mirror_y:
             frame = frame.transposed().mirrored().transposed()
-        for _ in range(turns if settings.quarter_turns else 0):
+        for _ in range(turns if settings.rotate_90 else 0):
             frame = frame.transposed().mirrored()
         return frame
 

@@ -27,15 +27,15 @@ class SamSettings(BaseModel):
     dense_epochs: int = Field(0, ge=0)
     """How many of them, the first ones, teach the image encoder alone, without prompts: see
     `training.sam.dense`. For an encoder that begins with random weights."""
-    draws_per_frame: int = Field(4, gt=0)
+    samples_per_frame: int = Field(4, gt=0)
     """Times that every frame is seen in one epoch, each time with other cells and prompts."""
     batch: int = Field(1, gt=0)
     """Frames per step."""
     prompts_per_frame: int = Field(32, gt=0)
     """Most cells that are drawn from a frame for one step; memory grows with them."""
-    flips: bool = False
-    """Mirror left-right and up-down."""
-    quarter_turns: bool = False
+    flip_probability: float = Field(0.0, ge=0, le=1)
+    """Probability of a flip, for each axis."""
+    rotate_90: bool = False
     """Rotate by multiples of 90 degrees."""
     views: bool = False
     """Turn by any angle, mirror, zoom, stretch, move and relight, see `training.sam.views`; in
@@ -54,7 +54,7 @@ class SamSettings(BaseModel):
     """Of the masks, see `training.sam.losses`."""
     learning_rate: float = Field(1e-4, gt=0)
     """AdamW's, at its highest; it falls by a cosine to a hundredth at the end."""
-    warm_up: float = Field(0.05, ge=0, lt=1)
+    warmup_share: float = Field(0.05, ge=0, lt=1)
     """Share of all steps in which the learning rate rises."""
     weight_decay: float = Field(0.01, ge=0)
     """Of AdamW."""
@@ -98,10 +98,10 @@ PRESETS = {
         train_encoder=True,
         train_prompt_encoder=True,
         epochs=40,
-        draws_per_frame=4,
+        samples_per_frame=4,
         prompts_per_frame=32,
-        flips=True,
-        quarter_turns=True,
+        flip_probability=0.5,
+        rotate_90=True,
         points_alone=0.1,
         points_added=0.1,
         coarse_masks=0.15,

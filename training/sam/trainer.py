@@ -199,7 +199,7 @@ class SamTraining(BestEpochTraining):
             dense = step < dense_steps
             steps = dense_steps if dense else all_steps - dense_steps
             step -= 0 if dense else dense_steps
-            rising = round(steps * settings.warm_up)
+            rising = round(steps * settings.warmup_share)
             if step < rising:
                 return (step + 1) / (rising + 1)
             done = (step - rising) / max(1, steps - rising)

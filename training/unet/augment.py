@@ -10,19 +10,23 @@ from torchvision.transforms.v2 import functional as transforms
 
 
 def turn(
-    planes: Sequence[Tensor], generator: torch.Generator, *, flips: bool, quarter: bool | None
+    planes: Sequence[Tensor],
+    generator: torch.Generator,
+    *,
+    flip_probability: float,
+    quarter: bool | None,
 ) -> tuple[Tensor, ...]:
     """Flip and rotate planes ``[C, H, W]`` of one image alike.
 
     Args:
         planes: image, mask and whatever else lies on the same pixels.
         generator: of the random numbers.
-        flips: mirror left-right and up-down, each with probability 0.5.
+        flip_probability: probability of a flip, for each axis.
         quarter: rotate by a multiple of 90 degrees: an odd one where True, which exchanges height
             and width, an even one where False; None never rotates.
     """
-    mirror = [bool(torch.rand((), generator=generator) < 0.5) for _ in range(2)]
-    axes = [axis for axis, drawn in zip((1, 2), mirror, strict=True) if drawn and flips]
+    mirror = [bool(torch.rand((), generator=generator) < flip_probability) for _ in range(2)]
+    axes = [axis for axis, drawn in zip((1, 2), mirror, strict=True) if drawn]
     half = 2 * int(torch.randint(2, (), generator=generator))
     turns = 0 if quarter is None else half + int(quarter)
     return tuple(torch.rot90(plane.flip(axes), turns, (1, 2)) for plane in planes)

@@ -88,7 +88,7 @@ def blanks_like(
 
 def training_blanks(images: int, settings: UnetSettings) -> int:
     """Draws of empty frames in an epoch of so many images; one at least, unless the share is 0."""
-    return math.ceil(settings.blank_share * images * settings.windows_per_frame)
+    return math.ceil(settings.blank_share * images * settings.samples_per_frame)
 
 
 def validation_blanks(

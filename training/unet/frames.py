@@ -255,8 +255,13 @@ class TrainingWindows(Dataset[Planes]):
         else:
             image = self.images[draw.index]
         pixels, mask, weights = self._window(image, generator).planes()
-        quarter = draw.quarter if settings.quarter_turns else None
-        turned = turn((pixels, mask, weights), generator, flips=settings.flips, quarter=quarter)
+        quarter = draw.quarter if settings.rotate_90 else None
+        turned = turn(
+            (pixels, mask, weights),
+            generator,
+            flip_probability=settings.flip_probability,
+            quarter=quarter,
+        )
         pixels = change_appearance(
             turned[0], generator, sharpness=settings.sharpness, contrast=settings.contrast
         )

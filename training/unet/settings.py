@@ -33,14 +33,14 @@ class UnetSettings(BaseModel):
     The study's 57 % is 1472/2592."""
     window_scale_spread: float = Field(0.05, ge=0, lt=1)
     """The window's scale is drawn evenly from this much below to this much above."""
-    windows_per_frame: int = Field(1, gt=0)
+    samples_per_frame: int = Field(1, gt=0)
     """Times that every image is seen in one epoch, each time changed or cut anew."""
     blank_share: float = Field(0.1, ge=0, le=1)
     """Draws of empty frames, made from noise, per draw of the images; 0 trains without them. A
     window of background comes by itself where images have some."""
-    flips: bool = False
-    """Mirror left-right and up-down."""
-    quarter_turns: bool = False
+    flip_probability: float = Field(0.0, ge=0, le=1)
+    """Probability of a flip, for each axis."""
+    rotate_90: bool = False
     """Rotate by multiples of 90 degrees, height and width exchanged in whole batches."""
     sharpness: float = Field(0.0, ge=0, le=1)
     """Draw the sharpness from 1 - this to 1 + this; 0 leaves it."""
@@ -147,8 +147,8 @@ GLIOMA_PRESETS = {
         resolution="512x512",
         batch=2,
         learning_rate=1e-3,
-        flips=True,
-        quarter_turns=True,
+        flip_probability=0.5,
+        rotate_90=True,
     ),
 }
 """Study S2: Adam at a fixed learning rate of 1e-4, 300 epochs, 60 on LIVECell.
@@ -161,8 +161,8 @@ _NUCLEI = UnetSettings(
     encoder=PLAIN_UNET,
     class_name="nucleus",
     resolution=NATIVE,
-    flips=True,
-    quarter_turns=True,
+    flip_probability=0.5,
+    rotate_90=True,
     epochs=100,
     batch=8,
     optimizer="SGD",

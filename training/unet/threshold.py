@@ -14,7 +14,7 @@ from training.checkpoint import ChosenThreshold
 from training.evaluation.score_threshold import THRESHOLDS, choose_threshold
 from training.unet.network import UNet
 
-LEVELS = FULL + 1
+GREY_LEVELS = FULL + 1
 """Values that a served probability can have."""
 
 
@@ -35,17 +35,17 @@ def unet_threshold(
         None where no image has any foreground, so that there is nothing to choose by.
     """
     unet = unet.to(device).eval()
-    counts = torch.zeros(2 * LEVELS, dtype=torch.int64)
+    counts = torch.zeros(2 * GREY_LEVELS, dtype=torch.int64)
     for images, masks, _ in track(batches, "choosing the threshold", transient=True):
         with torch.inference_mode():
             levels = torch.round(torch.sigmoid(unet(images.to(device))) * FULL).cpu().int()
-        places = levels + LEVELS * (masks > 0).int()
-        counts += torch.bincount(places.flatten(), minlength=2 * LEVELS)
-    background, foreground = counts.numpy().reshape(2, LEVELS)
+        places = levels + GREY_LEVELS * (masks > 0).int()
+        counts += torch.bincount(places.flatten(), minlength=2 * GREY_LEVELS)
+    background, foreground = counts.numpy().reshape(2, GREY_LEVELS)
     annotated = int(foreground.sum())
     if not annotated:
         return None
-    every_level = np.arange(LEVELS, dtype=np.uint8)
+    every_level = np.arange(GREY_LEVELS, dtype=np.uint8)
     above = np.stack([foreground_mask(every_level, threshold) for threshold in THRESHOLDS])
     matched = above @ foreground
     return choose_threshold("Dice", matched, matched + above @ background, annotated)

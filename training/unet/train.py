@@ -219,7 +219,7 @@ def _datasets(
     if share == 0:
         raise ValueError(f"there is no foreground in any of {len(train)} images to train on.")
     blanks = training_blanks(len(train), settings)
-    draws = len(train) * settings.windows_per_frame
+    draws = len(train) * settings.samples_per_frame
     background_weight = None
     if settings.border_map:
         share *= draws / (draws + blanks)  # empty frames are among what is trained on
@@ -234,7 +234,7 @@ def _datasets(
     return (
         TrainingWindows(train, settings, to_train),
         ValidationImages(validation, settings, empty),
-        EpochBatches(len(train), settings.windows_per_frame, settings.batch, seed, blanks),
+        EpochBatches(len(train), settings.samples_per_frame, settings.batch, seed, blanks),
     )
 
 

@@ -56,7 +56,7 @@ class YoloSettings(BaseModel):
     `training.datasets.scale`."""
     window: int = Field(NETWORK_SIZE, ge=64, le=NETWORK_SIZE, multiple_of=32)
     """Side of a training window in network pixels; 640 is the side of a served tile."""
-    windows_per_frame: int | None = Field(None, gt=0)
+    samples_per_frame: int | None = Field(None, gt=0)
     """Windows drawn per frame; None takes all that cover it."""
     windows_around_cells: int = Field(0, ge=0)
     """Further windows per frame, each around a cell drawn at random."""
@@ -68,7 +68,7 @@ class YoloSettings(BaseModel):
     """Windows of empty frames, which are made from noise, per window of the frames."""
     batch: int = Field(16, gt=0)
     """Windows through the network at a time."""
-    windows_per_step: int = Field(64, gt=0)
+    samples_per_step: int = Field(64, gt=0)
     """Batches are added up to so many windows before a step of the optimizer, once it is warm."""
     learning_rate: float = Field(0.01, gt=0, le=1)
     """At the start; it falls linearly to a hundredth."""
@@ -80,7 +80,7 @@ class YoloSettings(BaseModel):
     """Probability that a sample is four windows in one; off in the last tenth of the epochs."""
     scale: float = Field(0.5, ge=0, lt=1)
     """Random zoom, 1 - scale to 1 + scale."""
-    flip: float = Field(0.5, ge=0, le=1)
+    flip_probability: float = Field(0.5, ge=0, le=1)
     """Probability of a flip, for each axis."""
     bf16: bool = False
     """Mixed precision in bfloat16: faster on CPUs with AVX512-BF16 or AMX, and on GPUs."""
@@ -92,7 +92,7 @@ _SHORT = YoloSettings(
     window=320,
     optimizer="AdamW",
     batch=8,
-    windows_per_step=8,
+    samples_per_step=8,
     mosaic=0.0,
     scale=0.3,
 )
@@ -187,14 +187,14 @@ def _ultralytics_settings(
         "epochs": settings.epochs,
         "imgsz": settings.window,
         "batch": settings.batch,
-        "nbs": max(settings.windows_per_step, settings.batch),
+        "nbs": max(settings.samples_per_step, settings.batch),
         "optimizer": settings.optimizer,
         "lr0": settings.learning_rate,
         "mosaic": settings.mosaic,
         "close_mosaic": max(1, settings.epochs // 10),
         "scale": settings.scale,
-        "fliplr": settings.flip,
-        "flipud": settings.flip,
+        "fliplr": settings.flip_probability,
+        "flipud": settings.flip_probability,
         "amp": False,  # bf16 is the network's own matter, see Bf16Network
         "patience": settings.epochs,
         "seed": seed,

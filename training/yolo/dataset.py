@@ -34,7 +34,7 @@ class WindowSettings:
     """Which windows are cut; the fields are those of `training.yolo.YoloSettings`."""
 
     window: int
-    windows_per_frame: int | None
+    samples_per_frame: int | None
     windows_around_cells: int
     min_visible: float
     background_share: float
@@ -208,8 +208,8 @@ def _write_frame(
 ) -> None:
     """Write the windows of one frame: those that cover it, those around cells, background."""
     corners = frame.covering()
-    if settings.windows_per_frame is not None and settings.windows_per_frame < len(corners):
-        chosen = random.choice(len(corners), settings.windows_per_frame, replace=False)
+    if settings.samples_per_frame is not None and settings.samples_per_frame < len(corners):
+        chosen = random.choice(len(corners), settings.samples_per_frame, replace=False)
         corners = [corners[i] for i in sorted(chosen)]
     corners += frame.around_cells(settings.windows_around_cells, random)
     for index, corner in enumerate(corners):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cytoserve.cells import Cells
-from cytoserve.contract import MAX_CELLS, NETWORK_SIZE, OVERLAP_THRESHOLD
+from cytoserve.contract import DEFAULT_MAX_CELLS, NETWORK_SIZE, OVERLAP_THRESHOLD
 from training.checkpoint import ChosenThreshold, LearnedScale
 from training.datasets.annotated import AnnotatedDataset
 from training.evaluation.score_threshold import LOWEST, choose_score_threshold, validation_frames
@@ -41,7 +41,7 @@ class YoloPipeline(nn.Module):
             tiling,
             torch.tensor([score_threshold]),
             torch.tensor([OVERLAP_THRESHOLD]),
-            torch.tensor([MAX_CELLS], dtype=torch.int32),
+            torch.tensor([DEFAULT_MAX_CELLS], dtype=torch.int32),
         )
         return decoded
 

@@ -11,7 +11,7 @@ from cytoserve import contract
 from cytoserve.cli.exit_codes import EPILOG, ExitCode
 from cytoserve.cli.options import timeout_option, url_option
 from cytoserve.client import Client
-from cytoserve.codec.cards import Card
+from cytoserve.codec.cards import ModelCard
 
 _WIDTH = 80
 _NAME_WIDTH = 2 + max(map(len, contract.PIPELINES))
@@ -34,7 +34,9 @@ def pipelines(url: str, timeout: float, models: bool) -> None:
         raise SystemExit(ExitCode.NOTHING_TO_DO)
 
 
-def _lines(pipeline: contract.Pipeline, card: Card | None, models: Mapping[str, str]) -> list[str]:
+def _lines(
+    pipeline: contract.Pipeline, card: ModelCard | None, models: Mapping[str, str]
+) -> list[str]:
     state = "not served" if card is None else "served"
     lines = [f"{pipeline.name:<{_NAME_WIDTH}}{state:<12}{pipeline.study}"]
     details = [pipeline.summary]
@@ -51,7 +53,7 @@ def _lines(pipeline: contract.Pipeline, card: Card | None, models: Mapping[str, 
     return lines
 
 
-def _operating_point(card: Card) -> list[str]:
+def _operating_point(card: ModelCard) -> list[str]:
     """What the training chose: the threshold, and the scale of the frames."""
     details, scale = [], card.scale
     if card.threshold is not None:

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cytoserve import contract
-from cytoserve.cli.batch import Batch, Job
 from cytoserve.cli.exit_codes import EPILOG, ExitCode
+from cytoserve.cli.image_run import ImageRun, Job
 from cytoserve.cli.inputs import Input, find_inputs
 from cytoserve.cli.options import numbers_option, out_option, timeout_option, url_option
 from cytoserve.cli.pipeline_options import (
@@ -68,7 +68,7 @@ from cytoserve.settings import DEFAULT_PIPELINE, ForegroundSettings, Settings
 @click.option(
     "--max-cells",
     type=int,
-    default=contract.MAX_CELLS,
+    default=contract.DEFAULT_MAX_CELLS,
     show_default=True,
     help=f"Most cells of one image; reaching it is reported. {takers_help('max_cells')}",
 )
@@ -118,7 +118,7 @@ from cytoserve.settings import DEFAULT_PIPELINE, ForegroundSettings, Settings
 @numbers_option
 @timeout_option
 @click.option(
-    "--patience",
+    "--wait-for-server",
     type=click.FloatRange(min=0),
     default=60.0,
     show_default=True,
@@ -143,7 +143,7 @@ def segment(
     white_level: float | None,
     numbers: bool,
     timeout: float,
-    patience: float,
+    wait_for_server: float,
 ) -> None:
     """Find the cells, or the foreground, of the images at PATHS: files, folders and globs.
 
@@ -174,7 +174,7 @@ def segment(
     inputs = find_inputs(paths, out)
     if not inputs:
         _end(ExitCode.NOTHING_TO_DO, f"No image found at {', '.join(paths)}: check the paths.")
-    job = Job(pipeline, settings, kinds, numbers, pixel_size_um, out, timeout, patience)
+    job = Job(pipeline, settings, kinds, numbers, pixel_size_um, out, timeout, wait_for_server)
     with Client(url, timeout=timeout) as client:
         _end(*_run(job, client, url, inputs))
 
@@ -187,21 +187,21 @@ def _run(job: Job, client: Client, url: str, inputs: list[Input]) -> tuple[ExitC
     if isinstance(job.settings, Settings):  # refused before the record is begun
         scale_factor(job.settings, client.card(job.pipeline))
     facts = run_facts(client, url, job.pipeline, asdict(job.settings), job.save, job.timeout)
-    run = facts | {"models": models}
-    record = open_record(job.out, run)
-    batch = Batch(job, client, record, models, tell=console.print)
+    about = facts | {"models": models}
+    record = open_record(job.out, about)
+    run = ImageRun(job, client, record, models, tell=console.print)
     states: Counter[str] = Counter()
     try:
         with _progress(console) as progress:
             for given in progress.track(inputs, description="images"):
-                states[batch.process(given)] += 1
+                states[run.process(given)] += 1
     finally:  # also when interrupted
         summary = {state: states[state] for state in STATES}
         seconds = round(time.time() - started, 3)
-        record.save(run | {"models": dict(batch.models), "seconds": seconds, "summary": summary})
+        record.save(about | {"models": dict(run.models), "seconds": seconds, "summary": summary})
     counts = ", ".join(f"{number} {state}" for state, number in summary.items() if number)
     words = f"{counts}. Recorded in {record.path}."
-    if batch.stopped:
+    if run.stopped:
         return ExitCode.SERVER_FAILED, words
     return (ExitCode.SOME_FAILED if states[FAILED] else ExitCode.DONE), words
 

@@ -35,7 +35,7 @@ class LearnedScale:
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelCard:
     """What a pipeline says of itself.
 
     Attributes:
@@ -67,7 +67,7 @@ def encode_request(pipeline: contract.Pipeline) -> Request:
     return Request(pipeline.card, {contract.CARD_INPUT.name: page}, (contract.CARD_OUTPUT.name,))
 
 
-def encode_answer(card: Card) -> Tensors:
+def encode_answer(card: ModelCard) -> Tensors:
     """Return the tensor that a server answers to a card request."""
     text = json.dumps(
         {
@@ -82,7 +82,7 @@ def encode_answer(card: Card) -> Tensors:
     return {contract.CARD_OUTPUT.name: np.array([text.encode()], dtype=np.object_)}
 
 
-def decode_answer(answer: Tensors, pipeline: contract.Pipeline) -> Card:
+def decode_answer(answer: Tensors, pipeline: contract.Pipeline) -> ModelCard:
     """Return the card of ``pipeline``.
 
     Raises:
@@ -108,7 +108,7 @@ def decode_answer(answer: Tensors, pipeline: contract.Pipeline) -> Card:
             pipeline.card, f"{wanted}, one class: {only}", f"class_names {class_names!r}"
         )
     name = str(values.get("pipeline", pipeline.name))
-    return Card(name, class_names, models, recipes, threshold, scale)
+    return ModelCard(name, class_names, models, recipes, threshold, scale)
 
 
 def _learned_scale(values: dict[str, Any]) -> LearnedScale:

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from benchmarks.harness.quiet_server import without_canaries
+from benchmarks.harness.quiet_server import paused_supervisor
 
 BENCHMARK = """
 import sys, time
 from types import SimpleNamespace
-from benchmarks.harness.quiet_server import without_canaries
-with without_canaries(SimpleNamespace(pid=int(sys.argv[1]))):
+from benchmarks.harness.quiet_server import paused_supervisor
+with paused_supervisor(SimpleNamespace(pid=int(sys.argv[1]))):
     print("suspended", flush=True)
     time.sleep(60)
 """
@@ -42,7 +42,7 @@ def stands_still(process: psutil.Popen, *, wanted: bool) -> bool:
 
 def test_the_launcher_stands_still_only_meanwhile(launcher):
     def benchmark():
-        with without_canaries(launcher):
+        with paused_supervisor(launcher):
             assert stands_still(launcher, wanted=True)
             raise KeyboardInterrupt
 

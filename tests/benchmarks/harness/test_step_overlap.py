@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.harness.quiet_server import without_canaries
+from benchmarks.harness.quiet_server import paused_supervisor
 from benchmarks.harness.step_overlap import RequestSeconds, request_seconds
 from cytoserve import Client
 
@@ -31,7 +31,7 @@ def frame():
 
 
 def test_steps_of_a_request(server, frame):
-    with Client(server.url) as client, without_canaries(server):
+    with Client(server.url) as client, paused_supervisor(server):
         client.segment(frame, "yolo")  # the card is known from here on
         request = request_seconds(server.url, "yolo", lambda: client.segment(frame, "yolo"))
     assert set(request.steps) == {"yolo_prepare", "yolo_targets", "yolo_decode"}  # no labels
@@ -43,9 +43,9 @@ def test_steps_of_a_request(server, frame):
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_other_than_one_request_is_refused(server, frame, count, monkeypatch):
-    monkeypatch.setattr("benchmarks.harness.step_overlap.PATIENCE", 0.5)
+    monkeypatch.setattr("benchmarks.harness.step_overlap.SETTLE_TIMEOUT_S", 0.5)
     expected = pytest.raises(RuntimeError, match=f"counts {count}")
-    with Client(server.url) as client, without_canaries(server), expected:
+    with Client(server.url) as client, paused_supervisor(server), expected:
         client.foreground(frame, "nuclei_unet")  # the card is known from here on
         request_seconds(
             server.url,

@@ -8,12 +8,12 @@ from itertools import pairwise, permutations
 
 import pytest
 
-from benchmarks.harness.timing import balanced_orders, in_turn, median_ratio
+from benchmarks.harness.timing import median_ratio, time_interleaved, williams_orders
 
 
 @pytest.mark.parametrize("count", range(1, 8))
 def test_every_way_follows_every_other_one_equally_often(count):
-    orders = balanced_orders(count)
+    orders = williams_orders(count)
     assert all(sorted(order) == list(range(count)) for order in orders)
     follows = Counter(pair for order in orders for pair in pairwise(order))
     assert set(follows) == set(permutations(range(count), 2))
@@ -23,7 +23,7 @@ def test_every_way_follows_every_other_one_equally_often(count):
 def test_rounds_go_through_the_orders_and_warm_ups_are_not_timed():
     asked = []
     ways = {name: partial(asked.append, name) for name in "abc"}
-    seconds = in_turn(ways, repeats=5, warm_ups=2)
+    seconds = time_interleaved(ways, repeats=5, warm_ups=2)
     rounds = ["".join(asked[first : first + 3]) for first in range(0, len(asked), 3)]
     assert rounds == ["abc", "cba", "bca", "acb", "cab", "bac", "abc"]
     assert {name: len(times) for name, times in seconds.items()} == {"a": 5, "b": 5, "c": 5}

@@ -39,10 +39,15 @@ def test_only_what_changed_is_written(tmp_path: Path) -> None:
     assert write_configs(tmp_path) == []
     other = tmp_path / "yolo/configs/old.pbtxt"
     other.write_text("")
+    former = tmp_path / "former/configs/old.pbtxt"
+    former.parent.mkdir(parents=True)
+    former.write_text("")
     (tmp_path / "yolo/config.pbtxt").write_text("name: 'mine'")
     (tmp_path / "yolo/notes.txt").write_text("kept")
-    assert write_configs(tmp_path) == [Path("yolo/config.pbtxt"), Path("yolo/configs/old.pbtxt")]
+    changed = ["former/configs/old.pbtxt", "yolo/config.pbtxt", "yolo/configs/old.pbtxt"]
+    assert [str(path) for path in write_configs(tmp_path)] == changed
     assert not other.exists()
+    assert not (tmp_path / "former").exists()
     assert (tmp_path / "yolo/notes.txt").exists()
     assert write_configs(tmp_path) == []
 

@@ -129,7 +129,7 @@ def test_models_appear_in_order_and_the_card_last(
     pipeline = exported_pipeline("yolo")
     folders = install_pipeline(pipeline, repository, frames, ["x"], str)
     names = [folder.parent.name for folder in folders]
-    computed = ["yolo_prepare", "yolo_targets", "yolo_decode", "yolo_fused"]
+    computed = ["yolo_prepare", "yolo_targets", "yolo_decode", "yolo_merged"]
     assert names == [*computed, "yolo", "yolo_card"]
     appeared = [folder.stat().st_ctime_ns for folder in folders]
     assert appeared == sorted(appeared)

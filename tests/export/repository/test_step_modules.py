@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_every_step_has_its_module() -> None:
-    graphs = {s.name for s in STEPS.values() if s.backend == "onnxruntime" and not s.fused}
+    graphs = {s.name for s in STEPS.values() if s.backend == "onnxruntime" and not s.is_merged}
     assert set(STEP_MODULES) == graphs
 
 

@@ -11,7 +11,7 @@ import torch
 from segmentation_models_pytorch.encoders.mix_transformer import Attention
 
 from export.graphs.session import open_session
-from export.unet.attention import PARTS, AttentionInParts, attend_in_parts
+from export.unet.attention import PARTS, AttentionInParts, chunk_attention_queries
 from training.unet.network import build_unet
 
 # Of the exporter, which `export.graphs.trace` keeps quiet likewise.
@@ -96,9 +96,9 @@ def test_no_part_weighs_more_than_its_tokens(graph: onnx.ModelProto) -> None:
 
 def test_of_networks_only_their_attention_is_changed() -> None:
     plain = build_unet("U-Net", width=4)
-    assert attend_in_parts(plain) is plain
+    assert chunk_attention_queries(plain) is plain
     unet = build_unet("MiT-B3").eval()
-    changed = attend_in_parts(unet)
+    changed = chunk_attention_queries(unet)
     kinds = [[type(module) for module in each.modules()] for each in (unet, changed)]
     assert kinds[0].count(Attention) == kinds[1].count(AttentionInParts) == 28
     assert AttentionInParts not in kinds[0]  # the trained one stays the reference

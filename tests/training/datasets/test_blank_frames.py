@@ -120,7 +120,7 @@ def test_where_images_have_weights_empty_frames_have_those_of_background() -> No
 def test_numbers_of_empty_frames(
     share: float, images: int, windows: int, count: int, validated: int
 ) -> None:
-    settings = UnetSettings(blank_share=share, windows_per_frame=windows)
+    settings = UnetSettings(blank_share=share, samples_per_frame=windows)
     assert training_blanks(images, settings) == count
     make = BlankImages(blank_whole_frame, ((1, 8, 8),))
     kept = validation_blanks(make, images, settings, seed=1)

@@ -27,7 +27,11 @@ from training.run.epoch_batches import Draw
 
 MakeDataset = Callable[..., AnnotatedDataset]
 SMALL = MaskrcnnSettings(min_size=100, max_size=200)
-NEVER = {"horizontal_flip": 0.0, "vertical_flip": 0.0, "rotation": 0.0}
+NEVER = {
+    "horizontal_flip_probability": 0.0,
+    "vertical_flip_probability": 0.0,
+    "rotate_90_probability": 0.0,
+}
 Plane = npt.NDArray[np.float32]
 
 
@@ -126,10 +130,10 @@ def test_draws_repeat_and_differ(make_dataset: MakeDataset, window: int | None) 
     ("name", "changes"),
     [
         pytest.param("", [lambda plane: plane], id="never"),
-        pytest.param("horizontal_flip", [np.fliplr], id="horizontal flip"),
-        pytest.param("vertical_flip", [np.flipud], id="vertical flip"),
+        pytest.param("horizontal_flip_probability", [np.fliplr], id="horizontal flip"),
+        pytest.param("vertical_flip_probability", [np.flipud], id="vertical flip"),
         pytest.param(
-            "rotation",
+            "rotate_90_probability",
             [np.rot90, lambda plane: np.rot90(plane, 2), lambda plane: np.rot90(plane, 3)],
             id="rotation",
         ),
@@ -214,14 +218,16 @@ def test_a_cell_that_comes_to_nothing_is_left_out(make_dataset: MakeDataset) -> 
 def test_a_window_is_no_larger_than_its_frame(make_dataset: MakeDataset) -> None:
     images = prepare_instances(make_dataset([(10, 10, 20, 20)], shape=(40, 400)), 1.0)
     for window, size in ((64, (40, 64)), (None, (40, 200))):  # 200: max_size
-        settings = MaskrcnnSettings(min_size=100, max_size=200, window=window, rotation=0)
+        settings = MaskrcnnSettings(
+            min_size=100, max_size=200, window=window, rotate_90_probability=0
+        )
         image, _ = TrainingInstances(images, settings)[Draw(0, 0, False)]
         assert image.shape == (3, *size)
 
 
 def test_some_examples_have_no_cell(make_dataset: MakeDataset) -> None:
     dataset = make_dataset([(10, 10, 30, 30)], [(0, 0, 100, 100)])
-    given = {**NEVER, "background_share": 1.0, "blank_share": 1.0, "windows_per_frame": 2}
+    given = {**NEVER, "background_share": 1.0, "blank_share": 1.0, "samples_per_frame": 2}
     images = prepare_instances(dataset, 1.0)
     examples = TrainingInstances(images, SMALL.model_copy(update={"window": 64, **given}))
     assert examples.empty == 8

@@ -376,7 +376,11 @@ def test_the_preset_is_the_study() -> None:
     study = PRESETS["study"]
     assert (study.learning_rate, study.weight_decay) == (0.003, 0.0005)
     assert (study.batch, study.epochs) == (2, 50)
-    assert (study.horizontal_flip, study.vertical_flip, study.rotation) == (0.5, 0.3, 0.3)
+    assert (
+        study.horizontal_flip_probability,
+        study.vertical_flip_probability,
+        study.rotate_90_probability,
+    ) == (0.5, 0.3, 0.3)
     assert (study.width, study.normalisation, study.window) == (64, "batch", None)
 
 

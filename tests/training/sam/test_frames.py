@@ -127,9 +127,9 @@ def test_frames_are_turned_where_it_is_asked_for(make_dataset: MakeDataset) -> N
         return len({s.image.numpy().tobytes() for s in draws(make_dataset, SamSettings(**given))})
 
     assert ways() == 1
-    assert ways(flips=True) == 4
-    assert ways(quarter_turns=True) == 4
-    assert ways(flips=True, quarter_turns=True) == 8
+    assert ways(flip_probability=0.5) == 4
+    assert ways(rotate_90=True) == 4
+    assert ways(flip_probability=0.5, rotate_90=True) == 8
 
 
 def test_cells_to_validate_on_are_spread_over_the_list(make_dataset: MakeDataset) -> None:

@@ -36,12 +36,12 @@ SMALL = {
     "train_encoder": True,
     "train_prompt_encoder": True,
     "epochs": 2,
-    "draws_per_frame": 2,
+    "samples_per_frame": 2,
     "prompts_per_frame": 4,
     "learning_rate": 0.002,
     "points_added": 0.3,
     "coarse_masks": 0.3,
-    "flips": True,
+    "flip_probability": 0.5,
 }
 
 
@@ -99,7 +99,7 @@ def test_learns_cells_of_unseen_frames_and_keeps_the_best_epoch(
     dataset = make_dataset(*frames)
     train = dataset.subset({f"frame_{n}" for n in range(6)})
     kept = dataset.subset({"frame_6"})
-    given = {"epochs": 10, "draws_per_frame": 6, "points_added": 0, "coarse_masks": 0}
+    given = {"epochs": 10, "samples_per_frame": 6, "points_added": 0, "coarse_masks": 0}
     settings = SamSettings(**{**SMALL, **given, "loss": "surroundings+dice"})
     recipe = train_sam(train, kept, settings, tmp_path / "out", seed=1)
     scores = logged(tmp_path / "out", "validation/box_iou")

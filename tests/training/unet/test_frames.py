@@ -149,7 +149,9 @@ def test_windows_have_the_resolution(given: dict[str, Any], size: tuple[int, int
 
 def test_crops_are_at_native_scale_and_everywhere() -> None:
     image = masked(40, 50)
-    windows = TrainingWindows([image], settings(mode="crop", windows_per_frame=60, flips=True))
+    windows = TrainingWindows(
+        [image], settings(mode="crop", samples_per_frame=60, flip_probability=0.5)
+    )
     batches = [b for b in EpochBatches(1, 60, 2, seed=0) for b in b]
     seen = [windows[draw] for draw in batches]
     assert len(seen) == 60
@@ -178,7 +180,7 @@ def test_the_scale_of_random_resized_crops_is_the_studys(
         return window(image, y, x, height, width)
 
     monkeypatch.setattr(MaskedImage, "window", remember)
-    small = {"resolution": "32x16", "windows_per_frame": 100}  # not the study's size, for speed
+    small = {"resolution": "32x16", "samples_per_frame": 100}  # not the study's size, for speed
     windows = TrainingWindows([masked(1000, 1200)], GLIOMA_PRESETS[preset].model_copy(update=small))
     for batch in EpochBatches(1, 100, 2, seed=0):
         for draw in batch:
@@ -302,7 +304,7 @@ def test_no_batch_of_a_validation_holds_images_and_empty_frames() -> None:
 
 
 def test_a_batch_is_turned_as_one() -> None:
-    windows = TrainingWindows([masked(16, 32, n) for n in range(4)], settings(quarter_turns=True))
+    windows = TrainingWindows([masked(16, 32, n) for n in range(4)], settings(rotate_90=True))
     batches = EpochBatches(4, 10, 4, seed=0)
     shapes = {tuple({windows[d][0].shape[1:] for d in batch}) for batch in batches}
     assert shapes == {((16, 32),), ((32, 16),)}
@@ -312,19 +314,21 @@ def test_turns_are_flips_and_quarter_turns_of_all_planes() -> None:
     image = torch.arange(6, dtype=torch.uint8).reshape(1, 2, 3)
     generator = torch.Generator().manual_seed(0)
 
-    def drawn(flips: bool, quarter: bool | None) -> set[tuple[Any, ...]]:
+    def drawn(flip_probability: float, quarter: bool | None) -> set[tuple[Any, ...]]:
         found = set()
         for _ in range(60):
-            a, b = turn((image, image + 10), generator, flips=flips, quarter=quarter)
+            a, b = turn(
+                (image, image + 10), generator, flip_probability=flip_probability, quarter=quarter
+            )
             assert torch.equal(a + 10, b)
             found.add((a.shape, *a.flatten().tolist()))
         return found
 
-    assert len(drawn(False, None)) == 1
-    assert len(drawn(True, None)) == 4
-    assert len(drawn(False, False)) == 2
-    assert len(drawn(True, True)) == 4
-    assert {shape[0] for shape in drawn(True, True)} == {torch.Size([1, 3, 2])}
+    assert len(drawn(0.0, None)) == 1
+    assert len(drawn(0.5, None)) == 4
+    assert len(drawn(0.0, False)) == 2
+    assert len(drawn(0.5, True)) == 4
+    assert {shape[0] for shape in drawn(0.5, True)} == {torch.Size([1, 3, 2])}
 
 
 @pytest.mark.parametrize("option", ["sharpness", "contrast"])

@@ -127,7 +127,13 @@ def test_learns_bright_cells_and_keeps_the_best_epoch(
     train = dataset.subset({f"frame_{n}" for n in (0, 1, 2, 3, 6)})
     kept = dataset.subset({"frame_4"})
     settings = UnetSettings(
-        **{**SMALL, "epochs": 12, "learning_rate": 0.02, "flips": True, "blank_share": 0.4}
+        **{
+            **SMALL,
+            "epochs": 12,
+            "learning_rate": 0.02,
+            "flip_probability": 0.5,
+            "blank_share": 0.4,
+        }
     )
     recipe = train_unet(train, kept, settings, tmp_path / "out", seed=1)
     scores = np.array(logged(tmp_path / "out", "validation/dice"))
@@ -324,8 +330,8 @@ def test_the_presets_are_the_studies() -> None:
     assert GLIOMA_PRESETS["pre-train-57-5"].resolution == "1472p"
     nuclei = NUCLEI_PRESETS["study"]
     assert (nuclei.learning_rate, nuclei.loss, nuclei.border_map) == (0.1, "cross-entropy", True)
-    assert nuclei.flips
-    assert nuclei.quarter_turns
+    assert nuclei.flip_probability == 0.5
+    assert nuclei.rotate_90
     assert nuclei.plateau_patience is not None
     assert (nuclei.sharpness, nuclei.contrast, nuclei.window_scale) == (0, 0, None)
 
@@ -416,7 +422,7 @@ def test_real_frames_are_learnt(shared_data: Path, tmp_path: Path) -> None:
     dataset, _ = read_data([str(shared_data / "t98g")], one_class=True)
     names = sorted(frame.path.stem for frame in dataset.frames)
     settings = UnetSettings(
-        **{**SMALL, "width": 8, "resolution": "96x96", "epochs": 12, "windows_per_frame": 2}
+        **{**SMALL, "width": 8, "resolution": "96x96", "epochs": 12, "samples_per_frame": 2}
     )
     parts = dataset.subset(names[:6]), dataset.subset(names[6:8])
     recipe = train_unet(*parts, settings, tmp_path / "out")

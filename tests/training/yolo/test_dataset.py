@@ -31,7 +31,7 @@ Pixels = npt.NDArray[np.uint8]
 
 SETTINGS = WindowSettings(
     window=640,
-    windows_per_frame=None,
+    samples_per_frame=None,
     windows_around_cells=0,
     min_visible=0.25,
     background_share=0.0,
@@ -205,7 +205,7 @@ def test_the_seed_draws_windows(rendered: Path, tmp_path: Path) -> None:
             tmp_path / name,
             seed=seed,
             window=64,
-            windows_per_frame=2,
+            samples_per_frame=2,
             windows_around_cells=1,
             background_share=0.5,
             blank_share=0.2,
@@ -221,7 +221,7 @@ def test_the_seed_draws_windows(rendered: Path, tmp_path: Path) -> None:
 def test_windows_around_cells_hold_a_cell_each(make_dataset: MakeDataset, tmp_path: Path) -> None:
     lone = (600, 20, 20, 20)  # at the frame's edge
     dataset = make_dataset([lone], [CELL, lone], [], shape=(640, 640))
-    options = {"window": 64, "windows_per_frame": 1, "min_visible": 0.1, "seed": 3}
+    options = {"window": 64, "samples_per_frame": 1, "min_visible": 0.1, "seed": 3}
     files = write(dataset, tmp_path / "around", **options, windows_around_cells=12)
     assert len(files) == 3 + 2 * 12
     assert len({file.read_text() for file in files}) > 12  # the cell is not always at one place
@@ -253,7 +253,7 @@ def test_background_windows_keep_away_from_cells(
         dataset,
         tmp_path / "windows",
         window=64,
-        windows_per_frame=20,
+        samples_per_frame=20,
         background_share=1.0,
         network_scale=network_scale,
     )

@@ -11,7 +11,7 @@ import pytest
 import torch
 from skimage.measure import find_contours
 
-from cytoserve.contract import MASK_SIZE, MAX_CELLS, NETWORK_SIZE
+from cytoserve.contract import DEFAULT_MAX_CELLS, MASK_SIZE, NETWORK_SIZE
 from training.yolo import decode as yolo_decode
 from training.yolo.decode import COEFFICIENTS, YoloDecode, decode_masks
 
@@ -72,7 +72,7 @@ def decode(
     overlap: float = 0.0,
     score: float = 0.25,
     overlap_threshold: float = 0.6,
-    cap: int = MAX_CELLS,
+    cap: int = DEFAULT_MAX_CELLS,
 ) -> Answer:
     """Decode ``cells``; those with logits share the 32 prototypes, one each."""
     predictions = torch.zeros(len(origins), 4 + 2 + COEFFICIENTS, ANCHORS)

@@ -96,8 +96,8 @@ def test_windows_are_cut_as_the_settings_say(general: Path) -> None:
     background = [name for name in names if "_background_" in name]
     drawn = len(names) - len(blank) - len(background)
     frames = 4  # of five, one is validated on
-    assert drawn == frames * recipe.settings["windows_per_frame"]
-    assert len(background) <= frames * (0.15 * recipe.settings["windows_per_frame"] + 1)
+    assert drawn == frames * recipe.settings["samples_per_frame"]
+    assert len(background) <= frames * (0.15 * recipe.settings["samples_per_frame"] + 1)
     assert len(blank) == round(recipe.settings["blank_share"] * (drawn + len(background)))
 
 
@@ -140,7 +140,7 @@ def test_fine_tuning_keeps_the_classes_and_starts_from_the_general_network(
 
 
 @pytest.mark.parametrize(
-    ("windows_per_step", "batches_per_step"),
+    ("samples_per_step", "batches_per_step"),
     [
         pytest.param(8, 1, id="a step a batch"),
         pytest.param(16, 2, id="two batches a step"),
@@ -153,12 +153,12 @@ def test_batches_are_added_up_to_a_step(
     yolo_settings: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    windows_per_step: int,
+    samples_per_step: int,
     batches_per_step: int,
 ) -> None:
     settings = yaml.safe_load(yolo_settings.read_text())
     file = tmp_path / "settings.yaml"
-    file.write_text(yaml.safe_dump({**settings, "batch": 8, "windows_per_step": windows_per_step}))
+    file.write_text(yaml.safe_dump({**settings, "batch": 8, "samples_per_step": samples_per_step}))
     seen: list[tuple[int, int]] = []
     final_eval = YoloTrainer.final_eval
 

@@ -55,7 +55,7 @@ class Job:
             what each file tells.
         out: folder of the results.
         timeout: deadline of one image in seconds.
-        patience: how long to wait for a server that stopped answering, in seconds.
+        wait_for_server: how long to wait for a server that stopped answering, in seconds.
     """
 
     pipeline: str
@@ -65,7 +65,7 @@ class Job:
     pixel_size_um: float | None
     out: Path
     timeout: float
-    patience: float
+    wait_for_server: float
 
     def output(self, given: Input, kind: str) -> str:
         """Return the path of one result of an image below ``out``."""
@@ -73,7 +73,7 @@ class Job:
 
 
 @dataclass
-class Batch:
+class ImageRun:
     """A run of one job; call :meth:`process` for every image.
 
     Attributes:
@@ -186,7 +186,7 @@ class Batch:
         return ask()
 
     def _await_server(self, reason: CytoserveError) -> None:
-        end = time.monotonic() + self.job.patience
+        end = time.monotonic() + self.job.wait_for_server
         told = False
         while True:
             left = max(end - time.monotonic(), PAUSE_S)
@@ -196,13 +196,13 @@ class Batch:
                 if time.monotonic() >= end:
                     raise ServerStopped(
                         f"The server stopped answering and did not come back within "
-                        f"{self.job.patience:g} s: {error} Run the same command again when it is "
-                        "back: what is done is kept."
+                        f"{self.job.wait_for_server:g} s: {error} Run the same command again when "
+                        "it is back: what is done is kept."
                     ) from error
             else:
                 return
             if not told:
-                self.tell(f"waiting up to {self.job.patience:g} s for the server: {reason}")
+                self.tell(f"waiting up to {self.job.wait_for_server:g} s for the server: {reason}")
                 told = True
             time.sleep(min(PAUSE_S, max(0.0, end - time.monotonic())))
 

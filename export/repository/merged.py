@@ -1,4 +1,4 @@
-"""All graphs of a pipeline as one, for the variant `fused`: no step waits for the one before it."""
+"""All graphs of a pipeline as one, for the variant `single-graph`: no step waits for another."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from export.parity.steps import ParityError, allowed, deviation
 from export.repository.exported_step import ExportedStep
 from training.checkpoint import LearnedScale
 
-MOST_CELLS = 50
+PARITY_MAX_CELLS = 50
 """Of a frame, to compare on: each costs the classifier's time twice, and thousands tell no more."""
 
 
-def export_fused(
+def export_merged(
     step: Step,
     chain: Chain,
     graphs: Mapping[str, onnx.ModelProto],
@@ -42,7 +42,7 @@ def export_fused(
     Raises:
         ParityError: they differ by more than rounding explains.
     """
-    graph = fuse(step, chain.steps, graphs)
+    graph = merge_graphs(step, chain.steps, graphs)
     session, parity = open_graph(graph), {}
     outputs = [tensor.name for tensor in step.outputs]
     for frame, image in frames.items():
@@ -50,7 +50,7 @@ def export_fused(
             inputs = instance_inputs(
                 np.atleast_3d(image).astype(np.uint16),
                 threshold,
-                MOST_CELLS,
+                PARITY_MAX_CELLS,
                 scale=1.0 if scale is None else scale.network_scale,
             )
             expected, answers = chain.run(inputs, outputs), session.run(outputs, inputs)
@@ -69,7 +69,7 @@ def export_fused(
     return ExportedStep(step.name, graph, parity)
 
 
-def fuse(
+def merge_graphs(
     step: Step, wiring: Sequence[Any], graphs: Mapping[str, onnx.ModelProto]
 ) -> onnx.ModelProto:
     """Join graphs as an ensemble joins their models.
@@ -100,13 +100,13 @@ def fuse(
             f"Graphs that are joined must use one version of the operators; given: {opsets}."
         )
     inputs, outputs = (list(_declared(step, side)) for side in (step.inputs, step.outputs))
-    fused = helper.make_model(
+    merged = helper.make_model(
         helper.make_graph(nodes, step.name, inputs, outputs, weights),
         opset_imports=[helper.make_opsetid(*entry) for entry in opsets.pop()],
         ir_version=max(graph.ir_version for graph in graphs.values()),
     )
-    onnx.checker.check_model(fused)
-    return fused
+    onnx.checker.check_model(merged)
+    return merged
 
 
 def _identity(source: str, target: str) -> onnx.NodeProto:

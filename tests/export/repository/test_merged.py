@@ -16,7 +16,7 @@ from export.graphs.files import open_graph
 from export.graphs.micro_batches import wrap_in_loop
 from export.parity.chain import Chain, newest_graph
 from export.parity.steps import ParityError
-from export.repository.fused import export_fused, fuse
+from export.repository.merged import export_merged, merge_graphs
 
 WHOLE = Step(
     "whole",
@@ -52,7 +52,7 @@ ROWS = np.arange(12, dtype=np.float32).reshape(-1, 2)
 def test_steps_are_joined_as_they_are_wired(rows: int, chunk: int | None) -> None:
     """Both graphs call a size `n` and a tensor `y`, and mean different ones."""
     second = graph(ADD_UP) if chunk is None else wrap_in_loop(graph(ADD_UP), chunk)
-    whole = fuse(WHOLE, WIRING, {"double": graph(DOUBLE), "add_up": second})
+    whole = merge_graphs(WHOLE, WIRING, {"double": graph(DOUBLE), "add_up": second})
     assert [value.name for value in whole.graph.input] == ["x", "shift"]
     given = {"x": ROWS[:rows], "shift": np.array([3], np.float32)}
     total, joined = open_graph(whole).run(["sum", "all"], given)
@@ -61,7 +61,9 @@ def test_steps_are_joined_as_they_are_wired(rows: int, chunk: int | None) -> Non
 
 
 def test_sizes_in_the_bodies_of_loops_have_no_names_left() -> None:
-    whole = fuse(WHOLE, WIRING, {"double": graph(DOUBLE), "add_up": wrap_in_loop(graph(ADD_UP), 2)})
+    whole = merge_graphs(
+        WHOLE, WIRING, {"double": graph(DOUBLE), "add_up": wrap_in_loop(graph(ADD_UP), 2)}
+    )
     bodies = [a.g for node in whole.graph.node for a in node.attribute if a.HasField("g")]
     assert bodies
     named = [
@@ -76,7 +78,7 @@ def test_sizes_in_the_bodies_of_loops_have_no_names_left() -> None:
 def test_operators_of_two_versions_are_refused() -> None:
     graphs = {"double": graph(DOUBLE), "add_up": graph(ADD_UP, opset=13)}
     with pytest.raises(ValueError, match="one version of the operators"):
-        fuse(WHOLE, WIRING, graphs)
+        merge_graphs(WHOLE, WIRING, graphs)
 
 
 @pytest.mark.parametrize("name", ["yolo", "yolo_resnet"])
@@ -84,23 +86,23 @@ def test_a_graph_of_other_steps_is_not_installed(
     exported_repository: Path, frames: dict[str, np.ndarray], name: str
 ) -> None:
     pipeline = PIPELINES[name]
-    assert pipeline.fused is not None
+    assert pipeline.merged_step is not None
     files = {each: newest_graph(exported_repository / each) for each in pipeline.steps}
     graphs = {each: onnx.load(file) for each, file in files.items() if file is not None}
     frame = next(iter(frames.values()))  # in which the random networks find cells
     chain = Chain(exported_repository, name)
-    arguments = (STEPS[pipeline.fused], chain, graphs, {"frame": frame})
-    assert all(set(case.values()) == {0.0} for case in export_fused(*arguments).parity.values())
+    arguments = (STEPS[pipeline.merged_step], chain, graphs, {"frame": frame})
+    assert all(set(case.values()) == {0.0} for case in export_merged(*arguments).parity.values())
 
     [scores] = [n for n in graphs["yolo_decode"].graph.node if "scores" in n.output]
     scores.output[0] = "before"
     graphs["yolo_decode"].graph.node.append(onnx.helper.make_node("Sqrt", ["before"], ["scores"]))
-    with pytest.raises(ParityError, match=rf"{pipeline.fused}, frame frame .*'scores'"):
-        export_fused(*arguments)
+    with pytest.raises(ParityError, match=rf"{pipeline.merged_step}, frame frame .*'scores'"):
+        export_merged(*arguments)
 
 
-def test_a_fused_step_answers_all_that_its_pipeline_does() -> None:
+def test_a_merged_step_answers_all_that_its_pipeline_does() -> None:
     for pipeline in PIPELINES.values():
-        if pipeline.fused:
-            assert set(INSTANCE_OUTPUTS) <= set(STEPS[pipeline.fused].outputs)
-            assert STEPS[pipeline.fused].inputs == pipeline.inputs
+        if pipeline.merged_step:
+            assert set(INSTANCE_OUTPUTS) <= set(STEPS[pipeline.merged_step].outputs)
+            assert STEPS[pipeline.merged_step].inputs == pipeline.inputs

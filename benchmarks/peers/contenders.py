@@ -73,7 +73,7 @@ class Setting:
     clients: int
 
 
-class Asker(Protocol):
+class Caller(Protocol):
     """One client of a way."""
 
     def whole(self, pipeline: str, frame: PeerFrame) -> Found:
@@ -84,13 +84,13 @@ class Asker(Protocol):
 
 
 @dataclass(frozen=True)
-class Way:
+class Contender:
     """A way to have cells found."""
 
     name: str
     title: str
     pipelines: tuple[str, ...]
-    open: Callable[[Setting], AbstractContextManager[Sequence[Asker]]]
+    open: Callable[[Setting], AbstractContextManager[Sequence[Caller]]]
     package: str | None = None
     """What its environment, which has the way's name, is there for; None: this project's own."""
     unmatched_share: float = UNMATCHED
@@ -118,7 +118,7 @@ class ServedAsker:
 
 
 @contextmanager
-def open_served(setting: Setting, variant: str = DEFAULT) -> Iterator[Sequence[Asker]]:
+def open_served(setting: Setting, variant: str = DEFAULT) -> Iterator[Sequence[Caller]]:
     """Clients of the embedded Triton that serves ``variant``."""
     clients = [ServedAsker(setting.urls[variant]) for _ in range(setting.clients)]
     try:
@@ -128,7 +128,7 @@ def open_served(setting: Setting, variant: str = DEFAULT) -> Iterator[Sequence[A
             client.close()
 
 
-class LineAsker:
+class StdioCaller:
     """A program that is asked by lines; threads that share it wait for each other."""
 
     def __init__(self, program: Program) -> None:
@@ -159,29 +159,29 @@ class LineAsker:
 
 
 @contextmanager
-def open_study(setting: Setting) -> Iterator[Sequence[Asker]]:
+def open_study(setting: Setting) -> Iterator[Sequence[Caller]]:
     """One Python process, which takes frame after frame, whoever asks."""
     command = [sys.executable, "-m", "benchmarks.peers.study_process"]
     with programs([command], checkpoints_variable(setting), by_lines=True) as [started]:
-        asker = LineAsker(started)
+        asker = StdioCaller(started)
         asker.wait()
         yield [asker] * setting.clients
 
 
 @contextmanager
-def open_ultralytics(setting: Setting) -> Iterator[Sequence[Asker]]:
+def open_ultralytics(setting: Setting) -> Iterator[Sequence[Caller]]:
     """A process a client, as each microscope has its own."""
     python = environment_of("ultralytics") / "bin/python"
     address = f"grpc://{setting.urls[DEFAULT]}/{RAW_NETWORK}"
     command = [str(python), "-m", "benchmarks.peers.ultralytics_client", address]
     with programs([command] * setting.clients, {}, by_lines=True) as started:
-        clients = [LineAsker(each) for each in started]
+        clients = [StdioCaller(each) for each in started]
         for client in clients:
             client.wait()
         yield clients
 
 
-class HttpAsker:
+class HttpCaller:
     """A client that posts a frame and gets JSON, over a connection of its own each time.
 
     Between two requests the server is suspended, with all its processes: some of them look for
@@ -275,18 +275,18 @@ class HttpServer:
 
 
 @contextmanager
-def open_litserve(setting: Setting) -> Iterator[Sequence[Asker]]:
+def open_litserve(setting: Setting) -> Iterator[Sequence[Caller]]:
     """LitServe, see `benchmarks.peers.litserve_server`."""
     python = environment_of("litserve") / "bin/python"
     port = free_port()
     command = [str(python), "-m", "benchmarks.peers.litserve_server", str(port)]
     with programs([command], checkpoints_variable(setting), by_lines=False) as [started]:
         server = HttpServer(started, port, ready_path="/health")
-        yield [HttpAsker(server, field="image") for _ in range(setting.clients)]
+        yield [HttpCaller(server, field="image") for _ in range(setting.clients)]
 
 
 @contextmanager
-def open_bentoml(setting: Setting) -> Iterator[Sequence[Asker]]:
+def open_bentoml(setting: Setting) -> Iterator[Sequence[Caller]]:
     """BentoML, see `benchmarks.peers.bentoml_service`."""
     programs_folder = environment_of("bentoml") / "bin"
     port = free_port()
@@ -302,7 +302,7 @@ def open_bentoml(setting: Setting) -> Iterator[Sequence[Asker]]:
     }
     with programs([command], variables, by_lines=False) as [started]:
         server = HttpServer(started, port, ready_path="/readyz")
-        yield [HttpAsker(server, field="images") for _ in range(setting.clients)]
+        yield [HttpCaller(server, field="images") for _ in range(setting.clients)]
 
 
 def checkpoints_variable(setting: Setting) -> Mapping[str, str]:
@@ -318,27 +318,27 @@ def free_port() -> int:
         return port
 
 
-OURS = Way("cytoserve", "this server", PIPELINES, open_served)
-STUDY = Way("study", "the study's way: PyTorch in one Python process", PIPELINES, open_study)
+OURS = Contender("cytoserve", "this server", PIPELINES, open_served)
+STUDY = Contender("study", "the study's way: PyTorch in one Python process", PIPELINES, open_study)
 
 WAYS = (
     OURS,
     STUDY,
-    Way(
+    Contender(
         "ultralytics",
         "ultralytics' client of this Triton, which runs its network alone",
         ("yolo",),
         open_ultralytics,
         package="ultralytics",
     ),
-    Way("litserve", "PyTorch behind LitServe", PIPELINES, open_litserve, package="litserve"),
-    Way("bentoml", "PyTorch behind BentoML", PIPELINES, open_bentoml, package="bentoml"),
+    Contender("litserve", "PyTorch behind LitServe", PIPELINES, open_litserve, package="litserve"),
+    Contender("bentoml", "PyTorch behind BentoML", PIPELINES, open_bentoml, package="bentoml"),
 )
 
 
-def served_as(variant: str) -> Way:
+def served_as(variant: str) -> Contender:
     """This server once more, with a variant of its model repository."""
-    return Way(
+    return Contender(
         f"cytoserve {variant}",
         f"this server, --variant {variant}",
         PIPELINES,
