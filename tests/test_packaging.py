@@ -55,6 +55,7 @@ def test_the_wheel_holds_the_client_alone(uv, tmp_path):
     [wheel] = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         packages = {name.partition("/")[0] for name in archive.namelist()}
+        assert "cytoserve/py.typed" in archive.namelist()
     assert packages == {"cytoserve", wheel.name.rsplit("-", 3)[0] + ".dist-info"}
     assert wheel.name.endswith("py3-none-any.whl")
 
