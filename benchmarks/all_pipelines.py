@@ -19,8 +19,7 @@ from pathlib import Path
 import click
 
 from benchmarks.harness.load import CELL_DIAMETER
-from benchmarks.harness.repository import copy_repository
-from benchmarks.harness.stages import Stages, begin_afresh, precision_options
+from benchmarks.harness.stages import Stages, begin_afresh, copy_repository, precision_options
 from training.nuclei_tiles import set_folder
 
 FRAMES = 24

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from benchmarks.harness.load_cases import USUAL_CELLS
-from benchmarks.harness.served_variant import DEFAULT, SINGLE_GRAPH
-from benchmarks.peers.contenders import OURS, served_as
+from benchmarks.harness.load import USUAL_CELLS
+from benchmarks.harness.results import machine_note
+from benchmarks.harness.serving import DEFAULT, SINGLE_GRAPH
+from benchmarks.peers.tables import OURS, served_name
 from benchmarks.published import S3, S3_ENDINGS, S3_NETWORKS
 from benchmarks.throughput.windows import ONE_ON_THE_MACHINE
 from export.parity.accuracy_budget import LARGEST_DROP
@@ -160,6 +161,17 @@ REGRESSION = (
     Bound("memory", "bytes of a further cell / pixels of the frame", "<=", 0.1, _checked("memory")),
 )
 """What no change may break, on any machine however busy; see `benchmarks.regression`."""
+
+
+def regression_table(result: Mapping[str, Any]) -> str:
+    """All figures, and the worst of each kind with its bound, as Markdown."""
+    rows = [
+        "| check | of | ratio |",
+        "|---|---|---|",
+        *(f"| {row['check']} | `{row['of']}` | {row['ratio']:.3g} |" for row in result["checks"]),
+    ]
+    verdicts = verdicts_table(judge(REGRESSION, {"regression": result}))
+    return "\n".join([verdicts, "", *rows, "", machine_note(result["machine"]), ""])
 
 
 def _fields(rows: str, column: str, *named_by: str, **among: str) -> Selector:
@@ -359,8 +371,8 @@ TARGETS = (
             ),
         )
         for way, title in {
-            OURS.name: "",
-            served_as("openvino").name: ", variant `openvino`",
+            OURS: "",
+            served_name("openvino"): ", variant `openvino`",
         }.items()
     ),
     Bound(

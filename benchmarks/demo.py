@@ -15,8 +15,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks.harness.repository import copy_repository
-from benchmarks.harness.stages import Stages, begin_afresh, precision_options
+from benchmarks.harness.stages import Stages, begin_afresh, copy_repository, precision_options
 from server.embedded import EmbeddedServer
 
 FRAMES = {"general": 40, "target": 16, "test": 8}

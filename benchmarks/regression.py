@@ -29,16 +29,13 @@ from typing import Any
 import click
 import numpy.typing as npt
 
-from benchmarks.bounds import REGRESSION, judge, verdicts_table
+from benchmarks.bounds import REGRESSION, judge, regression_table
 from benchmarks.harness.in_process import InProcess
-from benchmarks.harness.load import ask, load_frame
-from benchmarks.harness.load_cases import exported
-from benchmarks.harness.machine import machine_note
+from benchmarks.harness.load import ask, each_time_new, exported, load_frame
 from benchmarks.harness.memory import PeakMemory
-from benchmarks.harness.new_frames import each_time_new
 from benchmarks.harness.options import json_option, markdown_option, repository_option
-from benchmarks.harness.quiet_server import paused_supervisor
-from benchmarks.harness.result_files import new_result, write_result
+from benchmarks.harness.results import new_result, write_result
+from benchmarks.harness.serving import paused_supervisor
 from benchmarks.harness.step_statistics import counted
 from benchmarks.harness.timing import WARM_UPS, time_interleaved
 from cytoserve import Cells, Client
@@ -236,17 +233,6 @@ def batch(url: str, load: Load) -> Check:
 
     counts = counted(url, BATCHED, ask_at_a_time, load.clients * load.requests)[network]
     return Check("batch", network, counts.answers / counts.executions)
-
-
-def regression_table(result: Mapping[str, Any]) -> str:
-    """All figures, and the worst of each kind with its bound, as Markdown."""
-    rows = [
-        "| check | of | ratio |",
-        "|---|---|---|",
-        *(f"| {row['check']} | `{row['of']}` | {row['ratio']:.3g} |" for row in result["checks"]),
-    ]
-    verdicts = verdicts_table(judge(REGRESSION, {"regression": result}))
-    return "\n".join([verdicts, "", *rows, "", machine_note(result["machine"]), ""])
 
 
 def refuse_broken_bounds(result: Mapping[str, Any]) -> None:

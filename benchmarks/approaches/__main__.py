@@ -32,22 +32,20 @@ from rich.progress import track
 
 from benchmarks.approaches.tables import approaches_table
 from benchmarks.harness.in_process import InProcess
-from benchmarks.harness.load_cases import USUAL_CELLS
-from benchmarks.harness.machine import fingerprint
+from benchmarks.harness.load import USUAL_CELLS
 from benchmarks.harness.options import (
     json_option,
     markdown_option,
     repository_option,
+    score_threshold_option,
+    score_thresholds,
     variants_option,
 )
-from benchmarks.harness.quiet_server import serve_without_health_checks
-from benchmarks.harness.result_files import write_result
-from benchmarks.harness.score_thresholds import score_threshold_option, score_thresholds
-from benchmarks.harness.served_variant import DEFAULT
+from benchmarks.harness.results import fingerprint, write_result
 from benchmarks.harness.served_weights import check_weights
-from benchmarks.harness.slopes import Slope
-from benchmarks.harness.timing import median_ratio, time_interleaved
-from benchmarks.instances.average_precision import EncodedFrame, ap50, encode_frame
+from benchmarks.harness.serving import DEFAULT, serve_without_health_checks
+from benchmarks.harness.timing import Slope, median_ratio, time_interleaved
+from benchmarks.instances.quality import EncodedFrame, ap50, encode_frame
 from cytoserve import Cells, Client
 from cytoserve.contract import OVERLAP_THRESHOLD
 from export.parity.reference import normalised_rgb

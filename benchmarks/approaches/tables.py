@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.harness.machine import machine_note
-from benchmarks.harness.score_thresholds import score_threshold_text
+from benchmarks.harness.options import score_threshold_text
+from benchmarks.harness.results import machine_note
 from benchmarks.published import S1
 
 ABSENT = "-"

@@ -20,9 +20,8 @@ from pathlib import Path
 
 import click
 
-from benchmarks.harness.repository import copy_repository
-from benchmarks.harness.served_variant import SINGLE_GRAPH
-from benchmarks.harness.stages import Stages, begin_afresh, precision_options
+from benchmarks.harness.serving import SINGLE_GRAPH
+from benchmarks.harness.stages import Stages, begin_afresh, copy_repository, precision_options
 
 LISTS = Path("benchmarks/bccd")
 RESULTS = Path("benchmarks/results")

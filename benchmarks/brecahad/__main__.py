@@ -21,8 +21,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks.harness.repository import copy_repository
-from benchmarks.harness.stages import Stages, begin_afresh, precision_options
+from benchmarks.harness.stages import Stages, begin_afresh, copy_repository, precision_options
 from benchmarks.nuclei.tables import study_text
 from benchmarks.published import S3, S3_ENDINGS, S3_NETWORKS
 from training.nuclei_tiles import set_folder

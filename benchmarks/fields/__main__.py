@@ -34,17 +34,14 @@ import click
 from rich.progress import track
 
 from benchmarks.fields.empty_frames import COUNT, EmptyFrame, empty_frames, save_contact_sheet
-from benchmarks.fields.factors import measure_factors
 from benchmarks.fields.false_cells import measure_false_cells, measure_false_foreground
-from benchmarks.fields.offsets import measure_offsets
 from benchmarks.fields.outlines import outline_figures
 from benchmarks.fields.pictures import save_picture
-from benchmarks.fields.pipelines import Row, ServedPipeline
-from benchmarks.fields.seconds import measure_seconds
-from benchmarks.fields.sizes import measure_corners, measure_sizes
+from benchmarks.fields.pipelines import Row, ServedPipeline, measure_seconds
 from benchmarks.fields.tables import QUESTIONS, fields_table
+from benchmarks.fields.views import measure_corners, measure_factors, measure_offsets, measure_sizes
 from benchmarks.harness.options import json_option, markdown_option
-from benchmarks.harness.result_files import new_result, write_result
+from benchmarks.harness.results import new_result, write_result
 from cytoserve import Client, CytoserveError
 from cytoserve.contract import PIPELINES, SCORE_THRESHOLD
 from cytoserve.settings import DEFAULT_URL

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
-from benchmarks.fields.factors import NOTHING
+from benchmarks.fields.views import NOTHING
 
 Row = Mapping[str, Any]
 

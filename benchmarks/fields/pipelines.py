@@ -1,7 +1,8 @@
-"""A served pipeline as it is asked here, and the quality of its answers, whatever the class."""
+"""The pipelines that are measured: what they find in a scene, and how long they take."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -10,9 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.fields.scenes import Scene, render_scene, without_slivers
-from benchmarks.instances.average_precision import ap50, encode_frame
+from benchmarks.fields.scenes import SIDE, Scene, render_scene, without_slivers
+from benchmarks.harness.load import each_time_new
+from benchmarks.harness.timing import WARM_UPS, time_interleaved
+from benchmarks.instances.quality import ap50, encode_frame
 from cytoserve import Cells, Client, ModelCard
+from cytoserve.contract import PIPELINES
+from cytoserve.operating_point import operating_point
+from cytoserve.settings import Settings
 from training.evaluation.matching import match_cells, quality
 
 FIRST_SEED = 500_000
@@ -81,3 +87,37 @@ def ratios(ours: dict[str, float], reference: dict[str, float]) -> dict[str, flo
         for name in FIGURES
     }
     return {**each, "least_ratio": float(np.min(list(each.values())))}
+
+
+SIDES = (SIDE, 2048)
+"""Of the frames in pixels."""
+
+
+def measure_seconds(pipeline: ServedPipeline, repeats: int) -> list[Row]:
+    """Median seconds of a frame, end to end, and those per tile; both sizes are timed in turn.
+
+    Every request is of a new frame, so that nothing comes from the server's response cache.
+    """
+    kind = PIPELINES[pipeline.name]
+    scenes = {side: scene_number(0, side, side) for side in SIDES}
+    calls = {
+        side: each_time_new(pipeline.find, scene.image, repeats + WARM_UPS)
+        for side, scene in scenes.items()
+    }
+    times = time_interleaved(calls, repeats)
+    rows = []
+    for side, scene in scenes.items():
+        shape = scene.image.shape
+        tiles = operating_point(Settings(), pipeline.card, shape, kind).tiles(shape, kind)
+        seconds = statistics.median(times[side])
+        rows.append(
+            {
+                "pipeline": pipeline.name,
+                "side": side,
+                "cells": len(scene.cells),
+                "tiles": tiles,
+                "seconds": seconds,
+                "seconds_per_tile": seconds / tiles,
+            }
+        )
+    return rows

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.bounds import FIELDS, judge, verdicts_table
 from benchmarks.fields.pipelines import FIGURES
-from benchmarks.harness.machine import machine_note
+from benchmarks.harness.results import machine_note
 
 Row = Mapping[str, Any]
 Columns = Mapping[str, Callable[[Row], str]]

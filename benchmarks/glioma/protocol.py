@@ -28,8 +28,7 @@ from pydantic import ValidationError
 from benchmarks.glioma.results import measure
 from benchmarks.glioma.runs import AUGMENTATIONS, OWN, Protocol
 from benchmarks.glioma.tables import protocol_page
-from benchmarks.harness.kept_results import KeptResults
-from benchmarks.harness.result_files import write_result
+from benchmarks.harness.results import KeptResults, write_result
 from benchmarks.published import S2_TABLES, GliomaModel, GliomaTable, TestSizes
 from training.checkpoint import RANDOM, load_checkpoint
 from training.datasets.splits import SplitSizes

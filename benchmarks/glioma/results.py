@@ -19,7 +19,7 @@ from benchmarks.glioma.runs import (
     run_scores,
     zero_shot_scores,
 )
-from benchmarks.harness.machine import fingerprint
+from benchmarks.harness.results import fingerprint
 from benchmarks.published import GliomaModel, GliomaTable, TestSizes
 from training.checkpoint import load_checkpoint
 from training.unet.dice import NATIVE, parse_resolution

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.harness.kept_results import KeptResults, OtherProtocolError
+from benchmarks.harness.results import KeptResults, OtherProtocolError
 from benchmarks.published import GliomaModel, TestSizes
 from training.checkpoint import RANDOM, RECIPE_FILE, WEIGHTS_FILE
 from training.datasets.annotated import AnnotatedDataset, AnnotatedFrame

@@ -26,14 +26,12 @@ import numpy.typing as npt
 from rich.progress import track
 
 from benchmarks.glioma.tables import served_page
-from benchmarks.harness.foreground_pictures import save_pictures
-from benchmarks.harness.machine import fingerprint
+from benchmarks.harness.foregrounds import measure_speed, save_pictures
 from benchmarks.harness.memory import PeakMemory, resident_bytes
 from benchmarks.harness.options import json_option, markdown_option, repository_option
-from benchmarks.harness.quiet_server import serve_without_health_checks
-from benchmarks.harness.result_files import write_result
-from benchmarks.harness.semantic_speed import measure_speed
+from benchmarks.harness.results import fingerprint, write_result
 from benchmarks.harness.served_weights import check_weights, served_size
+from benchmarks.harness.serving import serve_without_health_checks
 from cytoserve import Client
 from cytoserve.contract import PIPELINES
 from export.unet.reference import predict_whole_frame

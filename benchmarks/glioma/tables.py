@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.harness.machine import machine_note
-from benchmarks.harness.recipe_text import training_text
-from benchmarks.harness.semantic_speed import speed_table
+from benchmarks.harness.foregrounds import speed_table
+from benchmarks.harness.results import machine_note, training_text
 from benchmarks.published import S2_LEARNING_CURVE
 
 ABSENT = "-"

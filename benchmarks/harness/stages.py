@@ -1,4 +1,4 @@
-"""Long runs as a row of announced commands, each shown, timed, and recorded."""
+"""Commands run one after the other, as a user would, into a repository of their own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
+
+from export.repository.configs import write_configs
 
 RESUME = "--resume"
 RECORD = "stages.json"
@@ -96,3 +98,17 @@ def precision_options() -> list[str]:
     """Training options for this processor: bfloat16 where it multiplies that natively."""
     flags = Path("/proc/cpuinfo").read_text()
     return ["--bf16"] if "avx512_bf16" in flags or "amx_bf16" in flags else []
+
+
+SOURCE = Path("model_repository")
+ADAPTERS = "*/1/model.py"
+
+
+def copy_repository(target: Path) -> None:
+    """Make ``target`` a repository of configurations and adapters, without an exported version."""
+    target.mkdir(parents=True, exist_ok=True)
+    write_configs(target)
+    for file in SOURCE.glob(ADAPTERS):
+        copy = target / file.relative_to(SOURCE)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, copy)

@@ -1,9 +1,9 @@
-"""What requests cost inside the server, by Triton's own statistics of a pipeline and its steps."""
+"""Triton's own statistics of every step: counts, times, and what ran at the same time."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 import tritonclient.grpc as triton
@@ -63,7 +63,7 @@ def counted(
     """Statistics of the requests that ``ask`` sends, of the pipeline and of each of its steps.
 
     Nobody else may use the pipeline or its steps meanwhile, canaries neither: see
-    `benchmarks.harness.quiet_server`.
+    `benchmarks.harness.serving`.
 
     Args:
         url: ``host:port`` of the server.
@@ -126,3 +126,46 @@ def _counts(
         seconds = (part.ns / NANOSECONDS for part in parts)
         counts[name] = ModelCount(stats.success.count, model.execution_count, *seconds)
     return counts
+
+
+@dataclass(frozen=True)
+class RequestSeconds:
+    """What one request to a pipeline took inside the server, in seconds."""
+
+    total: float
+    """From its arrival until it was answered."""
+    steps: Mapping[str, float]
+    """Step -> its execution, 0.0 where the response cache answered. Steps that nothing was asked
+    of are left out."""
+
+    def together(self, one: str, other: str, after: Sequence[str]) -> float:
+        """Return the least time that two steps must have run together; 0.0 if none is proven.
+
+        Args:
+            one: a step.
+            other: a step that neither waits for the first nor is waited for by it.
+            after: steps that begin when both have ended, and run one after the other.
+        """
+        room = self.total - sum(self.steps[step] for step in after)
+        return max(0.0, self.steps[one] + self.steps[other] - room)
+
+
+def request_seconds(url: str, pipeline: str, ask: Callable[[], object]) -> RequestSeconds:
+    """Time one request by the server's statistics.
+
+    Nobody else may use the pipeline or its steps meanwhile, canaries neither: see
+    `benchmarks.harness.serving`.
+
+    Args:
+        url: ``host:port`` of the server.
+        pipeline: one of ``contract.PIPELINES``.
+        ask: sends exactly one request to it, and returns when it is answered.
+
+    Raises:
+        RuntimeError: ``ask`` sent none or several, or the statistics did not come in time.
+    """
+    counts = counted(url, pipeline, ask, settle_timeout_s=SETTLE_TIMEOUT_S)
+    return RequestSeconds(
+        counts.pop(pipeline).total,
+        {name: count.executed for name, count in counts.items() if count.answers},
+    )

@@ -28,14 +28,18 @@ import click
 from rich.progress import track
 
 from benchmarks.harness.in_process import InProcess
-from benchmarks.harness.machine import fingerprint
-from benchmarks.harness.new_frames import each_time_new, new_frames
-from benchmarks.harness.options import json_option, markdown_option, repository_option
-from benchmarks.harness.quiet_server import paused_supervisor
-from benchmarks.harness.result_files import write_result
-from benchmarks.harness.score_thresholds import score_threshold_option, score_thresholds
+from benchmarks.harness.load import each_time_new, new_frames
+from benchmarks.harness.options import (
+    json_option,
+    markdown_option,
+    repository_option,
+    score_threshold_option,
+    score_thresholds,
+)
+from benchmarks.harness.results import fingerprint, write_result
 from benchmarks.harness.served_weights import check_weights
-from benchmarks.harness.step_overlap import RequestSeconds, request_seconds
+from benchmarks.harness.serving import paused_supervisor
+from benchmarks.harness.step_statistics import RequestSeconds, request_seconds
 from benchmarks.harness.timing import WARM_UPS, time_interleaved
 from benchmarks.instances.box_prompts import (
     boxes_of,
@@ -46,8 +50,8 @@ from benchmarks.instances.box_prompts import (
 from benchmarks.instances.memory import measure_memory
 from benchmarks.instances.pictures import annotated_cells, save_columns
 from benchmarks.instances.quality import instance_quality
-from benchmarks.instances.tables import instances_page
-from benchmarks.instances.ways import NAMES, Thresholds, Way, study, through
+from benchmarks.instances.tables import NAMES, instances_page
+from benchmarks.instances.ways import Thresholds, Way, study, through
 from cytoserve import Cells, Client, Prompts
 from cytoserve.contract import OVERLAP_THRESHOLD
 from export.parity.chain import Chain

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.harness.new_frames import new_frames
+from benchmarks.harness.load import new_frames
 from benchmarks.harness.timing import time_interleaved
 from cytoserve import Cells, Client, Prompts
 from cytoserve.codec.prompted import encode_request

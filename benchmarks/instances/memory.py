@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.harness.memory import PeakMemory, resident_bytes
-from benchmarks.instances.ways import NAMES
+from benchmarks.instances.tables import NAMES
 from cytoserve import Client, Prompts
 
 SIDE = 2048

@@ -1,20 +1,143 @@
-"""How good the instances of study S4 are, over the frames of a test set."""
+"""The study's figures of instances: recall, precision and average precision."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from benchmarks.instances.average_precision import (
-    THRESHOLDS,
-    ap50,
-    encode_frame,
-    mean_average_precision,
-)
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval, Params
+
 from cytoserve import Cells
+from cytoserve.patches import run_lengths
 from training.datasets.annotated import AnnotatedCell
+from training.datasets.readers.rle import rle_from_cell
 from training.evaluation.matching import match_cells, quality
+
+THRESHOLDS = tuple(hundredths / 100 for hundredths in range(50, 100, 5))
+"""Mask IoU from which on a found cell may be right."""
+
+STUDY_RECALLS: npt.NDArray[np.float64] = np.arange(11) / 10
+"""Recalls at which study S4 reads precision."""
+
+COCO_RECALLS: npt.NDArray[np.float64] = Params("segm").recThrs
+"""Recalls at which COCO reads precision: 0, 0.01, ... 1."""
+
+Annotation = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EncodedFrame:
+    """The found and the annotated cells of one frame as COCO annotations without ids."""
+
+    shape: tuple[int, int]
+    """``(H, W)`` in pixels."""
+    found: tuple[Annotation, ...]
+    annotated: tuple[Annotation, ...]
+
+
+def encode_frame(found: Cells, annotated: Sequence[AnnotatedCell]) -> EncodedFrame:
+    """Encode the masks of both. A found cell without a pixel stays and can match nothing."""
+    height, width = found.frame_shape
+    finds = []
+    for region, score, class_id in zip(
+        found.regions(), found.scores.tolist(), found.class_ids.tolist(), strict=True
+    ):
+        runs = {"size": [height, width], "counts": run_lengths(region, (height, width))}
+        rle = coco_mask.frPyObjects(runs, height, width)
+        area = int(np.count_nonzero(region.mask))
+        finds.append(_annotation(rle, area, class_id) | {"score": score})
+    truth = [
+        _annotation(rle_from_cell(cell, height, width), cell.area, cell.class_id)
+        for cell in annotated
+    ]
+    return EncodedFrame(found.frame_shape, tuple(finds), tuple(truth))
+
+
+def mean_average_precision(
+    frames: Sequence[EncodedFrame],
+    class_count: int,
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> dict[float, float]:
+    """11-point average precision by IoU threshold, as study S4 defines it.
+
+    Args:
+        frames: in order; of cells with equal scores those of earlier frames come first.
+        class_count: K; class ids are 0..K-1.
+        thresholds: of mask IoU.
+
+    Returns:
+        threshold -> average precision, whose mean is mAP; NaN where no cell is annotated.
+    """
+    values = _average_precision(frames, class_count, thresholds, STUDY_RECALLS)
+    return dict(zip(thresholds, values, strict=True))
+
+
+def ap50(frames: Sequence[EncodedFrame], class_count: int) -> float:
+    """AP50 as COCO defines it: average precision at IoU 0.50, precision read at 101 recalls.
+
+    NaN where no cell is annotated. See :func:`mean_average_precision` for the arguments.
+    """
+    return _average_precision(frames, class_count, (0.5,), COCO_RECALLS)[0]
+
+
+def _average_precision(
+    frames: Sequence[EncodedFrame],
+    class_count: int,
+    thresholds: Sequence[float],
+    recalls: npt.NDArray[np.float64],
+) -> list[float]:
+    """Average precision for each threshold."""
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        truth = _coco([(frame.shape, frame.annotated) for frame in frames], class_count)
+        found = _coco([(frame.shape, frame.found) for frame in frames], class_count)
+        evaluation = COCOeval(truth, found, "segm")
+        evaluation.params.iouThrs = np.array(thresholds)
+        evaluation.params.recThrs = recalls
+        evaluation.params.maxDets = [sys.maxsize]  # COCO's own limit is 100 cells per frame
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, sys.maxsize]], ["all"]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][..., 0, 0]  # threshold, recall, class
+    known = precision[:, :, (precision > -1).all(axis=(0, 1))]  # -1: class without annotation
+    if not known.size:
+        return [float("nan")] * len(thresholds)
+    return [float(value) for value in known.mean(axis=(1, 2))]
+
+
+def _coco(frames: Sequence[tuple[tuple[int, int], Sequence[Annotation]]], class_count: int) -> COCO:
+    """Shape and annotations of all frames as pycocotools indexes them."""
+    images = [
+        {"id": number, "height": height, "width": width}
+        for number, ((height, width), _) in enumerate(frames, start=1)
+    ]
+    placed = [
+        {**annotation, "image_id": number}
+        for number, (_, annotations) in enumerate(frames, start=1)
+        for annotation in annotations
+    ]
+    coco = COCO()
+    coco.dataset = {
+        "images": images,
+        # Ids start at 1: COCO's evaluation takes 0 for "no match".
+        "annotations": [{**each, "id": number} for number, each in enumerate(placed, start=1)],
+        "categories": [{"id": number} for number in range(1, class_count + 1)],
+    }
+    coco.createIndex()
+    return coco
+
+
+def _annotation(rle: dict[str, Any], area: int, class_id: int) -> Annotation:
+    return {"segmentation": rle, "area": area, "iscrowd": 0, "category_id": class_id + 1}
+
 
 Answers = Sequence[tuple[Cells, Sequence[AnnotatedCell]]]
 """The found and the annotated cells of every frame."""
@@ -31,7 +154,7 @@ class InstanceQuality:
     confidence: float
     """Mean score of all found cells; SAM's is the IoU that it predicts of its mask."""
     mean_average_precision: float
-    """mAP over IoU 0.50:0.05:0.95, see `benchmarks.instances.average_precision`."""
+    """mAP over IoU 0.50:0.05:0.95, see `benchmarks.instances.quality`."""
     average_precision: dict[str, float]
     """By IoU threshold, ``"0.50"`` to ``"0.95"``, precision read at the study's 11 recalls."""
     ap50: float

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.harness.machine import machine_note
-from benchmarks.harness.score_thresholds import score_threshold_text
-from benchmarks.instances.ways import NAMES
+from benchmarks.harness.options import score_threshold_text
+from benchmarks.harness.results import machine_note
 from benchmarks.published import S4
+
+NAMES = {"maskrcnn": "Mask R-CNN", "maskrcnn_sam": "SAM"}
+"""Pipelines of the study -> its names."""
 
 ABSENT = "-"
 """Printed for a figure that a result of an earlier version lacks."""

@@ -13,12 +13,10 @@ from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 from torchvision.models.detection import MaskRCNN
 
+from benchmarks.instances.tables import NAMES
 from cytoserve import Cells, Client
 from cytoserve.contract import OVERLAP_THRESHOLD
 from export.maskrcnn.reference import TorchvisionMaskRcnn
-
-NAMES = {"maskrcnn": "Mask R-CNN", "maskrcnn_sam": "SAM"}
-"""Pipelines of the study -> its names."""
 
 Image = npt.NDArray[Any]
 Way = Callable[[Image], object]

@@ -37,8 +37,16 @@ from typing import Any
 import click
 from rich.progress import track
 
-from benchmarks.harness.load import LoadFrame, ask, count_answered
-from benchmarks.harness.load_cases import Case, asked, cross, exported, product
+from benchmarks.harness.load import (
+    Case,
+    LoadFrame,
+    ask,
+    asked,
+    count_answered,
+    cross,
+    exported,
+    product,
+)
 from benchmarks.harness.options import (
     counts_option,
     json_option,
@@ -47,15 +55,16 @@ from benchmarks.harness.options import (
     repository_option,
     sizes_option,
 )
-from benchmarks.harness.percentiles import percentile
-from benchmarks.harness.quiet_server import serve_without_health_checks
-from benchmarks.harness.result_files import new_result, write_result
-from benchmarks.harness.served_variant import DEFAULT, SINGLE_GRAPH
+from benchmarks.harness.results import new_result, write_result
+from benchmarks.harness.serving import (
+    DEFAULT,
+    SINGLE_GRAPH,
+    TRANSPORTS,
+    serve_without_health_checks,
+)
 from benchmarks.harness.step_statistics import ModelCount, counted
-from benchmarks.harness.timing import WARM_UPS
-from benchmarks.harness.transports import TRANSPORTS
-from benchmarks.latency.overhead import ROUNDS, measure_overhead
-from benchmarks.latency.split import CallSeconds, SplitClock
+from benchmarks.harness.timing import WARM_UPS, percentile
+from benchmarks.latency.overhead import ROUNDS, CallSeconds, SplitClock, measure_overhead
 from benchmarks.latency.tables import latency_table
 from cytoserve import Client
 from server.errors import ServerError

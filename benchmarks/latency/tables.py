@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.harness.machine import machine_note
-from benchmarks.harness.percentiles import percentile_text
-from benchmarks.harness.served_variant import DEFAULT
+from benchmarks.harness.results import machine_note
+from benchmarks.harness.serving import DEFAULT
+from benchmarks.harness.timing import percentile_text
 
 
 def latency_table(result: Mapping[str, Any]) -> str:

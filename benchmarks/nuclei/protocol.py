@@ -19,9 +19,7 @@ from typing import Any
 
 import click
 
-from benchmarks.harness.kept_results import KeptResults
-from benchmarks.harness.machine import fingerprint
-from benchmarks.harness.result_files import write_result
+from benchmarks.harness.results import KeptResults, fingerprint, write_result
 from benchmarks.nuclei.runs import Protocol, run_scores
 from benchmarks.nuclei.tables import protocol_page
 from benchmarks.published import S3, S3_NETWORKS

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.harness.kept_results import KeptResults, OtherProtocolError
+from benchmarks.harness.results import KeptResults, OtherProtocolError
 from training.checkpoint import RECIPE_FILE
 from training.datasets.readers.brecahad import PointFrame
 from training.nuclei_tiles import (

@@ -26,16 +26,13 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import track
 
-from benchmarks.harness.foreground_pictures import save_pictures
-from benchmarks.harness.machine import fingerprint
+from benchmarks.harness.foregrounds import measure_speed, save_pictures
 from benchmarks.harness.memory import PeakMemory
 from benchmarks.harness.options import json_option, markdown_option, repository_option
-from benchmarks.harness.quiet_server import serve_without_health_checks
-from benchmarks.harness.result_files import write_result
-from benchmarks.harness.semantic_speed import measure_speed
+from benchmarks.harness.results import fingerprint, write_result
 from benchmarks.harness.served_weights import check_weights
-from benchmarks.nuclei.points import PointMatches, match_points, together
-from benchmarks.nuclei.seams import OFFSETS, grid_shifts
+from benchmarks.harness.serving import serve_without_health_checks
+from benchmarks.nuclei.measures import OFFSETS, PointMatches, grid_shifts, match_points, together
 from benchmarks.nuclei.tables import served_page
 from cytoserve import Client
 from cytoserve.contract import TILE_SIZE

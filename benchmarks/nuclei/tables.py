@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.harness.machine import machine_note
-from benchmarks.harness.recipe_text import training_text
-from benchmarks.harness.semantic_speed import speed_table
-from benchmarks.nuclei.seams import LIMIT
+from benchmarks.harness.foregrounds import speed_table
+from benchmarks.harness.results import machine_note, training_text
+from benchmarks.nuclei.measures import LIMIT
 from benchmarks.published import S3, S3_NETWORKS
 
 ABSENT = "-"

@@ -59,13 +59,12 @@ from benchmarks.harness.options import (
     repository_option,
     variants_option,
 )
-from benchmarks.harness.quiet_server import serve_without_health_checks
-from benchmarks.harness.result_files import new_result, write_result
-from benchmarks.harness.served_variant import DEFAULT
+from benchmarks.harness.results import new_result, write_result
 from benchmarks.harness.served_weights import check_weights
+from benchmarks.harness.serving import DEFAULT, serve_without_health_checks
 from benchmarks.harness.timing import time_interleaved
 from benchmarks.peers.contenders import (
-    OURS,
+    SERVED,
     STUDY,
     WAYS,
     Caller,
@@ -172,9 +171,9 @@ def measure(
 
 def installed_ways(names: Sequence[str]) -> tuple[list[Contender], dict[str, str]]:
     """The ways with those names whose environment is there, ours first; why others are not."""
-    chosen, left_out = [OURS], {}
+    chosen, left_out = [SERVED], {}
     for way in WAYS:
-        if way is OURS or way.name not in names:
+        if way is SERVED or way.name not in names:
             continue
         try:
             if way.package is not None:
@@ -252,7 +251,7 @@ def check_answers(
     frame: PeerFrame,
 ) -> dict[str, Agreement]:
     """Hold every way's cells of a frame against the server's."""
-    ours = askers[OURS.name][0].whole(case[0], frame)
+    ours = askers[SERVED.name][0].whole(case[0], frame)
     agreements = {}
     for way in ways:
         agreement = compare(ours, askers[way.name][0].whole(case[0], frame))
@@ -300,7 +299,7 @@ def case_rows(
 ) -> list[dict[str, Any]]:
     """A row a way: its figures, and how they compare with the server's."""
     pipeline, (width, height, cells) = case
-    ours = times[OURS.name]
+    ours = times[SERVED.name]
     return [
         {
             "pipeline": pipeline,
@@ -351,9 +350,9 @@ def _checkpoint(name: str, text: str) -> Callable[[Any], Any]:
 @click.option(
     "--peer",
     "names",
-    type=click.Choice([way.name for way in WAYS if way is not OURS]),
+    type=click.Choice([way.name for way in WAYS if way is not SERVED]),
     multiple=True,
-    default=[way.name for way in WAYS if way is not OURS],
+    default=[way.name for way in WAYS if way is not SERVED],
     help="Compare with it; may be repeated.",
 )
 @variants_option

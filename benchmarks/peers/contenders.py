@@ -22,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.approaches.__main__ import PIPELINES
-from benchmarks.harness.served_variant import DEFAULT
-from benchmarks.peers.found import Found
-from benchmarks.peers.lines import READY
+from benchmarks.harness.serving import DEFAULT
 from benchmarks.peers.programs import Program, environment_of, programs
 from benchmarks.peers.raw_network import RAW_NETWORK
 from benchmarks.peers.study import CHECKPOINTS_VARIABLE
+from benchmarks.peers.tables import OURS, served_name
+from benchmarks.peers.wire import READY, Found
 from cytoserve import Client
 from cytoserve.contract import SCORE_THRESHOLD
 from export.parity.instances import UNMATCHED
@@ -318,11 +318,11 @@ def free_port() -> int:
         return port
 
 
-OURS = Contender("cytoserve", "this server", PIPELINES, open_served)
+SERVED = Contender(OURS, "this server", PIPELINES, open_served)
 STUDY = Contender("study", "the study's way: PyTorch in one Python process", PIPELINES, open_study)
 
 WAYS = (
-    OURS,
+    SERVED,
     STUDY,
     Contender(
         "ultralytics",
@@ -339,7 +339,7 @@ WAYS = (
 def served_as(variant: str) -> Contender:
     """This server once more, with a variant of its model repository."""
     return Contender(
-        f"cytoserve {variant}",
+        served_name(variant),
         f"this server, --variant {variant}",
         PIPELINES,
         partial(open_served, variant=variant),

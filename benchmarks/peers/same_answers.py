@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.peers.found import Found
+from benchmarks.peers.wire import Found
 from export.parity.instances import UNMATCHED
 
 BOX_IOU = 0.6

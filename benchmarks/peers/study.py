@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.peers.found import Found
+from benchmarks.peers.wire import Found
 from cytoserve.contract import (
     DEFAULT_MAX_CELLS,
     NETWORK_SIZE,

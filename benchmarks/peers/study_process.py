@@ -1,13 +1,12 @@
 """The study's way, as a process of its own: ultralytics' predictor, then a loop over the cells.
 
-It runs in this project's environment, asked by lines: see `benchmarks.peers.lines`.
+It runs in this project's environment, asked by lines: see `benchmarks.peers.wire`.
 """
 
 from __future__ import annotations
 
-from benchmarks.peers.found import Found
-from benchmarks.peers.lines import Image, answer_lines
 from benchmarks.peers.study import StudyModels
+from benchmarks.peers.wire import Found, Image, answer_lines
 
 
 def main() -> None:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.harness.machine import machine_note
+from benchmarks.harness.results import machine_note
+
+OURS = "cytoserve"
+"""Name of this server among the contenders."""
+
+
+def served_name(variant: str) -> str:
+    """The name of this server with a variant of its model repository."""
+    return f"{OURS} {variant}"
 
 
 def peers_table(result: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """ultralytics' own client of a Triton server: ``... ultralytics_client grpc://HOST:PORT/MODEL``.
 
 ultralytics prepares the frame and decodes the network's answer itself, in numpy and torch; the
-server runs the network alone. Asked by lines: see `benchmarks.peers.lines`.
+server runs the network alone. Asked by lines: see `benchmarks.peers.wire`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from benchmarks.peers.found import Found
-from benchmarks.peers.lines import Image, answer_lines
 from benchmarks.peers.study import PREDICT_SETTINGS, as_found
+from benchmarks.peers.wire import Found, Image, answer_lines
 
 from ultralytics import YOLO  # isort: skip  # after study, which keeps ultralytics offline
 

@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from benchmarks.bounds import TARGETS, Results, judge
-from benchmarks.harness.machine import fingerprint
+from benchmarks.harness.results import fingerprint
 from benchmarks.report.page import Page, Section, html_page, markdown_page
 from benchmarks.report.sections import ENTRIES, ReportEntry
 
@@ -54,7 +54,6 @@ def build(results: Results, written: datetime, machine: Mapping[str, str]) -> Pa
     measured = sum(verdict.reached is not None for verdict in verdicts)
     missing = len(verdicts) - measured
     bounds = Section(
-        "bounds",
         "Bounds",
         f"{reached} of {measured} measured bounds are reached"
         + (f"; not measured yet: {missing}. " if missing else ". ")
@@ -63,7 +62,6 @@ def build(results: Results, written: datetime, machine: Mapping[str, str]) -> Pa
         verdicts=verdicts,
     )
     machines = Section(
-        "machines",
         "Machines",
         "Where each result was measured. Only ratios of one run may be compared between machines.",
         tables=machines_table(results),
@@ -83,7 +81,7 @@ def build(results: Results, written: datetime, machine: Mapping[str, str]) -> Pa
 
 def _section(shown: ReportEntry, result: Mapping[str, Any] | None) -> Section:
     if result is None:
-        return Section(shown.name, shown.title, shown.text, command=shown.command)
+        return Section(shown.title, shown.text, command=shown.command)
     try:
         plots, tables = shown.plots(result), shown.table(result)
     except (KeyError, TypeError) as error:
@@ -92,7 +90,7 @@ def _section(shown: ReportEntry, result: Mapping[str, Any] | None) -> Section:
             f"Make it anew with: {shown.command}"
         ) from error
     command = str(result.get("command", shown.command))
-    return Section(shown.name, shown.title, shown.text, (), plots, tables, command)
+    return Section(shown.title, shown.text, (), plots, tables, command)
 
 
 def machines_table(results: Results) -> str:

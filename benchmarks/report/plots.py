@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.bounds import OVERHEAD
-from benchmarks.harness.served_variant import DEFAULT
-from benchmarks.harness.transports import GRPC
-from benchmarks.peers.contenders import OURS
+from benchmarks.harness.serving import DEFAULT, GRPC
+from benchmarks.peers.tables import OURS
 from benchmarks.report.drawing import Axis, Limit, Plot, bars, lines, stacked_bars, value_text
 
 Result = Mapping[str, Any]
@@ -158,7 +157,7 @@ def peers_plots(result: Result) -> list[Plot]:
             f"{pipeline}, {what}, {_named(first)}",
             Axis(unit),
             {row["way"]: row[column] * scale for row in own},
-            shown_first=OURS.name,
+            shown_first=OURS,
         )
         for pipeline, own in _by(rows, "pipeline").items()
         for what, unit, column, scale in (

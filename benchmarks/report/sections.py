@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.approaches.tables import approaches_table
+from benchmarks.bounds import regression_table
 from benchmarks.fields.tables import fields_table
 from benchmarks.glioma import tables as glioma_tables
 from benchmarks.instances.tables import instances_page
 from benchmarks.latency.tables import latency_table
 from benchmarks.nuclei import tables as nuclei_tables
 from benchmarks.peers.tables import peers_table
-from benchmarks.regression import regression_table
 from benchmarks.report.drawing import Plot
 from benchmarks.report.plots import (
     fields_plots,

@@ -30,7 +30,7 @@ from typing import Any
 import click
 from rich.progress import track
 
-from benchmarks.harness.load_cases import Case, cross, exported
+from benchmarks.harness.load import Case, cross, exported
 from benchmarks.harness.options import (
     counts_option,
     json_option,
@@ -39,9 +39,9 @@ from benchmarks.harness.options import (
     repository_option,
     sizes_option,
 )
-from benchmarks.harness.quiet_server import serve_without_health_checks
-from benchmarks.harness.result_files import new_result, write_result
-from benchmarks.harness.slopes import Slope, slopes
+from benchmarks.harness.results import new_result, write_result
+from benchmarks.harness.serving import serve_without_health_checks
+from benchmarks.harness.timing import Slope, slopes
 from benchmarks.scaling.load import (
     DEADLINE,
     MB,

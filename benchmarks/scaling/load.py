@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.load import ask, count_answered
-from benchmarks.harness.load_cases import Case, asked
+from benchmarks.harness.load import Case, ask, asked, count_answered
 from benchmarks.harness.memory import PeakMemory, resident_bytes
 from benchmarks.harness.timing import time_interleaved
 from cytoserve import Client

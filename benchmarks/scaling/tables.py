@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from benchmarks.harness.machine import machine_note
+from benchmarks.harness.results import machine_note
 
 Result = Mapping[str, Any]
 

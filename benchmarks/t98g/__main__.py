@@ -21,8 +21,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks.harness.repository import copy_repository
-from benchmarks.harness.stages import Stages, begin_afresh, precision_options
+from benchmarks.harness.stages import Stages, begin_afresh, copy_repository, precision_options
 from training.checkpoint import load_checkpoint
 from training.run.folder import RunFolder
 from training.run.lightning import STATE_NAME

@@ -38,28 +38,26 @@ from rich.progress import track
 
 from benchmarks.harness.load import LoadFrame, load_frame, read_frames
 from benchmarks.harness.options import ImageSize, json_option, markdown_option, repository_option
-from benchmarks.harness.quiet_server import serve_without_health_checks
-from benchmarks.harness.result_files import new_result, write_result
-from benchmarks.harness.served_variant import DEFAULT
+from benchmarks.harness.results import new_result, write_result
+from benchmarks.harness.serving import DEFAULT, serve_without_health_checks
 from benchmarks.throughput import perf_analyzer
 from benchmarks.throughput.clients import ClientProcesses
 from benchmarks.throughput.layouts import BATCHES, Layout, Opened, layouts
-from benchmarks.throughput.meters import Meters
 from benchmarks.throughput.perf_analyzer import (
     PerfAnalyzer,
     PerfAnalyzerFailed,
     PerfAnalyzerMissing,
+    without_outputs_on_request,
 )
-from benchmarks.throughput.repository import without_outputs_on_request
-from benchmarks.throughput.rows import best_layout, rows_of
 from benchmarks.throughput.saturation import bound_among, measure_between, saturation_rows
-from benchmarks.throughput.tables import throughput_table
+from benchmarks.throughput.tables import best_layout, rows_of, throughput_table
 from benchmarks.throughput.windows import (
     MANY_PROCESSES,
     ONE_ON_THE_MACHINE,
     ONE_PROCESS,
     PERF_ANALYZER,
     Bench,
+    Meters,
     Sample,
     Served,
     Way,

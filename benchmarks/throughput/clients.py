@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Protocol
 
 from benchmarks.harness.load import LoadFrame, ask
-from benchmarks.harness.transports import GRPC, TRANSPORTS
+from benchmarks.harness.serving import GRPC, TRANSPORTS
 from cytoserve import Client
 
 ANSWER_TIMEOUT_S = 120.0

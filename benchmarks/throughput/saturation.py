@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.progress import track
 
-from benchmarks.harness.percentiles import median_interval
+from benchmarks.harness.timing import median_interval
 from benchmarks.throughput.layouts import Layout
 from benchmarks.throughput.windows import Bench, Sample, Served
 

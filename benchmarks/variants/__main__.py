@@ -33,11 +33,14 @@ import click
 from rich.progress import track
 
 from benchmarks.harness.load import ask, load_frame
-from benchmarks.harness.options import json_option, markdown_option, repository_option
-from benchmarks.harness.quiet_server import serve_without_health_checks
-from benchmarks.harness.result_files import new_result, write_result
-from benchmarks.harness.score_thresholds import score_threshold_option
-from benchmarks.harness.served_variant import DEFAULT
+from benchmarks.harness.options import (
+    json_option,
+    markdown_option,
+    repository_option,
+    score_threshold_option,
+)
+from benchmarks.harness.results import new_result, write_result
+from benchmarks.harness.serving import DEFAULT, serve_without_health_checks
 from benchmarks.harness.timing import time_interleaved
 from benchmarks.variants.proofs import Proof, Thresholds, figures_of, read_proof
 from benchmarks.variants.tables import variants_table

@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.harness.machine import machine_note
-from benchmarks.harness.served_variant import DEFAULT
+from benchmarks.harness.results import machine_note
+from benchmarks.harness.serving import DEFAULT
 from export.parity.accuracy_budget import LARGEST_DROP
 
 

@@ -12,16 +12,20 @@ from click.testing import CliRunner
 
 from benchmarks.bounds import FIELDS, judge
 from benchmarks.fields import __main__ as command
-from benchmarks.fields import factors, offsets, sizes
+from benchmarks.fields import views
 from benchmarks.fields.empty_frames import KINDS, EmptyFrame
-from benchmarks.fields.factors import ways_to_tell
 from benchmarks.fields.false_cells import measure_false_cells, measure_false_foreground
-from benchmarks.fields.offsets import measure_offsets
 from benchmarks.fields.pictures import save_picture
 from benchmarks.fields.pipelines import FIGURES, ServedPipeline, quality_of, ratios
 from benchmarks.fields.scenes import FACTORS, OFFSETS, Scene, crop, resized
-from benchmarks.fields.sizes import cells_inside, measure_corners, measure_sizes
 from benchmarks.fields.tables import QUESTIONS, fields_table
+from benchmarks.fields.views import (
+    cells_inside,
+    measure_corners,
+    measure_offsets,
+    measure_sizes,
+    ways_to_tell,
+)
 from cytoserve import Cells, Client, FakeServer, Foreground, cells_from_labels
 from cytoserve.codec.cards import LearnedScale
 from training.datasets.annotated import AnnotatedCell
@@ -57,12 +61,12 @@ def pipeline_of(find) -> ServedPipeline:
 @pytest.fixture
 def scenes(monkeypatch):
     """Every question is about drawn scenes of small fields."""
-    for module in (sizes, offsets, factors):
+    for module in (views,):
         monkeypatch.setattr(
             module, "scene_number", lambda number, height, width: drawn(height, width)
         )
-    monkeypatch.setattr(sizes, "SIDE", FIELD)
-    monkeypatch.setattr(sizes, "CORNER_FRAME", (160, 224))
+    monkeypatch.setattr(views, "SIDE", FIELD)
+    monkeypatch.setattr(views, "CORNER_FRAME", (160, 224))
 
 
 # -- Quality --------------------------------------------------------------------------------------
@@ -152,7 +156,7 @@ def test_cells_inside_a_crop_keep_class_and_score():
 )
 def test_cells_are_counted_at_every_offset(scenes, monkeypatch, lost_at, deviations):
     """9 cells lie in the part that all offsets see."""
-    monkeypatch.setattr(offsets, "MARGIN", 20)
+    monkeypatch.setattr(views, "MARGIN", 20)
     calls = iter(range(100))
 
     def find(frame):
@@ -217,7 +221,7 @@ def test_every_factor_is_asked_in_every_way(scenes, monkeypatch):
     pipeline = replace(pipeline, card=replace(pipeline.card, scale=LEARNED))
     # The client would refuse: the fake server's own card tells no scale.
     monkeypatch.setattr(ServedPipeline, "find", lambda self, image, **_: find(image[:, :, None]))
-    rows = factors.measure_factors(pipeline, 1, 96)
+    rows = views.measure_factors(pipeline, 1, 96)
     asked = {(row["told"], row["factor"]): row for row in rows}
     assert len(asked) == len(rows) == 3 * (1 + len(FACTORS))
     assert set(shapes) == {resized(drawn(96, 96), factor).shape for factor in (1, *FACTORS)}
@@ -282,9 +286,9 @@ TINY = command.Load(
 def tiny(monkeypatch):
     """So little that a random network, which finds hundreds of cells, is soon asked."""
     monkeypatch.setattr(command, "QUICK", TINY)
-    monkeypatch.setattr(sizes, "SIDE", 256)
-    monkeypatch.setattr(sizes, "CORNER_FRAME", (300, 400))
-    monkeypatch.setattr("benchmarks.fields.seconds.SIDES", (256, 700))
+    monkeypatch.setattr(views, "SIDE", 256)
+    monkeypatch.setattr(views, "CORNER_FRAME", (300, 400))
+    monkeypatch.setattr("benchmarks.fields.pipelines.SIDES", (256, 700))
 
 
 def test_the_real_server_is_measured(server, tiny, tmp_path):

@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.harness.load_cases import Case, asked, cross, product
-from benchmarks.harness.quiet_server import paused_supervisor
-from benchmarks.harness.served_variant import DEFAULT, SINGLE_GRAPH
+from benchmarks.harness.load import Case, asked, cross, product
+from benchmarks.harness.serving import DEFAULT, SINGLE_GRAPH, paused_supervisor
 from benchmarks.harness.step_statistics import ModelCount, counted
 from benchmarks.latency.__main__ import main
-from benchmarks.latency.overhead import OUTSIDE, ROUNDS, ratios, step_rows
-from benchmarks.latency.split import SplitClock
+from benchmarks.latency.overhead import OUTSIDE, ROUNDS, SplitClock, ratios, step_rows
 from benchmarks.latency.tables import latency_table
 from cytoserve import Client, FakeServer, Foreground
 

@@ -17,10 +17,10 @@ from benchmarks.approaches.__main__ import Checkpoints
 from benchmarks.peers import programs as peer_programs
 from benchmarks.peers.__main__ import installed_ways, main, measure
 from benchmarks.peers.contenders import PeerFrame, StdioCaller, served_as
-from benchmarks.peers.found import Found
 from benchmarks.peers.programs import MissingEnvironment, PeerError, environment_of, programs
 from benchmarks.peers.same_answers import DifferentAnswers, compare, hold
 from benchmarks.peers.tables import peers_table
+from benchmarks.peers.wire import Found
 from server.watcher import processes_of
 
 ROOT = Path(__file__).parents[2]

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from benchmarks.harness.load import LoadFrame
-from benchmarks.harness.quiet_server import paused_supervisor
+from benchmarks.harness.serving import paused_supervisor
 from benchmarks.throughput import perf_analyzer
 from benchmarks.throughput.__main__ import requests_of
-from benchmarks.throughput.meters import Meters
 from benchmarks.throughput.perf_analyzer import PerfAnalyzerFailed, PerfAnalyzerMissing, read_report
-from cytoserve.codec.cards import Card
+from benchmarks.throughput.windows import Meters
+from cytoserve.codec.cards import ModelCard
 from training.rendered import RenderSettings, render_frame
 
 RECORDED = Path(__file__).with_name("perf_analyzer_output.txt")
@@ -33,7 +33,7 @@ def tool():
 @pytest.fixture(scope="module")
 def request_of_a_frame():
     frame, _ = render_frame(RenderSettings(width=96, height=80, cells=2), seed=0)
-    [request] = requests_of(Card("yolo", ("cell",)), [LoadFrame(frame, 2, None)])
+    [request] = requests_of(ModelCard("yolo", ("cell",)), [LoadFrame(frame, 2, None)])
     return request
 
 

@@ -8,9 +8,9 @@ import threading
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.harness.load_cases import Case
-from benchmarks.harness.quiet_server import paused_supervisor
-from benchmarks.harness.slopes import Slope, slopes
+from benchmarks.harness.load import Case
+from benchmarks.harness.serving import paused_supervisor
+from benchmarks.harness.timing import Slope, slopes
 from benchmarks.scaling.__main__ import cost_of_a_cell, main, memory_of_masks, smallest_first
 from benchmarks.scaling.load import at_once, grow_classified, grow_clients, grow_frames
 from benchmarks.scaling.tables import scaling_table

@@ -14,32 +14,26 @@ from click.testing import CliRunner
 
 from benchmarks.harness.in_process import InProcess
 from benchmarks.harness.load import load_frame
-from benchmarks.harness.quiet_server import paused_supervisor
-from benchmarks.harness.result_files import new_result
-from benchmarks.harness.served_variant import DEFAULT
+from benchmarks.harness.results import new_result
+from benchmarks.harness.serving import DEFAULT, paused_supervisor
 from benchmarks.throughput import perf_analyzer
 from benchmarks.throughput.__main__ import main, variants_of
 from benchmarks.throughput.clients import Callers, Exchange, answered_per_second
 from benchmarks.throughput.layouts import InStep, Layout, Meeting, Opened, layouts
-from benchmarks.throughput.meters import TRITON, Meters, StepCount
-from benchmarks.throughput.perf_analyzer import PerfAnalyzerMissing
-from benchmarks.throughput.repository import without_outputs_on_request
-from benchmarks.throughput.rows import rows_of
-from benchmarks.throughput.saturation import (
-    Between,
-    bound_among,
-    measure_between,
-    saturation_rows,
-)
-from benchmarks.throughput.tables import throughput_table
+from benchmarks.throughput.perf_analyzer import PerfAnalyzerMissing, without_outputs_on_request
+from benchmarks.throughput.saturation import Between, bound_among, measure_between, saturation_rows
+from benchmarks.throughput.tables import rows_of, throughput_table
 from benchmarks.throughput.windows import (
     CLIENT,
     MANY_PROCESSES,
     ONE_ON_THE_MACHINE,
     ONE_PROCESS,
     PERF_ANALYZER,
+    TRITON,
+    Meters,
     Sample,
     Served,
+    StepCount,
 )
 from cytoserve import Client
 from cytoserve.contract import LABELS

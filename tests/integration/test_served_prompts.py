@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from benchmarks.harness.quiet_server import paused_supervisor
+from benchmarks.harness.serving import paused_supervisor
 from cytoserve import AsyncClient, Cells, Client, InvalidPrompts, Prompts
 from cytoserve.codec import prompted
 from cytoserve.contract import PIPELINES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.harness.kept_results import KeptResults, OtherProtocolError
+from benchmarks.harness.results import KeptResults, OtherProtocolError
 
 
 def test_a_finished_run_is_read_back_and_no_other(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.harness.new_frames import each_time_new, new_frames
+from benchmarks.harness.load import each_time_new, new_frames
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from benchmarks.harness.quiet_server import paused_supervisor
+from benchmarks.harness.serving import paused_supervisor
 
 BENCHMARK = """
 import sys, time
 from types import SimpleNamespace
-from benchmarks.harness.quiet_server import paused_supervisor
+from benchmarks.harness.serving import paused_supervisor
 with paused_supervisor(SimpleNamespace(pid=int(sys.argv[1]))):
     print("suspended", flush=True)
     time.sleep(60)

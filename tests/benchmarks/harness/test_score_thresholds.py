@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.harness.score_thresholds import score_threshold_text, score_thresholds
-from cytoserve.codec.cards import Card
+from benchmarks.harness.options import score_threshold_text, score_thresholds
+from cytoserve.codec.cards import ModelCard
 from cytoserve.contract import SCORE_THRESHOLD
 
 
 class Cards:
     """A client that knows cards: one pipeline's training chose a threshold, the other's none."""
 
-    def card(self, pipeline: str) -> Card:
-        return Card(pipeline, ("cell",), threshold=0.16 if pipeline == "yolo" else None)
+    def card(self, pipeline: str) -> ModelCard:
+        return ModelCard(pipeline, ("cell",), threshold=0.16 if pipeline == "yolo" else None)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.harness.quiet_server import paused_supervisor
-from benchmarks.harness.step_overlap import RequestSeconds, request_seconds
+from benchmarks.harness.serving import paused_supervisor
+from benchmarks.harness.step_statistics import RequestSeconds, request_seconds
 from cytoserve import Client
 
 
@@ -43,7 +43,7 @@ def test_steps_of_a_request(server, frame):
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_other_than_one_request_is_refused(server, frame, count, monkeypatch):
-    monkeypatch.setattr("benchmarks.harness.step_overlap.SETTLE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("benchmarks.harness.step_statistics.SETTLE_TIMEOUT_S", 0.5)
     expected = pytest.raises(RuntimeError, match=f"counts {count}")
     with Client(server.url) as client, paused_supervisor(server), expected:
         client.foreground(frame, "nuclei_unet")  # the card is known from here on

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.instances.average_precision import (
+from benchmarks.instances.quality import (
     THRESHOLDS,
     ap50,
     encode_frame,

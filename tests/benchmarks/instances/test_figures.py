@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.harness.step_overlap import RequestSeconds
+from benchmarks.harness.step_statistics import RequestSeconds
 from benchmarks.instances.__main__ import speed_figures, step_figures
 from benchmarks.instances.memory import grid_boxes
 from benchmarks.instances.pictures import annotated_cells, draw_columns, save_columns

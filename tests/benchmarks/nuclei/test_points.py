@@ -8,7 +8,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from benchmarks.nuclei.points import PointMatches, match_points, together
+from benchmarks.nuclei.measures import PointMatches, match_points, together
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 
-from benchmarks.harness.kept_results import RESULT_FILE
+from benchmarks.harness.results import RESULT_FILE
 from benchmarks.nuclei import runs as nuclei_runs
 from benchmarks.nuclei.protocol import main
 from benchmarks.nuclei.tables import protocol_page

@@ -1,4 +1,4 @@
-"""A server that answers nobody but its caller, so that times are those of the caller's requests."""
+"""Servers to measure: variant, weights and transport, without health checks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,26 @@ from typing import Any
 
 import psutil
 
-from benchmarks.harness.served_variant import DEFAULT, variant_options
+from cytoserve.grpc_transport import GrpcTransport
+from cytoserve.shared_memory_transport import SharedMemoryTransport
 from server.embedded import EmbeddedServer
+
+DEFAULT = "default"
+"""Every model by its ``config.pbtxt``; the other names are those of `server.variants.VARIANTS`."""
+
+
+SINGLE_GRAPH = "single-graph"
+"""The variant that computes the default's graphs in another arrangement."""
+
+
+def variant_options(name: str) -> list[str]:
+    """Options of ``python -m server`` that choose `DEFAULT` or a variant."""
+    return [] if name == DEFAULT else [f"--variant={name}"]
+
+
+GRPC = "gRPC"
+SHARED_MEMORY = "shared memory"
+TRANSPORTS = {GRPC: GrpcTransport, SHARED_MEMORY: SharedMemoryTransport}
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Seconds of a semantic pipeline: the server, the same graphs without it, the study's way."""
+"""Speed and pictures of semantic pipelines."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy.typing as npt
 
 from benchmarks.harness.in_process import InProcess
 from benchmarks.harness.timing import time_interleaved
-from cytoserve import Client
+from cytoserve import Client, Foreground
+from cytoserve.overlay import draw_foreground
 
 Image = npt.NDArray[Any]
 Way = Callable[[Image], object]
@@ -76,3 +78,20 @@ def speed_table(speed: Mapping[str, float]) -> list[str]:
         f"| {speed['served']:.3f} | {speed['in_process']:.3f} | {speed['overhead']:.2f} "
         f"| {speed['torch']:.3f} | {speed['speedup']:.2f} |",
     ]
+
+
+def save_pictures(
+    folder: Path, name: str, frame: npt.NDArray[Any], foreground: Foreground
+) -> tuple[Path, Path]:
+    """Write ``NAME_overlay.png`` and ``NAME_probability.png`` (8-bit grey, at the frame's size).
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    overlay, probability = folder / f"{name}_overlay.png", folder / f"{name}_probability.png"
+    pictures = {overlay: draw_foreground(frame, foreground)[:, :, ::-1]}  # cv2 is BGR
+    for file, picture in {**pictures, probability: foreground.probability}.items():
+        if not cv2.imwrite(str(file), picture):
+            raise OSError(f"{file} could not be written; is the disk full?")
+    return overlay, probability

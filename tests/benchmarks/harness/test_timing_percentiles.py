@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.harness.percentiles import percentile, percentile_text
+from benchmarks.harness.timing import percentile, percentile_text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,165 @@
+"""Results on disk: the machine that made them, their files, and those of finished parts."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+
+from benchmarks.published import S3_NETWORKS
+
+PACKAGES = (
+    "torch",
+    "onnxruntime",
+    "ultralytics",
+    "segmentation-models-pytorch",
+    "tritonclient",
+    "nvidia-pytriton",
+)
+
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16")
+"""Those that decide how fast networks are, as Linux names them: processors of one name differ."""
+
+
+def fingerprint() -> dict[str, str]:
+    """Processor, usable cores, memory, system, package versions, the git commit, and the day."""
+    said = _said_of_processor()
+    return {
+        "processor": said.get("model name", platform.processor()),
+        "instructions": " ".join(i for i in INSTRUCTIONS if i in said.get("flags", "").split()),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "memory": f"{psutil.virtual_memory().total / 2**30:.1f} GiB",
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+        "commit": _commit(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+    }
+
+
+def machine_note(machine: Mapping[str, str]) -> str:
+    """A fingerprint in one line."""
+    return "Machine: " + ", ".join(f"{name} {value}" for name, value in machine.items()) + "."
+
+
+def _said_of_processor() -> dict[str, str]:
+    """What Linux says of the first processor, by name."""
+    first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    fields = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): text.strip() for name, _, text in fields}
+
+
+def _commit() -> str:
+    """The commit of the source tree, marked where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    here = Path(__file__).parent
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "not a git checkout"
+
+
+def new_result(benchmark: str, **figures: Any) -> dict[str, Any]:
+    """Figures of ``python -m benchmarks.<benchmark>``, and what makes them again: where and how."""
+    return {
+        "benchmark": benchmark,
+        "command": shlex.join(["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]]),
+        "machine": fingerprint(),
+        **figures,
+    }
+
+
+def write_result(
+    result: Mapping[str, Any], page: str, json_file: Path, markdown: Path | None
+) -> None:
+    """Write the figures and, where a file is given, the page; print the page."""
+    json_file.parent.mkdir(parents=True, exist_ok=True)
+    json_file.write_text(json.dumps(result, indent=2) + "\n")
+    if markdown:
+        markdown.parent.mkdir(parents=True, exist_ok=True)
+        markdown.write_text(page)
+    click.echo(page)
+
+
+SHOWN_SETTINGS = (
+    *("encoder", "width", "set_name", "resolution", "mode", "epochs"),
+    *("border_map", "class_balance"),
+)
+"""What a reader wants to know first of a U-Net's training."""
+
+
+def training_text(recipe: dict[str, Any]) -> str:
+    """How a U-Net was trained, from its recipe, in one line."""
+    settings = recipe["settings"]
+    if settings["encoder"] != S3_NETWORKS[0]:
+        settings = {name: value for name, value in settings.items() if name != "width"}
+    shown = [f"{name} {settings[name]}" for name in SHOWN_SETTINGS if name in settings]
+    return ", ".join([*shown, f"initialised: {recipe['initialised_from']}"])
+
+
+FACTS_FILE = "protocol.json"
+RESULT_FILE = "result.json"
+
+
+class OtherProtocolError(ValueError):
+    """A folder holds results of another data set or other settings."""
+
+
+@dataclass(frozen=True)
+class KeptResults:
+    """``OUT/<run>/result.json`` of every finished run, and the facts that all runs share."""
+
+    out: Path
+
+    def begin(self, facts: Mapping[str, Any]) -> None:
+        """Write the facts down, or see that earlier runs in this folder had the same.
+
+        Raises:
+            OtherProtocolError: they had others.
+        """
+        facts = json.loads(json.dumps(facts))
+        file = self.out / FACTS_FILE
+        if not file.is_file():
+            _write(file, facts)
+            return
+        before = json.loads(file.read_text())
+        changed = sorted(n for n in {*facts, *before} if facts.get(n) != before.get(n))
+        if changed:
+            raise OtherProtocolError(
+                f"{self.out} holds results of another protocol:"
+                + "".join(f"\n  {n}: {before.get(n)} there, now {facts.get(n)}" for n in changed)
+                + "\nGive the same options and data to go on, or another --out to begin anew."
+            )
+
+    def folder(self, run: str) -> Path:
+        """Folder of one run, for its checkpoint too."""
+        return self.out / run
+
+    def load(self, run: str) -> dict[str, Any] | None:
+        """The result of a finished run; None where it is not finished."""
+        file = self.folder(run) / RESULT_FILE
+        if not file.is_file():
+            return None
+        result: dict[str, Any] = json.loads(file.read_text())
+        return result
+
+    def save(self, run: str, result: Mapping[str, Any]) -> None:
+        """Keep the result of a finished run: whole, or not at all."""
+        _write(self.folder(run) / RESULT_FILE, result)
+
+
+def _write(file: Path, content: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=2) + "\n")
+    part.replace(file)
