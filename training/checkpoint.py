@@ -1,6 +1,6 @@
-"""Checkpoints: ``model.safetensors`` and the ``recipe.json`` that tells how it was made.
+"""Checkpoints: ``model.safetensors`` and the ``recipe.json`` that records how it was made.
 
-Nothing here is read by pickle, so a checkpoint from a stranger can be opened.
+Nothing here is read by pickle, so a checkpoint from an unknown source is safe to open.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from training.validation_errors import explain
 WEIGHTS_FILE = "model.safetensors"
 RECIPE_FILE = "recipe.json"
 RANDOM = "random"
-"""What a network is initialised from that begins with random weights."""
+"""Value of ``init`` for a network that starts from random weights."""
 RECORDED_PACKAGES = (
     "torch",
     "torchvision",
@@ -36,13 +36,13 @@ RECORDED_PACKAGES = (
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is absent, damaged or made for another network."""
+    """Raised for a checkpoint that is missing, damaged or made for another network."""
 
 
 class LearnedScale(BaseModel):
     """The scale at which a network sees its frames, and the cells that it learned from.
 
-    Where data sets of several scales were joined, frame pixels are those of the first.
+    If data sets of several scales were joined, frame pixels are those of the first one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,56 +50,56 @@ class LearnedScale(BaseModel):
     network_scale: float = Field(gt=0)
     """Network pixels per frame pixel."""
     cell_diameter_px: float = Field(gt=0)
-    """Median diameter of the cells in frame pixels, each that of a disc with the cell's area."""
+    """Median cell diameter in frame pixels; a cell's diameter is that of a disc of equal area."""
     largest_cell_px: float = Field(gt=0)
     """Longest box side of the largest cells in frame pixels, see `training.datasets.scale`."""
     pixel_size_um: float | None = Field(None, gt=0)
-    """Side of a frame pixel in micrometres; None where neither data nor options tell."""
+    """Side of a frame pixel in micrometres; None if neither data nor options state it."""
 
 
 class ChosenThreshold(BaseModel):
-    """The threshold that was best on the frames kept for validation, and its curve."""
+    """The threshold that scored best on the validation frames, and its curve."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: float = Field(ge=0, le=1)
     metric: Literal["F1", "Dice"]
-    """Score that is largest at ``value``, within a small tolerance."""
+    """Score that is highest at ``value``, within a small tolerance."""
     thresholds: tuple[float, ...]
-    """Thresholds of the curve, ascending; the other fields hold one figure for each."""
+    """Thresholds of the curve, ascending. The other sequences hold one figure per threshold."""
     precision: tuple[float, ...]
     recall: tuple[float, ...]
     best: tuple[float, ...]
-    """The score: F1, or Dice."""
+    """Score at each threshold: F1 or Dice."""
 
 
 class Recipe(BaseModel):
-    """How a checkpoint was made; enough to make it again."""
+    """How a checkpoint was made, in enough detail to make it again."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: str
-    """The network, as its library names it: ``yolo11n-seg``, ``resnet50``."""
+    """Name of the network in its library: ``yolo11n-seg``, ``resnet50``."""
     class_names: tuple[str, ...]
     command: tuple[str, ...] = ()
     """The command line that trained it."""
     settings: dict[str, Any]
     data: dict[str, str]
-    """What it was trained on -> sha256 over the frames, annotations and crops in it."""
+    """Name of each data set trained on -> sha256 of its frames, annotations and crops."""
     initialised_from: str
     seed: int
     metrics: dict[str, float]
-    """On the frames kept for validation."""
+    """Metrics on the validation frames, by name."""
     scale: LearnedScale | None = None
-    """None in recipes written before scales were recorded."""
+    """Scale that the network learned. None in recipes written before scales were recorded."""
     threshold: ChosenThreshold | None = None
-    """None where no threshold was chosen."""
+    """Threshold chosen in validation. None if no threshold was chosen."""
     versions: dict[str, str]
     created: str
 
 
 def new_recipe(**facts: Any) -> Recipe:
-    """A recipe of the run at hand: adds command line, package versions and the time (UTC)."""
+    """Make a recipe of the current run; adds command line, package versions and time (UTC)."""
     versions = {name: importlib.metadata.version(name) for name in RECORDED_PACKAGES}
     return Recipe(
         command=("python", "-m", *_module_and_arguments()),
@@ -117,7 +117,7 @@ def _module_and_arguments() -> list[str]:
 
 
 def save_checkpoint(directory: Path, weights: Mapping[str, torch.Tensor], recipe: Recipe) -> None:
-    """Write weights, then the recipe; a folder without a recipe is an unfinished checkpoint."""
+    """Write the weights, then the recipe. A folder without a recipe is an unfinished checkpoint."""
     directory.mkdir(parents=True, exist_ok=True)
     part = directory / f"{WEIGHTS_FILE}.part"
     part.write_bytes(save({name: t.detach().cpu().contiguous() for name, t in weights.items()}))
@@ -130,7 +130,7 @@ def load_checkpoint(directory: Path, architecture: str) -> tuple[dict[str, torch
     """Read a checkpoint made for ``architecture``.
 
     Raises:
-        CheckpointError: a file is absent or damaged, or the checkpoint is of another network.
+        CheckpointError: a file is missing or damaged, or the checkpoint is for another network.
     """
     for name in (RECIPE_FILE, WEIGHTS_FILE):
         if not (directory / name).is_file():
@@ -159,10 +159,11 @@ def load_checkpoint(directory: Path, architecture: str) -> tuple[dict[str, torch
 def fill_network(
     network: torch.nn.Module, weights: Mapping[str, torch.Tensor], origin: str
 ) -> None:
-    """Load ``weights`` into ``network``; every tensor must find its place.
+    """Load ``weights`` into ``network``; every tensor must match.
 
     Raises:
-        CheckpointError: names are absent or left over, or shapes differ; ``origin`` is named.
+        CheckpointError: tensors are missing or left over, or shapes differ. The message names
+            ``origin``.
     """
     try:
         network.load_state_dict(dict(weights))

@@ -3,9 +3,9 @@
 \b
     python -m training.crops --data data/target --out runs/crops
 
-The rectangle is x_min, x_max, y_min, y_max of the cell's polygon. Cells are split by frame, never
-by crop, so that no neighbour of a training cell is validated on. OUT holds one PNG a cell and
-`crops.json`, which `training.resnet` reads.
+The rectangle is the x_min, x_max, y_min, y_max of the cell's polygon. Cells are split by frame,
+never by crop, so that no neighbour of a training cell is used for validation. OUT holds one PNG per
+cell and `crops.json`, which `training.resnet` reads.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SPLITS = ("train", "validation")
 
 
 class Crop(BaseModel):
-    """One crop: its file, below the folder of the index, and its class."""
+    """One crop: its file, relative to the folder of the index, and its class."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,7 +53,7 @@ class CropIndex(BaseModel):
     train: tuple[Crop, ...]
     validation: tuple[Crop, ...]
     scale: LearnedScale | None = None
-    """Measured on the frames; None in an index of an earlier version."""
+    """Scale measured on the frames. None in an index of an earlier version."""
 
     @model_validator(mode="after")
     def _know_every_class(self) -> CropIndex:
@@ -66,9 +66,9 @@ class CropIndex(BaseModel):
 def cut_crops(
     dataset: AnnotatedDataset, data: dict[str, str], out: Path, validation_share: float, seed: int
 ) -> CropIndex:
-    """Write every cell's crop below ``out`` and the index beside them.
+    """Write the crop of every cell below ``out``, and the index next to them.
 
-    Crops of an earlier run go away with their index.
+    Crops of an earlier run are removed together with their index.
 
     Raises:
         ValueError: fewer than two frames, or no cell on one side of the split.
@@ -111,7 +111,7 @@ def read_index(folder: Path) -> CropIndex:
     """Read ``crops.json`` of a folder.
 
     Raises:
-        ValueError: it is absent or damaged.
+        ValueError: the file is missing or damaged.
     """
     file = folder / INDEX_FILE
     if not file.is_file():
@@ -140,7 +140,7 @@ def main(
     validation_share: float,
     seed: int,
 ) -> None:
-    """Cut crops; the module's docstring is the help."""
+    """Cut crops. The module's docstring is the help text."""
     dataset, hashes = read_data(data, one_class=False, pixel_sizes_um=pixel_sizes)
     try:
         index = cut_crops(dataset, hashes, out, validation_share, seed)

@@ -3,10 +3,10 @@
 \b
     python -m training.fetch livecell --out data/livecell
 
-Source, licence, size and checksum are printed first. A download that was cut off goes on where it
-stopped when the command is given again, and files that are there already are not fetched again.
-A checksum that the publisher does not state is recorded in OUT/checksums.json at the first
-download, and what is fetched later must be the same. Zip files are unpacked and kept.
+Source, licence, size and checksum are printed first. To resume an interrupted download, give the
+command again. Files that are already complete are not fetched again. A checksum that the publisher
+does not state is recorded in OUT/checksums.json at the first download, and later downloads must
+match it. Zip files are unpacked and kept.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ from training.datasets.public import PUBLIC_DATASETS, PublicDataset, PublicFile
 
 CHECKSUMS = "checksums.json"
 TIMEOUT_S = 60.0
-"""Longest silence of a server."""
+"""Seconds without data from a server after which a download fails."""
 _BLOCK = 1 << 20
 
 
 class FetchError(Exception):
-    """A file that could not be fetched whole; names it, the reason and the remedy."""
+    """Raised if a file cannot be fetched completely; names it, the reason and the remedy."""
 
 
 def fetch(dataset: PublicDataset, out: Path) -> list[str]:
     """Fetch, verify and unpack all files of ``dataset`` into ``out``.
 
     Returns:
-        A line for each file: whether its checksum was verified or recorded.
+        One line per file: whether its checksum was verified or recorded.
 
     Raises:
-        FetchError: no network, a refusal of the server, a wrong size or checksum, a full disk, or
-            a zip file that is damaged or would write outside ``out``.
+        FetchError: the network is down, the server refuses, the size or checksum is wrong, the disk
+            is full, or a zip file is damaged or would write outside ``out``.
     """
     out.mkdir(parents=True, exist_ok=True)
     return [_fetch_file(file, out) for file in dataset.files]
 
 
 def describe(dataset: PublicDataset) -> str:
-    """Source, licence, size and checksum, as they are printed before a download."""
+    """Format source, licence, size and checksum, as printed before a download."""
     lines = [
         dataset.title,
         f"  source    {dataset.page}",
@@ -119,7 +119,7 @@ def _disk_errors(target: Path) -> Iterator[None]:
 
 
 def _download(file: PublicFile, part: Path) -> None:
-    """Fetch into ``part``, from its end on where it exists and is of the server's file."""
+    """Fetch into ``part``; append if it already holds the first bytes of the server's file."""
     start = part.stat().st_size if part.is_file() else 0
     tag = part.with_name(f"{part.name}.etag")
     with _network_errors(file, part):
@@ -153,10 +153,10 @@ def _download(file: PublicFile, part: Path) -> None:
 
 
 def _open(url: str, start: int, tag: str) -> HTTPResponse | None:
-    """The answer from byte ``start`` on; None where all bytes are there already.
+    """Request the bytes from ``start`` on; None if all bytes are already there.
 
-    A server that knows no ranges, or whose file is no longer the one of ``tag``, answers with the
-    whole file, status 200.
+    A server that does not support ranges, or whose file no longer matches ``tag``, answers with the
+    whole file and status 200.
     """
     headers = {"User-Agent": "cytoserve", "Accept-Encoding": "identity"}
     if start:
@@ -174,7 +174,7 @@ def _open(url: str, start: int, tag: str) -> HTTPResponse | None:
         error.close()
         if error.headers.get("Content-Range", "") == f"bytes */{start}":
             return None
-        return _open(url, 0, "")  # longer than the server's file: of another one
+        return _open(url, 0, "")  # longer than the server's file, so from another file
     return response
 
 
@@ -196,7 +196,7 @@ def _save(response: HTTPResponse, part: Path, total: int | None, start: int) -> 
 
 @contextmanager
 def _network_errors(file: PublicFile, part: Path) -> Iterator[None]:
-    """Turn what urllib raises into messages; errors of the disk pass."""
+    """Turn the errors of urllib into messages; disk errors pass through."""
     try:
         yield
     except HTTPError as error:
@@ -230,7 +230,7 @@ def _sha256(path: Path) -> str:
 
 
 def _verify(file: PublicFile, path: Path, checksum: str, expected: str | None) -> None:
-    """Refuse a file of the wrong size or checksum; a fresh download of it is dropped."""
+    """Reject a file of the wrong size or checksum; if it was just downloaded, delete it."""
     size = path.stat().st_size
     wrong = None
     if file.size is not None and size != file.size:
@@ -273,10 +273,10 @@ def _record(out: Path, name: str, checksum: str) -> None:
 
 
 def _unpack(archive: Path, checksum: str) -> None:
-    """Unpack a zip file beside itself, whole or not at all; an unpacked one is left as it is.
+    """Unpack a zip file next to itself, completely or not at all. Skip one already unpacked.
 
     Raises:
-        FetchError: it is damaged, or an entry lies outside, is a link, or is there already.
+        FetchError: it is damaged, or an entry lies outside, is a link, or already exists.
     """
     done = archive.with_name(f".{archive.name}.unpacked")
     if done.is_file() and done.read_text() == checksum:
@@ -312,7 +312,7 @@ def _check_entry(archive: Path, entry: zipfile.ZipInfo) -> None:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Move a folder or file into place; folders that are there already are joined."""
+    """Move a folder or file into place; merge folders that already exist."""
     if source.is_dir() and target.is_dir():
         for item in sorted(source.iterdir()):
             _move(item, target / item.name)
@@ -328,7 +328,7 @@ def _move(source: Path, target: Path) -> None:
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Its folder."
 )
 def main(name: str, out: Path) -> None:
-    """Fetch a data set; the module's docstring is the help."""
+    """Fetch a data set. The module's docstring is the help text."""
     dataset = PUBLIC_DATASETS[name]
     click.echo(describe(dataset))
     try:

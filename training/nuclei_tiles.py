@@ -1,4 +1,4 @@
-"""Clean stained tissue and cut it into tiles: the data sets of study S3, by its names.
+"""Clean stained tissue and cut it into tiles: the data sets of study S3, under its names.
 
 \b
     python -m training.nuclei_tiles --data data/BreCaHAD --out runs/tiles --set 256/128
@@ -15,13 +15,13 @@ A frame is cleaned as a whole, then cut:
     128/64          tiles of 128 pixels, step 64: 225
     ... zero        1/4, 512/256, 256/128 or 128/64 without the tiles that hold no nucleus
 
-The study's table counts nine: `original` and the last four with and without "zero". `square`,
-which they are cut from, is the tenth that --all makes. Its scale is kept and its sides are cut
-off: the study does not say how its images were made square, and a nucleus must keep its shape.
+The study's table counts nine: `original` and the last four with and without "zero". `square`, which
+they are cut from, is the tenth that --all makes. The square is cropped, not rescaled: the study
+does not say how its images were made square, and a nucleus must keep its shape.
 
-Every set goes to a folder of its own below OUT: PNG tiles, masks of discs around the centres (0
-and 255), and `tiles.json`, which `training.unet` reads. Frames are split by case, never by tile:
-neighbouring tiles share pixels, and frames of a case show one tissue.
+Every set gets its own folder below OUT: PNG tiles, masks of discs around the centres (0 and 255),
+and `tiles.json`, which `training.unet` reads. Frames are split by case, never by tile: neighbouring
+tiles share pixels, and frames of one case show the same tissue.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from training.validation_errors import explain
 INDEX_FILE = "tiles.json"
 IMAGES, MASKS = "images", "masks"
 TEST_SHARE = 0.2
-"""Share of the frames that the study tests on."""
+"""Share of the frames that the study uses for testing."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,15 @@ class TileSet:
     """How one data set is cut from cleaned frames; sizes in frame pixels."""
 
     tile_size: int | None = None
-    """Side of the tiles; None for the whole frame or square."""
+    """Side of the tiles in frame pixels; None for the whole frame or square."""
     step: int | None = None
-    """Distance of neighbouring tiles."""
+    """Distance between neighbouring tiles, in frame pixels."""
     parts: int | None = None
-    """Tiles along either side of the square, beside one another, where they have no fixed size."""
+    """Number of adjacent tiles along each side of the square, if tiles have no fixed size."""
     square: bool = True
-    """Cut from the largest centred square; else the whole frame is the tile."""
+    """Cut tiles from the largest centred square; otherwise the whole frame is the tile."""
     zero: bool = False
-    """Tiles without a label are removed; the study's word."""
+    """Remove tiles without a label; the study calls this "zero"."""
 
 
 def _with_zero(sets: Mapping[str, TileSet]) -> dict[str, TileSet]:
@@ -94,14 +94,14 @@ SETS: Mapping[str, TileSet] = MappingProxyType(
 
 
 class Tile(BaseModel):
-    """One tile: its files, below the folder of the index, and the case it is of."""
+    """One tile: its files, relative to the folder of the index, and its case."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     image: str
-    """PNG, uint8 ``[h, w, 3]``, RGB, cleaned."""
+    """Cleaned image: PNG, uint8 ``[h, w, 3]``, RGB."""
     mask: str
-    """PNG, uint8 ``[h, w]``, 255 on nuclei and 0 elsewhere."""
+    """Mask: PNG, uint8 ``[h, w]``, 255 on nuclei and 0 elsewhere."""
     case: str
 
 
@@ -112,10 +112,10 @@ class TileIndex(BaseModel):
 
     set_name: str
     tile_size: int | None = Field(default=None, gt=0)
-    """Side of all tiles, in pixels; None for whole frames, whose sizes may differ."""
+    """Side of all tiles in pixels; None for whole frames, whose sizes may differ."""
     step: int | None = Field(default=None, gt=0)
     radius: float = Field(gt=0)
-    """Of the discs, in pixels."""
+    """Radius of the discs, in pixels."""
     data: dict[str, str]
     """Annotated data set -> sha256, see `training.checkpoint.Recipe`."""
     train: tuple[Tile, ...]
@@ -123,7 +123,7 @@ class TileIndex(BaseModel):
 
 
 def set_folder(out: Path, set_name: str) -> Path:
-    """The folder of one data set below ``out``: `256/128 zero` lies in ``256-128-zero``."""
+    """Folder of one data set below ``out``: `256/128 zero` lies in ``256-128-zero``."""
     return out / set_name.replace("/", "-").replace(" ", "-")
 
 
@@ -133,10 +133,10 @@ def split_by_case(
     test_cases: Iterable[str] | None = None,
     seed: int = 0,
 ) -> frozenset[str]:
-    """The cases to test on: those named, or drawn so that 20 % of the frames are nearly met.
+    """Choose the cases to test on: those named, or a draw of close to 20 % of the frames.
 
-    Cases are drawn one after another; as many are taken as bring the share of frames nearest to
-    ``TEST_SHARE``, one at least and never all.
+    Cases are drawn one after another, as many as bring the share of frames closest to
+    ``TEST_SHARE``: at least one and never all.
 
     Raises:
         ValueError: fewer than two cases, a case that no frame has, or no case left to train on.
@@ -175,12 +175,12 @@ def make_tiles(
 ) -> TileIndex:
     """Write one data set's tiles and ``tiles.json`` into the folder ``out``.
 
-    Tiles of an earlier run go away with their index. ``test_cases`` and ``seed`` are those of
-    :func:`split_by_case`.
+    Tiles of an earlier run are removed together with their index. ``test_cases`` and ``seed`` are
+    those of :func:`split_by_case`.
 
     Raises:
-        ValueError: an unknown set, a frame smaller than a tile, a split that cannot be made, or no
-            tile on one side of it.
+        ValueError: the set is unknown, a frame is smaller than a tile, or the split is impossible
+            or has no tile on one side.
     """
     tested = split_by_case(frames, test_cases=test_cases, seed=seed)
     return _make_sets(frames, {set_name: out}, radius, tested)[set_name]
@@ -192,7 +192,7 @@ def _make_sets(
     radius: float,
     tested: frozenset[str],
 ) -> dict[str, TileIndex]:
-    """Several data sets, set name -> folder, of which every frame is cleaned once."""
+    """Make several data sets, set name -> folder; each frame is cleaned only once."""
     for name in folders:
         _check_fits(frames, name)
     for folder in folders.values():
@@ -253,7 +253,7 @@ def _check_fits(frames: Sequence[PointFrame], name: str) -> None:
 
 
 def _empty(folder: Path) -> None:
-    """Make the folder; what an earlier run left in it goes, its index first."""
+    """Make the folder, and remove what an earlier run left in it, its index first."""
     if (folder / INDEX_FILE).is_file():
         (folder / INDEX_FILE).unlink()
         for name in (IMAGES, MASKS):
@@ -274,13 +274,13 @@ def _cut(
         if tiles.zero and not labels.any():
             continue
         file = f"{frame.path.stem}_y{rows.start:04d}_x{columns.start:04d}.png"
-        _write(folder / IMAGES / file, image[rows, columns, ::-1])  # cv2 is BGR
+        _write(folder / IMAGES / file, image[rows, columns, ::-1])  # cv2 expects BGR
         _write(folder / MASKS / file, labels.astype(np.uint8) * 255)
         yield Tile(image=f"{IMAGES}/{file}", mask=f"{MASKS}/{file}", case=frame.case)
 
 
 def _windows(height: int, width: int, tiles: TileSet) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of every tile, row by row of the grid."""
+    """Yield the rows and columns of every tile, row by row of the grid."""
     if not tiles.square:
         yield slice(0, height), slice(0, width)
         return
@@ -308,7 +308,7 @@ def read_tile_index(folder: Path) -> TileIndex:
     """Read ``tiles.json`` of a folder.
 
     Raises:
-        ValueError: it is absent or damaged.
+        ValueError: the file is missing or damaged.
     """
     file = folder / INDEX_FILE
     if not file.is_file():
@@ -348,7 +348,7 @@ def main(
     test_cases: tuple[str, ...],
     seed: int,
 ) -> None:
-    """Make data sets; the module's docstring is the help."""
+    """Make data sets. The module's docstring is the help text."""
     if bool(names) == all_sets:
         raise click.UsageError("give --set, once or several times, or --all.")
     chosen = tuple(SETS) if all_sets else names

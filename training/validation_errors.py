@@ -1,4 +1,4 @@
-"""pydantic's errors in lines that a user can act on."""
+"""Formatting of pydantic's errors as lines that a user can act on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 
 def explain(error: ValidationError) -> str:
-    """One indented line ``field: reason, given: value`` for each thing that is wrong."""
+    """Return one indented line ``field: reason, given: value`` per error."""
     return "".join(
         f"\n  {'.'.join(map(str, fault['loc'])) or 'contents'}: {fault['msg']}"
         + ("" if fault["type"] in ("missing", "json_invalid") else f", given: {fault['input']!r}")

@@ -1,8 +1,8 @@
-"""Annotated cells, frames and data sets: what every reader makes and all training reads.
+"""Annotated cells, frames and data sets, which every reader returns and all training uses.
 
 Coordinates are continuous frame pixels: pixel ``i`` spans ``[i, i + 1)``; ``x`` runs along the
-width, ``y`` along the height. A cell is held as a mask patch, so a frame of N cells takes memory
-for N patches, never N frames, and overlapping cells keep their overlap.
+width, ``y`` along the height. A cell is stored as a mask patch. So a frame of N cells takes the
+memory of N patches, not of N frames, and overlapping cells keep their overlap.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cytoserve.images import read_integers
 
 
 class AnnotationError(ValueError):
-    """An annotation that cannot be trained on: names the file, the entry in it and the reason."""
+    """Raised for an unusable annotation; names the file, the entry in it and the reason."""
 
     def __init__(self, path: Path, entry: str, reason: str) -> None:
         self.path = path
@@ -36,21 +36,21 @@ class AnnotatedCell:
     """One cell: a mask patch at a place in the frame."""
 
     x: int
-    """Frame column of the patch's left pixels."""
+    """Frame column of the patch's leftmost pixels."""
     y: int
-    """Frame row of the patch's upper pixels."""
+    """Frame row of the patch's topmost pixels."""
     mask: npt.NDArray[np.bool_]
-    """``[h, w]``, tight around the cell: no empty border row or column."""
+    """Mask patch ``[h, w]``, tight around the cell: no border row or column is empty."""
     class_id: int
-    """Index into :attr:`AnnotatedDataset.class_names`."""
+    """Index of the class in :attr:`AnnotatedDataset.class_names`."""
 
     @classmethod
     def cut(
         cls, mask: npt.NDArray[np.bool_], class_id: int, *, x: int = 0, y: int = 0
     ) -> AnnotatedCell:
-        """Cut the patch tight out of ``mask`` ``[h, w]``, whose upper left pixel is ``(x, y)``.
+        """Make a cell from ``mask`` ``[h, w]`` with its upper left pixel at ``(x, y)``, cropped.
 
-        Raises ValueError where ``mask`` has no pixel set.
+        Raises ValueError if ``mask`` has no pixel set.
         """
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         if not rows.size:
@@ -60,24 +60,24 @@ class AnnotatedCell:
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """``(x0, y0, x1, y1)`` in frame pixels; the end is exclusive."""
+        """Box ``(x0, y0, x1, y1)`` in frame pixels; the end is exclusive."""
         height, width = self.mask.shape
         return float(self.x), float(self.y), float(self.x + width), float(self.y + height)
 
     @property
     def area(self) -> int:
-        """Pixels of the cell."""
+        """Number of pixels of the cell."""
         return int(np.count_nonzero(self.mask))
 
     def polygon(self) -> npt.NDArray[np.float32]:
         """Outer contour of the largest component: float32 ``[P, 2]``, (x, y) in frame pixels.
 
-        The contour runs along the pixel edges with its corners cut, P >= 4; it is not closed by
-        a repeated point.
+        The contour runs along the pixel edges with its corners cut, and P >= 4. The first point is
+        not repeated at the end.
         """
         contours = find_contours(np.pad(self.mask, 1).astype(np.float32), 0.5, "high")
         largest = max((contour[:-1] for contour in contours), key=_enclosed_area)
-        # Contour points count pixel centres of the padded patch.
+        # Contour coordinates count pixel centres of the padded patch.
         polygon: npt.NDArray[np.float64] = largest[:, ::-1] - 0.5 + (self.x, self.y)
         return polygon.astype(np.float32)
 
@@ -90,25 +90,26 @@ class AnnotatedCell:
 
 @dataclass(frozen=True)
 class AnnotatedFrame:
-    """One image file and its cells; no cells is an ordinary frame."""
+    """One image file and its cells. A frame without cells is an ordinary frame."""
 
     path: Path
     height: int
     width: int
     cells: tuple[AnnotatedCell, ...]
     name: str = ""
-    """Unique in a data set; the stem of ``path`` where none is given."""
+    """Name of the frame, unique in a data set; by default the stem of ``path``."""
     scale: float = 1.0
-    """Pixels of the data set's common scale per pixel of this frame, see `datasets.scale`."""
+    """Pixels of the data set's common scale per pixel of this frame, see
+    `training.datasets.scale`."""
 
     def __post_init__(self) -> None:
         if not self.name:
             object.__setattr__(self, "name", self.path.stem)
 
     def read(self) -> npt.NDArray[Any]:
-        """The image as the camera gave it: uint8 or uint16 ``[H, W]`` or ``[H, W, 3]`` RGB.
+        """Read the image as the camera stored it: uint8 or uint16 ``[H, W]`` or ``[H, W, 3]`` RGB.
 
-        Floats become what the server gets of them. Raises what
+        Floats are converted to the integers that the server would receive. Raises what
         :func:`cytoserve.images.read_integers` raises.
         """
         return read_integers(self.path)
@@ -118,13 +119,13 @@ class AnnotatedFrame:
 class AnnotatedDataset:
     """Frames that share one list of classes.
 
-    Raises AnnotationError where two frames share a name, which is mostly the image file's stem.
+    Raises AnnotationError if two frames share a name, which is usually the image file's stem.
     """
 
     class_names: tuple[str, ...]
     frames: tuple[AnnotatedFrame, ...]
     pixel_size_um: float | None = None
-    """Side of a pixel of the frames' common scale in micrometres; None where it is unknown."""
+    """Side of a pixel of the frames' common scale in micrometres; None if it is unknown."""
 
     def __post_init__(self) -> None:
         names = Counter(frame.name for frame in self.frames)
@@ -138,7 +139,7 @@ class AnnotatedDataset:
                 )
 
     def subset(self, names: Collection[str]) -> AnnotatedDataset:
-        """The frames whose :attr:`~AnnotatedFrame.name` is in ``names``, in this set's order.
+        """Return the frames with a :attr:`~AnnotatedFrame.name` in ``names``, in this set's order.
 
         Raises ValueError for a name that no frame has.
         """
@@ -152,7 +153,7 @@ class AnnotatedDataset:
         return replace(self, frames=tuple(f for f in self.frames if f.name in names))
 
     def as_one_class(self, name: str = "cell") -> AnnotatedDataset:
-        """The same cells, all of the one class ``name``."""
+        """Return the same cells, all of a single class ``name``."""
         frames = tuple(
             replace(frame, cells=tuple(replace(cell, class_id=0) for cell in frame.cells))
             for frame in self.frames
@@ -160,7 +161,7 @@ class AnnotatedDataset:
         return replace(self, class_names=(name,), frames=frames)
 
     def cells_per_class(self) -> dict[str, int]:
-        """How many cells each class has, in the order of :attr:`class_names`."""
+        """Count the cells of each class, in the order of :attr:`class_names`."""
         counts = Counter(cell.class_id for frame in self.frames for cell in frame.cells)
         return {name: counts[index] for index, name in enumerate(self.class_names)}
 

@@ -1,7 +1,7 @@
-"""Frames without cells, made from nothing: what a camera gives when nothing lies before it.
+"""Synthetic frames without cells: what a camera records when there is no specimen.
 
-A network that has only ever seen cells finds some in noise, too. These frames are part of every
-training, besides the background of the annotated frames.
+A network that has only seen frames with cells finds cells in noise too. So every training uses
+these frames, in addition to the background of the annotated frames.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import numpy.typing as npt
 Plane = npt.NDArray[np.float64]
 
 OFFSET = 100.0
-"""Camera value without light."""
+"""Camera value of a pixel without light."""
 
 
 def blank_frame(
     random: np.random.Generator, height: int, width: int, channels: int
 ) -> npt.NDArray[np.uint16]:
-    """Return one of the kinds of empty frames, uint16 ``[H, W, C]``, chosen at random.
+    """Return an empty frame uint16 ``[H, W, C]`` of a kind chosen at random.
 
-    Constant; read noise; shot noise; uneven light with noise; noise with hot pixels; blurred blobs
-    of low contrast, as dust and debris far out of focus; specks and clumps of them in focus; the
-    texture of a substrate. RGB frames have the tint of a background. Some frames are compressed, as
-    JPEG files are.
+    The kinds are: constant; read noise; shot noise; uneven light with noise; noise with hot pixels;
+    blurred blobs of low contrast, as dust and debris far out of focus; specks and clumps of them in
+    focus; the texture of a substrate. RGB frames have the tint of a background. Some frames are
+    compressed as JPEG.
     """
     kinds: tuple[Callable[[np.random.Generator, int, int], Plane], ...] = (
         _constant,
@@ -51,11 +51,12 @@ def blank_frame(
 
 
 def blank_slide(random: np.random.Generator, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Return an empty field of a stained slide in bright light, uint8 RGB ``[H, W, 3]``.
+    """Return an empty brightfield image of a stained slide, uint8 RGB ``[H, W, 3]``.
 
-    The glass is nearly white, 255 being the white level, and has a slight tint. Its light is even,
-    uneven or stained by dust far out of focus; the noise is none, weak, or blurred as compression
-    and demosaicing leave it. One in five is dim: a white level set too high, or a closed shutter.
+    The glass is nearly white, with 255 as the white level, and has a slight tint. Its light is
+    even, uneven or spotted by dust far out of focus. The noise is absent, weak, or blurred as
+    compression and demosaicing leave it. One in five images is dim, as with a white level set too
+    high or a closed shutter.
     """
     kinds: tuple[Callable[[np.random.Generator, int, int], Plane], ...] = (_even, _uneven, _dusty)
     light = kinds[int(random.integers(len(kinds)))](random, height, width)[:, :, None]
@@ -69,7 +70,7 @@ def blank_slide(random: np.random.Generator, height: int, width: int) -> npt.NDA
 
 
 def _level(random: np.random.Generator) -> float:
-    """Background in counts, from a dark frame to a bright one."""
+    """Draw the background level in counts, from a dark frame to a bright one."""
     return float(np.exp(random.uniform(np.log(20), np.log(20000))))
 
 
@@ -79,7 +80,7 @@ def _constant(random: np.random.Generator, height: int, width: int) -> Plane:
 
 def _read_noise(random: np.random.Generator, height: int, width: int) -> Plane:
     noise = random.normal(0, random.uniform(1, 20), (height, width))
-    if random.random() < 0.3:  # as binning, demosaicing and compression leave it: correlated
+    if random.random() < 0.3:  # correlated, as binning, demosaicing and compression leave it
         noise = _blurred(noise, random.uniform(0.5, 1.5))
     return random.uniform(0, 200) + noise
 
@@ -107,7 +108,7 @@ def _debris(random: np.random.Generator, height: int, width: int) -> Plane:
 
 
 def _specks(random: np.random.Generator, height: int, width: int) -> Plane:
-    """Specks in focus, far smaller than a cell, alone and in clumps, as dust and debris leave."""
+    """Specks in focus, far smaller than a cell, single or in clumps, as from dust and debris."""
     light = np.ones((height, width))
     for _ in range(1 + random.poisson(height * width / random.uniform(40, 120) ** 2)):
         centre = random.uniform(0, (width, height))
@@ -120,7 +121,7 @@ def _specks(random: np.random.Generator, height: int, width: int) -> Plane:
 
 
 def _texture(random: np.random.Generator, height: int, width: int) -> Plane:
-    """Weak ripples and grain without outlines, in some frames drawn out to stripes."""
+    """Weak ripples and grain without outlines, stretched to stripes in some frames."""
     across, along = random.uniform(1.5, 6), random.uniform(1.5, 24)
     sizes = (across, along) if random.random() < 0.5 else (along, across)
     grain = cv2.GaussianBlur(random.normal(size=(height, width)), (0, 0), sizes[0], sigmaY=sizes[1])
@@ -131,7 +132,7 @@ def _texture(random: np.random.Generator, height: int, width: int) -> Plane:
 def _compressed(
     random: np.random.Generator, counts: npt.NDArray[np.uint16]
 ) -> npt.NDArray[np.uint16]:
-    """``counts`` ``[H, W, C]`` brought to 8 bits, as a file of a JPEG camera holds them."""
+    """Convert ``counts`` ``[H, W, C]`` to 8 bits, as in a JPEG file from a camera."""
     span = max(float(np.ptp(counts)), 1.0)
     values = (
         255 * random.uniform(0.5, 0.9) + (counts - counts.mean()) * random.uniform(2, 40) / span
@@ -149,7 +150,7 @@ def _even(random: np.random.Generator, height: int, width: int) -> Plane:
 
 
 def _uneven(random: np.random.Generator, height: int, width: int) -> Plane:
-    """Light of about 1 that falls from side to side, to the corners, or in slow waves."""
+    """Light of about 1 that falls off from side to side, to the corners, or in slow waves."""
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     angle, depth = random.uniform(0, 2 * np.pi), random.uniform(0.05, 0.5)
     slope = (x * np.cos(angle) + y * np.sin(angle)) / np.sqrt(2)
@@ -161,7 +162,7 @@ def _uneven(random: np.random.Generator, height: int, width: int) -> Plane:
 
 
 def _dusty(random: np.random.Generator, height: int, width: int) -> Plane:
-    """Light of 1 with blobs, bright or dark, too blurred to be a cell's outline."""
+    """Light of 1 with bright or dark blobs, too blurred to look like a cell's outline."""
     blobs = np.zeros((height, width))
     for _ in range(int(random.integers(1, 12))):
         centre = (int(random.integers(width)), int(random.integers(height)))

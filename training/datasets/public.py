@@ -1,7 +1,7 @@
-"""The public data sets of the studies: where they lie, under which licence, how large they are.
+"""The public data sets of the studies: location, licence and size.
 
-Only what their publishers, or files that quote them, state is written here; what is not known is
-None, and `training.fetch` says so.
+Only facts stated by the publishers, or by files that quote them, are recorded here. Unknown values
+are None, and `training.fetch` says so.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ class PublicFile(BaseModel):
 
     url: str
     path: str
-    """Where it goes below the folder of the data set; a zip file is unpacked beside it."""
+    """Path of the file below the folder of the data set. A zip file is unpacked next to itself."""
     stated_size: str | None = None
-    """As its publisher rounds it."""
+    """Size as the publisher states it, rounded."""
     size: int | None = Field(default=None, ge=0)
-    """Bytes, where they are known exactly."""
+    """Size in bytes; None if it is not known exactly."""
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    """None where its publisher states none: it is recorded at the first download."""
+    """Checksum as the publisher states it. If None, it is recorded at the first download."""
 
 
 class PublicDataset(BaseModel):
-    """One data set; all its files are needed."""
+    """One data set. All its files are needed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str
     page: str
-    """Where its publisher describes it."""
+    """Web page on which the publisher describes the data set."""
     citation: str
     licence: str
     files: tuple[PublicFile, ...]
     read_with: str
-    """The command that reads it, ``OUT`` the folder that it was fetched to."""
+    """Command that reads the data set; ``OUT`` stands for the folder that it was fetched to."""
 
 
 _LIVECELL = "http://livecell-dataset.s3.eu-central-1.amazonaws.com/LIVECell_dataset_2021"
@@ -101,4 +101,4 @@ PUBLIC_DATASETS: Mapping[str, PublicDataset] = MappingProxyType(
         ),
     }
 )
-"""Data set by the name that `training.fetch` takes."""
+"""Data sets by the names that `training.fetch` accepts."""

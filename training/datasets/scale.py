@@ -1,8 +1,8 @@
-"""The scale of annotated frames: how large their cells are, and how data sets are brought together.
+"""Scale of annotated frames: how large their cells are, and how data sets get a common scale.
 
 A network finds cells of the sizes that it was trained on, so the scale at which it sees a frame is
-part of what it learned. Training measures the cells and records the scale in the recipe; serving
-keeps to it, whatever a frame's size.
+part of what it learned. Training measures the cells and records the scale in the recipe. Serving
+uses this scale for frames of any size.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from training.checkpoint import CheckpointError, LearnedScale, Recipe
 from training.datasets.annotated import AnnotatedCell, AnnotatedDataset
 
 SMALLEST_MEDIAN = 24.0
-"""Least median diameter of the cells in network pixels; smaller ones are enlarged to it. The finest
-level of a YOLO has 8 network pixels per anchor, too coarse for cells of a dozen pixels."""
+"""Least median diameter of the cells in network pixels. Smaller cells are enlarged to it. The
+finest level of a YOLO has 8 network pixels per anchor, too coarse for cells of a dozen pixels."""
 
 LARGEST_SIDE = 256.0
-"""Longest box side of the largest cells in network pixels; larger ones are reduced to it. Tiles of
-640 pixels then overlap by such a cell and still advance by more than half."""
+"""Longest box side of the largest cells in network pixels. Larger cells are reduced to it. Tiles of
+640 pixels then overlap by such a cell and still advance by more than half a tile."""
 
 LARGEST_SHARE = 0.99
-"""Share of the cells whose longest side is within the recorded largest one."""
+"""Share of the cells whose longest side is at most the recorded largest one."""
 
 SIMILAR = 1.1
-"""Scales that differ by no more than this factor count as one, and no frame is resized."""
+"""Scales that differ by no more than this factor count as equal, and no frame is resized."""
 
 
 def measure_scale(dataset: AnnotatedDataset, network_scale: float | None = None) -> LearnedScale:
     """Measure the cells of a data set, and choose the scale at which a network sees them.
 
     Args:
-        dataset: frames with their common scale, see :func:`bring_together`; one cell at least.
-        network_scale: network pixels per pixel of the common scale. None chooses 1, or more where
-            the cells are smaller than ``SMALLEST_MEDIAN``, or less where the largest are larger
-            than ``LARGEST_SIDE``.
+        dataset: frames with their common scale, see :func:`bring_together`; with at least one cell.
+        network_scale: network pixels per pixel of the common scale. None chooses 1, or more if the
+            cells are smaller than ``SMALLEST_MEDIAN``, or less if the largest exceed
+            ``LARGEST_SIDE``.
 
     Raises:
         ValueError: there is no cell to measure.
@@ -65,8 +65,8 @@ def measure_scale(dataset: AnnotatedDataset, network_scale: float | None = None)
 def bring_together(datasets: Sequence[AnnotatedDataset]) -> list[AnnotatedDataset]:
     """Give the frames of several data sets one common scale, that of the first.
 
-    Data sets are compared by the sizes of their pixels where both are known, else by the median
-    diameters of their cells. Similar ones, and those without a cell to measure, stay as they are.
+    Data sets are compared by their pixel sizes if both are known, otherwise by the median diameters
+    of their cells. Similar ones, and those without a cell to measure, stay unchanged.
     """
     together = list(datasets[:1])
     for dataset in datasets[1:]:
@@ -77,15 +77,15 @@ def bring_together(datasets: Sequence[AnnotatedDataset]) -> list[AnnotatedDatase
 
 
 def recorded_scale(recipe: Recipe, origin: Path, told: LearnedScale | None = None) -> LearnedScale:
-    """The scale of a trained network: ``told`` where it is given, else what its recipe records.
+    """Scale of a trained network: ``told`` if it is given, otherwise what its recipe records.
 
     Args:
-        recipe: of the network.
-        origin: its checkpoint folder, for the message.
-        told: what options on the command line tell.
+        recipe: recipe of the network.
+        origin: checkpoint folder of the network, for the message.
+        told: scale given by options on the command line.
 
     Raises:
-        CheckpointError: neither tells it, as with checkpoints of earlier versions.
+        CheckpointError: neither states the scale, as with checkpoints of earlier versions.
     """
     scale = told or recipe.scale
     if scale is None:
@@ -99,15 +99,15 @@ def recorded_scale(recipe: Recipe, origin: Path, told: LearnedScale | None = Non
 
 
 def scale_for(network: LearnedScale, frames: LearnedScale | None) -> LearnedScale:
-    """The scale at which a network sees frames with cells of another size than it learned from.
+    """Scale for frames whose cells differ in size from those that the network learned from.
 
     Args:
-        network: what the network's recipe records.
-        frames: measured on the frames that it is to be served for; None where that is unknown.
+        network: scale that the network's recipe records.
+        frames: scale measured on the frames to be served; None if it is unknown.
 
     Returns:
-        ``frames`` with the network scale at which their cells look to the network as those that it
-        learned from.
+        ``frames`` with the network scale at which their cells appear to the network at the size of
+        those that it learned from.
     """
     if frames is None:
         return network
@@ -120,7 +120,7 @@ def scale_for(network: LearnedScale, frames: LearnedScale | None) -> LearnedScal
 
 
 def describe_scale(scale: LearnedScale) -> str:
-    """Return what was measured, in a line for the terminal."""
+    """Describe the measured scale in one line for the terminal."""
     return (
         f"cells measure {scale.cell_diameter_px:g} px (median diameter), the largest "
         f"{scale.largest_cell_px:g} px; {scale.network_scale:g} network pixels per frame pixel"
@@ -138,16 +138,16 @@ def _factor(first: AnnotatedDataset, other: AnnotatedDataset) -> float:
 
 
 def _or_one(factor: float) -> float:
-    """``factor``, or 1 where it is as good as that."""
+    """Return ``factor``, or 1 if it is close to 1, see ``SIMILAR``."""
     return 1.0 if 1 / SIMILAR <= factor <= SIMILAR else factor
 
 
 def _median_diameter(dataset: AnnotatedDataset) -> float:
-    """In frame pixels; 0 where there is no cell."""
+    """Median diameter of the cells in frame pixels; 0 if there is no cell."""
     diameters = [_diameter(cell) for frame in dataset.frames for cell in frame.cells]
     return float(np.median(diameters)) if diameters else 0.0
 
 
 def _diameter(cell: AnnotatedCell) -> float:
-    """Diameter of the disc of a cell's area, in pixels."""
+    """Diameter in pixels of the disc that has the cell's area."""
     return 2 * float(np.sqrt(cell.area / np.pi))

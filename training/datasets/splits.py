@@ -1,4 +1,4 @@
-"""Splits by frame: cells of one frame never stand on both sides."""
+"""Splits by frame: the cells of one frame are never on both sides."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from training.datasets.annotated import AnnotatedDataset
 
 @dataclass(frozen=True)
 class SplitSizes:
-    """Frames of the three parts of a split; study S2's by default, of its 30 frames.
+    """Frames in each of the three parts of a split; defaults are those of study S2 (30 frames).
 
-    Raises ValueError where a part would be empty.
+    Raises ValueError if a part would be empty.
     """
 
     training: int = 15
@@ -30,7 +30,7 @@ class SplitSizes:
 
     @property
     def frames(self) -> int:
-        """Frames that a split takes together."""
+        """Total number of frames of a split."""
         return self.training + self.validation + self.test
 
     def __str__(self) -> str:
@@ -39,18 +39,18 @@ class SplitSizes:
 
 @dataclass(frozen=True)
 class DatasetSplit:
-    """One split; no frame stands in two parts."""
+    """One split. No frame is in two parts."""
 
     training: AnnotatedDataset
-    """Its frames in the order in which they were drawn."""
+    """Training frames in the order in which they were drawn."""
     validation: AnnotatedDataset
     test: AnnotatedDataset
 
     def first(self, count: int) -> DatasetSplit:
-        """The same split with the first ``count`` training frames only, for a learning curve.
+        """Return the split with only the first ``count`` training frames, for a learning curve.
 
-        Every smaller draw lies in every larger one; validation and test stay as they are. Raise
-        ValueError where ``count`` is not among 1 .. the number of training frames.
+        Every smaller draw is part of every larger one. Validation and test stay unchanged. Raises
+        ValueError if ``count`` is not between 1 and the number of training frames.
         """
         frames = self.training.frames
         if not 1 <= count <= len(frames):
@@ -61,10 +61,10 @@ class DatasetSplit:
 
 
 def random_split(dataset: AnnotatedDataset, sizes: SplitSizes, seed: int) -> DatasetSplit:
-    """Draw training, validation and test frames; frames beyond the sizes are left out.
+    """Draw training, validation and test frames; any remaining frames are left out.
 
-    Drawn with K seeds this is the repeated random sub-sampling of study S2 (K = 10). The draw
-    depends on the frames' names, the sizes and the seed, not on the order of the frames.
+    With K seeds this is the repeated random sub-sampling of study S2 (K = 10). The draw depends on
+    the frames' names, the sizes and the seed, not on the order of the frames.
 
     Raises:
         ValueError: the data set has fewer frames than the split takes.
@@ -90,10 +90,10 @@ def split_by_frame(
 ) -> tuple[AnnotatedDataset, AnnotatedDataset]:
     """Draw whole frames for validation: ``(training frames, validation frames)``.
 
-    At least one frame stands on either side.
+    Each side gets at least one frame.
 
     Raises:
-        ValueError: the data set has fewer than two frames, or there is no cell on one side.
+        ValueError: the data set has fewer than two frames, or one side has no cell.
     """
     names = sorted(frame.name for frame in dataset.frames)
     if len(names) < 2:
@@ -120,7 +120,7 @@ def _has_cells(dataset: AnnotatedDataset) -> bool:
 
 
 def refuse_shared_frames(train: AnnotatedDataset, validation: AnnotatedDataset) -> None:
-    """See that no frame is both trained and validated on; ValueError where one is."""
+    """Raise ValueError if a frame is used for both training and validation."""
     shared = {f.path for f in train.frames} & {f.path for f in validation.frames}
     if shared:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Found cells against annotated ones: who is whose, and the figures that follow."""
+"""Matching of found cells with annotated ones, and the figures computed from the matches."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from cytoserve import Cells
 from training.datasets.annotated import AnnotatedCell
 
 MATCH_IOU = 0.5
-"""Least mask IoU of a found cell and the annotated one that it stands for."""
+"""Least mask IoU of a found cell and the annotated cell that it is matched with."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """A found cell that stands for an annotated one."""
+    """A found cell and the annotated cell that it is matched with."""
 
     iou: float
     true_class: int
     found_class: int
     found_index: int
-    """Place of the found cell in the answer."""
+    """Index of the found cell in the answer."""
     annotated_index: int
-    """Place of the annotated cell in its frame."""
+    """Index of the annotated cell in its frame."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class FrameMatches:
 
 @dataclass(frozen=True)
 class Quality:
-    """Figures over all frames; NaN where there is nothing to measure."""
+    """Figures over all frames; NaN if there is nothing to measure."""
 
     iou: float
     """Mean mask IoU of the matched cells."""
     accuracy: float
-    """Share of matched cells with the right class."""
+    """Share of matched cells with the correct class."""
     balanced_accuracy: float
-    """Mean over classes of the share of its matched cells with the right class."""
+    """Mean over the classes of the share of matched cells with the correct class."""
     recall: float
     """Share of annotated cells that are matched."""
     precision: float
@@ -54,17 +54,17 @@ class Quality:
     f1: float
     """Harmonic mean of recall and precision: TP / (TP + FP / 2 + FN / 2)."""
     panoptic_quality: float
-    """Sum of the IoU of all matches / (TP + FP / 2 + FN / 2), whatever the class.
+    """Sum of the IoU of all matches / (TP + FP / 2 + FN / 2), regardless of class.
 
     Segmentation quality (the mean IoU of matched cells) times recognition quality (F1), as in
-    Kirillov et al. 2019, "Panoptic Segmentation". An IoU of exactly 0.5 is no match there.
+    Kirillov et al. 2019, "Panoptic Segmentation". There an IoU of exactly 0.5 is not a match.
     """
 
 
 def match_cells(found: Cells, annotated: Sequence[AnnotatedCell]) -> FrameMatches:
-    """Match greedily: the best-scored cell takes the annotated one it overlaps most.
+    """Match greedily: the highest-scored cell takes the annotated one that it overlaps most.
 
-    Every annotated cell is taken once, as in COCO's evaluation.
+    Every annotated cell is taken at most once, as in COCO's evaluation.
     """
     boxes = np.array([cell.box for cell in annotated], float).reshape(-1, 4)
     free = np.ones(len(annotated), bool)
@@ -75,7 +75,7 @@ def match_cells(found: Cells, annotated: Sequence[AnnotatedCell]) -> FrameMatche
         if not region.mask.any():
             continue
         cell = AnnotatedCell.cut(region.mask, class_id, x=region.columns.start, y=region.rows.start)
-        # Only cells whose boxes overlap: frames may have thousands of both.
+        # Compare only cells whose boxes overlap: frames may have thousands of both.
         meeting = (boxes[:, :2] < cell.box[2:]) & (boxes[:, 2:] > cell.box[:2])
         near = np.flatnonzero(meeting.all(axis=1) & free)
         if not near.size:
@@ -91,7 +91,7 @@ def match_cells(found: Cells, annotated: Sequence[AnnotatedCell]) -> FrameMatche
 
 
 def mask_iou(one: AnnotatedCell, other: AnnotatedCell) -> float:
-    """Intersection over union of two masks, from their patches alone."""
+    """Intersection over union of two masks, computed from their patches alone."""
     x0, y0 = max(one.x, other.x), max(one.y, other.y)
     x1 = min(one.x + one.mask.shape[1], other.x + other.mask.shape[1])
     y1 = min(one.y + one.mask.shape[0], other.y + other.mask.shape[0])
@@ -106,7 +106,7 @@ def _window(cell: AnnotatedCell, x0: int, y0: int, x1: int, y1: int) -> npt.NDAr
 
 
 def quality(frames: Sequence[FrameMatches]) -> Quality:
-    """Figures over the cells of all frames together."""
+    """Compute the figures over the cells of all frames together."""
     matches = [match for frame in frames for match in frame.matches]
     found, annotated = sum(f.found for f in frames), sum(f.annotated for f in frames)
     right = np.array([match.true_class == match.found_class for match in matches], float)

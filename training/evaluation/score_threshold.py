@@ -1,8 +1,8 @@
-"""The score threshold that is best on the frames kept for validation.
+"""Choice of the score threshold that is best on the validation frames.
 
-A score of 0.25 means something else for every network. So each training asks its network for all
-cells of the validation frames at a low threshold, by the very modules that are served, and takes
-the threshold with the largest F1.
+A score of 0.25 means something different for every network. So each training runs its network on
+the validation frames at a low threshold, through the same modules that are served, and takes the
+threshold with the highest F1.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from training.datasets.blank_frames import blank_frame
 from training.evaluation.matching import match_cells
 
 LOWEST = 0.02
-"""Score threshold at which a network is asked for all its cells."""
+"""Score threshold at which a network is run to obtain all its cells."""
 
 THRESHOLDS = tuple(round(0.02 * step, 2) for step in range(1, 50))
 """Thresholds of the curve: 0.02 to 0.98."""
 
 TOLERANCE = 0.005
-"""Thresholds whose F1 is this close to the largest count as equally good."""
+"""Thresholds whose F1 is this close to the highest count as equally good."""
 
 MOST_TOLERANCE = 0.02
-"""A threshold that misses one cell more also counts as equally good, if its F1 is this close: one
-cell of a few dozen may be missed by chance."""
+"""A threshold that misses one more cell also counts as equally good if its F1 is this close to the
+highest: one of a few dozen cells may be missed by chance."""
 
 BLANKS = 24
-"""Empty frames that are looked at, at least: of two or three, few kinds would be seen."""
+"""Minimum number of empty frames that are examined: two or three would cover few kinds."""
 
 PICTURE = "threshold.png"
 
 Frame = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], int]
-"""One frame's found cells and count of annotated ones: scores ``[N]``, whether each of these cells
-stands for an annotated one ``[N]``, and the number of annotated cells."""
+"""Result for one frame: the scores ``[N]`` of its found cells, whether each is matched with an
+annotated cell ``[N]``, and the number of annotated cells."""
 
 
 def validation_frames(
@@ -53,15 +53,15 @@ def validation_frames(
     blank_side: int,
     seed: int,
 ) -> Iterator[Frame]:
-    """Yield what is found in the validation frames, then in as many empty ones, `BLANKS` at least.
+    """Yield results for the validation frames, then for as many empty ones, at least `BLANKS`.
 
     Args:
         validation: frames that were not trained on.
-        find: finds the cells of a frame int32 ``[H, W, C]``, down to a low score; it is also told
-            the frame's factor to the common scale of the data.
+        find: function that finds the cells of a frame int32 ``[H, W, C]``, down to a low score. Its
+            second argument is the frame's factor to the common scale of the data.
         scale: the scale that the network was trained at.
-        blank_side: of the empty frames, in network pixels. Whatever is found in them is wrong.
-        seed: of the empty frames.
+        blank_side: side of the empty frames, in network pixels. Every cell found in them is wrong.
+        seed: random seed of the empty frames.
     """
     channels = []
     for frame in track(validation.frames, "choosing the threshold", transient=True):
@@ -80,15 +80,14 @@ def validation_frames(
 
 
 def choose_score_threshold(frames: Iterable[Frame]) -> ChosenThreshold:
-    """Choose the threshold with the largest F1 over all frames together.
+    """Choose the threshold with the highest F1 over all frames together.
 
-    Cells are matched greedily, the best-scored first, so that a higher threshold takes cells away
-    and changes no other match. Where several thresholds are equally good, see `TOLERANCE`, which is
-    usual with few validation cells, the middle one is taken: it is the furthest from both kinds of
-    mistake.
+    Cells are matched greedily, the highest-scored first, so a higher threshold removes cells and
+    changes no other match. With few validation cells, several thresholds are often equally good,
+    see `TOLERANCE`. Then the middle one is taken, which is the furthest from both kinds of mistake.
 
     Raises:
-        ValueError: there is no annotated cell, so there is nothing to choose by.
+        ValueError: there is no annotated cell, so no threshold can be chosen.
     """
     frames = list(frames)
     annotated = sum(count for _, _, count in frames)
@@ -110,16 +109,16 @@ def choose_threshold(
     found: npt.NDArray[np.integer[Any]],
     annotated: int,
 ) -> ChosenThreshold:
-    """Choose the threshold with the largest ``2 matched / (found + annotated)``.
+    """Choose the threshold with the highest ``2 matched / (found + annotated)``.
 
-    That is the F1 score if cells are counted, and the Dice score if pixels are. Where several
+    This is the F1 score if cells are counted, and the Dice score if pixels are. If several
     thresholds are equally good, the middle one is taken.
 
     Args:
         metric: name of the score.
-        matched: ``[T]``, how many are both found and annotated, per threshold of ``THRESHOLDS``.
-        found: ``[T]``, how many are found, likewise.
-        annotated: how many are annotated, 1 or more.
+        matched: ``[T]``, number both found and annotated, per threshold of ``THRESHOLDS``.
+        found: ``[T]``, number found, per threshold of ``THRESHOLDS``.
+        annotated: number annotated, 1 or more.
     """
     figures = 2 * matched / (found + annotated)
     best = int(figures.argmax())
@@ -136,7 +135,7 @@ def choose_threshold(
 
 
 def _middle_of_the_best(figures: npt.NDArray[np.float64], least: float) -> float:
-    """The middle of the stretch of thresholds around the best one that reach ``least``."""
+    """Middle of the range of thresholds around the best one that reach ``least``."""
     first = last = int(figures.argmax())
     while first > 0 and figures[first - 1] >= least - 1e-9:
         first -= 1
@@ -150,7 +149,7 @@ def _rounded(values: npt.NDArray[np.float64]) -> tuple[float, ...]:
 
 
 def draw_threshold(chosen: ChosenThreshold, folder: Path) -> Path:
-    """Draw precision, recall and F1 (or Dice) against the threshold; return the file."""
+    """Plot precision, recall and F1 (or Dice) against the threshold, and return the file."""
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
     figure = Figure(figsize=(6, 4), layout="constrained")

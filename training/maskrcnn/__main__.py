@@ -1,15 +1,15 @@
 """Train the Mask R-CNN of study S4: every cell of a frame with its mask.
 
-Mesenchymal stem cells, from torchvision's COCO weights; then a further data set, from the network
-that the first command made:
+The first command trains on mesenchymal stem cells, from torchvision's COCO weights. The second
+trains on a further data set, from the network that the first one made:
 
 \b
     python -m training.maskrcnn --data runs/data/rat-msc --out runs/rat-msc --init coco
     python -m training.maskrcnn --data runs/data/human-msc --out runs/human-msc --init runs/rat-msc
 
-`--preset demo` trains a narrower network from random weights on two CPU cores. A run that was cut
-off goes on with `--resume`. OUT is the checkpoint, of the epoch with the lowest loss in validation;
-OUT/log is for TensorBoard.
+`--preset demo` trains a narrower network from random weights on two CPU cores. `--resume` continues
+an interrupted run. OUT is the checkpoint of the epoch with the lowest validation loss; OUT/log is
+for TensorBoard.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ from training.run.progress import EpochProgress
 
 COCO = "coco"
 BACKBONE_STAGES = ("layer4", "layer3", "layer2", "layer1", "conv1")
-"""Of the backbone, the deepest first."""
+"""Stages of the backbone, the deepest first."""
 
 _log = logging.getLogger(__name__)
 
@@ -82,21 +82,21 @@ def train_maskrcnn(
     """Train one Mask R-CNN and write its checkpoint to ``out``.
 
     Args:
-        train: frames to train on; those without cells are trained on too.
-        validation: other frames of the same classes, by which the best epoch is chosen.
-        settings: of the run.
+        train: frames to train on, including those without cells.
+        validation: other frames of the same classes, used to choose the best epoch.
+        settings: settings of the run.
         out: folder of the checkpoint.
         init: ``random``, ``coco``, or a checkpoint folder.
-        seed: of the weights, the order, the windows and their changes.
-        resume: go on with a run that was cut off.
+        seed: random seed of the weights, the order, the windows and their augmentation.
+        resume: resume an interrupted run.
         data: data sets and their sha256, for the recipe.
 
     Returns:
         The recipe that was written, with the metrics of the best epoch.
 
     Raises:
-        ValueError: frames, settings and split do not go together.
-        CheckpointError: weights to start from, or the run to resume, cannot be had.
+        ValueError: frames, settings and split do not fit together.
+        CheckpointError: the weights to start from, or the run to resume, are not available.
     """
     _check(train, validation)
     network_scale = settings.network_scale or study_scale(train, settings)
@@ -132,7 +132,7 @@ def train_maskrcnn(
 
 
 def _check(train: AnnotatedDataset, validation: AnnotatedDataset) -> None:
-    """See that there is something to learn, and something else to validate on."""
+    """Check that there is something to train on, and other frames to validate on."""
     if train.class_names != validation.class_names:
         raise ValueError(
             "frames to validate on must have the classes of those to train on: "
@@ -195,7 +195,7 @@ def _fill_from_checkpoint(
 
 
 def _freeze(network: MaskRCNN, trainable_levels: int) -> None:
-    """Keep the first levels of the backbone as they are."""
+    """Freeze the first levels of the backbone."""
     trained = BACKBONE_STAGES[:trainable_levels]
     for name, parameter in network.backbone.body.named_parameters():
         if trainable_levels < len(BACKBONE_STAGES) and not name.startswith(trained):
@@ -209,13 +209,13 @@ def _loaders(
     network_scale: float,
     seed: int,
 ) -> tuple[tuple[DataLoader[Any], ...], EpochBatches]:
-    """Batches to train on and single images to validate on."""
+    """Make the loaders: batches to train on, and single images to validate on."""
     examples = TrainingInstances(prepare_instances(train, network_scale), settings)
     kept = ValidationInstances(prepare_instances(validation, network_scale), settings)
     batches = EpochBatches(
         len(examples), settings.samples_per_frame, settings.batch, seed, examples.empty
     )
-    # Generators of their own, for loaders draw from them: those that choose boxes stay untouched.
+    # Separate generators, since loaders draw from them: those that choose boxes stay untouched.
     return (
         DataLoader(
             examples, batch_sampler=batches, collate_fn=collate, generator=torch.Generator()
@@ -246,7 +246,7 @@ def main(
     resume: bool,
     **overrides: Any,
 ) -> None:
-    """Train a Mask R-CNN; the module's docstring is the help."""
+    """Train a Mask R-CNN. The module's docstring is the help text."""
     settings = choose_settings(PRESETS, preset, file, **overrides)
     with RunFolder(out, STATE_NAME).reported():
         train, kept, hashes = read_split(

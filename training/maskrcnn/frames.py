@@ -1,4 +1,4 @@
-"""Frames and their cells as a Mask R-CNN trains on them: prepared once, windows drawn, turned."""
+"""Frames and cells for training a Mask R-CNN: prepared once; windows are drawn and turned."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from training.preprocessing.tiles import scaled_frame
 from training.run.epoch_batches import Draw
 
 BACKGROUND_MARGIN = 4
-"""Network pixels that a part of the background keeps from every annotated cell's box."""
+"""Distance that a background window keeps from every annotated cell's box, in network pixels."""
 
 BACKGROUND_TRIES = 64
-"""Places that are tried for a part of one size."""
+"""Number of places that are tried for a background window of one size."""
 
 Target = dict[str, Tensor]
-"""What torchvision's detection networks train on: ``boxes`` float32 ``[N, 4]``, x0, y0, x1, y1 in
-pixels of the image, ``labels`` int64 ``[N]``, 0 being background, ``masks`` uint8 ``[N, H, W]``."""
+"""Training target of torchvision's detection networks: ``boxes`` float32 ``[N, 4]``, x0, y0, x1, y1
+in pixels of the image, ``labels`` int64 ``[N]``, where 0 is background, ``masks`` uint8 ``[N, H,
+W]``."""
 Example = tuple[Tensor, Target]
 """Image float32 ``[3, H, W]``, RGB from 0 to 1, and its target."""
 Batch = tuple[list[Tensor], list[Target]]
@@ -39,26 +40,26 @@ class InstanceImage:
 
     name: str
     pixels: Tensor
-    """uint8 ``[3, H, W]``, RGB."""
+    """Pixels uint8 ``[3, H, W]``, RGB."""
     cells: tuple[AnnotatedCell, ...]
 
     @property
     def size(self) -> tuple[int, int]:
-        """(H, W)."""
+        """Size of the image, (H, W)."""
         _, height, width = self.pixels.shape
         return height, width
 
     def window(
         self, y: int, x: int, height: int, width: int, *, min_visible: float
     ) -> InstanceImage:
-        """The part whose upper left pixel is ``(x, y)``, with the cells that it shows enough of."""
+        """Cut out the part with upper left pixel ``(x, y)`` and the cells visible enough in it."""
         pixels = self.pixels[:, y : y + height, x : x + width]
         size = pixels.shape[1], pixels.shape[2]
         inside = (_visible_part(cell, (y, x), size, min_visible) for cell in self.cells)
         return replace(self, pixels=pixels, cells=tuple(cell for cell in inside if cell))
 
     def mirrored(self) -> InstanceImage:
-        """Left and right exchanged."""
+        """Exchange left and right."""
         width = self.size[1]
         cells = (
             replace(c, x=width - c.x - c.mask.shape[1], mask=c.mask[:, ::-1]) for c in self.cells
@@ -66,7 +67,7 @@ class InstanceImage:
         return replace(self, pixels=self.pixels.flip(2), cells=tuple(cells))
 
     def rotated(self, turns: int) -> InstanceImage:
-        """Rotated counter-clockwise by ``turns`` times 90 degrees."""
+        """Rotate counter-clockwise by ``turns`` times 90 degrees."""
         image = self
         for _ in range(turns % 4):
             width = image.size[1]
@@ -79,7 +80,7 @@ class InstanceImage:
         return image
 
     def example(self) -> Example:
-        """What a step takes."""
+        """Return the image and its target for a training step."""
         masks = np.zeros((len(self.cells), *self.size), np.uint8)
         for plane, cell in zip(masks, self.cells, strict=True):
             height, width = cell.mask.shape
@@ -95,7 +96,7 @@ class InstanceImage:
 def _visible_part(
     cell: AnnotatedCell, corner: tuple[int, int], size: tuple[int, int], min_visible: float
 ) -> AnnotatedCell | None:
-    """A cell in the pixels of a window; None where too little of it is inside."""
+    """Clip a cell to a window, in pixels of the window. None if too little of it is inside."""
     (top, left), (height, width) = corner, size
     y, x = max(cell.y - top, 0), max(cell.x - left, 0)
     rows = slice(max(top - cell.y, 0), max(top + height - cell.y, 0))
@@ -107,14 +108,14 @@ def _visible_part(
 
 
 def prepare_instances(dataset: AnnotatedDataset, network_scale: float) -> list[InstanceImage]:
-    """Every frame as the served tiles show it, whether it has cells or not.
+    """Prepare every frame as the served tiles show it, whether it has cells or not.
 
     Args:
         dataset: frames with their common scale.
         network_scale: network pixels per pixel of the common scale.
 
     Raises:
-        ValueError: a frame with cells holds one single value: nothing can be seen in it.
+        ValueError: a frame with cells has a single value everywhere, so nothing can be seen in it.
     """
     frames = track(dataset.frames, "preparing frames", transient=True)
     return [_prepare(frame, network_scale) for frame in frames]
@@ -134,7 +135,7 @@ def _prepare(frame: AnnotatedFrame, network_scale: float) -> InstanceImage:
 
 
 def _scaled_cell(cell: AnnotatedCell, scales: tuple[float, float]) -> AnnotatedCell | None:
-    """A cell in pixels of the scaled frame; None where it comes to nothing."""
+    """Scale a cell to pixels of the scaled frame. None if nothing of it is left."""
     if scales == (1.0, 1.0):
         return cell
     places, corner = [], []
@@ -151,10 +152,10 @@ def _scaled_cell(cell: AnnotatedCell, scales: tuple[float, float]) -> AnnotatedC
 
 
 def study_scale(dataset: AnnotatedDataset, settings: NetworkSettings) -> float:
-    """What torchvision's transform would multiply the sides of the median frame by.
+    """Scale factor that torchvision's transform would apply to the median frame.
 
-    Network pixels per pixel of the frames' common scale. Every frame is trained and served at this
-    scale, so that a cell has the same size to the network in all of them.
+    The unit is network pixels per pixel of the frames' common scale. Every frame is trained and
+    served at this scale, so that a cell has the same size for the network in all of them.
     """
     sides = [(f.height * f.scale, f.width * f.scale) for f in dataset.frames]
     height, width = np.median(sides, axis=0)
@@ -164,7 +165,7 @@ def study_scale(dataset: AnnotatedDataset, settings: NetworkSettings) -> float:
 
 
 def _window_size(image: InstanceImage, settings: MaskrcnnSettings) -> tuple[int, int]:
-    """(H, W) of a window: of the settings' side, no larger than the image."""
+    """Size (H, W) of a window: the settings' side, but no larger than the image."""
     side = settings.window or settings.max_size
     height, width = image.size
     return min(side, height), min(side, width)
@@ -173,8 +174,8 @@ def _window_size(image: InstanceImage, settings: MaskrcnnSettings) -> tuple[int,
 class TrainingInstances(Dataset[Example]):
     """Images that examples are drawn from by `training.unet.frames.EpochBatches`.
 
-    A draw beyond the last image is one without cells: a part of the background of some image, or
-    an empty frame made anew.
+    A draw beyond the last image has no cells: it is part of the background of some image, or a
+    newly made empty frame.
     """
 
     def __init__(self, images: Sequence[InstanceImage], settings: MaskrcnnSettings) -> None:
@@ -187,12 +188,12 @@ class TrainingInstances(Dataset[Example]):
 
     @property
     def empty(self) -> int:
-        """Draws without cells per epoch."""
+        """Number of draws without cells per epoch."""
         share = self.settings.background_share + self.settings.blank_share
         return round(share * len(self.images) * self.settings.samples_per_frame)
 
     def __getitem__(self, draw: Draw) -> Example:
-        """One window, or a whole frame, turned at random."""
+        """Return one window, or a whole frame, turned at random."""
         settings, random = self.settings, np.random.default_rng(draw.seed)
         part = self._window(draw.index, random) if draw.index < len(self) else self._empty(random)
         horizontal, vertical, rotation = random.random(3)
@@ -212,7 +213,7 @@ class TrainingInstances(Dataset[Example]):
         return image.window(y, x, height, width, min_visible=self.settings.min_visible)
 
     def _empty(self, random: np.random.Generator) -> InstanceImage:
-        """Background of an image drawn at random; an empty frame where there is none."""
+        """Draw background from a random image, or make an empty frame if it has none."""
         settings, index = self.settings, int(random.integers(len(self)))
         image, size = self.images[index], self.sizes[index]
         share = settings.background_share + settings.blank_share
@@ -226,7 +227,7 @@ class TrainingInstances(Dataset[Example]):
 def _background(
     image: InstanceImage, size: tuple[int, int], random: np.random.Generator
 ) -> InstanceImage | None:
-    """A part without a cell: of ``size`` (H, W), or of down to a quarter of its sides."""
+    """Cut a part without cells: of ``size`` (H, W), or down to a quarter of its sides."""
     boxes = np.array([cell.box for cell in image.cells]).reshape(-1, 4)
     low, high = boxes[:, :2] - BACKGROUND_MARGIN, boxes[:, 2:] + BACKGROUND_MARGIN
     for divisor in (1, 2, 4):
@@ -246,14 +247,14 @@ def _background(
 def _blank(
     image: InstanceImage, size: tuple[int, int], random: np.random.Generator
 ) -> InstanceImage:
-    """An empty frame of ``size`` (H, W), grey or in colour as ``image`` is."""
+    """Make an empty frame of ``size`` (H, W), in grey or colour like ``image``."""
     grey = torch.equal(image.pixels[0], image.pixels[1])
     camera = torch.from_numpy(blank_frame(random, *size, 1 if grey else 3).astype(np.int32))
     return InstanceImage("blank", scaled_frame(camera, 1.0)[0].permute(2, 0, 1), ())
 
 
 class ValidationInstances(Dataset[Example]):
-    """Images, or the windows that cover them, in order."""
+    """Images, or the windows that cover them, in a fixed order."""
 
     def __init__(self, images: Sequence[InstanceImage], settings: MaskrcnnSettings) -> None:
         self.images = [part for image in images for part in _covering(image, settings)]
@@ -262,7 +263,7 @@ class ValidationInstances(Dataset[Example]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> Example:
-        """One image."""
+        """Return one image and its target."""
         return self.images[index].example()
 
 
@@ -280,5 +281,5 @@ def _starts(length: int, window: int) -> list[int]:
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """Images may differ in size, so a batch is lists."""
+    """Collate a batch as lists, since images may differ in size."""
     return [image for image, _ in examples], [target for _, target in examples]

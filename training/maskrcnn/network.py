@@ -1,8 +1,9 @@
 """Mask R-CNN of study S4: torchvision's ResNet50-FPN v2, built, filled and loaded.
 
-He et al. 2017, with the backbone, heads and normalisation of Li et al. 2021 ("Benchmarking
-Detection Transfer Learning with Vision Transformers"), as `maskrcnn_resnet50_fpn_v2` of torchvision
-has them. It takes 8-bit RGB images made by `training.preprocessing.normalise`, divided by 255.
+The network is that of He et al. 2017, with the backbone, heads and normalisation of Li et al. 2021
+("Benchmarking Detection Transfer Learning with Vision Transformers"), as `maskrcnn_resnet50_fpn_v2`
+of torchvision has them. It takes 8-bit RGB images made by `training.preprocessing.normalise`,
+divided by 255.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from training.validation_errors import explain
 ARCHITECTURE = "maskrcnn_resnet50_fpn_v2"
 COCO_WEIGHTS = MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1
 PREDICTORS = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.")
-"""The layers whose size is that of the list of classes."""
+"""Layers whose size depends on the number of classes."""
 
 WIDTH = 64
-"""Channels of the first level of torchvision's network."""
+"""Number of channels of the first level of torchvision's network."""
 CHANNELS_PER_GROUP = 8
-"""Of group normalisation: 32 groups in layers of 256 channels, as in Wu and He 2018."""
+"""Channels per group in group normalisation: 32 groups per 256 channels, as in Wu and He 2018."""
 ANCHOR_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 
@@ -43,29 +44,30 @@ Normalisation = Literal["batch", "group"]
 
 
 class NetworkSettings(BaseModel):
-    """What a Mask R-CNN is built from, besides its classes."""
+    """Settings that a Mask R-CNN is built from, apart from its classes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     min_size: int = Field(800, ge=64)
-    """All frames are scaled alike, so that the short side of the median frame of the training set
-    has this many pixels ..."""
+    """Short side of the median training frame after scaling, in pixels. All frames are scaled by
+    the same factor."""
     max_size: int = Field(1333, ge=64)
-    """... unless its long side would have more than this."""
+    """Upper limit of the long side of the median training frame, in pixels. It takes precedence
+    over min_size."""
     proposals: int = Field(1000, gt=0)
-    """Boxes that the region proposal network passes on per frame, and per pyramid level before
-    they are filtered; also the most cells that are found. torchvision's own are 1000 and 100
-    cells; a dense field needs several boxes for every cell in it."""
+    """Number of boxes that the region proposal network passes on per frame, and per pyramid level
+    before they are filtered. It is also the maximum number of cells found. torchvision's own values
+    are 1000 boxes and 100 cells. A dense field needs several boxes for every cell in it."""
     anchor_sizes: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         ANCHOR_SIZES, min_length=5, max_length=5
     )
     """Sides of the anchors of the five pyramid levels, in network pixels."""
     normalisation: Normalisation = "batch"
-    """Of the layers. `batch` is torchvision's and that of the COCO weights. `group` does not
-    depend on the batch: for training from random weights on two images at a time (He et al. 2019,
-    "Rethinking ImageNet Pre-training")."""
+    """Normalisation of the layers. `batch` is used by torchvision and the COCO weights. `group`
+    does not depend on the batch: use it to train from random weights on two images at a time (He et
+    al. 2019, "Rethinking ImageNet Pre-training")."""
     width: int = Field(WIDTH, gt=0, multiple_of=CHANNELS_PER_GROUP)
-    """Channels of the first level; all others are multiples of it. torchvision's has 64."""
+    """Channels of the first level; all others are multiples of it. torchvision uses 64."""
 
     @model_validator(mode="after")
     def _agree(self) -> NetworkSettings:
@@ -108,25 +110,25 @@ def build_maskrcnn(
     width: int = WIDTH,
     coco: bool = False,
 ) -> MaskRCNN:
-    """torchvision's ``maskrcnn_resnet50_fpn_v2`` for ``class_count`` classes and background.
+    """Build torchvision's ``maskrcnn_resnet50_fpn_v2`` for ``class_count`` classes and background.
 
     It takes a list of float32 images ``[3, H, W]``, RGB from 0 to 1 of any size, and resizes them
-    and applies ImageNet's statistics itself. Class ``i`` of the data is its label ``i + 1``; 0 is
-    background.
+    and applies ImageNet's statistics itself. Class ``i`` of the data has label ``i + 1`` in the
+    network; 0 is background.
 
     Args:
         class_count: K, without background.
-        min_size: see :class:`NetworkSettings`, as for the next five.
+        min_size: see :class:`NetworkSettings`, also for the next five arguments.
         max_size: likewise.
         proposals: likewise.
         anchor_sizes: likewise.
         normalisation: likewise.
         width: likewise.
-        coco: fill all but the two predictors with torchvision's COCO weights; else all weights are
-            random.
+        coco: load torchvision's COCO weights into all layers but the two predictors; otherwise all
+            weights are random.
 
     Raises:
-        ValueError: the settings make no network, or there is no class.
+        ValueError: the settings do not form a valid network, or there is no class.
         CheckpointError: the COCO weights cannot be fetched, or do not fit these settings.
     """
     if class_count < 1:
@@ -190,14 +192,14 @@ def _group_norm(channels: int) -> nn.Module:
 
 
 def fetch_coco_weights() -> dict[str, Tensor]:
-    """torchvision's COCO weights, fetched once into torch.hub's folder.
+    """Fetch torchvision's COCO weights, once, into torch.hub's folder.
 
     Raises:
         CheckpointError: the file cannot be fetched or read.
     """
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(COCO_WEIGHTS.url).name
     try:
-        # weights_only: a file from elsewhere is read without arbitrary pickle.
+        # weights_only: a file from an outside source is read without arbitrary pickle.
         weights: dict[str, Tensor] = COCO_WEIGHTS.get_state_dict(
             progress=False, check_hash=True, weights_only=True
         )
@@ -212,11 +214,11 @@ def fetch_coco_weights() -> dict[str, Tensor]:
 
 
 class SizeKept(GeneralizedRCNNTransform):  # type: ignore[misc]  # ships no types
-    """torchvision's transform without its resizing: an image's pixels are network pixels.
+    """torchvision's transform without resizing: an image's pixels are network pixels.
 
     Args:
-        paste: make of every mask one of the image's size, as torchvision does; else masks stay as
-            they are predicted, 28 x 28 in their boxes.
+        paste: paste every mask into an array of the image's size, as torchvision does; otherwise
+            masks stay as predicted, 28 x 28 in their boxes.
     """
 
     def __init__(self, whole: GeneralizedRCNNTransform, paste: bool = True) -> None:
@@ -226,7 +228,7 @@ class SizeKept(GeneralizedRCNNTransform):  # type: ignore[misc]  # ships no type
     def resize(
         self, image: Tensor, target: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """The image and its target as they are."""
+        """Return the image and its target unchanged."""
         return image, target
 
     def postprocess(
@@ -235,7 +237,7 @@ class SizeKept(GeneralizedRCNNTransform):  # type: ignore[misc]  # ships no type
         image_shapes: list[tuple[int, int]],
         original_image_sizes: list[tuple[int, int]],
     ) -> list[dict[str, Tensor]]:
-        """The cells of every image, in its pixels."""
+        """Return the cells of every image, in its pixels."""
         if not self.paste:
             return result
         pasted: list[dict[str, Tensor]] = super().postprocess(
@@ -245,15 +247,15 @@ class SizeKept(GeneralizedRCNNTransform):  # type: ignore[misc]  # ships no type
 
 
 def keep_sizes(network: MaskRCNN, paste: bool = True) -> None:
-    """Let ``network`` take images that are at its scale already, and answer in their pixels."""
+    """Make ``network`` accept images already at its scale, and answer in their pixels."""
     network.transform = SizeKept(network.transform, paste).train(network.training)
 
 
 def fill_all_but_predictors(network: MaskRCNN, weights: dict[str, Tensor], origin: str) -> None:
-    """Load ``weights``; the two predictors, which depend on the classes, stay as they are.
+    """Load ``weights`` into all but the two predictors, which depend on the classes.
 
     Raises:
-        CheckpointError: any other tensor is absent, left over or of another shape.
+        CheckpointError: any other tensor is missing, left over or of a different shape.
     """
     kept = {name: t for name, t in weights.items() if not name.startswith(PREDICTORS)}
     own = {name: t for name, t in network.state_dict().items() if name.startswith(PREDICTORS)}
@@ -261,10 +263,10 @@ def fill_all_but_predictors(network: MaskRCNN, weights: dict[str, Tensor], origi
 
 
 def read_network_settings(recipe: Recipe, origin: Path) -> NetworkSettings:
-    """What a trained network was built from, as its recipe tells.
+    """Read from the recipe which settings a trained network was built from.
 
     Raises:
-        CheckpointError: the recipe tells of no network of this version.
+        CheckpointError: the recipe does not describe a network of this version.
     """
     told = {n: v for n, v in recipe.settings.items() if n in NetworkSettings.model_fields}
     absent = [n for n in ("min_size", "max_size", "proposals") if n not in told]
@@ -281,7 +283,7 @@ def read_network_settings(recipe: Recipe, origin: Path) -> NetworkSettings:
 
 
 def load_maskrcnn(directory: Path) -> tuple[MaskRCNN, Recipe]:
-    """The trained network of a checkpoint folder, in evaluation mode, and its recipe.
+    """Load the trained network of a checkpoint folder, in evaluation mode, and its recipe.
 
     Raises CheckpointError, see `training.checkpoint.load_checkpoint`.
     """

@@ -1,4 +1,4 @@
-"""The score threshold of a trained Mask R-CNN: its cells in whole validation frames, as served."""
+"""Score threshold of a trained Mask R-CNN, chosen on whole validation frames, as served."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from training.postprocessing.merge_cells import merge_cells, tile_cuts
 from training.preprocessing.tiles import FrameTiles
 
 LOWEST = 0.05
-"""Score threshold at which the network is asked for all its cells: below it, masks of hundreds of
-boxes per frame would be predicted."""
+"""Score threshold at which the network is run to obtain all its cells. Below it, masks of hundreds
+of boxes per frame would be predicted."""
 
 BOX_OVERLAP = 0.7
 """IoU above which the lower-scored of two boxes of one class and tile is dropped before merging."""
 
 BLANK_SIDE = 512
-"""Side of the empty frames that are validated on, in network pixels."""
+"""Side of the empty frames used in validation, in network pixels."""
 
 
 def maskrcnn_threshold(
@@ -32,13 +32,13 @@ def maskrcnn_threshold(
     scale: LearnedScale,
     seed: int,
 ) -> ChosenThreshold:
-    """Choose the score threshold of a network; frames of noise are validated on as well.
+    """Choose the score threshold of a network, on validation frames and frames of noise.
 
     Args:
-        network: trained. Its thresholds are changed, and it takes images as they are from now on.
-        validation: frames that were not trained on.
-        scale: as the network was trained.
-        seed: of the frames of noise.
+        network: trained network. Its thresholds are changed, and it no longer resizes images.
+        validation: frames that were not used in training.
+        scale: scale that the network was trained at.
+        seed: random seed of the frames of noise.
     """
     keep_sizes(network.eval(), paste=False)
     network.roi_heads.score_thresh = LOWEST
@@ -61,7 +61,7 @@ def find_cells(
     """Find the cells of ``image`` int32 ``[H, W, C]``, tile by tile, as they are served.
 
     Args:
-        network: in evaluation mode, with its thresholds set and its masks not pasted, see
+        network: network in evaluation mode, with its thresholds set and its masks not pasted, see
             :func:`maskrcnn_threshold`.
         image: camera values.
         scale: network pixels per frame pixel.
@@ -92,14 +92,14 @@ def find_cells(
         torch.tensor([OVERLAP_THRESHOLD]),
         torch.tensor([DEFAULT_MAX_CELLS], dtype=torch.int32),
     )
-    ids = labels[kept] - 1  # torchvision's 0 is background
+    ids = labels[kept] - 1  # torchvision uses 0 for background
     classes = network.roi_heads.box_predictor.cls_score.out_features - 1
     probabilities = torch.nn.functional.one_hot(ids, classes) * scores[kept, None]
     return boxes[kept], scores[kept], ids.to(torch.int32), probabilities, masks[kept], found
 
 
 def _found_in(network: MaskRCNN, tile: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Boxes, scores, labels and mask patches uint8 ``[n, M, M]`` of one tile."""
+    """Find the boxes, scores, labels and mask patches uint8 ``[n, M, M]`` of one tile."""
     [found] = network([tile.float() / 255])
     patches = torch.round(found["masks"][:, 0] * 255).to(torch.uint8)
     return found["boxes"], found["scores"], found["labels"], patches

@@ -1,4 +1,4 @@
-"""One step, one validation of a Mask R-CNN: what Lightning runs."""
+"""Lightning module that trains and validates a Mask R-CNN."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from training.run.epoch_batches import EpochBatches
 from training.run.progress import EpochProgress
 
 VALIDATION_LOSS = "validation/loss"
-"""What the learning rate looks at."""
+"""Metric that the learning-rate schedule monitors."""
 
 
 class MaskrcnnTraining(BestEpochTraining):
-    """One step, one validation, and the weights of the epoch with the lowest validation loss.
+    """Training and validation steps; keeps the weights of the epoch with the lowest loss.
 
-    The loss is torchvision's: the sum of those of the proposals (objectness, box) and of the heads
-    (class, box, mask).
+    The best epoch has the lowest validation loss. The loss is torchvision's: the sum of those of
+    the proposals (objectness, box) and of the heads (class, box, mask).
     """
 
     def __init__(
@@ -47,19 +47,19 @@ class MaskrcnnTraining(BestEpochTraining):
         keep_sizes(network)  # the examples are at the network's scale
 
     def draw_epoch(self, epoch: int) -> None:
-        """Batches are drawn by the epoch too."""
+        """Draw the random numbers of an epoch, including those of its batches."""
         super().draw_epoch(epoch)
         self.batches.epoch = epoch
 
     def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
-        """Raise the learning rate step by step at the start of the run."""
+        """Raise the learning rate step by step during warm-up."""
         if self.global_step < self.settings.warmup_steps:
             share = (self.global_step + 1) / self.settings.warmup_steps
             for group in self.optimizers().param_groups:
                 group["lr"] = self.settings.learning_rate * share
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Loss of one batch, see `training.maskrcnn.frames`."""
+        """Compute the loss of one batch, see `training.maskrcnn.frames`."""
         images, targets = batch
         losses = self.network(images, targets)
         loss: Tensor = sum(losses.values(), start=torch.zeros((), device=self.device))
@@ -67,15 +67,15 @@ class MaskrcnnTraining(BestEpochTraining):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Bound the gradients, if the settings say so."""
+        """Clip the gradients, if the settings say so."""
         if self.settings.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_clip)
 
     def on_validation_model_eval(self) -> None:
-        """Let the network tell its losses, which it does in training mode only.
+        """Make the network return its losses, which it does in training mode only.
 
         Batch normalisation is in evaluation mode: it applies the statistics that are served, and
-        learns none from the frames kept for validation. Lightning restores all modes afterwards.
+        learns none from the validation frames. Lightning restores all modes afterwards.
         """
         self.network.train()
         for module in self.network.modules():
@@ -83,10 +83,10 @@ class MaskrcnnTraining(BestEpochTraining):
                 module.eval()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Losses of one batch.
+        """Compute the losses of one batch.
 
-        The anchors and boxes that the losses look at are drawn at random: the same in every
-        epoch, and without a change of the random numbers that are trained with.
+        The anchors and boxes used in the losses are drawn at random. The draw is the same in every
+        epoch and does not affect the random numbers used in training.
         """
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
@@ -96,10 +96,10 @@ class MaskrcnnTraining(BestEpochTraining):
             self.losses[name.removeprefix("loss_")].append(float(loss))
 
     def on_validation_epoch_end(self) -> None:
-        """Keep the weights when the loss is the lowest so far.
+        """Keep the weights if the loss is the lowest so far.
 
         Raises:
-            ValueError: the loss is no longer a number.
+            ValueError: the loss is NaN or infinite.
         """
         parts = {name: sum(values) / len(values) for name, values in self.losses.items()}
         self.losses.clear()
@@ -113,16 +113,16 @@ class MaskrcnnTraining(BestEpochTraining):
         self.end_epoch(metrics)
 
     def rank(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
-        """The loss."""
+        """Rank an epoch by its loss."""
         return (-metrics["loss"],)
 
     def weights(self) -> Mapping[str, Tensor]:
-        """Those of the Mask R-CNN."""
+        """Return the weights of the Mask R-CNN."""
         weights: Mapping[str, Tensor] = self.network.state_dict()
         return weights
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW, at a learning rate that falls when the validation loss stalls."""
+        """Use AdamW, with a learning rate that falls when the validation loss stalls."""
         settings = self.settings
         trained = [p for p in self.network.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(

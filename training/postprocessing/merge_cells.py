@@ -1,8 +1,9 @@
-"""One cell, one outline: the cells of all tiles of a frame, merged by their masks, as a graph.
+"""Merging of the cells of all tiles of a frame by their masks, exportable as a graph.
 
-Boxes do not tell whether two outlines are one cell: a piece of a spread cell has another box, and
-two crossing cells have the same. So masks are compared, and only of pairs whose boxes overlap:
-memory and time are O(N * neighbours), never O(N^2 * M^2) or O(N * H * W).
+Each cell must get one outline. Boxes do not show whether two outlines are the same cell: a piece of
+a spread cell has a different box, and two crossing cells have the same box. So masks are compared,
+but only for pairs whose boxes overlap. Memory and time are O(N * neighbours), never O(N^2 * M^2) or
+O(N * H * W).
 """
 
 from __future__ import annotations
@@ -16,23 +17,23 @@ GRID = 24
 """Points per side at which two masks are compared, spread over the box of the first of them."""
 
 ROWS_AT_ONCE = 256
-"""Cells that are compared at once with those that stay so far: 1 MB per 1,000 of these."""
+"""Cells compared at once with those kept so far: 1 MB per 1,000 of the latter."""
 
 PAIRS_AT_ONCE = 1024
-"""Pairs whose masks are compared at once: about 15 MB."""
+"""Number of pairs whose masks are compared at once: about 15 MB."""
 
 EDGE_TOLERANCE = 2.0
-"""A mask that comes as near to an inner edge of its tile, in network pixels, is cut by it."""
+"""Distance to an inner edge of its tile, in network pixels, within which a mask counts as cut."""
 
 INSIDE = 128
-"""A patch value of at least this is inside the cell (probability 0.5)."""
+"""Least patch value inside the cell (probability 0.5)."""
 
 
 def _overlapping(boxes: Tensor, earlier: Tensor, later: Tensor) -> Tensor:
-    """Places (i, j) in ``earlier`` and ``later`` of cells whose boxes share an area.
+    """Find index pairs (i, j) in ``earlier`` and ``later`` of cells whose boxes overlap.
 
-    int64 ``[Q, 2]``, of those cells int64 ``[K]`` and ``[B]`` where the first comes before the
-    second.
+    The result is int64 ``[Q, 2]``; the cells are int64 ``[K]`` and ``[B]``. Only pairs in which the
+    first cell comes before the second are returned.
     """
     own, others = boxes.index_select(0, earlier), boxes.index_select(0, later)
     low = torch.maximum(own[:, None, :2], others[None, :, :2])
@@ -44,7 +45,7 @@ def _overlapping(boxes: Tensor, earlier: Tensor, later: Tensor) -> Tensor:
 def _shares(
     boxes: Tensor, masks: Tensor, areas: Tensor, pairs: Tensor, grid: int, pairs_at_once: int
 ) -> Tensor:
-    """Intersection over the smaller mask of every pair: float32 ``[Q]``.
+    """Compute the intersection over the smaller mask of every pair: float32 ``[Q]``.
 
     ``masks`` are 0 or 1, uint8 ``[N, M, M]``; ``areas`` float32 ``[N]`` in frame pixels.
     """
@@ -57,7 +58,7 @@ def _shares(
     for start in range(0, pairs.shape[0], pairs_at_once):
         first = pairs[start : start + pairs_at_once, 0]
         second = pairs[start : start + pairs_at_once, 1]
-        # The points lie on the smaller cell, where they are densest.
+        # The sample points lie on the smaller cell, where they are densest.
         swapped = areas.index_select(0, second) < areas.index_select(0, first)
         small = torch.where(swapped, second, first)
         large = torch.where(swapped, first, second)
@@ -85,11 +86,11 @@ def _shares(
 
 
 def _survivors(cells: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Which of ``cells`` int64 ``[N]`` no surviving earlier one suppresses: float32, 0 or 1.
+    """Mark those of ``cells`` int64 ``[N]`` that no earlier survivor suppresses: float32, 0 or 1.
 
-    ``first`` int64 ``[Q]``, places in ``cells``, suppress ``second``. Greedy suppression decides
-    cell by cell. Here all are decided at once, again and again until nothing changes: as often as
-    the longest chain of cells that suppress each other.
+    ``first`` int64 ``[Q]``, indices into ``cells``, suppress ``second``. Greedy suppression decides
+    cell by cell. Here all cells are decided at once, repeatedly until nothing changes. The number
+    of rounds is the length of the longest chain of cells that suppress each other.
     """
     nothing = cells.to(torch.float32) * 0.0
     alive = nothing + 1.0
@@ -112,7 +113,7 @@ def _suppressing(
     grid: int,
     pairs_at_once: int,
 ) -> Tensor:
-    """Like :func:`_overlapping`, but only of cells whose masks share more than ``threshold``."""
+    """Like :func:`_overlapping`, but only for cells whose masks share more than ``threshold``."""
     places = _overlapping(boxes, earlier, later)
     cells = torch.stack(
         [earlier.index_select(0, places[:, 0]), later.index_select(0, places[:, 1])], dim=1
@@ -131,14 +132,14 @@ def _suppress(
     pairs_at_once: int,
     grid: int,
 ) -> Tensor:
-    """See :func:`suppress_by_masks`; ``places`` is 0..N-1.
+    """Implement :func:`suppress_by_masks`; ``places`` is 0..N-1.
 
-    Block by block of ``rows_at_once`` cells, each compared with those that stay so far, and then
-    with itself: so cells that are suppressed are compared with few others.
+    Cells are processed in blocks of ``rows_at_once``. Each block is compared with the cells kept so
+    far, and then with itself, so that suppressed cells are compared with few others.
     """
     kept = places[:0]
-    # No share is larger than 1: then no cell is compared. An `if` would hide from the exporter how
-    # many dims its tensors have.
+    # No share is larger than 1, so with such a threshold no cell is compared. An `if` would hide
+    # from the exporter how many dims its tensors have.
     end = int((threshold < 1.0).to(torch.int64).sum()) * boxes.shape[0]
     for start in range(0, end, rows_at_once):
         block = places[start : start + rows_at_once]
@@ -153,26 +154,27 @@ def _suppress(
 
 
 with warnings.catch_warnings():
-    # Scripted, so that loops reach the graph as loops: only the tracing exporter, which knows
+    # Scripted, so that loops stay loops in the graph: only the tracing exporter, which knows
     # nothing else, can follow NMS.
     warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
     _scripted_suppress = torch.jit.script(_suppress)
 
 
 def suppress_by_masks(boxes: Tensor, patches: Tensor, threshold: Tensor) -> Tensor:
-    """Indices, int64 ``[K]`` ascending, of the cells that stay.
+    """Return the indices of the cells to keep, int64 ``[K]``, ascending.
 
-    Of two cells whose masks share more than ``threshold`` of the smaller mask, the earlier one
-    stays. The intersection over the smaller mask is never less than that over the union, so this
-    bounds both.
+    Of two cells whose masks share more than ``threshold`` of the smaller mask, the earlier one is
+    kept. The intersection over the smaller mask is never less than the intersection over the union,
+    so this bounds both.
 
     Args:
-        boxes: float32 ``[N, 4]``, (x0, y0, x1, y1), those that are to stay first.
+        boxes: float32 ``[N, 4]``, (x0, y0, x1, y1), in order of priority, highest first.
         patches: uint8 ``[N, M, M]``, probability 0..255 inside the box.
-        threshold: float32 ``[1]``.
+        threshold: share of the smaller mask, float32 ``[1]``.
     """
     masks = (patches >= INSIDE).to(torch.uint8)
-    # Made here, where it is traced: in a scripted function the exporter makes a constant of it.
+    # Made here, where it is traced: in a scripted function the exporter would turn it into a
+    # constant.
     places = torch.arange(torch._shape_as_tensor(boxes)[0])  # type: ignore[call-overload]
     areas = mask_areas(boxes, masks)
     kept: Tensor = _scripted_suppress(
@@ -192,9 +194,9 @@ def mask_areas(boxes: Tensor, masks: Tensor) -> Tensor:
 def tile_cuts(
     boxes: Tensor, tiles: Tensor, tile_origins: Tensor, tile_size: Tensor, overlap: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Which cells lie whole in their tile, and which are cut and lie whole in no other tile.
+    """Find cells that lie whole in their tile, and cut cells that lie whole in no other tile.
 
-    A cell that an inner edge of its tile cuts, and that is no larger than the tiles' overlap, is
+    A cell that is cut by an inner edge of its tile, but is no larger than the tiles' overlap, is
     neither: it lies whole in the neighbouring tile.
 
     Args:
@@ -226,12 +228,12 @@ def merge_cells(
     overlap_threshold: Tensor,
     max_cells: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Choose the cells of a frame among those that were found in all its tiles.
+    """Choose the cells of a frame from those found in all its tiles.
 
-    Where a whole cell and a piece of it were found, the whole one stays, even if the piece has the
-    better score. So cells that no tile cuts come before those that a tile cuts. Among either, a
-    mask that lies straight along a side of its box is likely to be a piece and loses up to half of
-    its score. Detections without area or with next to no mask are no cells.
+    If both a whole cell and a piece of it were found, the whole cell is kept, even if the piece has
+    the higher score. So cells that no tile cuts rank before those that a tile cuts. Within both
+    groups, a mask with a straight edge along a side of its box is likely to be a piece and loses up
+    to half of its score. Detections without area, or with almost no mask, are dropped.
 
     Args:
         boxes: float32 ``[P, 4]`` in frame pixels.
@@ -239,15 +241,16 @@ def merge_cells(
         scores: float32 ``[P]``.
         whole: bool ``[P]``, see :func:`tile_cuts`.
         large_cut: bool ``[P]``, likewise.
-        overlap_threshold: float32 ``[1]``, share of the smaller mask above which one of two goes.
-        max_cells: int32 ``[1]``, the cap.
+        overlap_threshold: float32 ``[1]``, share of the smaller mask above which one of two cells
+            is dropped.
+        max_cells: int32 ``[1]``, maximum number of cells.
 
     Returns:
-        Rows of the N cells, int64 ``[N]``, best score first, and how many there were before the
+        Rows of the N cells, int64 ``[N]``, best score first, and the number of cells before the
         cap, int32 ``[1]``.
     """
     has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    # A speck between the points at which masks are compared could not be suppressed.
+    # A speck that falls between the points at which masks are compared could not be suppressed.
     points = _own_points(torch._shape_as_tensor(masks)[1])
     seen = masks.index_select(1, points).index_select(2, points)
     has_mask = seen.flatten(1).to(torch.int32).amax(dim=1) >= INSIDE
@@ -265,7 +268,7 @@ def merge_cells(
 
 
 def _cut_share(masks: Tensor) -> Tensor:
-    """Share of the most cut side of each box that its mask lies on: float32 ``[N]``."""
+    """Largest share of a side of each box that its mask touches: float32 ``[N]``."""
     sides = torch.stack([masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]], dim=1)
     return (sides >= INSIDE).float().mean(dim=2).amax(dim=1)
 

@@ -1,4 +1,4 @@
-"""Non-maximum suppression as a graph, its IoU threshold an input."""
+"""Non-maximum suppression as a graph, with the IoU threshold as an input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class NonMaximumSuppression(torch.autograd.Function):
-    """Greedy NMS whose IoU threshold is a tensor; torchvision exports a constant one only.
+    """Greedy NMS whose IoU threshold is a tensor; torchvision exports only a constant one.
 
     ``apply(boxes, scores, threshold)`` takes float32 ``[N, 4]`` (x0, y0, x1, y1), ``[N]`` and
     ``[1]``, and returns the indices of the kept boxes, int64, best score first.
@@ -18,13 +18,13 @@ class NonMaximumSuppression(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, boxes: Tensor, scores: Tensor, threshold: Tensor) -> Tensor:
-        """Indices of the kept boxes."""
+        """Return the indices of the kept boxes."""
         kept: Tensor = torchvision.ops.nms(boxes, scores, float(threshold))
         return kept
 
     @staticmethod
     def symbolic(g: Any, boxes: Any, scores: Any, threshold: Any) -> Any:
-        """The same as ONNX nodes."""
+        """Express the operation as ONNX nodes."""
         axes = g.op("Constant", value_t=torch.tensor([0]))
         boxes = g.op("Unsqueeze", boxes, axes)
         scores = g.op("Unsqueeze", g.op("Unsqueeze", scores, axes), axes)

@@ -1,4 +1,4 @@
-"""Rectangles cut around cells: what the classifier is trained on, and what it is served."""
+"""Rectangles cut around cells, on which the classifier is trained and served."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SAMPLES_PER_BIN = 2
 class CellCrops(nn.Module):
     """Cut one square crop per box by RoiAlign; exported as the step `cell_crops`.
 
-    A box of any aspect is stretched to the square, as the study's rectangles were. The crop is
-    normalised with the levels of its frame, so a dim cell in a bright field stays dim.
+    A box of any aspect ratio is stretched to the square, as in the study. The crop is normalised
+    with the levels of its frame, so a dim cell in a bright field stays dim.
     """
 
     def forward(self, image: Tensor, levels: Tensor, boxes: Tensor) -> Tensor:
@@ -29,8 +29,8 @@ class CellCrops(nn.Module):
             boxes: float32 ``[N, 4]``, (x0, y0, x1, y1) in continuous frame pixels.
 
         Returns:
-            uint8 ``[max(N, 1), 3, S, S]``, RGB. Without any box there is one crop of no meaning:
-            a network step with a batch dimension refuses zero rows, so the caller trims it.
+            uint8 ``[max(N, 1), 3, S, S]``, RGB. Without any box there is one meaningless crop,
+            since a network step with a batch dimension rejects zero rows. The caller removes it.
         """
         count = torch.clamp(torch._shape_as_tensor(boxes)[0], min=1)
         boxes = torch.cat([boxes, boxes.new_zeros((1, 4))])[:count]

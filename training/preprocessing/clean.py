@@ -1,7 +1,7 @@
 """Cleaning of stained tissue (study S3): Gaussian 5x5, sharpening 3x3, median 3x3, in this order.
 
-The one cleaning of the project: training images are made by this module, and the graph that
-serves them is an export of it.
+This is the only cleaning in the project: this module makes the training images, and the graph used
+in serving is exported from it.
 
 Values are rounded to whole grey levels after every stage, as OpenCV does on 8-bit images, so the
 result is that of ``cv2.GaussianBlur(image, (5, 5), 0)``, ``cv2.filter2D`` and
@@ -20,20 +20,20 @@ from torch import Tensor, nn
 from training.preprocessing.reflect_pad import reflect_pad
 
 REACH = 3
-"""Pixels beyond the frame that its cleaned border depends on: 2 of the Gaussian, 1 of sharpening.
-The median adds none, it repeats the border."""
+"""Pixels beyond the frame that its cleaned border depends on: 2 for the Gaussian, 1 for sharpening.
+The median adds none, since it repeats the border."""
 
 
 class Clean(nn.Module):
-    """Clean whole frames of any size, from one pixel up."""
+    """Cleans whole frames of any size, from one pixel up."""
 
     def forward(self, values: Tensor) -> Tensor:
-        """Clean ``values`` float32 ``[1, C, H, W]``, whole grey levels 0..255; the same out.
+        """Clean ``values`` float32 ``[1, C, H, W]``, whole grey levels 0..255; the output is alike.
 
         C is fixed in an export, H and W are not.
         """
-        # One channel at a time, and its stages stay in a CPU's cache: 15 % faster, a third of the
-        # memory.
+        # One channel at a time, so that its stages stay in the CPU's cache: 15 % faster, with a
+        # third of the memory.
         channels = [_clean(values[:, i : i + 1]) for i in range(values.shape[1])]
         return torch.cat(channels, dim=1)
 
@@ -46,7 +46,7 @@ def _clean(values: Tensor) -> Tensor:
 
 
 def clean_image(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Clean ``image`` uint8 ``[H, W, C]``; the same shape and dtype."""
+    """Clean ``image`` uint8 ``[H, W, C]``; the result has the same shape and dtype."""
     with torch.inference_mode():
         values = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()
         cleaned = Clean()(values[None])[0].to(torch.uint8).permute(1, 2, 0)
@@ -54,10 +54,10 @@ def clean_image(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def _blurred(values: Tensor) -> Tensor:
-    """The Gaussian of OpenCV's 5x5 kernel, 2 pixels less at every side.
+    """Apply the Gaussian of OpenCV's 5x5 kernel; the result loses 2 pixels at every side.
 
-    OpenCV's kernel of this size is 1 4 6 4 1 / 16 along either side, which is four means of two
-    neighbours one after another; all of them are exact in float32.
+    OpenCV's kernel of this size is 1 4 6 4 1 / 16 along each axis. It equals four successive means
+    of two neighbours, all of which are exact in float32.
     """
     for _ in range(4):
         values = F.avg_pool2d(values, 2, stride=1)
@@ -65,7 +65,7 @@ def _blurred(values: Tensor) -> Tensor:
 
 
 def _sharpened(values: Tensor) -> Tensor:
-    """Five times the pixel less its four neighbours, 1 pixel less at every side."""
+    """Subtract the four neighbours from five times the pixel; loses 1 pixel at every side."""
     above, below = values[:, :, :-2, 1:-1], values[:, :, 2:, 1:-1]
     left, right = values[:, :, 1:-1, :-2], values[:, :, 1:-1, 2:]
     centre = values[:, :, 1:-1, 1:-1]
@@ -73,10 +73,10 @@ def _sharpened(values: Tensor) -> Tensor:
 
 
 def _median(values: Tensor) -> Tensor:
-    """The median of 3 x 3 pixels, exact.
+    """Compute the exact median of 3 x 3 pixels.
 
-    Every column of three is sorted; of three columns side by side, the median of the nine is that
-    of the highest low, the middle middle and the lowest high.
+    Every column of three is sorted. For three adjacent columns, the median of the nine pixels is
+    the median of the highest low, the middle middle and the lowest high.
     """
     values = F.pad(values, (1, 1, 1, 1), mode="replicate")
     above, centre, below = values[:, :, :-2], values[:, :, 1:-1], values[:, :, 2:]
@@ -90,5 +90,5 @@ def _median(values: Tensor) -> Tensor:
 
 
 def _middle(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """The median of three."""
+    """Compute the median of three values."""
     return torch.maximum(torch.minimum(a, b), torch.minimum(torch.maximum(a, b), c))

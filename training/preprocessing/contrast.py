@@ -1,4 +1,4 @@
-"""A whole frame for the U-Nets of study S2: normalised by percentiles, its contrast raised."""
+"""Preparation of whole frames for the U-Nets of study S2: percentiles, then higher contrast."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from torch import Tensor, nn
 from training.preprocessing.normalise import PercentileLevels, as_rgb, to_8_bit
 
 CONTRAST = 1.5
-"""Distances from the frame's mean grey grow by this factor, and clip at black and white. Study S2
-raises the contrast in every experiment but prints no factor: this one clips few pixels of a
-phase-contrast frame, whose halos are far from its mean."""
+"""Factor by which differences from the frame's mean grey grow; values are clipped at black and
+white. Study S2 raises the contrast in every experiment but states no factor. This one clips few
+pixels of a phase-contrast frame, whose halos are far from its mean."""
 
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)
 """Shares of R, G and B in the mean grey, as in torchvision's `rgb_to_grayscale`."""
 
 
 class PrepareWholeFrame(nn.Module):
-    """One camera frame to the 8 bits that a U-Net sees; exported as the step `glioma_prepare`.
+    """Converts a camera frame to the 8 bits that a U-Net sees; exported as `glioma_prepare`.
 
     The rule is torchvision's `adjust_contrast` (a blend of the image with its mean grey), but
-    rounded to whole grey levels where torchvision truncates. An empty frame stays an even middle
-    grey with weak noise, see `PercentileLevels`; one of a single value becomes 128 everywhere.
+    rounded to whole grey levels where torchvision truncates. An empty frame becomes an even middle
+    grey with weak noise, see `PercentileLevels`. A frame of a single value becomes 128 everywhere.
     """
 
     grey_weights: Tensor
@@ -34,7 +34,7 @@ class PrepareWholeFrame(nn.Module):
         self.register_buffer("grey_weights", weights, persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """RGB uint8 ``[1, 3, H, W]`` of ``image`` ``[H, W, C]``, C = 1 or 3, any integer dtype."""
+        """Convert integers ``[H, W, C]`` (C = 1 or 3, any dtype) to RGB uint8 ``[1, 3, H, W]``."""
         values = to_8_bit(image.float(), self.levels(image)).float()  # H, W, C
         mean = self._mean_grey(values)
         raised = torch.clamp(values * self.contrast + mean * (1 - self.contrast), 0.0, 255.0)
@@ -42,8 +42,11 @@ class PrepareWholeFrame(nn.Module):
         return as_rgb(pixels, channel_dim=0).unsqueeze(0)
 
     def _mean_grey(self, values: Tensor) -> Tensor:
-        """Mean grey of 8-bit ``values`` float32 ``[H, W, C]``, the same in whatever order it is
-        summed: sums of a column are whole numbers that float32 holds exactly."""
+        """Mean grey of 8-bit ``values`` float32 ``[H, W, C]``.
+
+        The result does not depend on the order of summation: column sums are whole numbers that
+        float32 holds exactly.
+        """
         shape = torch._shape_as_tensor(values)
         pixels = (shape[0] * shape[1]).double()
         means = values.sum(dim=0).double().sum(dim=0) / pixels  # C

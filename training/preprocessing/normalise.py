@@ -1,8 +1,7 @@
-"""Percentile normalisation: camera values of any depth to the 8 bits that networks see.
+"""Percentile normalisation: converts camera values of any depth to the 8 bits that networks see.
 
-This is the one normalisation of the project. Training images are made by this module, and the
-graph `yolo_prepare` is an export of it, so a served frame looks to a network as its training images
-did.
+This is the only normalisation in the project. This module makes the training images, and the graph
+`yolo_prepare` is exported from it. So a served frame looks to a network like its training images.
 """
 
 from __future__ import annotations
@@ -15,28 +14,28 @@ from torch import Tensor, nn
 LOW_PERCENTILE = 0.5
 HIGH_PERCENTILE = 99.5
 SAMPLE_SIDE = 128
-"""Percentiles are read from a regular grid of this many rows and columns: their cost does not
-grow with the frame, and 0.5 % of 128 x 128 samples are still 82 values."""
+"""Rows and columns of the regular grid that percentiles are computed from. Their cost does not grow
+with the frame, and 0.5 % of 128 x 128 samples are still 82 values."""
 
 NOISE_LAG = 3
-"""Pixels between those whose difference is taken for noise. Binning, demosaicing and compression
-blur noise over a pixel or two; cells and their surroundings are smooth over more."""
+"""Distance in pixels between samples whose difference is taken as noise. Binning, demosaicing and
+compression blur noise over a pixel or two; cells and their surroundings are smooth over more."""
 
 NOISE_SIDE = 64
 """Rows and columns of the grid that the noise is measured on."""
 
 LEAST_SPAN = 16.0
-"""Least distance of black and white, in standard deviations of the frame's noise.
+"""Least distance between black and white, in standard deviations of the frame's noise.
 
-The percentiles of pure noise lie 5.2 standard deviations apart, so that they alone would stretch
+The percentiles of pure noise lie 5.2 standard deviations apart, so percentiles alone would stretch
 noise to full contrast. With 16, noise covers a third of the grey range, and a cell that is brighter
 than its surroundings by 3 standard deviations still stands out by 48 of 255 grey levels. The noise
-is measured on the frame itself. The range of the training frames would not do in its place: the
-same specimen has other camera values with another camera, exposure or bit depth."""
+is measured on the frame itself. The range of the training frames cannot be used instead: the same
+specimen has different camera values with another camera, exposure or bit depth."""
 
 LEAST_NOISE = 1.0
-"""Standard deviation of the noise that is assumed at least, in camera values: of a frame with a few
-photons here and there, or of 8 bits in the dark, the median of all differences is 0."""
+"""Least standard deviation of the noise that is assumed, in camera values. In a frame with only a
+few photons, or in a dark 8-bit frame, the median of all differences is 0."""
 
 _MEDIAN_TO_SIGMA = 1.4826
 """Standard deviation of a normal distribution per median of absolute values."""
@@ -55,12 +54,12 @@ class PercentileLevels(nn.Module):
     interpolated linearly between order statistics, as `numpy.percentile` does by default, over a
     grid of ``SAMPLE_SIDE`` x ``SAMPLE_SIDE`` pixels spread evenly over the frame.
 
-    The levels lie at least ``LEAST_SPAN`` standard deviations of the noise apart; where they are
-    widened, their middle stays. So an empty frame becomes an even grey with weak noise.
+    The levels lie at least ``LEAST_SPAN`` standard deviations of the noise apart. Where they are
+    widened, their midpoint stays. So an empty frame becomes an even grey with weak noise.
     """
 
     def forward(self, image: Tensor) -> Tensor:
-        """``[low, high]`` float32 of a frame ``[H, W, C]``, C = 1 or 3, any integer dtype."""
+        """Levels ``[low, high]`` float32 of a frame ``[H, W, C]``; C = 1 or 3, any integer type."""
         rows, columns = _grid(image, SAMPLE_SIDE)
         samples = as_rgb(image.index_select(0, rows).index_select(1, columns), channel_dim=2)
         samples = samples.float().reshape(-1)
@@ -73,11 +72,12 @@ class PercentileLevels(nn.Module):
 
 
 def noise(image: Tensor) -> Tensor:
-    """Standard deviation of the noise of a frame ``[H, W, C]``, in camera values, float32 ``[]``.
+    """Noise of a frame ``[H, W, C]``: standard deviation in camera values, float32 ``[]``.
 
-    It is estimated robustly from second differences along the rows, which neither a gradient nor
-    the outlines of cells change: the median of their absolute values over a grid of pixels (after
-    Immerkær 1996, "Fast noise variance estimation"). The first channel is measured.
+    The estimate is robust: it uses second differences along the rows, which neither a gradient nor
+    the outlines of cells change, and takes the median of their absolute values over a grid of
+    pixels (after Immerkær 1996, "Fast noise variance estimation"). Only the first channel is
+    measured.
     """
     rows, columns = _grid(image, NOISE_SIDE)
     last = torch._shape_as_tensor(image)[1] - 1
@@ -104,13 +104,13 @@ def _grid(image: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
 
 def _order_statistic_of(samples: Tensor, share: float) -> Tensor:
-    """The sample that ``share`` of all ``NOISE_SIDE ** 2`` samples lie below."""
+    """Return the sample that ``share`` of all ``NOISE_SIDE ** 2`` samples lie below."""
     count = int(NOISE_SIDE**2 * share)  # fixed, so that the graph holds a plain number
     return torch.topk(samples, count, largest=False).values[-1]
 
 
 def _order_statistic(samples: Tensor, share: float, largest: bool) -> Tensor:
-    """Interpolate the value that a ``share`` of the samples lies beyond, from either end."""
+    """Interpolate the value that a ``share`` of the samples lies beyond, at either end."""
     count = SAMPLE_SIDE * SAMPLE_SIDE * 3  # fixed, so that the graph holds plain numbers
     position = share * (count - 1)
     below = math.floor(position)
@@ -121,10 +121,10 @@ def _order_statistic(samples: Tensor, share: float, largest: bool) -> Tensor:
 def to_8_bit(values: Tensor, levels: Tensor) -> Tensor:
     """Map camera values to uint8: ``levels[0]`` and below to 0, ``levels[1]`` and above to 255.
 
-    A frame of one single value becomes middle grey, 128. ``values`` is float32 of any shape, the
+    A frame of a single value becomes middle grey, 128. ``values`` is float32 of any shape, the
     result uint8 of the same shape.
     """
     span = torch.clamp(levels[1] - levels[0], min=1.0)
-    # In one line: where the last dim is 1, ONNX Runtime computes value by value, 20 times slower.
+    # Flattened: if the last dim is 1, ONNX Runtime computes value by value, 20 times slower.
     grey = (values.reshape(-1) - levels[0]) * (255 / span)
     return torch.round(torch.clamp(grey, 0.0, 255.0)).to(torch.uint8).reshape(values.shape)

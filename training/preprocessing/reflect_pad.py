@@ -1,4 +1,4 @@
-"""What lies beyond a frame's edge: its mirror image."""
+"""Reflection padding: beyond a frame's edge lies its mirror image."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from torch import Tensor
 
 
 def mirrored(positions: Tensor, length: Tensor) -> Tensor:
-    """The pixel, of a side of ``length`` >= 1 pixels, that each of ``positions`` stands for.
+    """Map ``positions`` to the pixels of a side of ``length`` >= 1 pixels that they show.
 
-    Beyond the side's ends it is that of the mirror image. The last pixel is not repeated
-    (``c b | a b c | b a``, OpenCV's reflect-101), and the mirrors go on for ever; one pixel is
-    repeated. Integers of any shape; ``length`` is a tensor, so that a traced graph takes any size.
+    Beyond the ends of the side, a position shows the mirror image. The last pixel is not repeated
+    (``c b | a b c | b a``, OpenCV's reflect-101), and the mirroring continues endlessly. A side of
+    a single pixel is repeated. Positions are integers of any shape. ``length`` is a tensor, so that
+    a traced graph accepts any size.
     """
     period = torch.clamp(2 * (length - 1), min=1)
     within = torch.remainder(positions, period)
@@ -21,10 +22,10 @@ def mirrored(positions: Tensor, length: Tensor) -> Tensor:
 
 
 def reflect_pad(values: Tensor, dim: int, before: int, after: Any) -> Tensor:
-    """``values`` with ``before`` and ``after`` more pixels at the ends of ``dim``, mirrored.
+    """Extend ``values`` by ``before`` and ``after`` mirrored pixels at the ends of ``dim``.
 
-    ``after`` may be a tensor, where it depends on the frame's size. What is inside the frame is
-    copied as a whole, which is faster than gathering its pixels.
+    ``after`` may be a tensor, if it depends on the frame's size. The inside of the frame is copied
+    as a whole, which is faster than gathering its pixels.
     """
     length = torch._shape_as_tensor(values)[dim]
     first = mirrored(torch.arange(before) - before, length)

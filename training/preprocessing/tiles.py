@@ -1,8 +1,8 @@
-"""A camera frame of any size as the network's tiles, at the scale that the network was trained at.
+"""Cutting of a camera frame of any size into tiles, at the scale that the network was trained at.
 
-A frame is scaled by one factor, whatever its size: network pixels per frame pixel. Where the scaled
-frame fits into one tile it is padded, as ultralytics' LetterBox pads. A larger one is cut into
-tiles that overlap, so that every cell up to the overlap's size lies whole in some tile.
+A frame of any size is scaled by one factor: network pixels per frame pixel. If the scaled frame
+fits into one tile, it is padded as by ultralytics' LetterBox. A larger one is cut into overlapping
+tiles, so that every cell up to the size of the overlap lies whole in some tile.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PADDING_VALUE = 114
 
 
 class NetworkTiles(nn.Module):
-    """Normalise, scale and tile one camera frame; exported as the step `yolo_prepare`.
+    """Normalises, scales and tiles one camera frame; exported as the step `yolo_prepare`.
 
     Sides are rounded to whole network pixels. The interpolation is OpenCV's bilinear one, written
     as gathers on the raw integers, so that no copy of the whole frame is made in float64.
@@ -44,14 +44,14 @@ class NetworkTiles(nn.Module):
             image: the frame.
             scale: float32 ``[1]``, network pixels per frame pixel.
             tile_overlap: float32 ``[1]``, least overlap of neighbouring tiles in network pixels,
-                at most half a tile. Tiles begin at whole pixels, which may take one pixel of it.
+                at most half a tile. Tiles start at whole pixels, which may reduce it by one pixel.
 
         Returns:
             network_image: uint8 ``[T, 3, S, S]``, RGB, the tiles row by row.
             tile_origins: float32 ``[T, 2]``, (x, y) of every tile's corner in pixels of the scaled
                 frame; negative where the frame is padded.
             tiling: float32 ``[5]``: scale_x, scale_y, H, W, overlap. The scales are exact: they
-                differ where a side was rounded to whole pixels.
+                differ if a side was rounded to whole pixels.
             levels: float32 ``[2]``, the camera values that became 0 and 255.
         """
         levels = self.levels(image)
@@ -59,7 +59,7 @@ class NetworkTiles(nn.Module):
         overlap = torch.clamp(tile_overlap.double(), 0, min(MAX_TILE_OVERLAP, self.size // 2))[0]
         height, tops = tile_starts(shape[0], scale, overlap, self.size)
         width, lefts = tile_starts(shape[1], scale, overlap, self.size)
-        # Where the frame is padded, its tile begins in front of it.
+        # If the frame is padded, its tile starts before it.
         tops = tops - torch.round(torch.clamp(self.size - height, min=0.0) / 2 - 0.1).long()
         lefts = lefts - torch.round(torch.clamp(self.size - width, min=0.0) / 2 - 0.1).long()
         frame = _scaled(image, height, width, levels).permute(2, 0, 1)  # C, h, w
@@ -74,7 +74,7 @@ class NetworkTiles(nn.Module):
         )
 
     def _cut(self, frame: Tensor, dim: int, starts: Tensor, content: Tensor) -> Tensor:
-        """``frame`` with the tiles that begin at ``starts`` one after the other along ``dim``."""
+        """Lay the tiles of ``frame`` that start at ``starts`` one after the other along ``dim``."""
         places = (starts[:, None] + torch.arange(self.size)).reshape(-1)
         last = content.long() - 1
         cut = frame.index_select(dim, torch.minimum(torch.clamp(places, min=0), last))
@@ -84,10 +84,10 @@ class NetworkTiles(nn.Module):
 
 
 class FrameTiles(nn.Module):
-    """Normalise, scale and tile one camera frame without padding: the step `maskrcnn_prepare`.
+    """Normalises, scales and tiles one camera frame without padding: the step `maskrcnn_prepare`.
 
-    A frame that fits into one tile is that tile, at its own size. All tiles of a larger one have
-    one size.
+    A frame that fits into one tile becomes a tile of its own size. All tiles of a larger frame have
+    the same size.
 
     Args:
         size: longest side of a tile in network pixels.
@@ -105,7 +105,7 @@ class FrameTiles(nn.Module):
 
         Returns:
             network_tiles: uint8 ``[T, 3, h, w]``, RGB, the tiles row by row; h and w are the
-                sides of the scaled frame, or ``size`` where these are larger.
+                sides of the scaled frame, or ``size`` if these are larger.
             tile_origins: float32 ``[T, 2]``, (x, y) of every tile's corner in pixels of the scaled
                 frame.
             tiling: float32 ``[5]``, see ``NetworkTiles``.
@@ -133,16 +133,17 @@ class FrameTiles(nn.Module):
 def tile_starts(
     length: Tensor, scale: Tensor, overlap: Tensor, size: int | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Pixels of the scaled frame along one side, and where tiles begin, spread evenly.
+    """Compute the length of a side of the scaled frame, and the evenly spaced starts of its tiles.
 
     Args:
         length: int64 ``[]``, the side in frame pixels.
         scale: float32 ``[1]``, network pixels per frame pixel.
         overlap: float64 ``[]``, least overlap of neighbouring tiles in network pixels.
-        size: side of a tile in network pixels, int64 ``[]`` where it is not fixed.
+        size: side of a tile in network pixels, int64 ``[]`` if it is not fixed.
 
     Returns:
-        float64 ``[]`` and int64 ``[n]``, 0 where the side fits into one tile.
+        Length float64 ``[]`` in network pixels, and starts int64 ``[n]``, which are 0 if the side
+        fits into one tile.
     """
     content = _scaled_length(length, scale)[0]
     steps = torch.ceil((content - overlap) / (size - overlap))
@@ -152,12 +153,12 @@ def tile_starts(
 
 
 def _scaled_length(length: Tensor, scale: Tensor) -> Tensor:
-    """``length`` in whole network pixels, 1 or more: float64; ``scale`` is float32."""
+    """Convert ``length`` to whole network pixels, 1 or more: float64; ``scale`` is float32."""
     return torch.clamp(torch.round(length.double() * scale.double()), min=1.0)
 
 
 def in_rows(tiles: Tensor, tops: Tensor, lefts: Tensor, height: Tensor, width: Tensor) -> Tensor:
-    """Tiles ``[T, C, height, width]`` of ``[C, n * height, m * width]``, row by row."""
+    """Split ``[C, n * height, m * width]`` into tiles ``[T, C, height, width]``, row by row."""
     rows, columns = torch._shape_as_tensor(tops)[0], torch._shape_as_tensor(lefts)[0]
     apart = tiles.reshape([-1, rows, height, columns, width])  # type: ignore[list-item]
     apart = apart.permute(1, 3, 0, 2, 4)
@@ -166,7 +167,7 @@ def in_rows(tiles: Tensor, tops: Tensor, lefts: Tensor, height: Tensor, width: T
 
 
 def corners(tops: Tensor, lefts: Tensor) -> Tensor:
-    """(x, y) of every tile, row by row: float32 ``[n * m, 2]``."""
+    """List the corner (x, y) of every tile, row by row: float32 ``[n * m, 2]``."""
     rows: Any = torch._shape_as_tensor(tops)[0]
     columns: Any = torch._shape_as_tensor(lefts)[0]
     down = tops.reshape(-1, 1).expand(-1, columns).reshape(-1)
@@ -174,7 +175,7 @@ def corners(tops: Tensor, lefts: Tensor) -> Tensor:
 
 
 def scaled_frame(image: Tensor, scale: float) -> tuple[Tensor, tuple[float, float]]:
-    """The whole frame as the tiles are cut from it, for training.
+    """Return the whole scaled frame that tiles are cut from, for training.
 
     Args:
         image: ``[H, W, C]``, C = 1 or 3, integer camera values.
@@ -184,19 +185,19 @@ def scaled_frame(image: Tensor, scale: float) -> tuple[Tensor, tuple[float, floa
         RGB uint8 ``[h, w, 3]``, and the exact scales (x, y) after rounding to whole pixels.
     """
     sides = torch.tensor(image.shape[:2])
-    # float32, as the scale reaches the tiles: else a side may be rounded to another pixel.
+    # float32, as in the served graph: otherwise a side may be rounded to a different pixel.
     height, width = _scaled_length(sides, torch.tensor(scale, dtype=torch.float32))
     pixels = as_rgb(_scaled(image, height, width, PercentileLevels()(image)), channel_dim=2)
     return pixels, (float(width / sides[1]), float(height / sides[0]))
 
 
 def padding_before(content: int, size: int) -> int:
-    """Padding in front of ``content`` pixels in the middle of ``size``; 0 where it is larger."""
+    """Padding before ``content`` pixels centred in ``size``; 0 if ``content`` is larger."""
     return round(max(0, size - content) / 2 - 0.1)
 
 
 def _scaled(image: Tensor, height: Tensor, width: Tensor, levels: Tensor) -> Tensor:
-    """The frame in 8 bits, uint8 ``[h, w, C]``."""
+    """Scale the frame and convert it to 8 bits, uint8 ``[h, w, C]``."""
     shape = torch._shape_as_tensor(image)
     rows, columns = _neighbours(shape[0], height), _neighbours(shape[1], width)
     same = (shape[0] == height) & (shape[1] == width)
@@ -214,13 +215,13 @@ def _resampled(
     levels: Tensor,
     same: Tensor,
 ) -> Tensor:
-    """Camera values float32 ``[h, w, C]`` of the scaled frame; those of the frame at its scale."""
+    """Camera values float32 ``[h, w, C]`` of the scaled frame, unchanged if the scale is 1."""
     if bool(same):
         values = image.to(torch.float32)
     else:
-        # Clipped before they are mixed, as in an image normalised first: a hot pixel must not
-        # outshine its neighbours. Each side is mixed along the leading dim, where a gather moves
-        # whole rows.
+        # Values are clipped before interpolation, as in an image normalised first: a hot pixel must
+        # not outshine its neighbours. Each axis is interpolated along the leading dim, where a
+        # gather moves whole rows.
         low, high = levels[0], levels[1]
         above = torch.clamp(image.index_select(0, row).to(torch.float32), low, high)
         below = torch.clamp(image.index_select(0, next_row).to(torch.float32), low, high)
@@ -231,8 +232,8 @@ def _resampled(
 
 
 with warnings.catch_warnings():
-    # Scripted, so that the branch reaches the graph: most frames come at the network's own scale,
-    # and need no mixing, which costs a tenth of the network's time.
+    # Scripted, so that the branch is kept in the graph: most frames are already at the network's
+    # scale and need no interpolation, which takes a tenth of the network's time.
     warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
     _scripted_resampled = torch.jit.script(_resampled)
 

@@ -16,7 +16,7 @@ Command = Callable[..., None]
 
 
 def settings_options(command: Command) -> Command:
-    """One option for each field of RenderSettings, with its default and description."""
+    """Add one option per field of RenderSettings, with its default and description."""
     for name, field in reversed(RenderSettings.model_fields.items()):
         flag = f"--{name.replace('_', '-')}"
         kind: Any = field.annotation

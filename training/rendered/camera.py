@@ -1,4 +1,4 @@
-"""The camera: light to counts, with uneven illumination, shot noise and read noise."""
+"""Camera model: turns light into counts, with uneven illumination, shot noise and read noise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.rendered.settings import RenderSettings
 def illumination(
     height: int, width: int, unevenness: float, rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
-    """Smooth background ``[H, W]`` of mean 1: a tilt, a bright middle off the axis, slow waves."""
+    """Smooth background ``[H, W]`` of mean 1: a tilt, a bright off-axis centre, slow waves."""
     y, x = np.meshgrid(np.linspace(-1, 1, 16), np.linspace(-1, 1, 16), indexing="ij")
     tilt, centre = rng.normal(0, 0.3, 2), rng.normal(0, 0.3, 2)
     field = tilt[0] * x + tilt[1] * y - (x - centre[0]) ** 2 - (y - centre[1]) ** 2
@@ -26,7 +26,7 @@ def illumination(
 def expose(
     light: npt.NDArray[np.float32], settings: RenderSettings, rng: np.random.Generator
 ) -> npt.NDArray[np.uint16]:
-    """Counts ``[H, W]`` of ``light``, which is 1 where a pixel gets the background's electrons."""
+    """Convert ``light`` to counts ``[H, W]``; 1 stands for the electrons of the background."""
     electrons = rng.poisson(light * (settings.exposure * settings.full_well)).astype(np.float32)
     electrons += settings.read_noise * rng.standard_normal(light.shape, dtype=np.float32)
     highest = 2**settings.bits - 1

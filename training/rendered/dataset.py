@@ -27,10 +27,10 @@ def render_dataset(
     """Write ``images/<prefix>_0000.png`` ... and ``instances.json`` into ``directory``.
 
     Masks are RLE, exact and with their overlap. Frame i is ``render_frame(settings, (seed, i))``,
-    however many frames there are. ``instances.json`` is replaced last; it keeps settings and
+    regardless of the number of frames. ``instances.json`` is replaced last; it records settings and
     seed. ``on_frame`` is called after each frame.
 
-    Raises CrowdedFrameError where the cells do not fit, OSError where a file cannot be written.
+    Raises CrowdedFrameError if the cells do not fit, OSError if a file cannot be written.
     """
     (directory / "images").mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""What a dish holds beside cells: specks, clumps and an uneven film. None of it is annotated."""
+"""Debris in the dish: specks, clumps and an uneven film. None of it is annotated."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy.typing as npt
 from training.rendered.settings import RenderSettings
 
 CRUMBS = (
-    # Radius in micrometres, mean crumbs in a clump, delays in radians.
+    # Radius in micrometres, mean number of crumbs per clump, delays in radians.
     (0.4, 5.0, (0.05, 0.5)),
     (0.7, 0.3, (0.2, 1.8)),
 )
 CLUMP_UM = 1.6
-"""Standard deviation of the crumbs about the middle of their clump."""
+"""Standard deviation of the crumbs about the centre of their clump, in micrometres."""
 FILM_DELAY = 0.006
 """Standard deviation of the film's delay, in radians."""
 FILM_UM = 1.5
-"""Size of its grains."""
+"""Size of the film's grains, in micrometres."""
 
 
 def add_debris(
@@ -44,7 +44,7 @@ def add_debris(
 def _film(
     height: int, width: int, pixel_um: float, rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
-    """The uneven coat of protein on the glass ``[H, W]``, drawn at half the resolution."""
+    """Uneven coat of protein on the glass ``[H, W]``, drawn at half the resolution."""
     size = (height + 1) // 2, (width + 1) // 2
     sigma = max(FILM_UM / pixel_um / 2, 0.5)
     film = cv2.GaussianBlur(rng.standard_normal(size, dtype=np.float32), (0, 0), sigma)

@@ -1,4 +1,4 @@
-"""One rendered frame: cells and debris, the microscope's optics, the camera."""
+"""Rendering of one frame: cells and debris, the microscope's optics, the camera."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from training.rendered.scene import fitted, place_cells
 from training.rendered.settings import RenderSettings
 
 MARGIN_UM = 12.0
-"""Drawn around the frame and cut off again: about the reach of halo and defocus."""
+"""Margin in micrometres that is rendered around the frame and cropped: about the reach of halo and
+defocus."""
 
 
 def render_frame(
     settings: RenderSettings, seed: int | Sequence[int]
 ) -> tuple[npt.NDArray[np.uint16], tuple[AnnotatedCell, ...]]:
-    """Render the frame of ``seed``: uint16 ``[H, W]`` and its cells, largest first.
+    """Render the frame for ``seed``: uint16 ``[H, W]`` and its cells, largest first.
 
-    The same settings and seed give the same bytes. Raises CrowdedFrameError where the cells do
-    not fit.
+    The same settings and seed give the same bytes. Raises CrowdedFrameError if the cells do not
+    fit.
     """
     rng = np.random.default_rng(seed)
     settings = fitted(settings)

@@ -1,13 +1,13 @@
 """Positive phase contrast: from a map of phase delays to the light on the camera.
 
-The object delays light by ``phase`` and lets all of it pass. In the back focal plane of the
-objective the phase plate's ring dims the direct light and shifts it by a quarter wave against the
-diffracted light (Zernike, Physica 9, 686, 1942). The ring has a width: it also catches the light
-diffracted at small angles, and that is the whole cause of both artefacts of the method, the
-bright halo around a cell and the shade-off towards the middle of a large one (Yin, Kanade & Chen,
-Medical Image Analysis 16, 1047, 2012). A delay near half a wave or more turns dark into bright,
-hence bright rings in rounded cells. Condenser annulus and ring are replaced by a dot on the axis,
-and the edges of ring and pupil are Gaussian, as partial coherence leaves no sharp fringes.
+The object delays light by ``phase`` and absorbs none. In the back focal plane of the objective the
+phase plate's ring dims the direct light and shifts it by a quarter wave against the diffracted
+light (Zernike, Physica 9, 686, 1942). Because the ring has a width, it also catches light
+diffracted at small angles. This is the sole cause of both artefacts of the method: the bright halo
+around a cell and the shade-off towards the centre of a large one (Yin, Kanade & Chen, Medical Image
+Analysis 16, 1047, 2012). A delay near half a wave or more turns dark into bright, hence the bright
+rings in rounded cells. Here the condenser annulus and the ring are replaced by a dot on the axis.
+The edges of ring and pupil are Gaussian, since partial coherence leaves no sharp fringes.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ import numpy.typing as npt
 WAVELENGTH_UM = 0.55
 NUMERICAL_APERTURE = 0.3
 DIRECT_AMPLITUDE = 0.5
-"""What the ring leaves of the direct light's amplitude: it absorbs 75 % of the intensity."""
+"""Share of the direct light's amplitude that the ring transmits: it absorbs 75 % of the
+intensity."""
 HALO_UM = 3.0
-"""Reach of halo and shade-off (standard deviation): the inverse of the ring's width."""
+"""Reach of halo and shade-off (standard deviation) in micrometres: the inverse of the ring's
+width."""
 
 
 def phase_contrast(
     phase: npt.NDArray[np.float32], pixel_um: float, defocus_um: float
 ) -> npt.NDArray[np.float32]:
-    """Intensity ``[H, W]``, 1 on empty background, of ``phase`` ``[H, W]`` in radians.
+    """Compute the intensity ``[H, W]``, 1 on empty background, of ``phase`` ``[H, W]`` in radians.
 
-    The frame is taken to repeat beyond its borders: give it a margin and cut it off.
+    The frame is assumed to repeat beyond its borders, so add a margin and crop it afterwards.
     """
     height, width = phase.shape
     real, imaginary = cv2.polarToCart(np.ones_like(phase), phase)
@@ -46,7 +48,7 @@ def phase_contrast(
 def _transfer(
     height: int, width: int, pixel_um: float, defocus_um: float
 ) -> npt.NDArray[np.complex64]:
-    """What pupil, defocus and phase plate do to each spatial frequency ``[H, W]``."""
+    """Transfer function ``[H, W]`` of pupil, defocus and phase plate, per spatial frequency."""
     squares = [np.fft.fftfreq(side, pixel_um) ** 2 for side in (height, width)]
     cutoff = NUMERICAL_APERTURE / WAVELENGTH_UM
     exponents = [

@@ -1,4 +1,4 @@
-"""Where the cells lie: as many as asked for, each overlapping others no more than allowed."""
+"""Placement of the cells: the requested number, with no more overlap than allowed."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from training.rendered.settings import ROUND, SPREAD, RenderSettings
 from training.rendered.shapes import Shape, draw_shape
 
 TRIES, ROUNDS = 128, 200
-"""Random places looked at together for one cell, and how often before the frame counts as full."""
+"""Number of random places checked at once for a cell, and number of rounds before the frame counts
+as full."""
 SAMPLES = 24
-"""Pixels of a cell looked at in every one of these places."""
+"""Number of pixels of a cell that are checked at each of these places."""
 COVERAGE = 0.45
-"""Largest part of the frame that ``shrink_to_fit`` lets the cells cover."""
+"""Largest share of the frame that cells may cover under ``shrink_to_fit``."""
 SMALLEST_DIAMETER = 6.0
 
 
 class CrowdedFrameError(ValueError):
-    """The cells asked for do not fit into the frame."""
+    """Raised if the requested cells do not fit into the frame."""
 
 
 @dataclass
 class _Ground:
-    """Which pixels are taken, and how much of each cell is shared. Memory: one frame."""
+    """Records which pixels are taken, and how much of each cell is shared. Memory: one frame."""
 
-    owner: npt.NDArray[np.int32]  # [H, W]; 0 free, i the first cell there
-    shared: npt.NDArray[np.bool_]  # [H, W]; two cells or more lie there
+    owner: npt.NDArray[np.int32]  # [H, W]; 0 is free, i the first cell there
+    shared: npt.NDArray[np.bool_]  # [H, W]; True where two cells or more lie
     areas: list[int]
     overlaps: list[int]
     max_overlap: float
@@ -37,7 +38,7 @@ class _Ground:
     def seems_free(
         self, mask: npt.NDArray[np.bool_], corners: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.bool_]:
-        """Which of ``corners`` ``[T, 2]`` (y, x) are worth a try, by a few of the mask's pixels."""
+        """Check which ``corners`` ``[T, 2]`` (y, x) may be free, by a few of the mask's pixels."""
         pixels = np.argwhere(mask)
         pixels = pixels[:: max(1, len(pixels) // SAMPLES)]
         places = corners[:, None, :] + pixels[None]  # T, S, 2
@@ -49,7 +50,7 @@ class _Ground:
         return free
 
     def take(self, mask: npt.NDArray[np.bool_], x: int, y: int) -> bool:
-        """Put a cell's visible mask at ``(x, y)`` if no overlap grows too large."""
+        """Put a cell's visible mask at ``(x, y)`` unless an overlap becomes too large."""
         window = slice(y, y + mask.shape[0]), slice(x, x + mask.shape[1])
         owner, shared = self.owner[window], self.shared[window]
         taken = mask & (owner > 0)
@@ -72,7 +73,7 @@ class _Ground:
 
 
 def fitted(settings: RenderSettings) -> RenderSettings:
-    """``settings``, with smaller cells where they ask for it and the frame needs it."""
+    """Return ``settings``, with smaller cells if they allow it and the frame requires it."""
     if not settings.shrink_to_fit or not settings.cells:
         return settings
     room = COVERAGE * settings.height * settings.width / settings.cells
@@ -83,9 +84,9 @@ def fitted(settings: RenderSettings) -> RenderSettings:
 def place_cells(
     settings: RenderSettings, phase: npt.NDArray[np.float32], margin: int, rng: np.random.Generator
 ) -> tuple[AnnotatedCell, ...]:
-    """Draw the cells into ``phase``, the frame with ``margin`` pixels around it, in radians.
+    """Draw the cells into ``phase``, in radians: the frame with ``margin`` pixels around it.
 
-    Where cells overlap their delays add. Raises CrowdedFrameError.
+    Where cells overlap, their delays add up. Raises CrowdedFrameError.
     """
     classes = np.where(rng.random(settings.cells) < settings.round_fraction, ROUND, SPREAD)
     shapes = [draw_shape(int(class_id), settings.pixel_um, rng) for class_id in classes]
@@ -94,7 +95,7 @@ def place_cells(
         np.zeros(frame, np.int32), np.zeros(frame, np.bool_), [], [], settings.max_overlap
     )
     cells: list[AnnotatedCell] = []
-    # The largest first: they are the hardest to find a place for.
+    # Largest first, since they are the hardest to place.
     for shape in sorted(shapes, key=lambda shape: -shape.mask.size):
         placed = _place(shape, ground, rng)
         if placed is None:
@@ -113,7 +114,7 @@ def place_cells(
 def _place(
     shape: Shape, ground: _Ground, rng: np.random.Generator
 ) -> tuple[tuple[int, int], AnnotatedCell] | None:
-    """Corner of the shape's patch, which may lie outside the frame, and the cell seen in it."""
+    """Find a corner for the shape's patch, maybe outside the frame, and the cell visible in it."""
     height, width = ground.owner.shape
     rows, columns = shape.mask.shape
     for _ in range(ROUNDS):
@@ -128,7 +129,7 @@ def _place(
 
 
 def _add(phase: npt.NDArray[np.float32], patch: npt.NDArray[np.float32], x: int, y: int) -> None:
-    """Add ``patch`` to ``phase`` at ``(x, y)``; what lies beyond the borders is cut off."""
+    """Add ``patch`` to ``phase`` at ``(x, y)``, clipped at the borders."""
     top, left = max(0, -y), max(0, -x)
     patch = patch[top : phase.shape[0] - y, left : phase.shape[1] - x]
     phase[y + top : y + top + patch.shape[0], x + left : x + left + patch.shape[1]] += patch

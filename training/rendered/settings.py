@@ -1,4 +1,4 @@
-"""What a rendered frame shows and through which microscope: frozen, validated settings."""
+"""Settings of a rendered frame, its specimen and microscope; frozen and validated."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ CLASS_NAMES = ("spread", "round")
 SPREAD, ROUND = range(len(CLASS_NAMES))
 
 CELL_DIAMETER_UM = 24.0
-"""Mean diameter of the disc of a cell's area, in micrometres: an adherent glioma cell."""
+"""Mean cell diameter in micrometres (of the disc of its area), as of an adherent glioma cell."""
 
 
 class RenderSettings(BaseModel):
-    """One phase-contrast frame. ``mean_diameter`` sets the magnification: see ``pixel_um``."""
+    """Settings of a phase-contrast frame. ``mean_diameter`` sets the scale, see ``pixel_um``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -1,4 +1,4 @@
-"""The two kinds of cell: outline, and the delay that its thickness gives to light."""
+"""The two kinds of cell: outline, and delay of light by the cell's thickness."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ Points = npt.NDArray[np.float64]
 
 OUTLINE_POINTS = 192
 SPREAD_SIZE, ROUND_SIZE = 1.17, 0.62
-"""Diameter by class, in mean diameters; a third of round cells gives a mean of 1."""
+"""Diameter per class, in mean diameters. With one third round cells the mean is 1."""
 ROUND_DELAY = (2.3, 5.0)
-"""Delay in the middle of a round cell of mean size, in radians."""
+"""Range of the delay in the centre of a round cell of mean size, in radians."""
 BORDER = 2
-"""Empty pixels around a shape's mask."""
+"""Number of empty pixels around a shape's mask."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A cell before it has a place: mask and phase patch of one size."""
+    """A cell before placement: mask and phase patch of equal size."""
 
     mask: npt.NDArray[np.bool_]
-    """``[h, w]``"""
+    """Mask ``[h, w]``."""
     phase: Floats
-    """``[h, w]``, radians; 0 outside the mask."""
+    """Phase delay ``[h, w]`` in radians; 0 outside the mask."""
     class_id: int
 
 
 def draw_shape(class_id: int, pixel_um: float, rng: np.random.Generator) -> Shape:
-    """A cell of the class, at a random size and orientation."""
+    """Draw a cell of the class, with random size and orientation."""
     if class_id == ROUND:
         return _draw_round(pixel_um, rng)
     return _draw_spread(pixel_um, rng)
 
 
 def _draw_spread(pixel_um: float, rng: np.random.Generator) -> Shape:
-    """A thin cell drawn out into two to five tips, thickest around its nucleus."""
+    """Draw a thin cell with two to five tips, thickest around its nucleus."""
     mask = _filled(_spread_outline(rng), SPREAD_SIZE * _diameter(rng) / pixel_um)
-    depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3) * pixel_um  # to the outline, um
+    depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3) * pixel_um  # distance to the outline, um
     middle = _blurred(np.minimum(depth / 6.5, 1), 2.0, pixel_um)
     phase = rng.uniform(0.12, 0.35) * (1 - np.exp(-depth / 0.8))  # the lamella
     phase += rng.uniform(0.05, 0.3) * np.exp(-(((depth - 0.8) / 0.7) ** 2))  # its ruffled edge
@@ -62,7 +62,7 @@ def _draw_spread(pixel_um: float, rng: np.random.Generator) -> Shape:
 
 
 def _draw_round(pixel_um: float, rng: np.random.Generator) -> Shape:
-    """A rounded cell: nearly a ball, several times thicker than a spread one."""
+    """Draw a rounded cell: almost a sphere, several times thicker than a spread one."""
     diameter = ROUND_SIZE * _diameter(rng)
     mask = _filled(_round_outline(rng), diameter / pixel_um)
     depth = cv2.distanceTransform(mask, cv2.DIST_L2, 5) * pixel_um
@@ -75,7 +75,7 @@ def _draw_round(pixel_um: float, rng: np.random.Generator) -> Shape:
 
 
 def _diameter(rng: np.random.Generator) -> float:
-    """Diameter of a cell in micrometres, before its class makes it larger or smaller."""
+    """Draw the diameter of a cell in micrometres, before the factor of its class."""
     return CELL_DIAMETER_UM * float(np.clip(rng.lognormal(0, 0.16), 0.65, 1.5))
 
 
@@ -134,7 +134,7 @@ def _filled(outline: Points, diameter: float) -> npt.NDArray[np.uint8]:
 def _nucleus(
     mask: npt.NDArray[np.uint8], depth: Floats, pixel_um: float, rng: np.random.Generator
 ) -> Floats:
-    """A pale oval with a dark rim and dark nucleoli, at the cell's deepest place."""
+    """A pale oval with a dark rim and dark nucleoli, at the point farthest from the outline."""
     row, column = np.unravel_index(int(depth.argmax()), depth.shape)
     rows, columns = np.indices(mask.shape, dtype=np.float32)
     x, y = (columns - column) * pixel_um, (rows - row) * pixel_um
@@ -187,5 +187,5 @@ def _blurred(values: Floats, size_um: float, pixel_um: float) -> Floats:
 
 
 def _within(phase: Floats, depth: Floats) -> Floats:
-    """``phase`` brought to 0 over the outermost half micrometre."""
+    """Fade ``phase`` to 0 over the outermost half micrometre."""
     return (phase * np.clip(depth / 0.8, 0, 1)).astype(np.float32)

@@ -1,12 +1,12 @@
-"""Train ResNet50 to tell cells apart, by the protocol of study S1: 150 epochs on crops.
+"""Train ResNet50 to classify cells, by the protocol of study S1: 150 epochs on crops.
 
 \b
     python -m training.crops  --data data/target --out runs/crops
     python -m training.resnet --crops runs/crops --out runs/classifier
 
-`--init imagenet` starts from torchvision's ImageNet weights where they can be fetched. `--preset
-demo` is the same in fewer epochs. Classes are sampled equally often however rare they are. A run
-that was cut off goes on with `--resume`. OUT is the checkpoint; OUT/log is for TensorBoard.
+`--init imagenet` starts from torchvision's ImageNet weights, if they can be fetched. `--preset
+demo` is the same in fewer epochs. All classes are sampled equally often, however rare they are.
+`--resume` continues an interrupted run. OUT is the checkpoint; OUT/log is for TensorBoard.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class ResnetSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(150, gt=0)
-    """Passes; one pass draws as many crops as there are."""
+    """Number of epochs; each draws as many crops as there are."""
     batch: int = Field(32, gt=1)
-    """Crops per step."""
+    """Number of crops per step."""
     learning_rate: float = Field(3e-4, gt=0)
-    """At the start of a cosine that ends at zero (AdamW)."""
+    """Learning rate of AdamW at the start; it follows a cosine that ends at zero."""
     weight_decay: float = Field(0.01, ge=0)
     bf16: bool = False
     """Mixed precision in bfloat16: faster on CPUs with AVX512-BF16 or AMX, and on GPUs."""
@@ -59,7 +59,7 @@ PRESETS = {"study": ResnetSettings(), "demo": ResnetSettings(epochs=9)}
 
 
 def _read_crops(folder: Path, crops: tuple[Crop, ...]) -> TensorDataset:
-    """Crops uint8 ``[N, 3, S, S]`` RGB and class ids int64 ``[N]``."""
+    """Read crops uint8 ``[N, 3, S, S]`` RGB and class ids int64 ``[N]``."""
     pixels = []
     for crop in crops:
         image = cv2.imread(str(folder / crop.file), cv2.IMREAD_COLOR)
@@ -70,7 +70,7 @@ def _read_crops(folder: Path, crops: tuple[Crop, ...]) -> TensorDataset:
 
 
 class _BalancedSampler(WeightedRandomSampler):
-    """Draws every class equally often; epoch ``e`` draws the same crops in a resumed run."""
+    """Draws every class equally often. In a resumed run, an epoch draws the same crops."""
 
     def __init__(self, class_ids: list[int], counts: list[int], seed: int) -> None:
         generator = torch.Generator()
@@ -79,15 +79,15 @@ class _BalancedSampler(WeightedRandomSampler):
         self.seed = seed
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before the epoch's first batch is drawn."""
+        """Set the epoch; Lightning calls this before the epoch's first batch is drawn."""
         self.generator.manual_seed(self.seed + epoch)
 
 
 def _loaders(folder: Path, index: CropIndex, batch: int, seed: int) -> tuple[DataLoader[Any], ...]:
-    """Training batches with equally frequent classes, and validation batches.
+    """Make training batches with equally frequent classes, and validation batches.
 
     Raises:
-        ValueError: a class has no crop to train on, or there is nothing to validate.
+        ValueError: a class has no crop to train on, or there is nothing to validate on.
     """
     counts = [
         sum(crop.class_id == k for crop in index.train) for k in range(len(index.class_names))
@@ -101,10 +101,10 @@ def _loaders(folder: Path, index: CropIndex, batch: int, seed: int) -> tuple[Dat
         )
     training = _read_crops(folder, index.train)
     sampler = _BalancedSampler([crop.class_id for crop in index.train], counts, seed)
-    # Batch normalisation learns nothing good from a last batch of a single crop.
+    # Batch normalisation learns nothing useful from a last batch of a single crop.
     drop_last = len(training) > batch and len(training) % batch == 1
     return (
-        # A generator of its own, for a loader draws from it: the augmentation's stays untouched.
+        # A separate generator, since a loader draws from it: the augmentation's stays untouched.
         DataLoader(
             training, batch, sampler=sampler, drop_last=drop_last, generator=torch.Generator()
         ),
@@ -113,7 +113,7 @@ def _loaders(folder: Path, index: CropIndex, batch: int, seed: int) -> tuple[Dat
 
 
 def _initialise(classifier: CellClassifier, init: str) -> None:
-    """Fill all but the head with ImageNet's weights or those of a checkpoint folder."""
+    """Load ImageNet's weights or those of a checkpoint folder into all layers but the head."""
     if init == "imagenet":
         weights = torchvision.models.ResNet50_Weights.IMAGENET1K_V2
         try:
@@ -201,7 +201,7 @@ def main(
     resume: bool,
     **overrides: Any,
 ) -> None:
-    """Train ResNet50; the module's docstring is the help."""
+    """Train ResNet50. The module's docstring is the help text."""
     settings = choose_settings(PRESETS, preset, file, **overrides)
     with _folder(out).reported():
         train(crops, out, settings, init=init, seed=seed, resume=resume)

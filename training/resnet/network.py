@@ -1,4 +1,4 @@
-"""The cell classifier: ResNet50 on 8-bit crops, as it is trained and as it is exported."""
+"""The cell classifier for training and export: ResNet50 on 8-bit crops."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ARCHITECTURE = "resnet50"
 
 
 class CellClassifier(nn.Module):
-    """torchvision's ResNet50 with K classes behind ImageNet's pixel statistics."""
+    """torchvision's ResNet50 with K classes, preceded by ImageNet's pixel statistics."""
 
     mean: Tensor
     std: Tensor
@@ -27,13 +27,13 @@ class CellClassifier(nn.Module):
         self.resnet = torchvision.models.resnet50(num_classes=class_count)
 
     def forward(self, crops: Tensor) -> Tensor:
-        """Class logits float32 ``[N, K]`` of RGB crops uint8 ``[N, 3, S, S]``."""
+        """Compute class logits float32 ``[N, K]`` of RGB crops uint8 ``[N, 3, S, S]``."""
         logits: Tensor = self.resnet((crops.float() / 255 - self.mean) / self.std)
         return logits
 
 
 def load_classifier(checkpoint: Path) -> tuple[CellClassifier, Recipe]:
-    """The trained classifier of a checkpoint folder, in evaluation mode, and its recipe.
+    """Load the trained classifier of a checkpoint folder, in evaluation mode, and its recipe.
 
     Raises CheckpointError, see `training.checkpoint.load_checkpoint`.
     """

@@ -1,4 +1,4 @@
-"""One step, one validation of the cell classifier: what Lightning runs."""
+"""Lightning module that trains and validates the cell classifier."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from training.run.progress import EpochProgress
 
 
 class ClassifierTraining(BestEpochTraining):
-    """One step, one validation, and the weights of the best epoch.
+    """Training and validation steps; keeps the weights of the best epoch.
 
-    Balanced accuracy, the mean of the classes' recalls, decides which epoch is best: in a blood
-    smear nine of ten cells are of one class, and accuracy alone would not notice the other.
+    Balanced accuracy, the mean of the classes' recalls, decides which epoch is best. In a blood
+    smear nine out of ten cells belong to one class, and accuracy alone would hardly depend on the
+    other.
     """
 
     def __init__(
@@ -47,20 +48,20 @@ class ClassifierTraining(BestEpochTraining):
         self.confusion = MulticlassConfusionMatrix(class_count)
 
     def training_step(self, batch: list[torch.Tensor], batch_index: int) -> torch.Tensor:
-        """Cross-entropy of one augmented batch."""
+        """Compute the cross-entropy of one augmented batch."""
         crops = torch.stack([self.augment(crop) for crop in batch[0]])
         loss = torch.nn.functional.cross_entropy(self.classifier(crops), batch[1])
         self.log_step(loss, len(crops))
         return loss
 
     def validation_step(self, batch: list[torch.Tensor], batch_index: int) -> None:
-        """Count one batch."""
+        """Count the predictions of one batch."""
         logits = self.classifier(batch[0])
         self.log("validation/loss", torch.nn.functional.cross_entropy(logits, batch[1]))
         self.confusion.update(logits, batch[1])
 
     def on_validation_epoch_end(self) -> None:
-        """Keep the weights when balanced accuracy, then loss, is the best so far."""
+        """Keep the weights if balanced accuracy, then loss, is the best so far."""
         metrics = {
             **accuracies(self.confusion.compute()),
             "loss": float(self.trainer.callback_metrics["validation/loss"]),
@@ -69,16 +70,16 @@ class ClassifierTraining(BestEpochTraining):
         self.end_epoch(metrics, logged=["loss"])
 
     def rank(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
-        """Balanced accuracy, then the loss."""
+        """Rank an epoch by balanced accuracy, then by loss."""
         return metrics["balanced_accuracy"], -metrics["loss"]
 
     def weights(self) -> Mapping[str, torch.Tensor]:
-        """Those of the classifier."""
+        """Return the weights of the classifier."""
         weights: Mapping[str, torch.Tensor] = self.classifier.state_dict()
         return weights
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW on a cosine."""
+        """Use AdamW with a learning rate that falls by a cosine."""
         optimizer = torch.optim.AdamW(
             self.classifier.parameters(),
             lr=self.learning_rate,
@@ -89,9 +90,9 @@ class ClassifierTraining(BestEpochTraining):
 
 
 def accuracies(confusion: torch.Tensor) -> dict[str, float]:
-    """Accuracy and balanced accuracy of a confusion matrix ``[K true, K predicted]``.
+    """Compute accuracy and balanced accuracy of a confusion matrix ``[K true, K predicted]``.
 
-    A class without any crop to validate has no recall; the others' mean is taken.
+    A class without any validation crop has no recall, so the mean is taken over the others.
     """
     right, crops = confusion.diagonal(), confusion.sum(dim=1)
     recalls = (right / crops)[crops > 0]

@@ -1,4 +1,4 @@
-"""What the training commands share: data sets and settings as they are named on a command line."""
+"""Data sets and settings from the command line, shared by the training commands."""
 
 from __future__ import annotations
 
@@ -39,22 +39,23 @@ SETTINGS_HELP = "YAML file of settings that change the preset's."
 def read_data(
     arguments: Sequence[str], one_class: bool, pixel_sizes_um: Sequence[float] = ()
 ) -> tuple[AnnotatedDataset, dict[str, str]]:
-    """Read and join the data sets of ``--data`` arguments, brought to the scale of the first.
+    """Read and join the data sets of ``--data`` arguments, at the scale of the first.
 
     Args:
         arguments: ``DIR`` or ``DIR@FILE``.
-        one_class: call every cell "cell"; else all data sets must list the same classes.
-        pixel_sizes_um: values of ``--pixel-size``: none, one for all, or one for each argument.
+        one_class: give every cell the class "cell"; otherwise all data sets must list the same
+            classes.
+        pixel_sizes_um: values of ``--pixel-size``: none, one for all, or one per argument.
 
     Returns:
-        The joined data set, and for the recipe a sha256 of every folder's files.
+        The joined data set, and a sha256 of every folder's files for the recipe.
 
     Raises:
         click.UsageError: a folder cannot be read, frames share a name, the classes differ, or
             there are too few or too many pixel sizes.
     """
     from training.datasets.scale import (
-        bring_together,  # imports torch, which a mistyped option does without
+        bring_together,  # imports torch, which a mistyped option should not wait for
     )
 
     datasets, hashes = [], {}
@@ -94,7 +95,7 @@ def _read_one(argument: str) -> tuple[AnnotatedDataset, str]:
     files = [path for path in Path(directory).rglob("*") if path.is_file()]
     try:
         dataset = read_annotated(Path(directory))
-        if Path(directory).is_file():  # one JSON of several; its images lie where it says
+        if Path(directory).is_file():  # one of several JSON files; its images lie where it says
             files = [Path(directory), *(frame.path for frame in dataset.frames)]
         if listing:
             dataset = dataset.subset(_names(Path(listing)))
@@ -112,10 +113,10 @@ def _names(listing: Path) -> list[str]:
 def choose_settings(
     presets: Mapping[str, Settings], preset: str, file: Path | None, **overrides: Any
 ) -> Settings:
-    """A preset, changed by a YAML file, changed by options that were given (not None).
+    """Take a preset, override it by a YAML file, then by the options that were given (not None).
 
     Raises:
-        click.UsageError: the file cannot be read, or something else than valid settings is given.
+        click.UsageError: the file cannot be read, or the settings are not valid.
     """
     base = presets[preset]
     given = {name: value for name, value in overrides.items() if value is not None}

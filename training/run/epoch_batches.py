@@ -1,4 +1,4 @@
-"""Which samples make up which batch of which epoch, the same after an interruption."""
+"""Batches of every epoch, drawn so that they are the same after an interruption."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch.utils.data import Sampler
 
 @dataclass(frozen=True)
 class Draw:
-    """One training image of a batch: which, the seed of all that is random, and its rotation."""
+    """One training image of a batch: its index, its random seed, and its rotation."""
 
     index: int
     seed: int
     quarter: bool
-    """Height and width are exchanged; the same in a whole batch."""
+    """True if height and width are exchanged; the same for a whole batch."""
 
 
 class EpochBatches(Sampler[list[Draw]]):
-    """Batches of one epoch in random order, the same whenever that epoch is drawn.
+    """Batches of one epoch in random order, the same every time that epoch is drawn.
 
-    Set :attr:`epoch` before every epoch. A last batch of one image is left out, for batch
-    normalisation learns nothing good from it, unless it is the only one or all are such. Draws of
-    an empty frame have the index ``images``, one beyond the last image.
+    Set :attr:`epoch` before every epoch. A last batch of one image is left out, since batch
+    normalisation learns nothing useful from it, unless it is the only batch or all batches hold one
+    image. Draws of an empty frame have the index ``images``, one beyond the last image.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What tells data sets and weights from others of their name."""
+"""Hashes that distinguish data sets and weights of the same name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def hash_files(paths: Iterable[Path]) -> str:
-    """One sha256 over names and contents of files, in the order of their names."""
+    """Compute one sha256 over the names and contents of files, in the order of their names."""
     total = hashlib.sha256()
     for path in sorted(paths):
         total.update(path.name.encode())

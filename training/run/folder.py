@@ -1,4 +1,4 @@
-"""The folder of one training run: begun afresh, cut off and gone on with, finished.
+"""The folder of one training run: started, interrupted and resumed, finished.
 
 OUT/log is for TensorBoard and OUT/resume holds what `--resume` needs until the run is finished;
 OUT itself is the checkpoint, written at the end.
@@ -25,8 +25,8 @@ RESUME_HELP = "Go on with the run that was cut off in OUT; give the other option
 class RunFolder:
     """One run's folder.
 
-    ``state_name`` is the file below ``resume/`` that a whole epoch leaves; its format is the
-    trainer's own matter.
+    ``state_name`` is the file below ``resume/`` that is written after every epoch. Its format is up
+    to the trainer.
     """
 
     out: Path
@@ -34,12 +34,12 @@ class RunFolder:
 
     @property
     def log(self) -> Path:
-        """For TensorBoard."""
+        """Folder of the log for TensorBoard."""
         return self.out / "log"
 
     @property
     def state(self) -> Path:
-        """State after the last whole epoch."""
+        """File with the state after the last complete epoch."""
         return self.out / "resume" / self.state_name
 
     @property
@@ -47,10 +47,11 @@ class RunFolder:
         return self.state.parent / "run.json"
 
     def begin(self, facts: Mapping[str, Any], *, resume: bool) -> None:
-        """Forget an earlier run, or see that the one to resume was begun with the same ``facts``.
+        """Discard an earlier run, or check that the one to resume was started with ``facts``.
 
         Raises:
-            CheckpointError: there is nothing to resume, or another run was begun in this folder.
+            CheckpointError: there is nothing to resume, or a different run was started in this
+                folder.
         """
         facts = json.loads(json.dumps(facts))
         if not resume:
@@ -74,12 +75,12 @@ class RunFolder:
             )
 
     def finish(self) -> None:
-        """Drop what only an interrupted run needs."""
+        """Remove what only an interrupted run needs."""
         shutil.rmtree(self.state.parent)
 
     @contextmanager
     def reported(self) -> Iterator[None]:
-        """Turn what ends a run early into a message; Ctrl-C names the way to go on."""
+        """Turn an error that ends a run into a message; on Ctrl-C, say how to resume."""
         try:
             yield
         except KeyboardInterrupt as error:

@@ -1,4 +1,4 @@
-"""One run of a LightningModule in a run's folder: log, resumable state, and a quiet terminal."""
+"""Runs a LightningModule in a run's folder: log, resumable state, and a quiet terminal."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def fit(
     resume: bool,
     callbacks: Sequence[Callback] = (),
 ) -> None:
-    """Train all epochs, or those that an interrupted run left.
+    """Train all epochs, or the remaining ones of an interrupted run.
 
-    Raises KeyboardInterrupt on Ctrl-C, as any other code does.
+    Raises KeyboardInterrupt on Ctrl-C, as other code does.
     """
     state = folder.state
     with _lightning_kept_quiet():
@@ -62,7 +62,7 @@ def fit(
 
 @contextmanager
 def _lightning_kept_quiet() -> Iterator[None]:
-    """Leave out Lightning's tips, and warnings about what is meant to be as it is."""
+    """Hide Lightning's tips, and warnings about what is intended."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -70,9 +70,9 @@ def _lightning_kept_quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             # The images lie in memory: workers would only copy them.
             warnings.filterwarnings("ignore", ".*does not have many workers")
-            # It holds the facts of the run, and the state to resume.
+            # The folder holds the facts of the run, and the state to resume.
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
-            # Lightning's own use of a class that torch will drop.
+            # Lightning itself uses a class that torch will remove.
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
             yield
     finally:

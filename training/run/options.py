@@ -1,4 +1,4 @@
-"""What the commands that train from random or given weights share: options, and the split."""
+"""Options and the split, shared by commands that train from random or given weights."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 
 def run_options(presets: Iterable[str], *, init: str, seed: str) -> Callable[[Command], Command]:
-    """The options of every run: ``out init preset file epochs bf16 seed resume`` of its command.
+    """Add the options of every run: ``out init preset file epochs bf16 seed resume``.
 
     Args:
         presets: names of settings, ``study`` among them.
-        init: help of ``--init``, which says what the weights may come from.
-        seed: help of ``--seed``, which says what is drawn.
+        init: help text of ``--init``, which says where the weights may come from.
+        seed: help text of ``--seed``, which says what is drawn.
     """
     return _add_options(
         click.option(
@@ -49,7 +49,7 @@ def run_options(presets: Iterable[str], *, init: str, seed: str) -> Callable[[Co
 
 
 def split_options(command: Command) -> Command:
-    """``--data``, and the frames to validate on or their share; see :func:`read_split`."""
+    """Add ``--data``, and the validation frames or their share; see :func:`read_split`."""
     return _add_options(
         data_option,
         click.option(
@@ -65,7 +65,7 @@ def split_options(command: Command) -> Command:
 
 def _add_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     def add(command: Command) -> Command:
-        for option in reversed(options):  # the last that is applied stands first in --help
+        for option in reversed(options):  # the last one applied comes first in --help
             command = option(command)
         return command
 
@@ -82,20 +82,20 @@ def read_split(
     pixel_sizes: Sequence[float] = (),
     select: Callable[[AnnotatedDataset], AnnotatedDataset] | None = None,
 ) -> tuple[AnnotatedDataset, AnnotatedDataset, dict[str, str]]:
-    """Read what to train on and what to validate on.
+    """Read the frames to train on and the frames to validate on.
 
     Args:
         data: arguments of ``--data``.
-        validation: of ``--validation``; where there are none, a share of ``data`` is drawn.
-        share: of the frames of ``data``, above 0 and below 1.
-        seed: of the draw.
+        validation: arguments of ``--validation``; if there are none, a share of ``data`` is drawn.
+        share: share of the frames of ``data`` to validate on, above 0 and below 1.
+        seed: random seed of the draw.
         one_class: see :func:`training.run.command_line.read_data`.
-        pixel_sizes: values of ``--pixel-size`` in micrometres: none, one for all frames, or one
-            for each argument of ``data``, and then of ``validation`` if there are more.
-        select: the frames that may be drawn; None means all.
+        pixel_sizes: values of ``--pixel-size`` in micrometres: none, one for all frames, or one per
+            argument of ``data``, followed by one per argument of ``validation`` if there are more.
+        select: selects the frames that may be drawn; None means all.
 
     Returns:
-        Frames to train on, others to validate on, and hashes as of ``read_data``.
+        Frames to train on, frames to validate on, and hashes as in ``read_data``.
 
     Raises:
         click.UsageError: see ``read_data``.
@@ -112,9 +112,9 @@ def read_split(
 
 
 def _at_scale_of(train: AnnotatedDataset, kept: AnnotatedDataset) -> AnnotatedDataset:
-    """``kept`` with its frames at the common scale of ``train``, where both tell their pixel size.
+    """Bring ``kept`` to the common scale of ``train``, if both state their pixel size.
 
-    The cells are not compared: those of a few frames may be larger by chance.
+    The sizes of cells are not compared: those in a few frames may be larger by chance.
     """
     if train.pixel_size_um is None or kept.pixel_size_um is None:
         return kept

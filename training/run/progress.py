@@ -1,4 +1,4 @@
-"""What a terminal shows of a training run: a bar over all its steps and a line for each epoch."""
+"""Terminal display of a training run: a bar over all its steps and one line per epoch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class EpochProgress:
         self._bar.stop()
 
     def begin(self, steps_per_epoch: int, epochs_done: int) -> None:
-        """Say how long the run is, and where a resumed one stands."""
+        """Set the length of the run, and the position of a resumed one."""
         self._bar.update(
             self._task,
             total=self.epochs * steps_per_epoch,
@@ -49,6 +49,6 @@ class EpochProgress:
         self._bar.advance(self._task)
 
     def epoch(self, number: int, figures: Mapping[str, float]) -> None:
-        """Print the figures of a whole epoch; ``number`` counts from 1."""
+        """Print the figures of a complete epoch; ``number`` counts from 1."""
         shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
         self._bar.console.print(f"epoch {number}/{self.epochs}  {shown}", highlight=False)

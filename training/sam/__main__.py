@@ -1,19 +1,19 @@
-"""Train SAM on annotated cells: adapt a published one, or train `tiny` from random weights.
+"""Train SAM on annotated cells: adapt a published model, or train `tiny` from random weights.
 
 \b
     python -m training.sam --data runs/data/msc --out runs/sam --size vit_b \\
         --init sam_vit_b_01ec64.pth
     python -m training.sam --preset demo --data runs/data/t98g --out runs/sam-tiny
 
-Cells are prompted by their boxes, moved at random as a detector might, in some steps by points and
-coarse masks too. The first command trains the mask decoder alone: the encoder's embeddings are
-computed once and kept in OUT/embeddings, which may be deleted. Published files are at
-https://github.com/facebookresearch/segment-anything; --init takes the folder of another run too.
-An encoder that begins with random weights may learn of every pixel before it is prompted, and from
-random views of few frames: settings `dense_epochs` and `views`.
+Cells are prompted by their boxes, which are moved at random as a detector might. Some steps also
+use points and coarse masks. The first command trains the mask decoder alone: the encoder's
+embeddings are computed once and cached in OUT/embeddings, which may be deleted. Published files are
+at https://github.com/facebookresearch/segment-anything; --init also accepts the folder of another
+run. An encoder that starts from random weights can first learn from every pixel, without prompts
+(setting `dense_epochs`), and from random views of few frames (setting `views`).
 
-A run that was cut off goes on with `--resume`. OUT is the checkpoint, of the epoch with the best
-mean IoU of the cells to validate on, prompted by their true boxes; OUT/log is for TensorBoard.
+`--resume` continues an interrupted run. OUT is the checkpoint of the epoch with the best mean IoU
+of the validation cells, prompted by their true boxes; OUT/log is for TensorBoard.
 """
 
 from __future__ import annotations
@@ -71,16 +71,16 @@ def train_sam(
 ) -> Recipe:
     """Train one SAM and write its checkpoint to ``out``.
 
-    Frames without cells give no prompts: they are left out, and their count is said.
+    Frames without cells give no prompts: they are left out, and their number is printed.
 
     Args:
-        train: frames to train on; cells of all classes are prompted alike.
-        validation: other frames, by which the best epoch is chosen.
-        settings: of the run.
+        train: frames to train on; cells of all classes are prompted in the same way.
+        validation: other frames, used to choose the best epoch.
+        settings: settings of the run.
         out: folder of the checkpoint.
         init: ``random``, a published ``.pth`` file of that size, or a checkpoint folder.
-        seed: of the weights, the order, the cells and their prompts.
-        resume: go on with a run that was cut off.
+        seed: random seed of the weights, the order, the cells and their prompts.
+        resume: resume an interrupted run.
         data: data sets and their sha256, for the recipe.
 
     Returns:
@@ -88,8 +88,8 @@ def train_sam(
         of masks for true boxes, and ``quality_error``, the mean error of the predicted IoUs.
 
     Raises:
-        ValueError: frames and settings do not go together, or there is no cell.
-        CheckpointError: weights to start from, or the run to resume, cannot be had.
+        ValueError: frames and settings do not fit together, or there is no cell.
+        CheckpointError: the weights to start from, or the run to resume, are not available.
     """
     refuse_shared_frames(train, validation)
     train, validation = with_cells(train, "to train on"), with_cells(validation, "to validate on")
@@ -141,10 +141,10 @@ def train_sam(
 
 
 def with_cells(dataset: AnnotatedDataset, purpose: str) -> AnnotatedDataset:
-    """The frames that have a cell; says how many were left out.
+    """Return the frames that have a cell, and print how many were left out.
 
     Raises:
-        ValueError: none has one.
+        ValueError: no frame has a cell.
     """
     frames = tuple(frame for frame in dataset.frames if frame.cells)
     empty = len(dataset.frames) - len(frames)
@@ -183,7 +183,7 @@ def _initial_sam(settings: SamSettings, init: str) -> Sam:
 
 
 def _hash_init(init: str) -> dict[str, str]:
-    """The weights to start from are told from others of their name."""
+    """Hash the weights to start from, to distinguish them from others of the same name."""
     if init == RANDOM:
         return {}
     return {init: hash_files([Path(init) / WEIGHTS_FILE if Path(init).is_dir() else Path(init)])}
@@ -200,7 +200,7 @@ def _loaders(
 
 
 def _as_they_are(samples: list[Sample]) -> list[Sample]:
-    """Frames differ in shape and in the number of prompts: a batch stays a list."""
+    """Keep a batch as a list, since frames differ in shape and in the number of prompts."""
     return samples
 
 
@@ -224,7 +224,7 @@ def main(
     resume: bool,
     **overrides: Any,
 ) -> None:
-    """Train SAM; the module's docstring is the help."""
+    """Train SAM. The module's docstring is the help text."""
     settings = choose_settings(PRESETS, preset, file, **overrides)
     with RunFolder(out, STATE_NAME).reported():
         train, kept, hashes = read_split(

@@ -1,10 +1,10 @@
-"""What SAM's image encoder can learn before any prompt: cells, their borders and their centres.
+"""Training of SAM's image encoder without prompts, on cells, their borders and their centres.
 
-A step with prompts tells an encoder about sixteen cells of one frame, by way of a decoder that
-knows nothing yet; a step here tells it about every pixel, and costs a third of that. The small head
-that reads the maps off the embedding is thrown away afterwards. Borders and offsets to the centre
-are what tells touching cells apart (Neven et al. 2019, "Instance segmentation by jointly optimizing
-spatial embeddings and clustering bandwidth").
+A step with prompts teaches an encoder about sixteen cells of one frame, through a decoder that is
+still untrained. A step here teaches it about every pixel, at a third of the cost. The small head
+that predicts the maps from the embedding is discarded afterwards. Borders and offsets to the centre
+separate touching cells (Neven et al. 2019, "Instance segmentation by jointly optimizing spatial
+embeddings and clustering bandwidth").
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from torch import Tensor, nn
 from training.sam.frames import SamFrame, Sides
 
 GRID_PER_TOKEN = 4
-"""Pixels of SAM's low-resolution grid a token of the embedding, along each axis."""
+"""Pixels of SAM's low-resolution grid per token of the embedding, along each axis."""
 
 _MAPS = 4  # foreground, border, offset along x, along y
-_FAR = 10.0  # grid pixels; offsets are given in these
+_FAR = 10.0  # grid pixels; the unit of offsets
 
 
 class DenseHead(nn.Module):
-    """Reads the maps off an embedding: ``[B, E, g, g]`` -> ``[B, 4, G, G]``.
+    """Predicts the maps from an embedding: ``[B, E, g, g]`` -> ``[B, 4, G, G]``.
 
-    Logits of foreground and border, then the offset (x, y) to the centre of the pixel's cell.
+    The maps are the logits of foreground and border, and the offset (x, y) to the centre of the
+    pixel's cell.
     """
 
     def __init__(self, width: int) -> None:
@@ -38,16 +39,16 @@ class DenseHead(nn.Module):
         )
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """Maps of a batch of embeddings."""
+        """Predict the maps of a batch of embeddings."""
         maps: Tensor = self.layers(embedding)
         return maps
 
 
 def dense_truth(frame: SamFrame, sides: Sides) -> Tensor:
-    """Maps float32 ``[4, G, G]`` as :class:`DenseHead` should give them, of a frame's cells.
+    """Make the true maps float32 ``[4, G, G]`` of a frame, as targets of :class:`DenseHead`.
 
-    There is at least one. The first map is how much of every pixel is cell, 0..1. Where cells
-    overlap, a pixel is of that which covers most of it.
+    The frame must have at least one cell. The first map is the share of every pixel that is cell,
+    0..1. Where cells overlap, a pixel belongs to the one that covers most of it.
     """
     truths = frame.truths(sides)
     share, owner = truths.max(dim=0)
@@ -77,11 +78,11 @@ def dense_truth(frame: SamFrame, sides: Sides) -> Tensor:
 
 
 def dense_loss(maps: Tensor, truths: Tensor) -> Tensor:
-    """Cross-entropy and Dice of the foreground, cross-entropy of borders, error of the offsets.
+    """Sum cross-entropy and Dice of the foreground, cross-entropy of borders, error of offsets.
 
     Args:
-        maps: ``[B, 4, G, G]`` of :class:`DenseHead`.
-        truths: the same of :func:`dense_truth`.
+        maps: predictions ``[B, 4, G, G]`` of :class:`DenseHead`.
+        truths: true maps ``[B, 4, G, G]``, see :func:`dense_truth`.
     """
     entropy = F.binary_cross_entropy_with_logits(maps[:, :2], truths[:, :2], reduction="none")
     cells = truths[:, 0]

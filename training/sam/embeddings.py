@@ -1,8 +1,8 @@
-"""Embeddings of a frozen encoder: computed once for every image, and kept on disk.
+"""Embeddings of a frozen encoder: computed once per image, and cached on disk.
 
-On disk, not in memory: an embedding takes 4 MB, so a few thousand frames would not fit; and the
-encoder takes up to a minute a frame on a CPU, so a run that is gone on with, or begun anew in the
-same folder with other settings of the decoder, must not compute them again.
+They are cached on disk, not in memory, since an embedding takes 4 MB and a few thousand frames
+would not fit. The encoder takes up to a minute per frame on a CPU. So a run that is resumed, or
+restarted in the same folder with different decoder settings, must not compute them again.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from torch import Tensor
 
 
 class KeptEmbeddings:
-    """Embeddings below one folder, one file an image.
+    """Embeddings cached below one folder, one file per image.
 
-    A file is named by a hash of the encoder's weights and one of the image, so that what other
-    weights made, or another image, is never taken for it. The weights must not change while this
-    object lives.
+    A file is named by a hash of the encoder's weights and one of the image, so that an embedding of
+    other weights or of another image is never used by mistake. The weights must not change during
+    the lifetime of this object.
     """
 
     def __init__(self, sam: Sam, folder: Path) -> None:
         self.sam = sam
         self.folder = folder
         self.computed = 0
-        """Times that the encoder was run."""
+        """Number of times that the encoder was run."""
         self._weights = _hash_weights(sam)
         self._used: set[str] = set()
 
     def __call__(self, image: Tensor) -> Tensor:
-        """The embedding float32 ``[1, E, g, g]`` of an image uint8 ``[3, h, w]``, resized."""
+        """Return the embedding float32 ``[1, E, g, g]`` of a resized image uint8 ``[3, h, w]``."""
         content = hashlib.sha256(repr(tuple(image.shape)).encode())
         content.update(image.cpu().contiguous().numpy().tobytes())
         name = f"{self._weights}-{content.hexdigest()[:32]}.safetensors"
@@ -50,14 +50,14 @@ class KeptEmbeddings:
         return embedding
 
     def drop_others(self) -> None:
-        """Remove what this object was not asked for: of other weights or frames."""
+        """Remove files that this object did not use: those of other weights or frames."""
         for file in self.folder.glob("*.safetensors*"):
             if file.name not in self._used:
                 file.unlink()
 
     def _compute(self, image: Tensor) -> Tensor:
         self.computed += 1
-        # In full precision, whatever the training's is: it is done once.
+        # In full precision, regardless of the training's, since it is done only once.
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             embedding: Tensor = self.sam.image_encoder(self.sam.preprocess(image.float())[None])
         return embedding
@@ -67,7 +67,7 @@ class KeptEmbeddings:
             return None
         try:
             return load_file(file)["embedding"]
-        except SafetensorError:  # a damaged one is computed again
+        except SafetensorError:  # a damaged file is computed again
             return None
 
 

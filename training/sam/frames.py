@@ -1,7 +1,7 @@
-"""Frames as SAM is trained and validated on them, prepared once.
+"""Frames for training and validating SAM, prepared once.
 
-An image is normalised by `training.preprocessing.normalise`, as it is served, and resized as
-`SamPredictor` does; `Sam.preprocess` follows at the encoder. It is kept at that size, not padded.
+An image is normalised by `training.preprocessing.normalise`, as in serving, and resized as in
+`SamPredictor`; `Sam.preprocess` follows at the encoder. It is stored at that size, not padded.
 """
 
 from __future__ import annotations
@@ -23,38 +23,39 @@ from training.preprocessing.normalise import PercentileLevels, to_8_bit
 
 @dataclass(frozen=True)
 class Sides:
-    """Sides of the squares that one SAM works on, in pixels."""
+    """Sides of the square arrays that one SAM works on, in pixels."""
 
     image: int
-    """S, of what the encoder sees."""
+    """Side S of the image that the encoder sees."""
     grid: int
-    """G, of the low-resolution masks."""
+    """Side G of the low-resolution masks."""
 
     @classmethod
     def of(cls, sam: Sam) -> Sides:
-        """Those of ``sam``."""
+        """Return the sides of ``sam``."""
         return cls(sam.image_encoder.img_size, sam.prompt_encoder.mask_input_size[0])
 
     @property
     def step(self) -> float:
-        """Pixels of the image a pixel of the grid."""
+        """Image pixels per grid pixel."""
         return self.image / self.grid
 
 
 @dataclass(frozen=True)
 class SamFrame:
-    """One frame with its cells, the image as SAM sees it."""
+    """One frame with its cells; the image is as SAM sees it."""
 
     name: str
     pixels: Tensor
-    """uint8 ``[1 or 3, h, w]``, the longest side S; one channel stands for three equal ones."""
+    """Image uint8 ``[1 or 3, h, w]`` with longest side S; one channel stands for three equal
+    ones."""
     size: tuple[int, int]
-    """(H, W) of the frame, in whose pixels the cells are given."""
+    """Size (H, W) of the frame; the cells are given in its pixels."""
     cells: tuple[AnnotatedCell, ...]
 
     @property
     def scale(self) -> tuple[float, float]:
-        """Pixels of the image a pixel of the frame, along x and y."""
+        """Image pixels per frame pixel, along x and y."""
         return self.pixels.shape[2] / self.size[1], self.pixels.shape[1] / self.size[0]
 
     def rgb(self) -> Tensor:
@@ -67,7 +68,7 @@ class SamFrame:
         return (boxes * torch.tensor(self.scale * 2)).float()
 
     def truths(self, sides: Sides) -> Tensor:
-        """How much of every pixel of the grid is each cell's, float32 ``[N, G, G]``, 0..1."""
+        """Share of every grid pixel that each cell covers, float32 ``[N, G, G]``, 0..1."""
         truths = np.zeros((len(self.cells), sides.grid, sides.grid), np.float32)
         scale_x, scale_y = (scale / sides.step for scale in self.scale)
         for truth, cell in zip(truths, self.cells, strict=True):
@@ -75,22 +76,22 @@ class SamFrame:
             rows, top = _shares(cell.y, height, scale_y)
             columns, left = _shares(cell.x, width, scale_x)
             place = truth[top : top + len(rows), left : left + len(columns)]
-            # A last row beyond the grid holds rounding errors only.
+            # A last row beyond the grid holds only rounding errors.
             place[:] = (rows @ cell.mask @ columns.T)[: place.shape[0], : place.shape[1]]
         return torch.from_numpy(truths)
 
     def chosen(self, indices: Sequence[int]) -> SamFrame:
-        """The same with some of its cells."""
+        """Return the frame with only the cells at ``indices``."""
         return replace(self, cells=tuple(self.cells[i] for i in indices))
 
     def spread(self, most: int | None) -> SamFrame:
-        """The same with at most that many of its cells, evenly spread over their list."""
+        """Return the frame with at most ``most`` cells, evenly spread over their list."""
         if most is None or most >= len(self.cells):
             return self
         return self.chosen(np.linspace(0, len(self.cells) - 1, most).astype(int).tolist())
 
     def mirrored(self) -> SamFrame:
-        """The same, left-right."""
+        """Return the frame with left and right exchanged."""
         cells = tuple(
             replace(c, x=self.size[1] - c.x - c.mask.shape[1], mask=c.mask[:, ::-1])
             for c in self.cells
@@ -98,14 +99,14 @@ class SamFrame:
         return replace(self, pixels=self.pixels.flip(2), cells=cells)
 
     def transposed(self) -> SamFrame:
-        """The same with rows for columns."""
+        """Return the frame with rows and columns exchanged."""
         cells = tuple(replace(c, x=c.y, y=c.x, mask=c.mask.T) for c in self.cells)
         pixels = self.pixels.transpose(1, 2)
         return replace(self, pixels=pixels, size=self.size[::-1], cells=cells)
 
 
 def _shares(start: int, length: int, scale: float) -> tuple[npt.NDArray[np.float32], int]:
-    """Shares ``[g, length]`` of a cell's rows in the rows of the grid, and the first of these."""
+    """Compute shares ``[g, length]`` of a cell's rows in grid rows, and the first grid row."""
     edges = (start + np.arange(length + 1)) * scale
     first = int(edges[0])
     rows = np.arange(first, int(np.ceil(edges[-1])))[:, None]
@@ -114,11 +115,11 @@ def _shares(start: int, length: int, scale: float) -> tuple[npt.NDArray[np.float
 
 
 def prepare_frames(dataset: AnnotatedDataset, sides: Sides) -> tuple[SamFrame, ...]:
-    """Every frame, normalised and resized.
+    """Normalise and resize every frame.
 
     Raises:
-        ValueError: a frame with cells holds one single value: nothing can be seen in it; or it is
-            so thin that nothing of it is left.
+        ValueError: a frame with cells has a single value everywhere, so nothing can be seen in it,
+            or is so thin that nothing of it is left.
     """
     frames = track(dataset.frames, "preparing frames", transient=True)
     return tuple(_prepare(frame, sides.image) for frame in frames)

@@ -1,4 +1,4 @@
-"""Loss of SAM: that of the best of its masks, and the error of predicted IoUs."""
+"""Loss of SAM: the loss of its best mask, and the error of the predicted IoUs."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
 FOCAL_WEIGHT = 20.0
-"""Focal loss to Dice loss, 20 to 1 (Kirillov et al. 2023, appendix A)."""
+"""Weight of the focal loss relative to the Dice loss, 20 to 1 (Kirillov et al. 2023, appendix
+A)."""
 
 MaskLoss = Literal["focal+dice", "surroundings+dice"]
-"""SAM's own; or cross-entropy by `surroundings`, for a network that begins with random weights: of
-a frame with hundreds of cells all but a few thousandths lie outside of a prompt's, and where all
-pixels weigh the same it first learns to answer with nothing."""
+"""Kind of mask loss: SAM's own, or cross-entropy weighted by `surroundings` for a network that
+starts from random weights. In a frame with hundreds of cells, all but a few thousandths of the
+pixels lie outside the prompted cell. With equal weights the network first learns to predict
+nothing."""
 
 
 def surroundings(truths: Tensor) -> Tensor:
-    """Weight of every pixel, ``[N, G, G]``, whose sum is 2 for each cell.
+    """Compute the weight of every pixel, ``[N, G, G]``; the sum is 2 for each cell.
 
-    The pixels of a box of twice the cell's sides, around it, share the weight of 1, so that its
-    border is weighed without favour; all others share as much.
+    The pixels in a box around the cell, of twice its sides, share a weight of 1, so that both sides
+    of its border count equally. All other pixels share the same weight.
 
     Args:
-        truths: ``[N, G, G]``, how much of every pixel is the cell's, 0..1.
+        truths: ``[N, G, G]``, share of every pixel that the cell covers, 0..1.
     """
     near = (
         _twice_as_long(truths.amax(dim=2))[:, :, None] & _twice_as_long(truths.amax(dim=1))[:, None]
@@ -36,7 +38,7 @@ def surroundings(truths: Tensor) -> Tensor:
 
 
 def _twice_as_long(profile: Tensor) -> Tensor:
-    """Where in ``[N, G]`` the run of values above 0 is, and half its length to either side."""
+    """Mark the run of values above 0 in ``[N, G]``, extended by half its length on either side."""
     indices = torch.arange(profile.shape[1], device=profile.device)
     covered = profile > 0
     first = torch.where(covered, indices, profile.shape[1]).amin(dim=1, keepdim=True)
@@ -46,12 +48,12 @@ def _twice_as_long(profile: Tensor) -> Tensor:
 
 
 def mask_losses(logits: Tensor, truths: Tensor, kind: MaskLoss) -> Tensor:
-    """Loss ``[N, 3]`` of every mask.
+    """Compute the loss ``[N, 3]`` of every mask.
 
     Args:
         logits: ``[N, 3, G, G]``, the masks for each of N prompts.
-        truths: ``[N, G, G]``, how much of every pixel is the cell's, 0..1.
-        kind: of the loss.
+        truths: ``[N, G, G]``, share of every pixel that the cell covers, 0..1.
+        kind: kind of the loss.
     """
     targets = truths[:, None].expand_as(logits)
     if kind == "focal+dice":
@@ -68,9 +70,9 @@ def mask_losses(logits: Tensor, truths: Tensor, kind: MaskLoss) -> Tensor:
 
 
 def mask_ious(logits: Tensor, truths: Tensor) -> Tensor:
-    """IoU ``[N, 3]`` of every mask, cut at probability 0.5, with the truth cut at one half.
+    """Compute the IoU ``[N, 3]`` of every mask, cut at probability 0.5, with the truth cut at 0.5.
 
-    Shapes are those of :func:`mask_losses`; 0 where both are empty.
+    Shapes are those of :func:`mask_losses`. The IoU is 0 if both are empty.
     """
     predicted, targets = logits > 0, (truths > 0.5)[:, None]
     both = (predicted & targets).sum(dim=(2, 3))
@@ -79,17 +81,18 @@ def mask_ious(logits: Tensor, truths: Tensor) -> Tensor:
 
 
 def sam_loss(logits: Tensor, qualities: Tensor, truths: Tensor, kind: MaskLoss) -> Tensor:
-    """Loss of one frame's prompts, a scalar.
+    """Compute the loss of one frame's prompts, a scalar.
 
-    The mask loss of the best mask alone, so that three masks may stand for three readings of a
-    prompt, and the squared error of the predicted IoUs of all three, since the best is told by
-    them (Kirillov et al. 2023, section 3 and appendix A).
+    It is the sum of two terms. The first is the mask loss of the best mask alone, so that three
+    masks may represent three interpretations of a prompt. The second is the squared error of the
+    predicted IoUs of all three masks, since these select the best mask (Kirillov et al. 2023,
+    section 3 and appendix A).
 
     Args:
         logits: ``[N, 3, G, G]``, see :func:`mask_losses`.
         qualities: ``[N, 3]``, the predicted IoUs.
         truths: ``[N, G, G]``.
-        kind: of the mask loss.
+        kind: kind of the mask loss.
     """
     best = mask_losses(logits, truths, kind).min(dim=1).values.mean()
     errors = (qualities - mask_ious(logits, truths)) ** 2

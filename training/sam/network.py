@@ -1,6 +1,6 @@
 """SAM (Kirillov et al. 2023) in its published sizes, and one small enough to train on a CPU.
 
-All sizes are made of segment-anything's own classes, so a checkpoint of any of them runs in its
+All sizes are built from segment-anything's own classes, so a checkpoint of any size runs in its
 `SamPredictor`.
 """
 
@@ -27,20 +27,21 @@ from training.sam.sizes import PUBLISHED, SIZES, TINY
 
 ARCHITECTURE = "sam"
 
-_POSITION_SCALE = 2.0  # of a small SAM's positions, in those of the published ones
+_POSITION_SCALE = 2.0  # scale of a small SAM's positions, relative to the published ones
 
 
 def small_sam(*, side: int, patch: int, encoder_width: int, depth: int, width: int) -> Sam:
-    """A SAM of segment-anything's classes in any small size, with random weights.
+    """Build a SAM of any small size from segment-anything's classes, with random weights.
 
-    Its attention has no windows, which few tokens do not need. Its positions are encoded at higher
-    frequencies, for a box's corner must be told from its neighbour's without weeks of training.
+    Its attention has no windows, since few tokens do not need them. Its positions are encoded at
+    higher frequencies, so that it learns to tell a box's corner from its neighbour's without weeks
+    of training.
 
     Args:
-        side: S, of its input image, in pixels.
+        side: side S of its input image, in pixels.
         patch: side of the patch that becomes a token, in pixels; divides ``side``.
         encoder_width: channels of the image encoder, a multiple of 4.
-        depth: blocks of the image encoder.
+        depth: number of blocks of the image encoder.
         width: E, channels of embedding and decoder, a multiple of 8.
     """
     tokens = side // patch
@@ -82,17 +83,17 @@ def small_sam(*, side: int, patch: int, encoder_width: int, depth: int, width: i
 _BUILDERS: Mapping[str, Callable[[], Sam]] = {
     **{size: sam_model_registry[size] for size in PUBLISHED},
     # 3 million parameters, to be trained from random weights on few frames: 32 x 32 tokens, a
-    # quarter of the published ones, so that a prompt costs a fiftieth of theirs in training. Masks
-    # of 128 x 128 pixels still follow cells of 20 pixels of 512 to an IoU of 0.93.
+    # quarter of those of the published sizes, so that a prompt costs a fiftieth as much in
+    # training. Masks of 128 x 128 pixels still follow cells of 20 pixels of 512 to an IoU of 0.93.
     TINY: partial(small_sam, side=512, patch=16, encoder_width=192, depth=4, width=96),
 }
 
 
 def build_sam(size: str) -> Sam:
-    """A SAM with random weights, in evaluation mode.
+    """Build a SAM with random weights, in evaluation mode.
 
-    Its image encoder takes float32 ``[B, 3, S, S]`` of `Sam.preprocess`, S =
-    ``image_encoder.img_size``: 1024, and 512 for ``tiny``.
+    Its image encoder takes float32 ``[B, 3, S, S]`` from `Sam.preprocess`, where S =
+    ``image_encoder.img_size`` is 1024, or 512 for ``tiny``.
 
     Raises:
         ValueError: there is no such size.
@@ -103,10 +104,10 @@ def build_sam(size: str) -> Sam:
 
 
 def load_sam(folder: Path) -> tuple[Sam, Recipe]:
-    """Read the checkpoint that `python -m training.sam` wrote, in evaluation mode.
+    """Load a checkpoint written by `python -m training.sam`, in evaluation mode.
 
     Raises:
-        CheckpointError: a file is absent or damaged, or the checkpoint is of another network.
+        CheckpointError: a file is missing or damaged, or the checkpoint is for another network.
     """
     weights, recipe = load_checkpoint(folder, ARCHITECTURE)
     size = recipe.settings.get("size")
@@ -121,20 +122,20 @@ def load_sam(folder: Path) -> tuple[Sam, Recipe]:
 
 
 def load_published(path: Path, size: str) -> Sam:
-    """Read a checkpoint as segment-anything publishes it, a ``.pth`` file of the weights alone.
+    """Load a checkpoint published by segment-anything, a ``.pth`` file that holds only weights.
 
-    It is read without arbitrary pickle: a file that asks for any class or function is refused.
+    It is read without arbitrary pickle: a file that requests any class or function is rejected.
 
     Args:
         path: the file, for example ``sam_vit_b_01ec64.pth``.
-        size: which of :data:`SIZES` it must be.
+        size: expected size, one of :data:`SIZES`.
 
     Returns:
         The network, in evaluation mode.
 
     Raises:
         ValueError: there is no such size.
-        CheckpointError: the file is absent or damaged, asks for code, is no SAM or is one of
+        CheckpointError: the file is missing or damaged, requests code, is not a SAM, or is a SAM of
             another size.
     """
     expected = _shapes_of(size)
@@ -142,7 +143,7 @@ def load_published(path: Path, size: str) -> Sam:
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if found != expected:
         raise CheckpointError(f"{path}: {_difference(found, size, expected)}")
-    with torch.device("meta"):  # no random weights of billions of bytes to be thrown away
+    with torch.device("meta"):  # avoids gigabytes of random weights that would be discarded
         sam = build_sam(size)
     sam.load_state_dict({name: t.float() for name, t in weights.items()}, assign=True)
     return sam
@@ -184,7 +185,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 def _difference(
     found: Mapping[str, tuple[int, ...]], size: str, expected: Mapping[str, tuple[int, ...]]
 ) -> str:
-    """What a file's tensors are, where they are not those of ``size``."""
+    """Describe how a file's tensors differ from those of ``size``."""
     for other in SIZES:
         if found == _shapes_of(other):
             return (

@@ -1,7 +1,7 @@
-"""Prompts of SAM: how boxes, points and coarse masks reach the network, and are drawn to train it.
+"""Prompts of SAM: how boxes, points and coarse masks are encoded, and drawn for training.
 
 Boxes are (x0, y0, x1, y1) and points (x, y), in pixels of the image that the encoder sees unless
-said otherwise. Coarse masks lie on the grid of SAM's low-resolution masks, whose side is 4 times
+stated otherwise. Coarse masks lie on the grid of SAM's low-resolution masks, whose side is 4 times
 that of the embedding.
 """
 
@@ -17,47 +17,49 @@ from torchvision.transforms.v2 import functional as transforms
 from cytoserve.contract import MASK_SIZE, POINT_LABELS
 
 HALF_LEVEL = 0.5 / 255
-"""Probabilities are kept this far from 0 and 1, half a step of 8 bits, so logits stay finite."""
+"""Least distance of probabilities from 0 and 1, half an 8-bit step, so that logits stay finite."""
 
 BOX_SPREAD = 0.1
 """Standard deviation of a drawn box's edges, in sides of the box (Kirillov et al. 2023, A)."""
 
 BOX_REACH = 20 / 1024
-"""Farthest that an edge is drawn from the true one, in sides of SAM's input image (the same)."""
+"""Largest distance of a drawn edge from the true one, in sides of SAM's input image (same
+source)."""
 
 MAX_POINTS = 3
-"""Most foreground points that a drawn prompt has, and most background points."""
+"""Maximum number of foreground points, and of background points, in a drawn prompt."""
 
-_RING = 0.25  # background points lie in the box made this much wider on every side, in its sides
+_RING = 0.25  # background points lie in the box extended on every side by this share
 
 
 class Prompts(NamedTuple):
     """One prompt for each of N cells, all of one kind."""
 
     points: Tensor
-    """float32 ``[N, P, 2]``; the corners of a box are its two points."""
+    """Points float32 ``[N, P, 2]``; the two points of a box are its corners."""
     labels: Tensor
-    """int64 ``[N, P]``, values of `cytoserve.contract.POINT_LABELS`."""
+    """Labels int64 ``[N, P]``, values of `cytoserve.contract.POINT_LABELS`."""
     masks: Tensor | None
-    """Logits float32 ``[N, 1, G, G]`` of coarse masks; None where there are none."""
+    """Logits float32 ``[N, 1, G, G]`` of coarse masks; None if there are none."""
 
 
 def mask_logits(probabilities: Tensor) -> Tensor:
-    """Logits, as SAM takes a coarse mask, of probabilities 0..1 of any shape; finite."""
+    """Convert probabilities 0..1 of any shape to finite logits, as SAM expects coarse masks."""
     return torch.logit(torch.clamp(probabilities.float(), HALF_LEVEL, 1 - HALF_LEVEL))
 
 
 def paste_coarse_masks(patches: Tensor, boxes: Tensor, side: int) -> Tensor:
     """Lay the patches of coarse masks on SAM's low-resolution grid.
 
-    As `cytoserve.patches` lays them on a frame: a grid pixel whose centre is in the box samples
-    the patch bilinearly, edges clamped. Outside the box, and where it has no area, the
-    probability is 0. Written as two matrix products, so that a graph of it takes any number.
+    This matches `cytoserve.patches`, which lays them on a frame: a grid pixel whose centre is in
+    the box samples the patch bilinearly, with clamped edges. Outside the box, and if it has no
+    area, the probability is 0. It is written as two matrix products, so that a graph of it accepts
+    any number of patches.
 
     Args:
         patches: uint8 ``[C, M, M]``, the probability 0..255 inside the box.
         boxes: ``[C, 4]`` in pixels of the grid.
-        side: G, of the grid.
+        side: side G of the grid.
 
     Returns:
         Logits float32 ``[C, 1, G, G]``, see :func:`mask_logits`.
@@ -70,7 +72,7 @@ def paste_coarse_masks(patches: Tensor, boxes: Tensor, side: int) -> Tensor:
 
 
 def _sampling(low: Tensor, high: Tensor, side: int, size: int) -> Tensor:
-    """Weights ``[C, G, M]`` of a patch's rows (or columns) in every row (or column) of the grid."""
+    """Weights ``[C, G, M]`` of a patch's rows (or columns) in every grid row (or column)."""
     centres = torch.arange(side, device=low.device) + 0.5
     low, high = low[:, None].float(), high[:, None].float()
     inside = (centres >= low) & (centres < high)
@@ -80,10 +82,11 @@ def _sampling(low: Tensor, high: Tensor, side: int, size: int) -> Tensor:
 
 
 def embed_prompts(encoder: PromptEncoder, prompts: Prompts) -> tuple[Tensor, Tensor]:
-    """SAM's tokens ``[N, P, E]`` and its dense embedding ``[N, E, g, g]`` of prompts.
+    """Encode prompts as SAM's tokens ``[N, P, E]`` and its dense embedding ``[N, E, g, g]``.
 
-    As `segment_anything.utils.onnx.SamOnnxModel`, which takes boxes and points in one tensor;
-    `PromptEncoder.forward` makes the same of boxes, and of points with one point ``none`` added.
+    This follows `segment_anything.utils.onnx.SamOnnxModel`, which takes boxes and points in one
+    tensor. `PromptEncoder.forward` gives the same for boxes, and for points with one point ``none``
+    added.
     """
     count = len(prompts.points)
     coordinates = prompts.points + 0.5  # to the centre of a pixel
@@ -100,7 +103,7 @@ def embed_prompts(encoder: PromptEncoder, prompts: Prompts) -> tuple[Tensor, Ten
 
 
 def box_prompts(boxes: Tensor) -> Prompts:
-    """Boxes ``[N, 4]`` as prompts."""
+    """Make prompts from boxes ``[N, 4]``."""
     labels = torch.tensor(
         [POINT_LABELS["box_start"], POINT_LABELS["box_end"]], device=boxes.device
     ).expand(len(boxes), 2)
@@ -108,7 +111,7 @@ def box_prompts(boxes: Tensor) -> Prompts:
 
 
 def point_prompts(points: Tensor, labels: Tensor) -> Prompts:
-    """Points ``[N, P, 2]`` without a box as prompts; SAM expects a point ``none`` after them."""
+    """Make prompts from points ``[N, P, 2]`` without a box, with the final ``none`` SAM expects."""
     count = len(points)
     none = torch.full((count, 1), POINT_LABELS["none"], device=points.device)
     nowhere = torch.zeros((count, 1, 2), device=points.device)
@@ -123,25 +126,26 @@ def jitter_boxes(
     spread: float = BOX_SPREAD,
     reach: float = BOX_REACH,
 ) -> Tensor:
-    """Boxes as a detector or a person might draw them: every edge moved at random.
+    """Move every edge of boxes at random, as a detector or a person might draw them.
 
-    Kirillov et al. 2023, appendix A: normal noise of a share of the box's side, and cut off.
+    As in Kirillov et al. 2023, appendix A: normal noise proportional to the box's side, truncated.
 
     Args:
         boxes: ``[N, 4]``.
-        size: (height, width) of the image, which the edges do not leave.
-        generator: of the random numbers.
+        size: (height, width) of the image; edges stay inside it.
+        generator: source of the random numbers.
         spread: standard deviation in sides of the box; 0 leaves the boxes.
-        reach: farthest that an edge moves, in the longer side of the image.
+        reach: largest distance that an edge moves, in longer sides of the image.
 
     Returns:
-        float32 ``[N, 4]``; never inverted, at least a pixel, or all of a smaller true side, wide.
+        float32 ``[N, 4]``; never inverted, and at least one pixel wide, or as wide as a smaller
+        true side.
     """
     height, width = size
     sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
     farthest = reach * max(height, width)
     noise = torch.randn(boxes.shape, generator=generator) * spread * sides
-    # An edge stays on its side of the true middle.
+    # An edge stays on its own side of the true centre.
     limit = torch.clamp((sides - torch.clamp(sides, max=1.0)) / 2, max=farthest)
     outwards = torch.tensor([-1.0, -1.0, 1.0, 1.0])
     moved = torch.clamp(noise, min=-limit, max=torch.full_like(sides, farthest))
@@ -152,16 +156,17 @@ def jitter_boxes(
 def draw_points(
     truths: Tensor, boxes: Tensor, scale: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Clicks: 1 to ``MAX_POINTS`` foreground points inside each cell, some background outside.
+    """Draw clicks: 1 to ``MAX_POINTS`` foreground points in each cell, some background outside.
 
-    The numbers are the same for all cells of one draw. Background points lie in and near the box,
-    where a person would correct a mask; a cell that leaves no room there has ``none`` instead.
+    The numbers of points are the same for all cells of one draw. Background points lie in and near
+    the box, where a person would correct a mask. If a cell leaves no space there, its points are
+    ``none``.
 
     Args:
-        truths: ``[N, G, G]``, how much of every grid pixel is the cell's, 0..1.
+        truths: ``[N, G, G]``, share of every grid pixel that the cell covers, 0..1.
         boxes: ``[N, 4]`` in pixels of the grid.
-        scale: pixels of the image a grid pixel.
-        generator: of the random numbers.
+        scale: image pixels per grid pixel.
+        generator: source of the random numbers.
 
     Returns:
         Points float32 ``[N, P, 2]`` in pixels of the image, and their labels int64 ``[N, P]``.
@@ -195,15 +200,15 @@ def draw_points(
 
 
 def draw_coarse_masks(truths: Tensor, boxes: Tensor, generator: torch.Generator) -> Tensor:
-    """Coarse masks as another network might give them: blurred, too small or too large.
+    """Draw coarse masks as another network might predict them: blurred, too small or too large.
 
     Args:
-        truths: ``[N, G, G]``, how much of every grid pixel is the cell's, 0..1.
+        truths: ``[N, G, G]``, share of every grid pixel that the cell covers, 0..1.
         boxes: ``[N, 4]`` in pixels of the grid, jittered.
-        generator: of the random numbers.
+        generator: source of the random numbers.
 
     Returns:
-        Logits float32 ``[N, 1, G, G]``, through patches of ``MASK_SIZE`` as they are served.
+        Logits float32 ``[N, 1, G, G]``, made from patches of ``MASK_SIZE``, as in serving.
     """
     steps = (torch.arange(MASK_SIZE) + 0.5) / MASK_SIZE
     places = boxes[:, None, :2] + steps[:, None] * (boxes[:, 2:] - boxes[:, :2])[:, None]
@@ -218,6 +223,6 @@ def draw_coarse_masks(truths: Tensor, boxes: Tensor, generator: torch.Generator)
     patches = torch.nn.functional.grid_sample(truths[:, None].float(), grid, align_corners=False)
     sigma, shift = torch.rand(2, generator=generator).tolist()
     blurred = transforms.gaussian_blur(patches, [25, 25], [0.5 + 5.5 * sigma])
-    # A lower or higher bar makes the mask larger or smaller; its edge stays soft.
+    # A lower or higher threshold makes the mask larger or smaller; its edge stays soft.
     soft = torch.sigmoid((blurred[:, 0] - (0.3 + 0.4 * shift)) * 12)
     return paste_coarse_masks(torch.round(soft * 255).to(torch.uint8), boxes, truths.shape[-1])

@@ -1,4 +1,4 @@
-"""What the steps of a SAM training take of a frame: prompts and truths, drawn anew every time."""
+"""Samples for the steps of a SAM training: prompts and truths, newly drawn every time."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from training.sam.views import draw_view
 
 
 class TrainingSample(NamedTuple):
-    """What a step takes of one frame."""
+    """Sample of one frame for a training step."""
 
     image: Tensor
-    """uint8 ``[3, h, w]``, see :class:`SamFrame`."""
+    """Image uint8 ``[3, h, w]``, see :class:`SamFrame`."""
     prompts: Prompts
     truths: Tensor
-    """float32 ``[N, G, G]``."""
+    """Truths float32 ``[N, G, G]``, the share of every grid pixel that each cell covers."""
 
 
 class DenseSample(NamedTuple):
-    """What a step without prompts takes of one frame."""
+    """Sample of one frame for a training step without prompts."""
 
     image: Tensor
-    """uint8 ``[3, h, w]``, see :class:`SamFrame`."""
+    """Image uint8 ``[3, h, w]``, see :class:`SamFrame`."""
     truth: Tensor
-    """float32 ``[4, G, G]``, see `training.sam.dense`."""
+    """True maps float32 ``[4, G, G]``, see `training.sam.dense`."""
 
 
 class TrainingSamples(Dataset[Any]):
@@ -51,13 +51,13 @@ class TrainingSamples(Dataset[Any]):
         self.sides = sides
         self.settings = settings
         self.dense = False
-        """Draw samples for steps without prompts."""
+        """Whether samples are drawn for steps without prompts."""
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, draw: Draw) -> TrainingSample | DenseSample:
-        """One frame, changed, with prompts for some of its cells; all of one kind."""
+        """Return one augmented frame, with prompts for some of its cells, all of one kind."""
         generator = torch.Generator().manual_seed(draw.seed)
         frame = self.frames[draw.index]
         change = draw_view if self.settings.views else self._turned

@@ -16,54 +16,55 @@ class SamSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: str = "vit_h"
-    """One of `training.sam.sizes.SIZES`."""
+    """Size of the network, one of `training.sam.sizes.SIZES`."""
     train_encoder: bool = False
-    """Train the image encoder too; frozen, its embeddings are computed once and kept."""
+    """Train the image encoder too. If frozen, its embeddings are computed once and cached."""
     train_prompt_encoder: bool = False
-    """Train what SAM makes of points, boxes and coarse masks too."""
+    """Train the encoder of points, boxes and coarse masks too."""
 
     epochs: int = Field(30, gt=0)
-    """Passes over the training frames."""
+    """Number of passes over the training frames."""
     dense_epochs: int = Field(0, ge=0)
-    """How many of them, the first ones, teach the image encoder alone, without prompts: see
-    `training.sam.dense`. For an encoder that begins with random weights."""
+    """Number of epochs at the start that train only the image encoder, without prompts, see
+    `training.sam.dense`. Meant for an encoder that starts from random weights."""
     samples_per_frame: int = Field(4, gt=0)
-    """Times that every frame is seen in one epoch, each time with other cells and prompts."""
+    """Number of times that every frame is seen per epoch, each time with other cells and
+    prompts."""
     batch: int = Field(1, gt=0)
-    """Frames per step."""
+    """Number of frames per step."""
     prompts_per_frame: int = Field(32, gt=0)
-    """Most cells that are drawn from a frame for one step; memory grows with them."""
+    """Maximum number of cells drawn from a frame for one step; memory grows with it."""
     flip_probability: float = Field(0.0, ge=0, le=1)
     """Probability of a flip, for each axis."""
     rotate_90: bool = False
     """Rotate by multiples of 90 degrees."""
     views: bool = False
-    """Turn by any angle, mirror, zoom, stretch, move and relight, see `training.sam.views`; in
-    place of flips and quarter turns."""
+    """Turn by any angle, mirror, zoom, stretch, move and relight, see `training.sam.views`.
+    Replaces flips and quarter turns."""
 
     box_spread: float = Field(BOX_SPREAD, ge=0, le=0.5)
     """Standard deviation of a drawn box's edges, in sides of the box."""
     points_alone: float = Field(0.0, ge=0, le=1)
-    """Probability that a step's cells are prompted by points, not by boxes."""
+    """Probability that a step's cells are prompted by points instead of boxes."""
     points_added: float = Field(0.0, ge=0, le=1)
-    """Probability that a step's boxes are joined by points."""
+    """Probability that points are added to a step's boxes."""
     coarse_masks: float = Field(0.0, ge=0, le=1)
-    """Probability that a step's prompts are joined by coarse masks."""
+    """Probability that coarse masks are added to a step's prompts."""
 
     loss: MaskLoss = "focal+dice"
-    """Of the masks, see `training.sam.losses`."""
+    """Loss of the masks, see `training.sam.losses`."""
     learning_rate: float = Field(1e-4, gt=0)
-    """AdamW's, at its highest; it falls by a cosine to a hundredth at the end."""
+    """Peak learning rate of AdamW. It falls by a cosine to a hundredth at the end."""
     warmup_share: float = Field(0.05, ge=0, lt=1)
-    """Share of all steps in which the learning rate rises."""
+    """Share of all steps during which the learning rate rises."""
     weight_decay: float = Field(0.01, ge=0)
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     gradient_clip: float = Field(1.0, gt=0)
-    """Largest norm of all gradients together."""
+    """Maximum norm of all gradients together."""
     validation_share: float = Field(0.2, gt=0, lt=1)
-    """Share of the frames kept for validation, where no others are given."""
+    """Share of the frames held out for validation, if no validation frames are given."""
     validation_prompts: int | None = Field(None, gt=0)
-    """Most cells of a frame that are validated on, evenly spread over its list; None takes all."""
+    """Maximum number of validation cells per frame, evenly spread over its list; None uses all."""
     bf16: bool = False
     """Mixed precision in bfloat16: faster on CPUs with AVX512-BF16 or AMX, and on GPUs."""
 
@@ -90,7 +91,7 @@ class SamSettings(BaseModel):
 
 
 PRESETS = {
-    # A published SAM adapted: only its mask decoder learns.
+    # Adapts a published SAM: only its mask decoder is trained.
     "study": SamSettings(points_added=0.1, coarse_masks=0.1),
     # Half an hour on two CPU cores for a dozen fields of 1024x1022.
     "demo": SamSettings(

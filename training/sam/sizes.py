@@ -1,11 +1,11 @@
-"""The sizes of SAM by name, for what asks for one without building it."""
+"""Names of the sizes of SAM, for use without building a network."""
 
 from __future__ import annotations
 
 PUBLISHED = ("vit_h", "vit_l", "vit_b")
-"""As segment-anything publishes them."""
+"""Sizes that segment-anything publishes."""
 
 TINY = "tiny"
-"""Small enough to be trained from random weights on a CPU."""
+"""Size that is small enough to be trained from random weights on a CPU."""
 
 SIZES = (*PUBLISHED, TINY)

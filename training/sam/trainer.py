@@ -1,4 +1,4 @@
-"""One step, one validation of a SAM: what Lightning runs."""
+"""Lightning module that trains and validates a SAM."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from training.sam.samples import DenseSample, TrainingSample, TrainingSamples
 from training.sam.settings import SamSettings
 
 VALIDATION_CHUNK = 16
-"""Prompts decoded at a time in validation: each takes some frames of float32 in memory."""
+"""Number of prompts decoded at once in validation: each needs the memory of some float32 frames."""
 
-_FINAL_RATE = 0.01  # of the highest learning rate, at the end
+_FINAL_RATE = 0.01  # share of the peak learning rate that is left at the end
 
 
 def decode(sam: Sam, embedding: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor]:
-    """SAM's three masks for every prompt, and the IoUs it predicts of them.
+    """Predict SAM's three masks for every prompt, and its estimates of their IoUs.
 
     Args:
         sam: the network; its encoder is not run.
-        embedding: ``[1, E, g, g]`` of one image.
-        prompts: for N cells in it.
+        embedding: embedding ``[1, E, g, g]`` of one image.
+        prompts: prompts for N cells in the image.
 
     Returns:
         Logits float32 ``[N, 3, G, G]`` and qualities float32 ``[N, 3]``.
@@ -50,9 +50,9 @@ def decode(sam: Sam, embedding: Tensor, prompts: Prompts) -> tuple[Tensor, Tenso
 
 
 def box_ious(sam: Sam, embedding: Tensor, frame: SamFrame) -> Iterator[tuple[float, float]]:
-    """IoU with the truth, in frame pixels, of the mask for each cell's true box.
+    """Compute the IoU with the truth, in frame pixels, of the mask for each cell's true box.
 
-    Of the three masks that with the best predicted quality is taken. Yields the IoU and that
+    Of the three masks, the one with the best predicted quality is used. Yields the IoU and that
     quality, in the order of the cells.
     """
     cells = iter(frame.cells)
@@ -71,10 +71,10 @@ def box_ious(sam: Sam, embedding: Tensor, frame: SamFrame) -> Iterator[tuple[flo
 
 
 class SamTraining(BestEpochTraining):
-    """One step, one validation, and the weights of the best epoch.
+    """Training and validation steps; keeps the weights of the best epoch.
 
-    The mean IoU of the cells to validate on, prompted by their true boxes, decides which epoch is
-    best. Dense epochs come first and are never that: nothing can be prompted yet.
+    The mean IoU of the validation cells, prompted by their true boxes, decides which epoch is best.
+    Dense epochs come first and are never the best, since nothing can be prompted yet.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class SamTraining(BestEpochTraining):
         progress: EpochProgress,
     ) -> None:
         super().__init__(seed=seed, progress=progress)
-        self.sam = sam.train()  # nothing in SAM differs by it
+        self.sam = sam.train()  # SAM behaves the same in both modes
         sam.image_encoder.requires_grad_(settings.train_encoder)
         sam.prompt_encoder.requires_grad_(settings.train_prompt_encoder)
         self.dense_head = (
@@ -101,17 +101,17 @@ class SamTraining(BestEpochTraining):
         self.embeddings = embeddings
         self.scores: list[tuple[float, float]] = []
         self.overlaps: list[tuple[float, float]] = []
-        # An interrupted run's state leaves out what is frozen, gigabytes in the large sizes.
+        # The state of an interrupted run omits frozen weights, gigabytes in the large sizes.
         self.strict_loading = False
 
     def draw_epoch(self, epoch: int) -> None:
-        """Batches are drawn by the epoch too, and of pixels or of prompts."""
+        """Draw the random numbers and batches of an epoch, and choose dense or prompted samples."""
         super().draw_epoch(epoch)
         self.batches.epoch = epoch
         self.samples.dense = epoch < self.settings.dense_epochs
 
     def training_step(self, batch: list[Any], batch_index: int) -> Tensor:
-        """Mean loss of some frames' prompts; in a dense epoch, of their pixels."""
+        """Compute the mean loss of some frames' prompts or, in a dense epoch, of their pixels."""
         embeddings = self._embed([sample.image for sample in batch])
         if self.samples.dense:
             kind, loss = "dense_loss", self._dense_loss(batch, embeddings)
@@ -123,18 +123,18 @@ class SamTraining(BestEpochTraining):
     def transfer_batch_to_device(
         self, batch: list[Any], device: torch.device, dataloader_idx: int
     ) -> list[Any]:
-        """Samples move; of a frame to validate on only its image and boxes do, later."""
+        """Move training samples; of validation frames, only image and boxes are moved, later."""
         if isinstance(batch[0], SamFrame):
             return batch
         moved: list[Any] = super().transfer_batch_to_device(batch, device, dataloader_idx)
         return moved
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Keep one strange step from spoiling the network."""
+        """Clip the gradients, so that a single outlier step does not spoil the network."""
         torch.nn.utils.clip_grad_norm_(self._trained(), self.settings.gradient_clip)
 
     def validation_step(self, batch: list[SamFrame], batch_index: int) -> None:
-        """Scores of every cell of some frames."""
+        """Score every cell of some frames."""
         for frame in batch:
             embedding = self._embed([frame.rgb().to(self.device)])
             if self.samples.dense:
@@ -147,10 +147,10 @@ class SamTraining(BestEpochTraining):
                 self.scores.extend(box_ious(self.sam, embedding, some))
 
     def on_validation_epoch_end(self) -> None:
-        """Keep the weights when the mean IoU is the best so far.
+        """Keep the weights if the mean IoU is the best so far.
 
         Raises:
-            ValueError: the network answers with no numbers.
+            ValueError: the network predicts NaN or infinity.
         """
         if self.samples.dense:
             both, either = torch.tensor(self.overlaps).sum(dim=0).tolist()
@@ -171,23 +171,25 @@ class SamTraining(BestEpochTraining):
         self.end_epoch({"box_iou": iou, "quality_error": error})
 
     def rank(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
-        """The mean IoU for true boxes."""
+        """Rank an epoch by the mean IoU for true boxes."""
         return (metrics["box_iou"],)
 
     def weights(self) -> Mapping[str, Tensor]:
-        """Those that are trained: what is frozen takes gigabytes in the large sizes."""
+        """Return the trained weights: frozen ones take gigabytes in the large sizes."""
         return {n: weights for n, weights in self.sam.named_parameters() if weights.requires_grad}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out what is frozen; see the base for the rest."""
+        """Omit frozen weights; see the base class for the rest."""
         super().on_save_checkpoint(checkpoint)
         for name, weights in self.sam.named_parameters():
             if not weights.requires_grad:
                 del checkpoint["state_dict"][f"sam.{name}"]
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW; the learning rate rises, then falls by a cosine, first in the dense epochs and
-        once more in those with prompts."""
+        """Use AdamW with a learning rate that rises, then falls by a cosine.
+
+        It does so first in the dense epochs, and again in those with prompts.
+        """
         settings = self.settings
         optimizer = torch.optim.AdamW(
             self._trained(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -212,11 +214,11 @@ class SamTraining(BestEpochTraining):
         }
 
     def best_sam(self) -> dict[str, Tensor]:
-        """All weights of the best epoch, the frozen ones among them."""
+        """Return all weights of the best epoch, including the frozen ones."""
         return {**self.sam.state_dict(), **self.best_weights}
 
     def _embed(self, images: list[Tensor]) -> Tensor:
-        """Embeddings ``[B, E, g, g]`` of images uint8 ``[3, h, w]``."""
+        """Compute embeddings ``[B, E, g, g]`` of images uint8 ``[3, h, w]``."""
         if self.embeddings is not None:
             return torch.cat([self.embeddings(image) for image in images])
         prepared = [self.sam.preprocess(image.float()) for image in images]
@@ -235,7 +237,7 @@ class SamTraining(BestEpochTraining):
         return dense_loss(self._dense_maps(embeddings), truths)
 
     def _dense_maps(self, embeddings: Tensor) -> Tensor:
-        assert self.dense_head is not None  # there are dense epochs
+        assert self.dense_head is not None  # set, since there are dense epochs
         maps: Tensor = self.dense_head(embeddings)
         return maps.float()
 

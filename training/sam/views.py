@@ -1,7 +1,7 @@
-"""Random views of one frame: what few frames can teach a network that begins with random weights.
+"""Random views of a frame, to train a network from random weights on few frames.
 
-Flips and quarter turns show ten frames in eighty ways. A view turns a frame by any angle, zooms,
-stretches and moves it, and changes its light, so that no two are the same.
+Flips and quarter turns show ten frames in only eighty ways. A view turns a frame by any angle,
+zooms, stretches and moves it, and changes its light, so that no two are the same.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from training.datasets.annotated import AnnotatedCell
 from training.sam.frames import SamFrame
 
 ZOOM = (0.75, 1.4)
-"""Least and most that a view enlarges."""
+"""Smallest and largest zoom factor of a view."""
 STRETCH = 0.12
-"""Most that a view stretches one axis against the other, in logarithms."""
+"""Maximum stretch of one axis relative to the other, as a logarithm."""
 MOVE = 0.15
-"""Farthest that the centre of a view lies from the frame's, in its sides."""
+"""Maximum distance of a view's centre from that of the frame, in sides of the frame."""
 CONTRAST = (0.7, 1.35)
-"""Least and most that differences from the mean grey are multiplied by."""
+"""Smallest and largest factor by which differences from the mean grey are multiplied."""
 BRIGHTNESS = 25.0
-"""Most that is added to every pixel, of 255."""
+"""Maximum value that is added to every pixel, on a scale of 255."""
 NOISE = 8.0
-"""Largest standard deviation of added noise, of 255."""
+"""Maximum standard deviation of added noise, on a scale of 255."""
 LEAST_SHARE = 0.25
-"""Cells of which a view keeps less than this are no cells in it."""
+"""Minimum share of a cell that a view must keep; otherwise the cell is dropped."""
 
 Affine = npt.NDArray[np.float64]
-"""``[2, 3]``: where a point (x, y) of the frame lies in the view."""
+"""Affine map ``[2, 3]`` from a point (x, y) of the frame to the view."""
 
 
 def draw_view(frame: SamFrame, generator: torch.Generator) -> SamFrame:
-    """One random view of ``frame``, of the same size.
+    """Draw a random view of ``frame``, of the same size.
 
-    What a view shows beyond the frame is of its mean grey. Cells keep their order; of one that the
-    view cuts the part that it shows is left. Where no cell would be left, the view is the frame
-    itself in other light.
+    Beyond the frame, a view shows the frame's mean grey. Cells keep their order. Of a cell that the
+    view cuts, the visible part remains. If no cell would remain, the view is the frame itself in
+    different light.
     """
     height, width = frame.pixels.shape[1:]
     view = _draw_affine(width, height, generator)
@@ -80,13 +80,13 @@ def _draw_affine(width: int, height: int, generator: torch.Generator) -> Affine:
 
 
 def _of_pixel_centres(affine: Affine) -> Affine:
-    """The same for coordinates that count pixel centres, as OpenCV's do, not their edges."""
+    """Convert a map to coordinates that count pixel centres, as in OpenCV, instead of edges."""
     half = np.array([0.5, 0.5])
     return np.column_stack([affine[:, :2], affine[:, 2] + affine[:, :2] @ half - half])
 
 
 def _seen(cell: AnnotatedCell, affine: Affine, size: tuple[int, int]) -> AnnotatedCell | None:
-    """What a view shows of one cell; None where that is too little."""
+    """Return the part of a cell that a view shows. None if it is too small."""
     x0, y0, x1, y1 = cell.box
     corners = np.array([(x0, y0), (x1, y0), (x0, y1), (x1, y1)]) @ affine[:, :2].T + affine[:, 2]
     low = np.maximum(np.floor(corners.min(axis=0)), 0).astype(int)

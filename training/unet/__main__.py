@@ -1,7 +1,7 @@
 """Train the U-Nets of studies S2 and S3.
 
-Study S2, glioma cells on whole frames; the network of the first command starts from ImageNet's
-weights, that of the third from the whole model of the second:
+Study S2 segments glioma cells on whole frames. The network of the first command starts from
+ImageNet's weights, that of the third from the whole model of the second:
 
 \b
     python -m training.unet glioma --data data/c6 --out runs/c6 --encoder MiT-B3 \\
@@ -10,15 +10,15 @@ weights, that of the third from the whole model of the second:
     python -m training.unet glioma --data data/c6 --out runs/c6-livecell \\
         --init runs/livecell --resolution 1472p --mode resize
 
-Study S3, tumour nuclei on the tiles that `training.nuclei_tiles` makes:
+Study S3 segments tumour nuclei on the tiles that `training.nuclei_tiles` makes:
 
 \b
     python -m training.unet nuclei --tiles runs/tiles/256-128 --out runs/nuclei --network U-Net
 
-`--preset demo` takes minutes on two CPU cores. A run that was cut off goes on with `--resume`. OUT
-is the checkpoint, of the epoch with the best Dice in validation; OUT/log is for TensorBoard. Empty
-frames of noise are trained and validated on as well, see `blank_share` of the settings. The recipe
-tells the probability threshold with the best Dice, and OUT/threshold.png shows the curve.
+`--preset demo` takes minutes on two CPU cores. `--resume` continues an interrupted run. OUT is the
+checkpoint of the epoch with the best validation Dice; OUT/log is for TensorBoard. Empty frames of
+noise are used in training and validation too, see setting `blank_share`. The recipe records the
+probability threshold with the best Dice, and OUT/threshold.png shows the curve.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _report(out: Path, recipe: Recipe) -> None:
 
 @click.group(help=__doc__, context_settings={"show_default": True})
 def main() -> None:
-    """Train U-Nets; the module's docstring is the help."""
+    """Train U-Nets. The module's docstring is the help text."""
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""Random changes of one training image and its mask, drawn anew every time it is seen."""
+"""Random augmentation of a training image and its mask, newly drawn every time it is seen."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def turn(
     flip_probability: float,
     quarter: bool | None,
 ) -> tuple[Tensor, ...]:
-    """Flip and rotate planes ``[C, H, W]`` of one image alike.
+    """Flip and rotate all planes ``[C, H, W]`` of one image in the same way.
 
     Args:
-        planes: image, mask and whatever else lies on the same pixels.
-        generator: of the random numbers.
+        planes: image, mask and anything else on the same pixels.
+        generator: source of the random numbers.
         flip_probability: probability of a flip, for each axis.
-        quarter: rotate by a multiple of 90 degrees: an odd one where True, which exchanges height
-            and width, an even one where False; None never rotates.
+        quarter: rotate by a multiple of 90 degrees: an odd one if True, which exchanges height and
+            width, an even one if False; None never rotates.
     """
     mirror = [bool(torch.rand((), generator=generator) < flip_probability) for _ in range(2)]
     axes = [axis for axis, drawn in zip((1, 2), mirror, strict=True) if drawn]
@@ -39,9 +39,10 @@ def change_appearance(
 
     Args:
         image: one training image.
-        generator: of the random numbers.
-        sharpness: factors of torchvision's `adjust_sharpness` are drawn from 1 - this to 1 + this.
-        contrast: the same of `adjust_contrast`.
+        generator: source of the random numbers.
+        sharpness: the factor of torchvision's `adjust_sharpness` is drawn from 1 - this to 1 +
+            this.
+        contrast: the same for `adjust_contrast`.
     """
     sharper, stronger = 2 * torch.rand(2, generator=generator) - 1
     if sharpness:

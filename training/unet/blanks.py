@@ -1,6 +1,6 @@
-"""Empty frames for the U-Nets, as their network sees them.
+"""Empty frames for the U-Nets, as the network sees them.
 
-A training draws each of them anew; a validation sees the same ones in every epoch.
+Training draws new ones every time; validation uses the same ones in every epoch.
 """
 
 from __future__ import annotations
@@ -20,44 +20,45 @@ from training.unet.frames import MaskedImage
 from training.unet.settings import UnetSettings
 
 FEW_IMAGES = 6
-"""Up to this many images to validate on, there are as many empty frames; six, for the six kinds."""
+"""Number of validation images up to which there are as many empty frames; six, for the six
+kinds."""
 
 LEAST_SCALE = 0.25
-"""Smallest sides of an empty frame that is resized, as a part of the sides of the images."""
+"""Smallest sides of an empty frame that is resized, as a share of the sides of the images."""
 
 BlankPixels = Callable[[np.random.Generator, int, int, int], Tensor]
-"""``make(random, height, width, channels)``: pixels uint8 ``[C, H, W]`` of an empty frame."""
+"""Function ``(random, height, width, channels)`` that makes an empty frame uint8 ``[C, H, W]``."""
 
 
 def blank_whole_frame(
     random: np.random.Generator, height: int, width: int, channels: int
 ) -> Tensor:
-    """An empty frame of study S2, prepared as its frames are."""
+    """Make an empty frame of study S2, prepared like its frames."""
     camera = blank_frame(random, height, width, channels)
     prepared: Tensor = PrepareWholeFrame()(torch.from_numpy(camera.astype(np.int32)))
     return prepared[0, :channels].clone()
 
 
 def blank_tile(random: np.random.Generator, height: int, width: int, channels: int) -> Tensor:
-    """An empty tile of study S3, cleaned as its frames are; always RGB."""
+    """Make an empty tile of study S3, cleaned like its frames; always RGB."""
     cleaned = clean_image(blank_slide(random, height, width))
     return torch.from_numpy(cleaned).permute(2, 0, 1).contiguous()
 
 
 @dataclass(frozen=True)
 class BlankImages:
-    """Makes empty frames for a training on given images."""
+    """Makes empty frames that match given training images."""
 
     pixels: BlankPixels
     shapes: tuple[tuple[int, int, int], ...]
-    """(channels, H, W) of the images, one of which is drawn for each empty frame."""
+    """Shapes (channels, H, W) of the images; one is drawn for each empty frame."""
     least_scale: float = 1.0
-    """The sides of an empty frame are this much of the image's sides at least, and 1 at most."""
+    """Smallest sides of an empty frame, as a share of the image's sides; the largest share is 1."""
     background_weight: float | None = None
-    """Weight of a pixel where images have a map of weights; None where they have none."""
+    """Weight of a pixel if images have a weight map; None if they have none."""
 
     def __call__(self, random: np.random.Generator) -> MaskedImage:
-        """Make one."""
+        """Make one empty frame."""
         channels, *size = self.shapes[int(random.integers(len(self.shapes)))]
         scale = self.least_scale ** random.uniform(0, 1)
         height, width = (max(1, round(side * scale)) for side in size)
@@ -75,11 +76,11 @@ def blanks_like(
     pixels: BlankPixels,
     background_weight: float | None,
 ) -> BlankImages:
-    """Make empty frames for images of native size.
+    """Choose how empty frames are made for images of native size.
 
-    Where they are resized, frames of any size are served, and the noise of a small one is smoothed
-    less: empty frames have sides of a quarter to the whole of the images. Otherwise they are as
-    large as the images.
+    If images are resized, frames of any size are served, and the noise of a small one is smoothed
+    less. So empty frames have sides between a quarter and the whole of those of the images.
+    Otherwise they are as large as the images.
     """
     shapes = tuple((len(image.pixels), *image.size) for image in images)
     resized = settings.mode == "resize" and settings.size is not None
@@ -87,16 +88,16 @@ def blanks_like(
 
 
 def training_blanks(images: int, settings: UnetSettings) -> int:
-    """Draws of empty frames in an epoch of so many images; one at least, unless the share is 0."""
+    """Number of empty frames in an epoch of ``images``; at least one, unless the share is 0."""
     return math.ceil(settings.blank_share * images * settings.samples_per_frame)
 
 
 def validation_blanks(
     blank: BlankImages, images: int, settings: UnetSettings, seed: int
 ) -> tuple[MaskedImage, ...]:
-    """The empty frames to validate on beside so many images; none where the share is 0.
+    """Make the empty frames for a validation on ``images``; none if the share is 0.
 
-    They are never more than the images, so that the best threshold is that of both.
+    There are never more of them than images, so that the best threshold suits both.
     """
     if not settings.blank_share:
         return ()

@@ -14,20 +14,20 @@ from torchmetrics.functional.classification import binary_f1_score, binary_jacca
 from training.preprocessing.contrast import PrepareWholeFrame
 
 RESOLUTIONS = {"704p": (512, 704), "1472p": (1120, 1472), "2592p": (1952, 2592)}
-"""The study's resolutions: name -> (H, W) in pixels."""
+"""Resolutions of study S2: name -> (H, W) in pixels."""
 
 NATIVE = "native"
-"""The resolution of an image as it is."""
+"""Name of the resolution that leaves an image as it is."""
 
 FOREGROUND_PROBABILITY = 0.5
-"""A predicted pixel is foreground from this probability on, after it was resized."""
+"""Least probability at which a predicted pixel is foreground, after resizing."""
 
 
 def parse_resolution(text: str) -> tuple[int, int] | None:
-    """``(H, W)`` of ``704p``, ``1472p``, ``2592p`` or ``<width>x<height>``; None for ``native``.
+    """Parse ``704p``, ``1472p``, ``2592p`` or ``<width>x<height>`` to (H, W); ``native`` to None.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: the text is none of these.
     """
     if text == NATIVE:
         return None
@@ -43,14 +43,14 @@ def parse_resolution(text: str) -> tuple[int, int] | None:
 
 
 def size_text(height: int, width: int) -> str:
-    """A size as :func:`parse_resolution` reads it: ``<width>x<height>``."""
+    """Format a size as :func:`parse_resolution` reads it: ``<width>x<height>``."""
     return f"{width}x{height}"
 
 
 def dice_score(prediction: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> float:
-    """DiceScore(A, B) = 2|A∩B| / (|A|+|B|) of two masks of one shape; 1 where both are empty.
+    """Compute DiceScore(A, B) = 2|A∩B| / (|A|+|B|) of two masks; 1 if both are empty.
 
-    It is the F1 score of their pixels.
+    The masks have the same shape. The score is the F1 score of their pixels.
 
     Raises:
         ValueError: the shapes differ.
@@ -59,7 +59,7 @@ def dice_score(prediction: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) 
 
 
 def iou_score(prediction: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> float:
-    """IoU(A, B), overlap over union, of two masks of one shape; 1 where both are empty.
+    """Compute IoU(A, B), overlap over union, of two masks of one shape; 1 if both are empty.
 
     Raises:
         ValueError: the shapes differ.
@@ -71,7 +71,7 @@ def iou_score(prediction: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -
 def _pixels(
     prediction: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]
 ) -> tuple[Tensor, Tensor]:
-    """Both as torchmetrics takes them, without its own look for other values than 0 and 1."""
+    """Convert both masks for torchmetrics, without its check for values other than 0 and 1."""
     if prediction.shape != truth.shape:
         raise ValueError(
             f"masks that are compared have one shape; got {prediction.shape} and {truth.shape}. "
@@ -84,8 +84,8 @@ def _pixels(
 def resize_bilinear(values: Tensor, size: tuple[int, int] | None) -> Tensor:
     """Resize ``[B, C, H, W]`` to ``size`` (H, W), as float32; None leaves the size as it is.
 
-    Where a side is reduced, the triangle that weighs source pixels widens with the scale
-    (antialiasing), as in Pillow; the export resizes frames in the same way.
+    If a side is reduced, the triangle filter widens with the scale (antialiasing), as in Pillow.
+    The export resizes frames in the same way.
     """
     values = values.float()
     if size is None or size == tuple(values.shape[-2:]):
@@ -99,9 +99,9 @@ def resize_image(images: Tensor, size: tuple[int, int] | None) -> Tensor:
 
 
 def resize_truth(truth: npt.NDArray[Any], size: tuple[int, int] | None) -> npt.NDArray[np.bool_]:
-    """Resize a truth ``[H, W]``, a mask or a label image, to ``size``; what exceeds 0 becomes 1.
+    """Resize a truth ``[H, W]``, mask or label image, to ``size``; values above 0 become 1.
 
-    Without antialiasing, which together with that rule would thicken every object.
+    Antialiasing is off, since together with this rule it would thicken every object.
     """
     mask = torch.from_numpy(np.asarray(truth) > 0)[None, None].float()
     if size is not None:
@@ -116,15 +116,15 @@ def predict_at(
     r1: str,
     size: tuple[int, int],
 ) -> npt.NDArray[np.bool_]:
-    """Mask ``[H, W]`` of ``size``, predicted from ``image`` at resolution ``r1``.
+    """Predict a mask ``[H, W]`` of ``size`` from ``image`` at resolution ``r1``.
 
     Args:
-        unet: logits ``[1, 1, H, W]`` of uint8 ``[1, 3, H, W]``, see `training.unet.network`; it
-            is used in the mode, training or evaluation, that it is in.
+        unet: maps uint8 ``[1, 3, H, W]`` to logits ``[1, 1, H, W]``, see `training.unet.network`.
+            It is used in its current mode, training or evaluation.
         image: a camera frame ``[H, W]`` or ``[H, W, C]`` of integers, C = 1 or 3, or one that
             `PrepareWholeFrame` has prepared: a uint8 tensor ``[1, 3, H, W]``.
         r1: a resolution, see :func:`parse_resolution`.
-        size: (H, W) of the answer.
+        size: (H, W) of the result.
     """
     prepared = image if isinstance(image, Tensor) else _prepare(image)
     with torch.inference_mode():
@@ -141,12 +141,12 @@ def dice_at(
     r1: str,
     r2: str,
 ) -> float:
-    """DS^C(x, y, R1, R2) of one image, as study S2 defines it.
+    """Compute DS^C(x, y, R1, R2) of one image, as study S2 defines it.
 
-    The image is resized to R1 and predicted; prediction and truth are resized to R2, bilinearly,
-    and compared by :func:`dice_score`. A predicted pixel is foreground where its resized
-    probability is ``FOREGROUND_PROBABILITY`` or more, a true one where its value exceeds 0. With
-    R2 ``native`` they are compared at the size of the truth.
+    The image is resized to R1 and predicted. Prediction and truth are resized bilinearly to R2 and
+    compared by :func:`dice_score`. A predicted pixel is foreground where its resized probability is
+    ``FOREGROUND_PROBABILITY`` or more, a true one where its value exceeds 0. If R2 is ``native``,
+    they are compared at the size of the truth.
 
     Args:
         unet: see :func:`predict_at`.

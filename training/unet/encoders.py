@@ -1,8 +1,9 @@
-"""The encoders of studies S2 and S3 by the studies' names, and the smp encoders that they are.
+"""Encoders of studies S2 and S3: the studies' names, and the smp encoders that they stand for.
 
-segmentation-models-pytorch (smp) 0.6 no longer carries GERNet, RegNet, Res2Net and ResNeSt itself
-(`timm-gernet_l`, `timm-regnetx_064`, `timm-res2net50_26w_4s`, `timm-resnest50d`). Their kept form
-is its universal encoder, which takes the same networks from timm: the `tu-` names below.
+segmentation-models-pytorch (smp) 0.6 no longer includes GERNet, RegNet, Res2Net and ResNeSt itself
+(`timm-gernet_l`, `timm-regnetx_064`, `timm-res2net50_26w_4s`, `timm-resnest50d`). They remain
+available through its universal encoder, which takes the same networks from timm: the `tu-` names
+below.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from training.checkpoint import CheckpointError
 
 @dataclass(frozen=True)
 class Encoder:
-    """One encoder as smp names it, and the name of its ImageNet weights there."""
+    """An encoder by its name in smp, and the name of its ImageNet weights there."""
 
     smp_name: str
     imagenet: str = "imagenet"
 
     @property
     def is_universal(self) -> bool:
-        """Whether smp takes it from timm, under timm's name of the network and its weights."""
+        """Whether smp takes the encoder from timm, under timm's names of network and weights."""
         return self.smp_name.startswith("tu-")
 
     @property
@@ -60,21 +61,21 @@ ENCODERS = {
 """The 16 encoders of study S2."""
 
 PLAIN_UNET = "U-Net"
-"""The U-Net of Ronneberger et al. 2015, as study S3 uses it: no encoder made for another task."""
+"""U-Net of Ronneberger et al. 2015, as used in study S3, without an encoder from another task."""
 
 NUCLEI_NETWORKS = {PLAIN_UNET: PLAIN_UNET, "U-Net_ResNet50": "ResNet50"}
-"""The networks of study S3 -> their names here."""
+"""Networks of study S3 -> their names here."""
 
 NETWORKS = (*ENCODERS, PLAIN_UNET)
-"""All that :func:`training.unet.network.build_unet` builds."""
+"""All networks that :func:`training.unet.network.build_unet` can build."""
 
 
 def smp_unet(name: str, *, imagenet: bool) -> nn.Module:
-    """smp's U-Net with one of ``ENCODERS``: bilinear up-sampling, ReLU, one logit a pixel.
+    """Build smp's U-Net with one of ``ENCODERS``: bilinear up-sampling, ReLU, one logit per pixel.
 
     Args:
         name: the study's name of the encoder.
-        imagenet: fill the encoder with ImageNet weights; else all weights are random.
+        imagenet: load ImageNet weights into the encoder; otherwise all weights are random.
 
     Raises:
         CheckpointError: the ImageNet weights cannot be fetched.
@@ -84,7 +85,7 @@ def smp_unet(name: str, *, imagenet: bool) -> nn.Module:
         return _build(encoder, None)
     try:
         return _build(encoder, True if encoder.is_universal else encoder.imagenet)
-    except (OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: of another network
+    except (OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: wrong network
         raise CheckpointError(
             f"ImageNet weights of {name} are at https://huggingface.co/{encoder.imagenet_source}, "
             f"which cannot be fetched from here ({error}). Bring that repository into the Hugging "

@@ -1,4 +1,4 @@
-"""Images and masks as the U-Nets train on them: prepared once, kept in memory, windows drawn."""
+"""Images and masks for training the U-Nets: prepared once, held in memory, windows drawn."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ from training.unet.losses import balancing_weights, border_weights
 from training.unet.settings import UnetSettings
 
 Planes = tuple[Tensor, Tensor, Tensor]
-"""Image uint8 ``[3, H, W]``, mask float32 ``[1, H, W]`` of 0 and 1, weights float32 ``[1, H, W]``;
-weights that are all 1 may be ``[1, 1, 1]``."""
+"""Training planes: image uint8 ``[3, H, W]``, mask float32 ``[1, H, W]`` of 0 and 1, weights
+float32 ``[1, H, W]``; weights may be ``[1, 1, 1]`` if all are 1."""
 
 
 @dataclass(frozen=True)
 class MaskedImage:
-    """One image as the network sees it, with its foreground."""
+    """One image as the network sees it, with its foreground mask."""
 
     name: str
     pixels: Tensor
-    """uint8 ``[1 or 3, H, W]``; one channel stands for three equal ones."""
+    """Pixels uint8 ``[1 or 3, H, W]``; one channel stands for three equal ones."""
     mask: Tensor
-    """bool ``[1, H, W]``."""
+    """Foreground mask bool ``[1, H, W]``."""
     weights: Tensor
-    """float16 ``[1, H, W]`` of the cross-entropy; ``[1, 1, 1]`` where all are 1."""
+    """Weights float16 ``[1, H, W]`` of the cross-entropy; ``[1, 1, 1]`` if all are 1."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """(H, W)."""
+        """Size of the image, (H, W)."""
         height, width = self.mask.shape[1:]
         return height, width
 
     def window(self, y: int, x: int, height: int, width: int) -> MaskedImage:
-        """The part whose upper left pixel is ``(x, y)``."""
+        """Cut out the part whose upper left pixel is ``(x, y)``."""
         part = (slice(None), slice(y, y + height), slice(x, x + width))
         weights = self.weights[part] if self.weights.numel() > 1 else self.weights
         return replace(self, pixels=self.pixels[part], mask=self.mask[part], weights=weights)
 
     def resized(self, size: tuple[int, int] | None) -> MaskedImage:
-        """The same at another size (H, W), by the rules of `training.unet.dice`.
+        """Resize the image to (H, W), by the rules of `training.unet.dice`.
 
-        But a mask that grows keeps its share of the image: that all above 0 counts, as it does in
-        the study's metric, would thicken every object by up to half a pixel of the smaller image.
+        However, a mask that grows keeps its share of the image. Counting all values above 0, as the
+        study's metric does, would thicken every object by up to half a pixel of the smaller image.
         """
         if size is None or size == self.size:
             return self
@@ -77,16 +77,16 @@ class MaskedImage:
         )
 
     def planes(self) -> Planes:
-        """What a step takes."""
+        """Return image, mask and weights for a training step."""
         return self.pixels.expand(3, -1, -1), self.mask.float(), self.weights.float()
 
 
 MakeBlank = Callable[[np.random.Generator], MaskedImage]
-"""Makes an empty frame as the network sees it, see `training.unet.blanks`."""
+"""Function that makes an empty frame as the network sees it, see `training.unet.blanks`."""
 
 
 def foreground_mask(frame: AnnotatedFrame) -> npt.NDArray[np.bool_]:
-    """All cells of a frame as one mask ``[H, W]``; a frame without cells has an empty one."""
+    """Combine all cells of a frame in one mask ``[H, W]``; it is empty if there are no cells."""
     mask = np.zeros((frame.height, frame.width), bool)
     for cell in frame.cells:
         height, width = cell.mask.shape
@@ -95,10 +95,10 @@ def foreground_mask(frame: AnnotatedFrame) -> npt.NDArray[np.bool_]:
 
 
 def prepare_frames(dataset: AnnotatedDataset) -> tuple[MaskedImage, ...]:
-    """Every frame of study S2, normalised and its contrast raised, at native size.
+    """Prepare every frame of study S2: normalise it and raise its contrast, at native size.
 
     Raises:
-        ValueError: a frame with cells holds one single value: nothing can be seen in it.
+        ValueError: a frame with cells has a single value everywhere, so nothing can be seen in it.
     """
     frames = track(dataset.frames, "preparing frames", transient=True)
     return tuple(_prepare_frame(frame) for frame in frames)
@@ -117,10 +117,10 @@ def _prepare_frame(frame: AnnotatedFrame) -> MaskedImage:
 
 
 def read_tiles(folder: Path, files: Sequence[tuple[str, str]]) -> tuple[MaskedImage, ...]:
-    """Tiles of study S3: 8-bit files ``(image, mask)`` below ``folder``, already cleaned.
+    """Read tiles of study S3: 8-bit files ``(image, mask)`` below ``folder``, already cleaned.
 
     Raises:
-        ValueError: a file is absent or damaged, or an image and its mask differ in size.
+        ValueError: a file is missing or damaged, or an image and its mask differ in size.
     """
     return tuple(
         _read_tile(folder, image, mask)
@@ -149,19 +149,19 @@ def _masked_image(name: str, pixels: Tensor, mask: npt.NDArray[np.bool_]) -> Mas
 
 
 def foreground_share(images: Sequence[MaskedImage]) -> float:
-    """Share of foreground among all pixels."""
+    """Compute the share of foreground among all pixels."""
     return sum(int(i.mask.sum()) for i in images) / sum(i.mask.numel() for i in images)
 
 
 def weigh_borders(
     images: Sequence[MaskedImage], share: float, settings: UnetSettings
 ) -> tuple[MaskedImage, ...]:
-    """Add the border weight map, computed once per image; its connected components are the objects.
+    """Add the border weight map, once per image; the mask's connected components are the objects.
 
     Args:
-        images: of any size.
-        share: foreground among all pixels to train on, which balances the classes.
-        settings: of the map.
+        images: images of any size.
+        share: share of foreground among all training pixels, used to balance the classes.
+        settings: settings of the map.
     """
     classes = balancing_weights(share, settings.class_balance)
     w0, sigma = settings.border_weight, settings.border_sigma
@@ -176,11 +176,11 @@ def weigh_borders(
 def fit_to_training(
     images: Sequence[MaskedImage], settings: UnetSettings
 ) -> tuple[MaskedImage, ...]:
-    """Bring images to what windows are drawn from: whole ones are resized here, once.
+    """Prepare images for drawing windows: whole images are resized here, once.
 
     Raises:
-        ValueError: an image is smaller than the windows to be cut out of it, or images of several
-            sizes would have to stand in one batch.
+        ValueError: an image is smaller than the windows to be cut from it, or images of different
+            sizes would be in one batch.
     """
     if settings.mode == "crop" and settings.size is not None:
         height, width = settings.size
@@ -205,9 +205,9 @@ def fit_to_training(
 
 
 def covering_windows(image: MaskedImage, settings: UnetSettings) -> tuple[MaskedImage, ...]:
-    """The windows of the training's size and scale, evenly spaced, that cover an image.
+    """Cover an image by evenly spaced windows of the training's size and scale.
 
-    It is validated on these: all of it, always the same, at the scale that is trained.
+    They are used in validation: the whole image, always the same windows, at the training scale.
     """
     size = settings.size
     if settings.window_scale is not None:
@@ -230,7 +230,7 @@ def _starts(length: int, window: int) -> list[int]:
 class TrainingWindows(Dataset[Planes]):
     """Images that windows are drawn from by :class:`EpochBatches`.
 
-    ``blank`` makes the empty frame of a draw beyond the last image, anew each time.
+    ``blank`` makes a new empty frame for each draw beyond the last image.
     """
 
     def __init__(
@@ -247,7 +247,7 @@ class TrainingWindows(Dataset[Planes]):
         return len(self.images)
 
     def __getitem__(self, draw: Draw) -> Planes:
-        """One changed window."""
+        """Return one augmented window."""
         settings = self.settings
         generator = torch.Generator().manual_seed(draw.seed)
         if self.blank is not None and draw.index == len(self.images):
@@ -282,7 +282,7 @@ class TrainingWindows(Dataset[Planes]):
 
 
 class ValidationImages(Dataset[Planes]):
-    """Images, or the windows that cover them, in order; then those of the empty frames."""
+    """Images, or the windows that cover them, in a fixed order, followed by the empty frames."""
 
     def __init__(
         self,
@@ -296,17 +296,17 @@ class ValidationImages(Dataset[Planes]):
         )
         self.images = shown + empty
         self.frames = len(shown)
-        """Number of those that are no empty frames."""
+        """Number of items that are not empty frames."""
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Planes:
-        """One image."""
+        """Return the planes of one image."""
         return self.images[index].planes()
 
     def batches(self, batch: int) -> tuple[list[list[int]], list[list[int]]]:
-        """Indices of all batches, of the images and of the empty frames; none holds both."""
+        """Indices of all batches, of the images and of the empty frames; no batch has both."""
         frames, blanks = (
             [list(range(start, min(start + batch, end))) for start in range(first, end, batch)]
             for first, end in ((0, self.frames), (self.frames, len(self.images)))

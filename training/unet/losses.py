@@ -13,35 +13,36 @@ from scipy.ndimage import distance_transform_edt, find_objects
 from torch import Tensor
 
 BORDER_WEIGHT = 10.0
-"""w0 of the U-Net paper."""
+"""Height w0 of the border term in the U-Net paper."""
 
 BORDER_SIGMA = 5.0
-"""sigma of the U-Net paper, in pixels."""
+"""Range sigma of the border term in the U-Net paper, in pixels."""
 
 _REACH = 5.0
-"""Distances beyond this many sigma count as infinite: w0 * exp(-12.5) is below 1e-4."""
+"""Number of sigma beyond which distances count as infinite: w0 * exp(-12.5) is below 1e-4."""
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""``loss(logits, targets, weights)``: float32 ``[B, 1, H, W]`` each; a scalar."""
+"""Loss ``(logits, targets, weights)`` -> scalar; the arguments are float32 ``[B, 1, H, W]``."""
 
 
 def dice_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """DiceLoss = 1 - DiceScore of the probabilities, over all pixels of the batch.
+    """Compute DiceLoss = 1 - DiceScore of the probabilities, over all pixels of the batch.
 
-    Pixel weights do not enter. What is found in an empty frame lowers the Dice score of its batch.
-    A batch without any foreground has the loss 0; the sum with cross-entropy learns from it too.
+    Pixel weights are not used. Foreground found in an empty frame lowers the Dice score of its
+    batch. A batch without any foreground has the loss 0; the sum with cross-entropy still learns
+    from it.
     """
     loss: Tensor = smp.losses.DiceLoss(mode="binary", from_logits=True)(logits, targets)
     return loss
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Mean over the pixels of weight times binary cross-entropy."""
+    """Compute the mean over the pixels of weight times binary cross-entropy."""
     return torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, weights)
 
 
 def dice_and_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Sum of both losses."""
+    """Compute the sum of Dice loss and cross-entropy."""
     return dice_loss(logits, targets, weights) + cross_entropy(logits, targets, weights)
 
 
@@ -50,19 +51,19 @@ LOSSES: dict[str, Loss] = {
     "cross-entropy": cross_entropy,
     "dice+cross-entropy": dice_and_cross_entropy,
 }
-"""By their names in the settings."""
+"""Losses by their names in the settings."""
 
 
 def balancing_weights(foreground_share: float, balance: float = 1.0) -> tuple[float, float]:
-    """w_c of background and foreground.
+    """Compute the class weights w_c of background and foreground.
 
-    In full balance both classes weigh the same in all, 1 in the mean: a network that is trained so
-    calls a pixel foreground where it is more likely so than in the mean of all pixels, which finds
-    rare objects, and too much of them. Without balance every pixel weighs 1.
+    In full balance both classes have the same total weight, and the mean weight is 1. A network
+    trained in this way calls a pixel foreground if that is more likely than in the mean of all
+    pixels. It finds rare objects, but makes them too large. Without balance every pixel weighs 1.
 
     Args:
-        foreground_share: of the pixels to train on.
-        balance: power that the weights are raised to: 1 balances in full, 0 not at all.
+        foreground_share: share of foreground among the training pixels.
+        balance: power that the weights are raised to: 1 balances fully, 0 not at all.
 
     Raises:
         ValueError: one of the classes has no pixel.
@@ -82,17 +83,17 @@ def border_weights(
     w0: float = BORDER_WEIGHT,
     sigma: float = BORDER_SIGMA,
 ) -> npt.NDArray[np.float32]:
-    """The weight map w = w_c + w0 * exp(-(d1 + d2)^2 / (2 sigma^2)), float32 ``[H, W]``.
+    """Compute the weights w = w_c + w0 * exp(-(d1 + d2)^2 / (2 sigma^2)), float32 ``[H, W]``.
 
-    Ronneberger et al. 2015, equation 2, quoted by study S3. d1 and d2 are the distances, in
-    pixels, to the nearest and the second nearest object; the second term is added to background
-    pixels, which it makes the network learn where objects nearly touch.
+    This is equation 2 of Ronneberger et al. 2015, quoted by study S3. d1 and d2 are the distances,
+    in pixels, to the nearest and the second nearest object. The second term is added to background
+    pixels only. It makes the network learn those between objects that nearly touch.
 
     Args:
-        labels: label image ``[H, W]``, 0 background.
+        labels: label image ``[H, W]``; 0 is background.
         class_weights: w_c of background and foreground, see :func:`balancing_weights`.
         w0: height of the border term.
-        sigma: its range in pixels.
+        sigma: range of the border term in pixels.
     """
     background = labels == 0
     nearest = np.full(labels.shape, np.inf)

@@ -1,4 +1,4 @@
-"""The U-Nets of studies S2 and S3, as they are trained and as they are exported."""
+"""The U-Nets of studies S2 and S3, for training and export."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ ARCHITECTURE = "unet"
 ENCODER_STRIDE = 32
 PLAIN_STRIDE = 16
 WIDTH = 64
-"""Channels of the plain U-Net's first level, as in Ronneberger et al. 2015."""
+"""Number of channels of the plain U-Net's first level, as in Ronneberger et al. 2015."""
 
 
 class UNet(nn.Module):
-    """A segmentation network behind ImageNet's pixel statistics, for images of any size.
+    """A segmentation network for images of any size, preceded by ImageNet's pixel statistics.
 
-    An image is padded right and below to the network's stride by repeating its last column and
-    row, and the answer is cut back. Sizes stay tensors, so that a traced graph takes any.
+    An image is padded on the right and at the bottom to the network's stride by repeating its last
+    column and row, and the result is cropped. Sizes stay tensors, so that a traced graph accepts
+    any size.
     """
 
     mean: Tensor
@@ -46,13 +47,13 @@ class UNet(nn.Module):
         return logits[:, :, :height, :width].float()
 
     def forward_inner(self, images: Tensor, edge: int) -> Tensor:
-        """Logits of all but the ``edge`` pixels at every side.
+        """Compute the logits of all but the ``edge`` pixels at every side.
 
-        On the way up, the work that only those pixels need is saved.
+        In the decoder, computation that only those pixels need is skipped.
 
         Args:
             images: RGB uint8 ``[B, 3, H, W]``, H and W multiples of ``stride``.
-            edge: in pixels, less than half of H and W.
+            edge: width of the edge in pixels, less than half of H and W.
 
         Returns:
             float32 ``[B, 1, H - 2 * edge, W - 2 * edge]``.
@@ -78,10 +79,10 @@ class UNet(nn.Module):
 class PlainUNet(nn.Module):
     """The U-Net of Ronneberger et al. 2015: five levels, each of twice the channels.
 
-    As is usual now, its convolutions are padded, so that the answer has the size of the image,
-    and batch-normalised, without which study S3's learning rate of 0.1 diverges. The 2x2
-    up-convolution is a 1x1 convolution and bilinear up-sampling; in that order, which gives the
-    same as the reverse with a quarter of the work.
+    As is usual now, its convolutions are padded, so that the result has the size of the image. They
+    are batch-normalised, since otherwise study S3's learning rate of 0.1 diverges. The 2x2
+    up-convolution is replaced by a 1x1 convolution and bilinear up-sampling. This order gives the
+    same result as the reverse with a quarter of the work.
     """
 
     def __init__(self, width: int = WIDTH) -> None:
@@ -97,11 +98,12 @@ class PlainUNet(nn.Module):
         self.head = nn.Conv2d(width, 1, kernel_size=1)
 
     def forward(self, images: Tensor, edge: int = 0) -> Tensor:
-        """Logits of all but the ``edge`` pixels at every side.
+        """Compute the logits of all but the ``edge`` pixels at every side.
 
         Args:
             images: float ``[B, 3, H, W]``, sides multiples of 16.
-            edge: in pixels; on the way up, what only they depend on is not computed.
+            edge: width of the edge in pixels; what only the edge needs is not computed in the
+                decoder.
 
         Returns:
             ``[B, 1, H - 2 * edge, W - 2 * edge]``.
@@ -120,9 +122,10 @@ class PlainUNet(nn.Module):
 
 
 def _edges(edge: int, levels: int) -> list[int]:
-    """Pixels at every side that each level can leave out on the way up, the finest first.
+    """Pixels at every side that each level can omit in the decoder, the finest level first.
 
-    Two convolutions see 2 pixels to every side, bilinear up-sampling one of the coarser level.
+    Two convolutions reach 2 pixels to every side, bilinear up-sampling one pixel of the coarser
+    level.
     """
     edges = []
     for _ in range(levels):
@@ -132,10 +135,11 @@ def _edges(edge: int, levels: int) -> list[int]:
 
 
 def _smp_inner(network: smp.Unet, images: Tensor, edge: int) -> Tensor:
-    """Logits ``[B, 1, H - 2 * edge, W - 2 * edge]`` of smp's U-Net, its decoder's blocks cut down.
+    """Logits ``[B, 1, H - 2 * edge, W - 2 * edge]`` of smp's U-Net, with cropped decoder blocks.
 
-    The head sees one pixel to every side. A block sees two, and its bilinear up-sampling one of
-    the coarser level, which cut down is up-sampled differently in its outermost fine pixel.
+    The head reaches one pixel to every side. A block reaches two, and its bilinear up-sampling
+    reaches one pixel of the coarser level. After cropping, up-sampling differs in the outermost
+    fine pixel.
     """
     *levels, values = network.encoder(images)[1:]
     cuts, reach = [], edge - 1
@@ -154,8 +158,8 @@ def _smp_inner(network: smp.Unet, images: Tensor, edge: int) -> Tensor:
 
 
 def _inner(values: Tensor, edge: int) -> Tensor:
-    """``values`` ``[B, C, H, W]`` without ``edge`` pixels at every side."""
-    # Padding by less than nothing: one operation of a graph, where slices are two.
+    """Crop ``edge`` pixels at every side of ``values`` ``[B, C, H, W]``."""
+    # Negative padding: one operation in a graph, where slicing takes two.
     return nn.functional.pad(values, (-edge, -edge, -edge, -edge)) if edge else values
 
 
@@ -171,12 +175,12 @@ def _two_convolutions(before: int, after: int) -> nn.Sequential:
 
 
 def build_unet(encoder: str, *, width: int = WIDTH, imagenet: bool = False) -> UNet:
-    """A U-Net with random weights.
+    """Build a U-Net, by default with random weights.
 
     Args:
-        encoder: one of ``training.unet.encoders.NETWORKS``, by the study's name.
+        encoder: study's name of the network, one of ``training.unet.encoders.NETWORKS``.
         width: channels of the first level of the plain U-Net; encoders have their own.
-        imagenet: fill the encoder with ImageNet weights.
+        imagenet: load ImageNet weights into the encoder.
 
     Raises:
         ValueError: there is no such encoder.
@@ -195,7 +199,7 @@ def build_unet(encoder: str, *, width: int = WIDTH, imagenet: bool = False) -> U
 
 
 def load_unet(directory: Path) -> tuple[UNet, Recipe]:
-    """The trained U-Net of a checkpoint folder, in evaluation mode, and its recipe.
+    """Load the trained U-Net of a checkpoint folder, in evaluation mode, and its recipe.
 
     Raises CheckpointError, see `training.checkpoint.load_checkpoint`.
     """

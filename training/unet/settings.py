@@ -18,66 +18,70 @@ class UnetSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     encoder: str = "MiT-B3"
-    """By the study's name, see `training.unet.encoders`."""
+    """Encoder, by its name in the study, see `training.unet.encoders`."""
     width: int = Field(WIDTH, gt=0)
     """Channels of the first level of the plain U-Net; encoders have their own."""
     class_name: str = Field("glioma", min_length=1)
-    """What the foreground is called."""
+    """Class name of the foreground."""
 
     resolution: str = "704p"
-    """704p, 1472p, 2592p, native or <width>x<height>: what the network sees in training."""
+    """Resolution that the network sees in training: 704p, 1472p, 2592p, native or
+    <width>x<height>."""
     mode: Literal["resize", "crop"] = "resize"
-    """Whole images scaled to the resolution, or random windows of it at native scale."""
+    """Training mode: whole images scaled to the resolution, or random windows of that size at
+    native scale."""
     window_scale: float | None = Field(None, gt=0, le=1)
-    """Random resized crop: a window of this share of the image's sides, scaled to the resolution.
-    The study's 57 % is 1472/2592."""
+    """Share of the image's sides in a random resized crop: a window of this size is scaled to the
+    resolution. The study's 57 % is 1472/2592."""
     window_scale_spread: float = Field(0.05, ge=0, lt=1)
-    """The window's scale is drawn evenly from this much below to this much above."""
+    """Largest deviation of the window's scale from ``window_scale``, drawn uniformly."""
     samples_per_frame: int = Field(1, gt=0)
-    """Times that every image is seen in one epoch, each time changed or cut anew."""
+    """Number of times that every image is seen per epoch, each time with a new crop or
+    augmentation."""
     blank_share: float = Field(0.1, ge=0, le=1)
-    """Draws of empty frames, made from noise, per draw of the images; 0 trains without them. A
-    window of background comes by itself where images have some."""
+    """Number of empty frames, made from noise, per draw of the images; 0 trains without them.
+    Background windows need no setting: they are drawn from images that have background."""
     flip_probability: float = Field(0.0, ge=0, le=1)
     """Probability of a flip, for each axis."""
     rotate_90: bool = False
-    """Rotate by multiples of 90 degrees, height and width exchanged in whole batches."""
+    """Rotate by multiples of 90 degrees; height and width are exchanged for whole batches."""
     sharpness: float = Field(0.0, ge=0, le=1)
-    """Draw the sharpness from 1 - this to 1 + this; 0 leaves it."""
+    """Spread of the sharpness factor, drawn from 1 - this to 1 + this; 0 turns it off."""
     contrast: float = Field(0.0, ge=0, le=1)
-    """Draw a further change of contrast from 1 - this to 1 + this; 0 leaves it."""
+    """Spread of a further contrast factor, drawn from 1 - this to 1 + this; 0 turns it off."""
 
     epochs: int = Field(300, gt=0)
-    """Passes over the training images."""
+    """Number of passes over the training images."""
     batch: int = Field(4, gt=0)
-    """Images per step; the study takes as many as memory allows."""
+    """Number of images per step; the study uses as many as memory allows."""
     optimizer: Literal["Adam", "SGD"] = "Adam"
-    """As torch.optim names it."""
+    """Optimizer, by its name in torch.optim."""
     learning_rate: float = Field(1e-4, gt=0)
-    """Fixed, unless `plateau_patience` is given."""
+    """Learning rate; it is fixed unless `plateau_patience` is given."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Of SGD."""
+    """Momentum of SGD."""
     plateau_patience: int | None = Field(None, ge=0)
-    """Epochs without a lower validation loss before the learning rate falls; None never."""
+    """Epochs without a lower validation loss before the learning rate falls; with None it never
+    falls."""
     plateau_factor: float = Field(0.1, gt=0, lt=1)
-    """What the learning rate is multiplied by then."""
+    """Factor by which the learning rate is multiplied on a plateau."""
     weight_averaging: float | None = Field(None, gt=0, lt=1)
-    """Validate and keep a moving average of the weights, which every step keeps this much of: 0.99
-    averages some 100 steps. Steadies what a large learning rate throws about; None does without."""
+    """Decay of a moving average of the weights, which is validated and saved: 0.99 averages about
+    100 steps. It steadies training at a large learning rate. None uses the weights themselves."""
     early_stopping: int | None = Field(None, gt=0)
-    """Epochs without a lower validation loss before the run ends; None trains them all."""
+    """Epochs without a lower validation loss before the run ends; None trains all epochs."""
     loss: Literal["dice", "cross-entropy", "dice+cross-entropy"] = "dice+cross-entropy"
-    """See `training.unet.losses`."""
+    """Training loss, see `training.unet.losses`."""
     border_map: bool = False
     """Weigh the cross-entropy by the border weight map of the U-Net paper."""
     border_weight: float = Field(BORDER_WEIGHT, ge=0)
-    """w0 of the border weight map."""
+    """Height w0 of the border weight map."""
     border_sigma: float = Field(BORDER_SIGMA, gt=0)
-    """sigma of the border weight map, in pixels."""
+    """Range sigma of the border weight map, in pixels."""
     class_balance: float = Field(1.0, ge=0, le=1)
-    """Of the border weight map's w_c: 1 lets both classes weigh the same, 0 every pixel."""
+    """Balance of w_c in the border weight map: 1 weighs both classes equally, 0 all pixels."""
     validation_share: float = Field(0.2, gt=0, lt=1)
-    """Share of the frames kept for validation, where no others are given."""
+    """Share of the frames held out for validation, if no validation frames are given."""
     bf16: bool = False
     """Mixed precision in bfloat16: faster on CPUs with AVX512-BF16 or AMX, and on GPUs."""
 
@@ -109,15 +113,15 @@ class UnetSettings(BaseModel):
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """(H, W) of what the network sees in training; None as the images are."""
+        """Size (H, W) that the network sees in training; None leaves images at their size."""
         return parse_resolution(self.resolution)
 
     @property
     def whole_image_resolution(self) -> str:
-        """Resolution of whole images at which cells are as large as in training.
+        """Resolution of whole images at which cells have the same size as in training.
 
-        Windows that are cut at native scale show cells as they are; those that are resized show
-        them as a whole image does that is resized with them.
+        Windows cut at native scale show cells at their own size. Resized windows show them as in a
+        whole image that is resized by the same factor.
         """
         if self.mode == "crop":
             return NATIVE
@@ -139,7 +143,7 @@ GLIOMA_PRESETS = {
     "pre-train": _PRE_TRAIN,
     "pre-train-57-5": _scale_matched(0.05),
     "pre-train-57-30": _scale_matched(0.30),
-    # Minutes on two CPU cores for a dozen fields of 1024x1022.
+    # Takes minutes on two CPU cores for a dozen fields of 1024x1022.
     "demo": UnetSettings(
         encoder=PLAIN_UNET,
         width=16,
@@ -151,10 +155,11 @@ GLIOMA_PRESETS = {
         rotate_90=True,
     ),
 }
-"""Study S2: Adam at a fixed learning rate of 1e-4, 300 epochs, 60 on LIVECell.
+"""Presets of study S2: Adam at a fixed learning rate of 1e-4, 300 epochs, 60 on LIVECell.
 
-On LIVECell at 704p, or in windows of 57 % +- 5 or 30 % of its images, resized to 1472p, so that its
-cells are as large as those of Glioma C6. Flips, sharpness and contrast are further settings.
+Training on LIVECell uses 704p, or windows of 57 % +- 5 or 30 % of its images, resized to 1472p, so
+that its cells are as large as those of Glioma C6. Flips, sharpness and contrast are further
+settings.
 """
 
 _NUCLEI = UnetSettings(
@@ -176,4 +181,5 @@ NUCLEI_PRESETS = {
     "study": _NUCLEI,
     "demo": _NUCLEI.model_copy(update={"width": 16, "epochs": 12, "plateau_patience": 2}),
 }
-"""Study S3: a learning rate of 0.1 reduced on plateaus, flips and 90 degree rotations only."""
+"""Presets of study S3: a learning rate of 0.1 reduced on plateaus, flips and 90 degree rotations
+only."""

@@ -1,4 +1,4 @@
-"""The probability threshold of a trained U-Net: the one with the best Dice in validation."""
+"""Probability threshold of a trained U-Net: the one with the best Dice in validation."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from training.evaluation.score_threshold import THRESHOLDS, choose_threshold
 from training.unet.network import UNet
 
 GREY_LEVELS = FULL + 1
-"""Values that a served probability can have."""
+"""Number of values that a served probability can have."""
 
 
 def unet_threshold(
     unet: UNet, batches: Iterable[Sequence[Tensor]], device: torch.device | str = "cpu"
 ) -> ChosenThreshold | None:
-    """Choose the threshold with the largest Dice over the pixels of all images together.
+    """Choose the threshold with the highest Dice over the pixels of all images together.
 
-    Empty frames have no foreground of their own, and lower it by all that is found in them. The
-    probabilities are rounded to the 256 levels that a server answers, and cut by its rule.
+    Empty frames have no true foreground, so any foreground found in them lowers the score. The
+    probabilities are rounded to the 256 levels that a server returns, and thresholded by its rule.
 
     Args:
-        unet: trained.
+        unet: trained U-Net.
         batches: images, masks and weights, see `training.unet.frames.Planes`.
-        device: to compute on.
+        device: device to compute on.
 
     Returns:
-        None where no image has any foreground, so that there is nothing to choose by.
+        The threshold; None if no image has any foreground, so that none can be chosen.
     """
     unet = unet.to(device).eval()
     counts = torch.zeros(2 * GREY_LEVELS, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""From annotated frames or tiles to the checkpoint of a U-Net: one run of study S2 or S3."""
+"""Training of one U-Net of study S2 or S3, from annotated frames or tiles to its checkpoint."""
 
 from __future__ import annotations
 
@@ -69,20 +69,20 @@ def train_unet(
 
     Args:
         train: frames to train on; cells of all classes are foreground.
-        validation: other frames, by which the best epoch is chosen.
-        settings: of the run.
+        validation: other frames, used to choose the best epoch.
+        settings: settings of the run.
         out: folder of the checkpoint.
         init: ``random``, ``imagenet`` for the encoder, or a checkpoint folder for the whole model.
-        seed: of the weights, the order, the windows and their changes.
-        resume: go on with a run that was cut off.
+        seed: random seed of the weights, the order, the windows and their augmentation.
+        resume: resume an interrupted run.
         data: data sets and their sha256, for the recipe.
 
     Returns:
         The recipe that was written, with the metrics of the best epoch.
 
     Raises:
-        ValueError: frames, settings and split do not go together.
-        CheckpointError: weights to start from, or the run to resume, cannot be had.
+        ValueError: frames, settings and split do not fit together.
+        CheckpointError: the weights to start from, or the run to resume, are not available.
     """
     refuse_shared_frames(train, validation)
     images = prepare_frames(train), prepare_frames(validation)
@@ -102,8 +102,8 @@ def train_nuclei(
 ) -> Recipe:
     """Train one U-Net of study S3 on a folder of tiles and write its checkpoint to ``out``.
 
-    The tiles of the test cases choose the best epoch and the learning rate, as in the study. The
-    recipe's settings tell ``set_name``, ``tile_size`` and ``radius`` of the tiles too. See
+    The tiles of the test cases determine the best epoch and the learning rate, as in the study. The
+    recipe's settings include ``set_name``, ``tile_size`` and ``radius`` of the tiles. See
     :func:`train_unet` for the other arguments and errors.
     """
     index = read_tile_index(tiles)
@@ -205,10 +205,10 @@ def _datasets(
     settings: UnetSettings,
     seed: int,
 ) -> tuple[TrainingWindows, ValidationImages, EpochBatches]:
-    """What is trained on, what is validated on, and the batches to train on.
+    """Make the training data, the validation data, and the training batches.
 
     Raises:
-        ValueError: there is nothing to train on, to validate on, or to be learnt.
+        ValueError: there is nothing to train on, to validate on, or to learn.
     """
     if not train or not validation:
         raise ValueError(
@@ -222,7 +222,7 @@ def _datasets(
     draws = len(train) * settings.samples_per_frame
     background_weight = None
     if settings.border_map:
-        share *= draws / (draws + blanks)  # empty frames are among what is trained on
+        share *= draws / (draws + blanks)  # the training data include empty frames
         background_weight = balancing_weights(share, settings.class_balance)[0]
         train = weigh_borders(train, share, settings)
         validation = weigh_borders(validation, share, settings)

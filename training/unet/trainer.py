@@ -1,4 +1,4 @@
-"""One step, one validation of a U-Net: what Lightning runs."""
+"""Lightning module that trains and validates a U-Net."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from training.unet.network import UNet
 from training.unet.settings import UnetSettings
 
 VALIDATION_LOSS = "validation/loss"
-"""What early stopping and the learning rate look at."""
+"""Metric that early stopping and the learning-rate schedule monitor."""
 
 BLANK_FOREGROUND = "blank_foreground"
-"""Metric: share of the pixels of empty frames that is called foreground, 0..1."""
+"""Metric: share of pixels in empty frames that are predicted as foreground, 0..1."""
 
 
 class UnetTraining(BestEpochTraining):
-    """One step, one validation, and the weights of the best epoch.
+    """Training and validation steps; keeps the weights of the best epoch.
 
-    The epoch with the best Dice is kept, in the mean over the validation images, less the share of
-    foreground that is found in the empty frames; then the one with the lowest loss. Dice, IoU and
-    loss are those of the images alone, so that they mean the same with and without empty frames.
+    The best epoch has the highest mean Dice over the validation images, less the share of
+    foreground found in the empty frames. Ties go to the lowest loss. Dice, IoU and loss are
+    computed on the images alone, so that they mean the same with and without empty frames.
     """
 
     def __init__(
@@ -44,18 +44,19 @@ class UnetTraining(BestEpochTraining):
         seed: int,
         progress: EpochProgress,
     ) -> None:
-        """Take what a training needs.
+        """Set up a training.
 
         Args:
-            unet: what is trained.
-            settings: of the run.
-            batches: of the images to train on.
-            validation_batches: of images; those that follow hold empty frames.
-            seed: of the random numbers of every epoch.
-            progress: what the terminal shows.
+            unet: network to train.
+            settings: settings of the run.
+            batches: batches of the training images.
+            validation_batches: number of validation batches of images; later ones hold empty
+                frames.
+            seed: random seed from which every epoch draws.
+            progress: progress display on the terminal.
         """
         super().__init__(seed=seed, progress=progress)
-        # In this order of dimensions convolutions of few channels are fast on CPUs.
+        # Convolutions with few channels are faster on CPUs in this memory layout.
         self.unet = unet.to(memory_format=torch.channels_last)
         self.average = _moving_average(self.unet, settings.weight_averaging)
         self.settings = settings
@@ -66,7 +67,7 @@ class UnetTraining(BestEpochTraining):
         self.blank_shares: list[float] = []
 
     def draw_epoch(self, epoch: int) -> None:
-        """Batches are drawn by the epoch too."""
+        """Draw the random numbers of an epoch, including those of its batches."""
         super().draw_epoch(epoch)
         self.batches.epoch = epoch
 
@@ -77,17 +78,17 @@ class UnetTraining(BestEpochTraining):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: list[Tensor], batch_index: int) -> None:
-        """Let the average follow the weights."""
+        """Update the moving average of the weights."""
         if self.average is not None:
             self.average.update_parameters(self.unet)
 
     @property
     def kept(self) -> UNet:
-        """What is validated and kept: the average of the weights, or the weights as they are."""
+        """Network that is validated and saved: with averaged weights or the current ones."""
         return self.unet if self.average is None else cast(UNet, self.average.module)
 
     def validation_step(self, batch: list[Tensor], batch_index: int) -> None:
-        """Loss of one batch and the scores of every image in it, or what empty frames show."""
+        """Record loss and scores of a batch of images, or the foreground found in empty frames."""
         logits = self.kept(batch[0])
         predictions = (torch.sigmoid(logits) >= FOREGROUND_PROBABILITY).cpu().numpy()
         if batch_index >= self.validation_batches:
@@ -99,10 +100,10 @@ class UnetTraining(BestEpochTraining):
             self.scores.append((dice_score(predicted, truth), iou_score(predicted, truth)))
 
     def on_validation_epoch_end(self) -> None:
-        """Keep the weights when Dice, then loss, is the best so far.
+        """Keep the weights if Dice, then loss, is the best so far.
 
         Raises:
-            ValueError: the loss is no longer a number.
+            ValueError: the loss is NaN or infinite.
         """
         dice, iou = np.mean(self.scores, axis=0)
         self.scores.clear()
@@ -119,16 +120,16 @@ class UnetTraining(BestEpochTraining):
         self.end_epoch(metrics, logged=["loss"])
 
     def rank(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
-        """Dice less the foreground of empty frames, then the loss."""
+        """Rank an epoch by Dice less the foreground in empty frames, then by loss."""
         return metrics["dice"] - metrics.get(BLANK_FOREGROUND, 0.0), -metrics["loss"]
 
     def weights(self) -> Mapping[str, Tensor]:
-        """Those of the U-Net, or their average."""
+        """Return the weights of the U-Net, or their average."""
         weights: Mapping[str, Tensor] = self.kept.state_dict()
         return weights
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Adam or SGD at a fixed learning rate, or one that falls when the loss stalls."""
+        """Use Adam or SGD, with a learning rate that is fixed or falls when the loss stalls."""
         settings, parameters = self.settings, self.unet.parameters()
         optimizer = (
             torch.optim.Adam(parameters, lr=settings.learning_rate)
@@ -147,7 +148,7 @@ class UnetTraining(BestEpochTraining):
 
 
 def _moving_average(unet: UNet, decay: float | None) -> AveragedModel | None:
-    """The exponential moving average of weights and of what batch normalisation has seen.
+    """Make the moving average (exponential) of weights and batch-normalisation statistics.
 
     It is a module of its own, so that Lightning saves it in the state of an interrupted run.
     """

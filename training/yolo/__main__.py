@@ -1,15 +1,16 @@
 """Train YOLO11n-seg by the protocol of study S1.
 
-General cells, one class, 200 epochs; then 20 epochs on the target data with its K classes:
+The protocol is 200 epochs on general cells of one class, then 20 epochs on the target data with its
+K classes:
 
 \b
     python -m training.yolo general --data data/general --out runs/general
     python -m training.yolo fine-tune --data data/target --init runs/general --out runs/targets
 
-`--init coco` starts from ultralytics' published COCO weights where they can be fetched.
-`--preset demo` is the same on a smaller network input and few epochs: minutes on two CPU cores.
-A run that was cut off goes on with `--resume`. Losses and validation metrics of every epoch are in
-OUT/log for TensorBoard; OUT itself is the checkpoint.
+`--init coco` starts from ultralytics' published COCO weights, if they can be fetched. `--preset
+demo` is the same with a smaller network input and few epochs: it takes minutes on two CPU cores.
+`--resume` continues an interrupted run. Losses and validation metrics of every epoch are in OUT/log
+for TensorBoard; OUT itself is the checkpoint.
 """
 
 from __future__ import annotations
@@ -50,43 +51,44 @@ class YoloSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(gt=0)
-    """Passes over the training windows."""
+    """Number of passes over the training windows."""
     network_scale: float | None = Field(None, gt=0)
-    """Network pixels per frame pixel; None chooses by the size of the cells, mostly 1, see
+    """Network pixels per frame pixel. None chooses it by the size of the cells, usually 1, see
     `training.datasets.scale`."""
     window: int = Field(NETWORK_SIZE, ge=64, le=NETWORK_SIZE, multiple_of=32)
-    """Side of a training window in network pixels; 640 is the side of a served tile."""
+    """Side of a training window in network pixels. 640 is the side of a served tile."""
     samples_per_frame: int | None = Field(None, gt=0)
-    """Windows drawn per frame; None takes all that cover it."""
+    """Number of windows drawn per frame; None uses all windows that cover it."""
     windows_around_cells: int = Field(0, ge=0)
-    """Further windows per frame, each around a cell drawn at random."""
+    """Number of additional windows per frame, each around a random cell."""
     min_visible: float = Field(0.25, gt=0, le=1)
-    """A cell cut by a window's edge is labelled if this share of it is inside."""
+    """Minimum visible share of a cell cut by a window's edge for it to be labelled."""
     background_share: float = Field(0.15, ge=0, le=1)
-    """Windows of background, in which no cell is annotated, per window drawn above."""
+    """Number of background windows, without an annotated cell, per window drawn as above."""
     blank_share: float = Field(0.15, ge=0, le=1)
-    """Windows of empty frames, which are made from noise, per window of the frames."""
+    """Number of windows of empty frames, made from noise, per window of the frames."""
     batch: int = Field(16, gt=0)
-    """Windows through the network at a time."""
+    """Number of windows per pass through the network."""
     samples_per_step: int = Field(64, gt=0)
-    """Batches are added up to so many windows before a step of the optimizer, once it is warm."""
+    """Number of windows over which gradients are accumulated per optimizer step, after warm-up."""
     learning_rate: float = Field(0.01, gt=0, le=1)
-    """At the start; it falls linearly to a hundredth."""
+    """Learning rate at the start; it falls linearly to a hundredth."""
     optimizer: Literal["SGD", "AdamW"] = "SGD"
-    """As torch.optim names it."""
+    """Optimizer, by its name in torch.optim."""
     validation_share: float = Field(0.1, gt=0, lt=1)
-    """Share of the frames kept for validation."""
+    """Share of the frames held out for validation."""
     mosaic: float = Field(1.0, ge=0, le=1)
-    """Probability that a sample is four windows in one; off in the last tenth of the epochs."""
+    """Probability that a sample combines four windows; off in the last tenth of the epochs."""
     scale: float = Field(0.5, ge=0, lt=1)
-    """Random zoom, 1 - scale to 1 + scale."""
+    """Spread of the random zoom, from 1 - scale to 1 + scale."""
     flip_probability: float = Field(0.5, ge=0, le=1)
     """Probability of a flip, for each axis."""
     bf16: bool = False
     """Mixed precision in bfloat16: faster on CPUs with AVX512-BF16 or AMX, and on GPUs."""
 
 
-# A short run has no time for mosaics, nor to add batches up: so fewer epochs find as much.
+# A short run has no time for mosaics or for accumulating gradients: without them, fewer epochs give
+# the same result.
 _SHORT = YoloSettings(
     epochs=20,
     window=320,
@@ -97,7 +99,8 @@ _SHORT = YoloSettings(
     scale=0.3,
 )
 
-# A few frames have few windows, and blank ones are of many kinds: so fine-tuning sees more of them.
+# A few frames have few windows, but blank frames are of many kinds: so fine-tuning sees more of
+# them.
 PRESETS = {
     "general": YoloSettings(epochs=200),
     "fine-tune": YoloSettings(epochs=20, blank_share=0.4),
@@ -177,7 +180,7 @@ def _initial_weights(init: str) -> dict[str, torch.Tensor] | None:
 def _ultralytics_settings(
     settings: YoloSettings, data: Path, out: Path, seed: int
 ) -> dict[str, Any]:
-    """The same settings under ultralytics' names."""
+    """Translate the settings to ultralytics' names."""
     return {
         "model": f"{ARCHITECTURE}.yaml",
         "data": str(data),
@@ -195,7 +198,7 @@ def _ultralytics_settings(
         "scale": settings.scale,
         "fliplr": settings.flip_probability,
         "flipud": settings.flip_probability,
-        "amp": False,  # bf16 is the network's own matter, see Bf16Network
+        "amp": False,  # Bf16Network handles bf16 itself
         "patience": settings.epochs,
         "seed": seed,
         "pretrained": False,
@@ -229,7 +232,7 @@ def main(
     resume: bool,
     **overrides: Any,
 ) -> None:
-    """Train YOLO11n-seg; the module's docstring is the help."""
+    """Train YOLO11n-seg. The module's docstring is the help text."""
     name = protocol if preset == "study" else f"{protocol}-demo"
     settings = choose_settings(PRESETS, name, file, **overrides)
     one_class = protocol == "general"

@@ -1,4 +1,4 @@
-"""Annotated frames as a YOLO-seg data set: 8-bit windows as the served network will see them."""
+"""Conversion of annotated frames to a YOLO-seg data set: 8-bit windows, as in serving."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ from training.preprocessing.tiles import PADDING_VALUE, padding_before, scaled_f
 DATA_FILE = "data.yaml"
 
 BACKGROUND_MARGIN = 4
-"""Pixels of the scaled frame that a background window keeps from every annotated cell."""
+"""Distance that a background window keeps from every annotated cell, in pixels of the scaled
+frame."""
 
 BACKGROUND_TRIES = 64
-"""Places that are tried for a background window of one size."""
+"""Number of places that are tried for a background window of one size."""
 
 
 @dataclass(frozen=True)
 class WindowSettings:
-    """Which windows are cut; the fields are those of `training.yolo.YoloSettings`."""
+    """Settings of the windows to cut; the fields are those of `training.yolo.YoloSettings`."""
 
     window: int
     samples_per_frame: int | None
@@ -52,17 +53,17 @@ def write_yolo_dataset(
 ) -> None:
     """Write ``images/``, ``labels/`` and, last, ``data.yaml`` under ``directory``.
 
-    Frames are normalised and scaled by the very module that is served as `yolo_prepare`, then
-    windows of ``window`` pixels are cut from the scaled frame: a network trained on small windows
-    sees cells at the scale at which its 640 px tiles show them. A window that reaches beyond a
+    Frames are normalised and scaled by the same module that is served as `yolo_prepare`. Then
+    windows of ``window`` pixels are cut from the scaled frame, so a network trained on small
+    windows sees cells at the same scale as in its 640 px tiles. A window that extends beyond a
     frame is padded.
 
     Args:
-        train: frames to train on, of one common scale.
-        validation: frames to validate on, of the same classes and scale.
-        directory: made anew, so that no window of an earlier run is trained on.
-        settings: which windows are cut.
-        seed: of the windows that are drawn and of the noise in empty ones.
+        train: frames to train on, at one common scale.
+        validation: frames to validate on, with the same classes and scale.
+        directory: folder to write; it is recreated, so that no window of an earlier run is used.
+        settings: settings of the windows to cut.
+        seed: random seed of the drawn windows and of the noise in empty ones.
     """
     shutil.rmtree(directory, ignore_errors=True)
     random = np.random.default_rng(seed)
@@ -105,9 +106,9 @@ class _WindowFolder:
 
 
 def _blank_window(random: np.random.Generator, window: int, channels: int) -> npt.NDArray[np.uint8]:
-    """A window of a frame with nothing in it, RGB uint8 ``[window, window, 3]``.
+    """Make a window of an empty frame, RGB uint8 ``[window, window, 3]``.
 
-    Half of the frames are smaller than the window, whose padding then shows their edges.
+    Half of these frames are smaller than the window, so that it shows their edges and padding.
     """
     least = window if random.random() < 0.5 else window // 3
     height, width = (int(side) for side in random.integers(least, window + 1, 2))
@@ -116,11 +117,11 @@ def _blank_window(random: np.random.Generator, window: int, channels: int) -> np
 
 
 Corner = tuple[int, int]
-"""(top, left) of a window in pixels of the scaled frame, negative where it is padded."""
+"""Corner (top, left) of a window in pixels of the scaled frame; negative where it is padded."""
 
 
 class _PreparedFrame:
-    """One frame as the network sees it, and windows of it."""
+    """One frame as the network sees it, and its windows."""
 
     def __init__(self, frame: AnnotatedFrame, settings: WindowSettings) -> None:
         image = frame.read()
@@ -133,12 +134,12 @@ class _PreparedFrame:
         self.polygons = [(cell, cell.polygon() * (scale_x, scale_y)) for cell in frame.cells]
 
     def covering(self) -> list[Corner]:
-        """Windows that cover the frame."""
+        """List windows that cover the frame."""
         tops, lefts = (_starts(content, self.window) for content in self.pixels.shape[:2])
         return [(top, left) for top in tops for left in lefts]
 
     def around_cells(self, count: int, random: np.random.Generator) -> list[Corner]:
-        """Windows that hold the middle of a random cell each; none where there is no cell."""
+        """Draw windows that each hold the centre of a random cell; none if there is no cell."""
         corners = []
         for index in random.integers(len(self.polygons), size=count) if self.polygons else ():
             x, y = self.polygons[index][1].mean(axis=0)
@@ -152,7 +153,7 @@ class _PreparedFrame:
         return corners
 
     def _range(self, length: int) -> tuple[int, int]:
-        """First and last place of a window along a side; they are one where it is padded."""
+        """First and last position of a window along a side; they are equal if it is padded."""
         start = _starts(length, self.window)[0]
         return start, max(start, length - self.window)
 
@@ -161,7 +162,7 @@ class _PreparedFrame:
     ) -> Iterator[npt.NDArray[np.uint8]]:
         """Yield at most ``count`` windows without a cell, RGB uint8 ``[window, window, 3]``.
 
-        Where cells leave no room for a whole window, a rectangle of half or a quarter of its side
+        If cells leave no space for a whole window, a rectangle of half or a quarter of its side
         is cut and padded.
         """
         height, width = self.pixels.shape[:2]
@@ -188,7 +189,7 @@ class _PreparedFrame:
                     break
 
     def cut(self, corner: Corner) -> tuple[npt.NDArray[np.uint8], list[str]]:
-        """RGB uint8 ``[window, window, 3]`` and label lines."""
+        """Cut a window, RGB uint8 ``[window, window, 3]``, and its label lines."""
         top, left = corner
         labels = (
             _label_line(cell.class_id, polygon - (left, top), self.window, self.min_visible)
@@ -206,7 +207,7 @@ def _write_frame(
     settings: WindowSettings,
     random: np.random.Generator,
 ) -> None:
-    """Write the windows of one frame: those that cover it, those around cells, background."""
+    """Write the windows of one frame: covering windows, windows around cells, and background."""
     corners = frame.covering()
     if settings.samples_per_frame is not None and settings.samples_per_frame < len(corners):
         chosen = random.choice(len(corners), settings.samples_per_frame, replace=False)
@@ -215,13 +216,13 @@ def _write_frame(
     for index, corner in enumerate(corners):
         folder.write(f"{name}_{index:02d}", *frame.cut(corner))
     wanted = settings.background_share * len(corners)
-    count = int(wanted) + int(random.random() < wanted % 1)  # a share of a window is a chance
+    count = int(wanted) + int(random.random() < wanted % 1)  # a fraction is a probability
     for index, pixels in enumerate(frame.background(count, random)):
         folder.write(f"{name}_background_{index:02d}", pixels, [])
 
 
 def padded(pixels: npt.NDArray[np.uint8], window: int) -> npt.NDArray[np.uint8]:
-    """``pixels`` ``[h, w, 3]`` in the middle of a window, as a served tile is padded."""
+    """Centre ``pixels`` ``[h, w, 3]`` in a window, padded like a served tile."""
     height, width = pixels.shape[:2]
     top, left = (-_starts(length, window)[0] for length in (height, width))
     canvas = np.full((window, window, 3), PADDING_VALUE, np.uint8)
@@ -230,7 +231,7 @@ def padded(pixels: npt.NDArray[np.uint8], window: int) -> npt.NDArray[np.uint8]:
 
 
 def _starts(content: int, window: int) -> list[int]:
-    """Where windows begin along one side so that they cover the content evenly."""
+    """Starts of windows along one side, evenly spaced to cover the content."""
     if content <= window:
         return [-padding_before(content, window)]
     count = math.ceil(content / window)
@@ -240,11 +241,11 @@ def _starts(content: int, window: int) -> list[int]:
 def _label_line(
     class_id: int, polygon: npt.NDArray[np.float64], window: int, min_visible: float
 ) -> str | None:
-    """One YOLO-seg line, ``class x y x y …`` in shares of the window; None for a cell outside."""
+    """Format a YOLO-seg line, ``class x y x y …`` in shares of the window; None if not visible."""
     if (polygon.max(axis=0) <= 0).any() or (polygon.min(axis=0) >= window).any():
         return None
     canvas = np.zeros((window, window), bool)
-    # skimage counts pixel centres: half a pixel less than continuous coordinates.
+    # skimage counts pixel centres, half a pixel less than continuous coordinates.
     columns, rows = polygon.T - 0.5
     canvas[draw.polygon(rows, columns, canvas.shape)] = True
     visible = np.count_nonzero(canvas)

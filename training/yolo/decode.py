@@ -1,4 +1,4 @@
-"""From YOLO's raw predictions for a frame's tiles to finished cells: the step `yolo_decode`."""
+"""Decoding of YOLO's raw predictions for a frame's tiles to cells: the step `yolo_decode`."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ PROTOTYPE_STRIDE = 4
 """Network pixels per prototype pixel."""
 
 CHUNK = 64
-"""Cells whose masks are decoded at once. A cell's prototype-sized mask takes 100 kB, 32 times its
-patch; in chunks this is paid for 64 cells, not for thousands."""
+"""Number of cells whose masks are decoded at once. A cell's prototype-sized mask takes 100 kB, 32
+times its patch. In chunks this memory is needed for 64 cells, not for thousands."""
 
 BOX_OVERLAP = 0.7
 """IoU above which the lower-scored of two boxes of one tile is dropped before masks are decoded.
-It only saves work: suppression by masks decides."""
+This only saves work: suppression by masks makes the decision."""
 
 WIDE = 44
 """Points per side at which a mask is sampled in its box and in the margins around it."""
 
 MARGIN = 6
-"""Points of ``WIDE`` that lie beyond each side of the box, to see whether the mask goes on there: a
-margin is a fifth of the box's side. With a fourth, small cells that touch a large one were taken
-for its end, and lost; with an eighth, more outlines ran along their boxes."""
+"""Number of the ``WIDE`` points that lie beyond each side of the box, to see whether the mask
+continues there. This margin is a fifth of the box's side. With a fourth, small cells that touch a
+large one were mistaken for its end and lost. With an eighth, more outlines ran along their
+boxes."""
 
 
 def _weights(low: Tensor, high: Tensor, size: int, length: int) -> Tensor:
-    """Share of ``length`` prototype pixels in ``size`` points from ``low`` to ``high``.
+    """Compute weights of ``length`` prototype pixels in ``size`` points from ``low`` to ``high``.
 
-    float32 ``[N, size, length]``, along one axis. Cubic convolution (Keys 1981, a = -3/4, as in
-    torch and OpenCV): bilinear interpolation would draw a small cell, a few prototype pixels wide,
-    as an octagon.
+    The result is float32 ``[N, size, length]``, along one axis. It is cubic convolution (Keys 1981,
+    a = -3/4, as in torch and OpenCV), since bilinear interpolation would draw a small cell, a few
+    prototype pixels wide, as an octagon.
     """
     places = (torch.arange(size).to(low.dtype) + 0.5) / size
     position = low[:, None] + places * (high - low)[:, None] - 0.5
@@ -46,7 +47,7 @@ def _weights(low: Tensor, high: Tensor, size: int, length: int) -> Tensor:
     far = (position[:, :, None] - taps).abs()
     near = (1.25 * far - 2.25) * far * far + 1.0
     next_to = ((-0.75 * far + 3.75) * far - 6.0) * far + 3.0
-    # Points beyond the ends are left out; what remains keeps its sum.
+    # Pixels beyond the ends are left out; the remaining weights keep their sum.
     within = ((taps >= 0.0) & (taps <= length - 1.0)).to(low.dtype)
     weights = torch.where(far < 1.0, near, next_to) * within
     weights = weights / weights.sum(dim=2, keepdim=True)
@@ -55,18 +56,18 @@ def _weights(low: Tensor, high: Tensor, size: int, length: int) -> Tensor:
 
 
 def _sampled(logits: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """``logits`` float32 ``[N, h, w]`` inside their boxes ``[N, 4]``: ``[N, size, size]``."""
+    """Sample ``logits`` float32 ``[N, h, w]`` in their boxes ``[N, 4]``: ``[N, size, size]``."""
     rows = _weights(boxes[:, 1], boxes[:, 3], size, logits.shape[1])
     columns = _weights(boxes[:, 0], boxes[:, 2], size, logits.shape[2])
     return torch.matmul(torch.matmul(rows, logits), columns.transpose(1, 2))
 
 
 def _run_beyond(inside: Tensor, margin: int) -> Tensor:
-    """How far masks go on beyond the last but ``margin`` columns: float32 ``[N]``, in columns.
+    """Measure how far masks extend into the last ``margin`` columns: float32 ``[N]``, in columns.
 
-    -1 where a mask does not even reach the last of the others. ``inside`` is bool
-    ``[N, size, size]``. A pixel counts if its row is inside from the box's edge up to it, so that a
-    neighbouring cell in the margin does not count.
+    The result is -1 if a mask does not even reach the last column before the margin. ``inside`` is
+    bool ``[N, size, size]``. A pixel counts if its row is inside from the box's edge up to it, so
+    that a neighbouring cell in the margin does not count.
     """
     size = inside.shape[2]
     rows = inside[:, margin : size - margin, size - margin - 1 :]
@@ -76,11 +77,12 @@ def _run_beyond(inside: Tensor, margin: int) -> Tensor:
 
 
 def _mended(boxes: Tensor, wide: Tensor, content: Tensor, margin: int) -> Tensor:
-    """``boxes`` with the sides moved out to just beyond where their masks end.
+    """Move the sides of ``boxes`` outwards to just beyond the ends of their masks.
 
-    A mask that does not end within the margin goes on into a neighbour that touches it, or is a
-    piece of a larger cell: that side stays where the network put it. But one that goes on up to the
-    end of the ``content`` ``[4]``, the part of the tile that shows the frame, is cut off there.
+    A mask that does not end within the margin continues into a neighbour that touches it, or is a
+    piece of a larger cell: that side stays where the network put it. But a mask that continues up
+    to the end of the ``content`` ``[4]``, the part of the tile that shows the frame, is clipped
+    there.
     """
     inside = wide > 0.0
     across = inside.transpose(1, 2)
@@ -112,7 +114,7 @@ def _decode_masks(
     margin: int,
     chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :func:`decode_masks`; ``boxes`` and ``content`` are in prototype pixels."""
+    """Implement :func:`decode_masks`; ``boxes`` and ``content`` are in prototype pixels."""
     channels, height, width = prototypes.shape[1], prototypes.shape[2], prototypes.shape[3]
     patches = torch.zeros((0, size, size), dtype=torch.uint8)
     mended = torch.zeros((0, 4))
@@ -139,7 +141,7 @@ def _decode_masks(
 
 
 with warnings.catch_warnings():
-    # Scripted, so that loops reach the graph as loops; see `training.postprocessing.merge_cells`.
+    # Scripted, so that loops stay loops in the graph; see `training.postprocessing.merge_cells`.
     warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
     _scripted_decode_masks = torch.jit.script(_decode_masks)
 
@@ -147,21 +149,21 @@ with warnings.catch_warnings():
 def decode_masks(
     coefficients: Tensor, prototypes: Tensor, tiles: Tensor, boxes: Tensor, content: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Decode the masks of N cells, and move their boxes out to where the masks end.
+    """Decode the masks of N cells, and extend their boxes to the ends of the masks.
 
-    Boxes are clipped to the frame before their masks are sampled: a box that were clipped later
-    would squeeze its mask.
+    Boxes are clipped to the frame before their masks are sampled: clipping a box later would
+    squeeze its mask.
 
     Args:
         coefficients: float32 ``[N, 32]``.
         prototypes: float32 ``[T, 32, S / 4, S / 4]``.
         tiles: int64 ``[N]``, index of each cell's tile.
         boxes: float32 ``[N, 4]``, (x0, y0, x1, y1) in network pixels of the tile.
-        content: float32 ``[T, 4]``, likewise, the part of each tile on which the frame lies.
+        content: float32 ``[T, 4]``, likewise, the part of each tile that shows the frame.
 
     Returns:
         Sorted by tile: mask patches uint8 ``[N, M, M]``, boxes in network pixels of the tile, and
-        the row of the input that each stands for, int64 ``[N]``.
+        the input row of each, int64 ``[N]``.
     """
     masks, mended, order = _scripted_decode_masks(
         coefficients,
@@ -180,7 +182,7 @@ def decode_masks(
 def mended_boxes(
     boxes: Tensor, coefficients: Tensor, prototypes: Tensor, content: tuple[int, int, int, int]
 ) -> Tensor:
-    """``boxes`` float32 ``[N, 4]`` of one tile, moved out to where their masks end.
+    """Extend ``boxes`` float32 ``[N, 4]`` of one tile to the ends of their masks.
 
     ``content`` is the part of the tile that shows the frame, (x0, y0, x1, y1) in network pixels.
     """
@@ -190,9 +192,9 @@ def mended_boxes(
 
 
 class YoloDecode(nn.Module):
-    """Threshold, class-agnostic NMS in every tile, masks, merging of all tiles, and the cap.
+    """Applies threshold, class-agnostic NMS per tile, masks, merging of all tiles, and the cap.
 
-    One cell is one answer, whatever classes it might have and whatever tiles it lies in; see
+    Each cell is returned once, even if it matches several classes or lies in several tiles; see
     `training.postprocessing.merge_cells`.
     """
 
@@ -206,7 +208,7 @@ class YoloDecode(nn.Module):
         overlap_threshold: Tensor,
         max_cells: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Decode the answers to the T tiles of one frame.
+        """Decode the predictions for the T tiles of one frame.
 
         Args:
             predictions: float32 ``[T, 4 + K + 32, A]``: centre x, y, width, height in network
@@ -214,17 +216,17 @@ class YoloDecode(nn.Module):
             prototypes: float32 ``[T, 32, S / 4, S / 4]``.
             tile_origins: float32 ``[T, 2]``, see `training.preprocessing.tiles.NetworkTiles`.
             tiling: float32 ``[5]``, see `training.preprocessing.tiles.NetworkTiles`.
-            score_threshold: float32 ``[1]``, a detection's best class score is above it.
+            score_threshold: float32 ``[1]``; the best class score of a detection must be above it.
             overlap_threshold: float32 ``[1]``, share of the smaller mask above which the
                 lower-ranked of two cells is dropped.
-            max_cells: int32 ``[1]``, the cap.
+            max_cells: int32 ``[1]``, maximum number of cells.
 
         Returns:
             boxes float32 ``[N, 4]`` (x0, y0, x1, y1) in frame pixels, scores float32 ``[N]``
             (descending),
             detected_ids int32 ``[N]``, detected_probs float32 ``[N, K]``, masks uint8
-            ``[N, M, M]``, cells_found int32 ``[1]`` before the cap, then boxes and masks once
-            more under names of their own, and frame_size int32 ``[2]`` (H, W).
+            ``[N, M, M]``, cells_found int32 ``[1]`` before the cap, then boxes and masks again as
+            separate outputs, and frame_size int32 ``[2]`` (H, W).
         """
         tiles, anchors = self._candidates(predictions, score_threshold, overlap_threshold)
         masks, on_tile, order = decode_masks(
@@ -260,42 +262,42 @@ class YoloDecode(nn.Module):
     def _candidates(
         self, predictions: Tensor, score_threshold: Tensor, overlap_threshold: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Boxes that NMS keeps in each tile, best score first.
+        """Select the boxes that NMS keeps in each tile, best score first.
 
         Returns:
-            Their tiles int64 ``[P]`` and their anchors float32 ``[P, 4 + K + 32]``.
+            Tiles int64 ``[P]`` and anchors float32 ``[P, 4 + K + 32]`` of these boxes.
         """
         best = predictions[:, 4:-COEFFICIENTS].amax(dim=1)  # T, A
         above = torch.nonzero(best > score_threshold)
         tiles = above[:, 0]
         values = torch._shape_as_tensor(predictions)[1]
         count = torch._shape_as_tensor(predictions)[2]
-        # Only these anchors are gathered, from where they lie: a transposed copy takes 20 MB.
+        # Only these anchors are gathered, in place: a transposed copy takes 20 MB.
         columns = (tiles * values)[:, None] + torch.arange(values)  # type: ignore[call-overload]
         places = (columns * count + above[:, 1:]).reshape(-1)
         anchors = predictions.reshape(-1).index_select(0, places)
         anchors = anchors.reshape(-1, values)  # type: ignore[call-overload]  # not a number
         scores = anchors[:, 4:-COEFFICIENTS].amax(dim=1)
-        # Tiles lie apart here, so that boxes of two tiles never meet.
+        # Tiles are moved apart here, so that boxes of two tiles never overlap.
         apart = _corners(anchors[:, :4]) + (tiles.float() * (4 * NETWORK_SIZE))[:, None]
         threshold = torch.clamp(overlap_threshold, min=BOX_OVERLAP)
         kept = NonMaximumSuppression.apply(apart, scores, threshold)[:MAX_CANDIDATES]
         return tiles.index_select(0, kept), anchors.index_select(0, kept)
 
     def _on_frame(self, boxes: Tensor, origins: Tensor, tiling: Tensor) -> Tensor:
-        """``boxes`` in network pixels of tiles at ``origins``, in frame pixels inside the frame."""
+        """Convert ``boxes`` in pixels of tiles at ``origins`` to frame pixels, and clip them."""
         placed = (boxes + origins.repeat(1, 2)) / tiling[0:2].repeat(2)
         return torch.minimum(torch.clamp(placed, min=0.0), tiling[2:4].flip(0).repeat(2))
 
 
 def _content(tile_origins: Tensor, tiling: Tensor) -> Tensor:
-    """Where the frame lies on each tile: float32 ``[T, 4]`` in network pixels of the tile."""
+    """Part of each tile that shows the frame: float32 ``[T, 4]`` in network pixels of the tile."""
     frame = tiling[2:4].flip(0) * tiling[0:2]  # width, height in network pixels
     low = torch.clamp(-tile_origins, min=0.0)
     return torch.cat([low, torch.clamp(frame - tile_origins, max=float(NETWORK_SIZE))], dim=1)
 
 
 def _corners(boxes: Tensor) -> Tensor:
-    """Centre and size ``[N, 4]`` to (x0, y0, x1, y1)."""
+    """Convert centre and size ``[N, 4]`` to (x0, y0, x1, y1)."""
     half = boxes[:, 2:] / 2
     return torch.cat([boxes[:, :2] - half, boxes[:, :2] + half], dim=1)

@@ -1,8 +1,8 @@
-"""The masks that YOLO learns from: a prototype pixel is inside if its centre is.
+"""Masks for training YOLO: a prototype pixel is inside if its centre is.
 
-ultralytics fills polygons with their border and then rounds a block of 4 x 4 pixels up where half
-of it is inside. That makes every cell 0.9 px wider on each side, and a network that has learned
-from such masks draws its outlines as far outside.
+ultralytics fills polygons with their border and then counts a block of 4 x 4 pixels as inside if
+half of it is. That makes every cell 0.9 px wider on each side, and a network trained on such masks
+draws its outlines that far outside.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ import training.yolo.network  # noqa: F401  # keeps ultralytics offline
 from ultralytics.data.augment import Format  # isort: skip
 
 POINTS = 250
-"""Points of an outline that are looked at, at most: of the 1,000 that ultralytics makes."""
+"""Maximum number of outline points that are used, of the 1,000 that ultralytics makes."""
 
 ASIDE = 1e-3
-"""Mask pixels by which outlines are moved, so that no centre lies on one: it would belong to the
-cells on both sides. Outlines on whole frame pixels, where every fourth edge meets a centre, move by
-a quarter of a pixel; random zoom and shift in training even that out."""
+"""Shift of outlines in mask pixels, so that no pixel centre lies on an outline: it would belong to
+the cells on both sides. Outlines on whole frame pixels, where every fourth edge meets a centre,
+move by a quarter of a pixel. Random zoom and shift in training average that out."""
 
 
 class CentreMasks(Format):  # type: ignore[misc]  # ultralytics ships no types
-    """ultralytics' last transform, with masks by their pixels' centres; cells may overlap."""
+    """ultralytics' last transform, with masks by pixel centres; cells may overlap."""
 
     def _format_segments(
         self, instances: Any, cls: npt.NDArray[Any], w: int, h: int
     ) -> tuple[npt.NDArray[Any], Any, npt.NDArray[Any]]:
-        """Masks uint8 ``[N, h / ratio, w / ratio]``, the cells and their classes as they came."""
+        """Make masks uint8 ``[N, h / ratio, w / ratio]``; cells and classes pass unchanged."""
         return centre_masks(instances.segments, (h, w), self.mask_ratio), instances, cls
 
 
@@ -43,9 +43,10 @@ def centre_masks(
     """Rasterise outlines at a coarser resolution.
 
     Args:
-        outlines: ``[P, 2]`` each, (x, y) in pixels; 0 is the left, or upper, edge of the first.
+        outlines: ``[P, 2]`` each, (x, y) in pixels; 0 is the left (or upper) edge of the first
+            pixel.
         size: (height, width) in pixels.
-        ratio: pixels per pixel of the masks, along each side.
+        ratio: pixels per mask pixel, along each side.
 
     Returns:
         uint8 ``[N, height / ratio, width / ratio]``, 1 inside.

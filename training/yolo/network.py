@@ -1,6 +1,7 @@
 """The YOLO11n-seg network of ultralytics: built, filled from a checkpoint, kept offline.
 
-ultralytics is AGPL-3.0. It is imported by this room and those above it, never by client or server.
+ultralytics is AGPL-3.0. It is imported by this package and those above it, never by client or
+server.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Before the import: ultralytics looks for updates, reports usage and installs packages by itself.
+# Set before the import: ultralytics checks for updates, reports usage and installs packages by
+# itself.
 os.environ.setdefault("YOLO_OFFLINE", "true")
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 os.environ.setdefault("YOLO_VERBOSE", "false")
-# It would set one thread for all child processes, and a server started from here wants its cores.
+# ultralytics would set one thread for all child processes, but a server started from here needs its
+# cores.
 os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
 import torch
@@ -32,7 +35,7 @@ MODEL_FILE = f"{ARCHITECTURE}.yaml"
 
 @contextmanager
 def all_threads() -> Iterator[None]:
-    """Undo that ultralytics, when it chooses a CPU, leaves one core idle: one of two, say."""
+    """Use all cores: when ultralytics selects a CPU, it leaves one core idle, even one of two."""
     threads = torch.get_num_threads()
     try:
         yield
@@ -41,14 +44,14 @@ def all_threads() -> Iterator[None]:
 
 
 class Bf16Network(SegmentationModel):  # type: ignore[misc]  # ultralytics ships no types
-    """The same network, trained in bfloat16 mixed precision on any device.
+    """YOLO11n-seg, trained in bfloat16 mixed precision on any device.
 
-    ultralytics mixes precision on GPUs only; on a CPU with AVX512-BF16 or AMX a step of
-    forward and backward took 0.6 times as long as in float32.
+    ultralytics uses mixed precision on GPUs only. On a CPU with AVX512-BF16 or AMX, a forward and
+    backward step took 0.6 times as long as in float32.
     """
 
     def predict(self, x: torch.Tensor, *args: Any, **options: Any) -> Any:
-        """Run the network; while it trains, in mixed precision with float32 results."""
+        """Run the network; in training, use mixed precision with float32 results."""
         if not self.training:
             return super().predict(x, *args, **options)
         with torch.autocast(x.device.type, dtype=torch.bfloat16):
@@ -57,13 +60,13 @@ class Bf16Network(SegmentationModel):  # type: ignore[misc]  # ultralytics ships
 
 
 def new_network(class_count: int, *, bf16: bool = False) -> SegmentationModel:
-    """A YOLO11n-seg with random weights for ``class_count`` classes; ``bf16`` for training."""
+    """Build a YOLO11n-seg for ``class_count`` classes, with random weights; ``bf16`` to train."""
     kind = Bf16Network if bf16 else SegmentationModel
     return kind(MODEL_FILE, nc=class_count, verbose=False)
 
 
 def load_network(checkpoint: Path) -> tuple[SegmentationModel, Recipe]:
-    """The trained network of a checkpoint folder, in evaluation mode, and its recipe.
+    """Load the trained network of a checkpoint folder, in evaluation mode, and its recipe.
 
     Raises CheckpointError, see `training.checkpoint.load_checkpoint`.
     """
@@ -75,9 +78,9 @@ def load_network(checkpoint: Path) -> tuple[SegmentationModel, Recipe]:
 
 
 def transfer(network: SegmentationModel, weights: Mapping[str, torch.Tensor]) -> int:
-    """Copy all tensors whose name and shape fit: those of the class heads do not, by design.
+    """Copy all tensors whose name and shape match: those of the class heads do not, by design.
 
-    Returns how many of the network's tensors were taken over.
+    Returns the number of tensors that were copied.
     """
     own = network.state_dict()
     fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
@@ -86,7 +89,7 @@ def transfer(network: SegmentationModel, weights: Mapping[str, torch.Tensor]) ->
 
 
 class YoloNetwork(nn.Module):
-    """YOLO11n-seg with its batch norms fused and its head decoding boxes to network pixels."""
+    """YOLO11n-seg with fused batch norms and a head that decodes boxes to network pixels."""
 
     def __init__(self, network: SegmentationModel) -> None:
         super().__init__()

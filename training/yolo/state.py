@@ -1,4 +1,4 @@
-"""What an interrupted YOLO training needs to go on, as one safetensors file."""
+"""State from which an interrupted YOLO training can resume, as one safetensors file."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class YoloState:
-    """A training run after a whole epoch, but for its settings: a resumed run brings them."""
+    """State of a run after a complete epoch, without its settings, which are given on resuming."""
 
     epoch: int
-    """The last whole epoch, counted from 0."""
+    """Last complete epoch, counted from 0."""
     updates: int
-    """How often the averaged weights were updated."""
+    """Number of updates of the averaged weights."""
     best_fitness: float
     best_metrics: dict[str, float]
     network: Tensors
     averaged: Tensors
-    """The exponential moving average of the network's weights, which is what is validated."""
+    """Exponential moving average of the network's weights, which is used in validation."""
     best: Tensors
-    """The averaged weights of the best epoch."""
+    """Averaged weights of the best epoch."""
     optimizer: dict[int, Tensors]
     """State of each parameter, as ``optimizer.state_dict()["state"]``."""
 
     def write(self, file: Path) -> None:
-        """Replace ``file`` at once, so that an interruption leaves the old or the new state."""
+        """Replace ``file`` atomically, so that an interruption leaves the old or the new state."""
         tensors = {
             **{f"model.{name}": tensor for name, tensor in self.network.items()},
             **{f"ema.{name}": tensor for name, tensor in self.averaged.items()},
@@ -51,7 +51,8 @@ class YoloState:
             "best_fitness": self.best_fitness,
             "best_metrics": self.best_metrics,
         }
-        # Clones: the averaged weights may be the best ones too, and a file shares no memory.
+        # Clones: the averaged weights may also be the best ones, and safetensors stores no shared
+        # memory.
         tensors = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
         part = file.with_name(f"{file.name}.part")
         part.write_bytes(save(tensors, metadata={"state": json.dumps(facts)}))
@@ -59,7 +60,7 @@ class YoloState:
 
     @classmethod
     def read(cls, file: Path) -> YoloState:
-        """Read what `write` wrote.
+        """Read a file that `write` wrote.
 
         Raises:
             CheckpointError: the file is damaged.

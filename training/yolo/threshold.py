@@ -1,4 +1,4 @@
-"""The score threshold of a trained YOLO, by its cells in validation frames as they are served."""
+"""Score threshold of a trained YOLO, chosen on validation frames, as served."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from training.yolo.decode import YoloDecode
 from training.yolo.network import SegmentationModel, YoloNetwork
 
 TILES_AT_ONCE = 2
-"""Tiles per pass through the network."""
+"""Number of tiles per pass through the network."""
 
 
 class YoloPipeline(nn.Module):
-    """The modules of the served pipeline `yolo`, one after the other, on one frame."""
+    """Runs the modules of the served pipeline `yolo` in sequence on one frame."""
 
     def __init__(self, network: SegmentationModel) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class YoloPipeline(nn.Module):
     def forward(
         self, image: Tensor, scale: float, tile_overlap: float, score_threshold: float
     ) -> tuple[Tensor, ...]:
-        """Find the cells of ``image`` int32 ``[H, W, C]``; outputs as of ``YoloDecode``."""
+        """Find the cells of ``image`` int32 ``[H, W, C]``; outputs as in ``YoloDecode``."""
         tiles, origins, tiling, _ = self.prepare(
             image, torch.tensor([scale]), torch.tensor([tile_overlap])
         )
@@ -53,9 +53,9 @@ def yolo_threshold(
 
     Args:
         network: a trained network.
-        validation: frames that were not trained on.
+        validation: frames that were not used in training.
         scale: the scale that the network was trained at.
-        seed: of the empty frames.
+        seed: random seed of the empty frames.
     """
     pipeline = YoloPipeline(network).eval()
     overlap = scale.largest_cell_px * scale.network_scale

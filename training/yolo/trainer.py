@@ -1,4 +1,4 @@
-"""ultralytics' segmentation trainer with safetensors in place of its pickled checkpoints."""
+"""ultralytics' segmentation trainer, with safetensors instead of its pickled checkpoints."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from ultralytics.utils.torch_utils import ModelEMA, init_seeds  # isort: skip
 
 
 class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics ships no types
-    """Trains from plain tensors and keeps the best weights in memory and on disk as tensors.
+    """Trains from plain tensors, and stores the best weights in memory and on disk as tensors.
 
     Args:
         overrides: ultralytics' settings.
-        initial: weights to start from; tensors that do not fit (the class heads) stay random.
-        folder: where the run logs, and leaves its state after every epoch.
-        resume: go on from the state in ``folder``.
+        initial: weights to start from; tensors that do not match (the class heads) stay random.
+        folder: folder of the run, for its log and its state after every epoch.
+        resume: resume from the state in ``folder``.
         bf16: train in mixed precision, see `Bf16Network`.
-        progress: shows how far the run is.
+        progress: shows the progress of the run.
 
-    Raises CheckpointError where the state to resume is damaged.
+    Raises CheckpointError if the state to resume is damaged.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics shi
         with all_threads():
             super().__init__(overrides=overrides)
         if not any(self.wdir.iterdir()):
-            self.wdir.rmdir()  # made for the pickled checkpoints, of which there are none
+            self.wdir.rmdir()  # meant for pickled checkpoints, which are not written
         self.add_callback("on_train_start", _begin_progress)
         self.add_callback("on_train_epoch_start", _seed_epoch)
         self.add_callback("on_train_batch_end", lambda trainer: trainer.progress.step())
 
     def train(self) -> None:
-        """Train the epochs that are left; there may be none in a run that was cut off very late."""
+        """Train the remaining epochs; there may be none if the run was interrupted late."""
         self.log = SummaryWriter(str(self.folder.log))
         if self.state is not None:
             self.best_weights, self.best_metrics = self.state.best, self.state.best_metrics
@@ -69,7 +69,7 @@ class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics shi
             self.log.close()
 
     def build_dataset(self, *args: Any, **options: Any) -> Any:
-        """Read windows and labels, without the pickled cache that ultralytics keeps beside them.
+        """Read windows and labels, without the pickled cache that ultralytics stores next to them.
 
         Masks are those of `training.yolo.masks`.
         """
@@ -85,14 +85,14 @@ class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics shi
             cache.unlink()
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
-        """Build the network and take over the initial weights."""
+        """Build the network and copy the initial weights."""
         network: SegmentationModel = new_network(self.data["nc"], bf16=self.bf16)
         if self.initial is not None:
             transfer(network, self.initial)
         return network
 
     def resume_training(self, ckpt: Any) -> None:
-        """Go on after the last whole epoch of an interrupted run."""
+        """Resume after the last complete epoch of an interrupted run."""
         if self.state is None:
             return
         self.model.load_state_dict(self.state.network)
@@ -100,11 +100,11 @@ class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics shi
         self.ema.ema.load_state_dict(self.state.averaged)
         self.ema.updates = self.state.updates
         self.best_fitness, self.start_epoch = self.state.best_fitness, self.state.epoch + 1
-        groups = self.optimizer.state_dict()["param_groups"]  # the schedule sets what is in them
+        groups = self.optimizer.state_dict()["param_groups"]  # the schedule sets their values
         self.optimizer.load_state_dict({"state": self.state.optimizer, "param_groups": groups})
 
     def save_metrics(self, metrics: dict[str, float]) -> None:
-        """Log the epoch for TensorBoard, and its main figures to the terminal."""
+        """Log the epoch for TensorBoard, and print its main figures."""
         for name, value in metrics.items():
             self.log.add_scalar(name, float(value), self.epoch + 1)
         self.log.flush()
@@ -140,7 +140,7 @@ class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics shi
         return True
 
     def final_eval(self) -> None:
-        """Nothing: the best weights were validated at their epoch and are no pickle on disk."""
+        """Do nothing: the best weights were validated in their epoch and are not pickled."""
 
     def _handle_nan_recovery(self, epoch: int) -> bool:
         losses = {name: float(value) for name, value in self.tloss.items()}
@@ -157,7 +157,7 @@ def _begin_progress(trainer: YoloTrainer) -> None:
 
 
 def _seed_epoch(trainer: YoloTrainer) -> None:
-    """Give every epoch random numbers of its own, so that a resumed run repeats none."""
+    """Give every epoch its own random numbers, so that a resumed run repeats none."""
     seed = trainer.args.seed + trainer.epoch
     init_seeds(seed, deterministic=trainer.args.deterministic)
     trainer.train_loader.generator.manual_seed(seed)

@@ -17,10 +17,10 @@ NETWORK_PACKAGES = ("torch.nn.modules.", "ultralytics.nn.modules.")
 
 
 def fetch_coco_weights(url: str = URL) -> dict[str, torch.Tensor]:
-    """Download (once, into torch.hub's folder) and read the published YOLO11n-seg.
+    """Download (once, into torch.hub's folder) and read the published YOLO11n-seg weights.
 
     Raises:
-        CheckpointError: the file cannot be fetched, or holds anything but a network's parts.
+        CheckpointError: the file cannot be fetched, or holds anything other than a network's parts.
     """
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if not file.is_file():
@@ -36,10 +36,10 @@ def fetch_coco_weights(url: str = URL) -> dict[str, torch.Tensor]:
 
 
 def read_published(file: Path) -> dict[str, torch.Tensor]:
-    """Weights of a pickled ultralytics checkpoint, with only network classes let through.
+    """Read the weights of a pickled ultralytics checkpoint; only network classes are allowed.
 
     Raises:
-        CheckpointError: the file is damaged, or asks for any other class or function.
+        CheckpointError: the file is damaged, or requests any other class or function.
     """
     try:
         with safe_globals([SegmentationModel, *_network_parts(torch.nn.Module)]):
@@ -54,14 +54,14 @@ def read_published(file: Path) -> dict[str, torch.Tensor]:
 
 
 def _reason(error: Exception) -> str:
-    """What torch found wrong, without its advice to read the file unsafely."""
+    """Give the error that torch found, without its advice to read the file unsafely."""
     lines = str(error).splitlines() or [repr(error)]
     refused = [line for line in lines if "GLOBAL" in line]
     return (refused or lines)[0].split(". ")[0].rstrip(".")
 
 
 def _network_parts(base: type) -> Iterator[Callable[..., Any]]:
-    """Classes that a pickled YOLO may name: the layers of torch and of ultralytics."""
+    """Yield the classes that a pickled YOLO may name: layers of torch and of ultralytics."""
     part: type
     for part in base.__subclasses__():
         if part.__module__.startswith(NETWORK_PACKAGES):

@@ -1,4 +1,4 @@
-"""Readers of annotated data sets: one module a format."""
+"""Readers of annotated data sets, one module per format."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ LAYOUTS = (
 
 
 def read_annotated(path: Path) -> AnnotatedDataset:
-    """Read the data set in the folder ``path``, or that a COCO ``*.json`` or ``data.yaml`` names.
+    """Read the data set at ``path``: a folder, a COCO ``*.json`` file or a ``data.yaml`` file.
 
     The layout is recognised by its files, in this order: ``instances.json``, ``data.yaml``,
-    images in ``labels/``, ``01_GT/SEG`` or ``01_ST/SEG``, one ``*.json``. Masks
-    are read now, images on :meth:`~training.datasets.annotated.AnnotatedFrame.read`. The pixel size
-    is what the annotations tell, or the first image.
+    images in ``labels/``, ``01_GT/SEG`` or ``01_ST/SEG``, one ``*.json``. Masks are read now,
+    images when :meth:`~training.datasets.annotated.AnnotatedFrame.read` is called. The pixel size
+    comes from the annotations or, if they do not state it, from the first image.
 
-    Raises AnnotationError, which names file, entry, reason and remedy.
+    Raises AnnotationError, which names the file, the entry, the reason and the remedy.
     """
     dataset = _read(Path(path))
     if dataset.pixel_size_um is None and dataset.frames:

@@ -1,8 +1,8 @@
 """BreCaHAD: ``images/`` and ``groundTruth/``, the centres of nuclei in stained tissue (study S3).
 
-The JSON of an image has its stem and lists, for each of six classes, centres ``{"x": ..., "y":
-...}`` as fractions of the image's width and height. Only nuclei of tumour and of other cells are
-read. A file name begins with the patient's case, ``Case_10-03.jpg``.
+Each image has a JSON file of the same stem. It lists, for each of six classes, centres ``{"x": ...,
+"y": ...}`` as fractions of the image's width and height. Only the nuclei of tumour cells and of
+other cells are read. A file name starts with the patient's case, as in ``Case_10-03.jpg``.
 https://doi.org/10.1186/s13104-019-4121-7
 
 The authors give no outlines, so masks are discs around the centres.
@@ -29,32 +29,32 @@ IMAGES = "images"
 ANNOTATIONS = "groundTruth"
 
 NUCLEI = ("tumor", "non_tumor")
-"""The classes that are read, by the authors' names."""
+"""Classes that are read, under the authors' names."""
 
 RADIUS = 16.0
 """Default radius of a nucleus, in pixels of the authors' 1360 x 1024 images. Half of a typical
-tumour nucleus measures 13 to 18 pixels in cases 10 and 11 and 18 to 28 in case 12: discs of 16
-lie on the nuclei of all three, and nine of ten touch no other."""
+tumour nucleus measures 13 to 18 pixels in cases 10 and 11 and 18 to 28 in case 12: discs of radius
+16 fit the nuclei of all three, and nine out of ten touch no other disc."""
 
 _CASE = re.compile(r"(Case_\d+)-\d+")
 
 
 @dataclass(frozen=True, eq=False)
 class PointFrame:
-    """One image file and the centres of its nuclei; no nuclei is an ordinary frame."""
+    """One image file and the centres of its nuclei. A frame without nuclei is an ordinary frame."""
 
     path: Path
     annotation: Path
-    """The JSON file that the centres come from."""
+    """JSON file that the centres come from."""
     height: int
     width: int
     case: str
-    """The patient, ``Case_10``: frames of one case show the same tissue."""
+    """Case of the patient, such as ``Case_10``. Frames of one case show the same tissue."""
     points: Mapping[str, npt.NDArray[np.float32]]
-    """Class, one of ``NUCLEI`` -> centres float32 ``[N, 2]``, (x, y) in frame pixels."""
+    """Class (one of ``NUCLEI``) -> centres float32 ``[N, 2]``, (x, y) in frame pixels."""
 
     def read(self) -> npt.NDArray[np.uint8]:
-        """The image: uint8 ``[H, W, 3]``, RGB.
+        """Read the image: uint8 ``[H, W, 3]``, RGB.
 
         Raises AnnotationError for an image of another kind, and what
         :func:`cytoserve.images.read_frame` raises.
@@ -66,7 +66,7 @@ class PointFrame:
         return image
 
     def nuclei(self) -> npt.NDArray[np.float32]:
-        """Centres of all nuclei, whatever their class: float32 ``[N, 2]``, (x, y)."""
+        """Centres of all nuclei of any class: float32 ``[N, 2]``, (x, y)."""
         return np.concatenate([self.points[name] for name in NUCLEI])
 
 
@@ -78,7 +78,7 @@ class _Point(BaseModel):
 class _GroundTruth(BaseModel):
     tumor: list[_Point]
     non_tumor: list[_Point]
-    # Not read, but a file without them is not the authors', and may lack nuclei as well.
+    # Not used, but required: a file without them is not the authors', and may lack nuclei too.
     mitosis: list[_Point]
     apoptosis: list[_Point]
     tubule: list[_Point]
@@ -86,10 +86,10 @@ class _GroundTruth(BaseModel):
 
 
 def read_brecahad(folder: Path) -> tuple[PointFrame, ...]:
-    """Read ``images/`` and ``groundTruth/`` in ``folder``, by file name.
+    """Read ``images/`` and ``groundTruth/`` in ``folder``; frames are ordered by file name.
 
-    Raises AnnotationError, which names file, entry, reason and remedy: an image without JSON or
-    the other way round, a class that is missing, a centre outside the image.
+    Raises AnnotationError, which names the file, the entry, the reason and the remedy, for an image
+    without JSON or the reverse, a missing class, or a centre outside the image.
     """
     folder = Path(folder)
     images = by_name(images_in(folder / IMAGES), STEM)
@@ -137,14 +137,14 @@ def _pixels(points: list[_Point], height: int, width: int) -> npt.NDArray[np.flo
 def disc_labels(
     points: npt.NDArray[np.float32], shape: tuple[int, int], radius: float
 ) -> npt.NDArray[np.int32]:
-    """Label image ``[H, W]`` of discs: 0 background, i the i-th point's disc, from 1.
+    """Label image ``[H, W]`` of discs: 0 is background, i the disc of the i-th point, from 1.
 
-    A pixel belongs to a disc when its centre is at most ``radius`` pixels from the point, and to
-    the nearest point where discs overlap. ``points`` are ``[N, 2]``, (x, y) in frame pixels; pixel
-    ``i`` spans ``[i, i + 1)``. A disc keeps one pixel at least, that of its point, even where
-    ``radius`` is small; discs are cut off at the border of the frame.
+    A pixel belongs to a disc if its centre is at most ``radius`` pixels from the point. Where discs
+    overlap, it belongs to the nearest point. ``points`` are ``[N, 2]``, (x, y) in frame pixels;
+    pixel ``i`` spans ``[i, i + 1)``. A disc has at least one pixel, that of its point, even if
+    ``radius`` is small. Discs are clipped at the border of the frame.
 
-    Raises ValueError for a radius that is not above 0.
+    Raises ValueError if the radius is not above 0.
     """
     if not (math.isfinite(radius) and radius > 0):
         raise ValueError(f"a disc needs a radius above 0 pixels; got {radius}")
@@ -168,7 +168,7 @@ def disc_labels(
 def disc_mask(
     points: npt.NDArray[np.float32], shape: tuple[int, int], radius: float
 ) -> npt.NDArray[np.bool_]:
-    """Which pixels of a frame of ``shape`` (H, W) lie on a disc: bool ``[H, W]``.
+    """Mask bool ``[H, W]`` of the pixels that lie on a disc, in a frame of ``shape`` (H, W).
 
     See :func:`disc_labels`.
     """

@@ -1,12 +1,12 @@
 """Cell Tracking Challenge: sequences of frames, some of them with segmentation truth.
 
     01/t000.tif                 frame 0 of sequence 01
-    01_GT/SEG/man_seg000.tif    its gold truth: people's annotation, of some frames
-    01_ST/SEG/man_seg000.tif    its silver truth: several algorithms' common answer, of most frames
+    01_GT/SEG/man_seg000.tif    gold truth: annotated by people, for some frames
+    01_ST/SEG/man_seg000.tif    silver truth: consensus of several algorithms, for most frames
 
-Numbers have three digits or four. A label image is an integer TIFF: 0 is background, every other
-value is one cell. Where a frame has both truths the gold one is taken. Only sequences of plane
-images are read.
+Numbers have three or four digits. A label image is an integer TIFF: 0 is background, every other
+value is one cell. If a frame has both truths, the gold one is used. Only sequences of 2D images are
+read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 def truth_folders(directory: Path) -> list[Path]:
-    """The folders ``NN_GT/SEG`` and ``NN_ST/SEG`` in ``directory``."""
+    """List the folders ``NN_GT/SEG`` and ``NN_ST/SEG`` in ``directory``."""
     return sorted(
         folder
         for kind in (GOLD, SILVER)
@@ -45,9 +45,9 @@ def truth_folders(directory: Path) -> list[Path]:
 def read_cell_tracking(directory: Path) -> AnnotatedDataset:
     """Read every sequence in ``directory``; frame 0 of sequence 01 is called ``01_t000``.
 
-    Frames without truth are left out; a warning of this module's logger counts them.
+    Frames without truth are left out; a warning from this module's logger states their number.
 
-    Raises AnnotationError, which names file, reason and remedy.
+    Raises AnnotationError, which names the file, the reason and the remedy.
     """
     numbers = {folder.parent.name[:2] for folder in truth_folders(directory)}
     numbers |= {p.name for p in directory.iterdir() if p.is_dir() and SEQUENCE.fullmatch(p.name)}
@@ -78,15 +78,15 @@ def read_cell_tracking(directory: Path) -> AnnotatedDataset:
 
 
 def _truths(directory: Path, number: str) -> dict[str, Path]:
-    """The label image of each frame that has one, by the frame's number."""
+    """Label image of each frame that has one, keyed by the frame's number."""
     truths: dict[str, Path] = {}
-    for kind in (SILVER, GOLD):  # gold last: it takes the place of silver
+    for kind in (SILVER, GOLD):  # gold last, so that it replaces silver
         truths |= _by_frame(directory / f"{number}_{kind}" / "SEG", TRUTH)
     return truths
 
 
 def _by_frame(folder: Path, pattern: re.Pattern[str]) -> dict[str, Path]:
-    """The TIFF files in a folder, which may be absent, by the number in their names."""
+    """TIFF files in a folder, which may be absent, keyed by the number in their names."""
     files: dict[str, Path] = {}
     for file in sorted(folder.glob("*")):
         if file.suffix.lower() not in (".tif", ".tiff"):

@@ -1,21 +1,21 @@
 """COCO: ``images/`` and one JSON file of images, categories and annotations.
 
-Polygons (several of one annotation are one cell), RLE and compressed RLE are read; overlapping
-cells keep their overlap. Annotations with ``iscrowd`` 1 outline groups, not cells, and are
-skipped. Images that the file does not list are not part of the data set.
+Polygons, RLE and compressed RLE are read. Several polygons of one annotation are one cell.
+Overlapping cells keep their overlap. Annotations with ``iscrowd`` 1 outline groups, not cells, and
+are skipped. Images that the file does not list are not part of the data set.
 https://cocodataset.org/#format-data
 
-The data of study S2 are read as they are published, one JSON file a split:
+The data of study S2 are read as published, one JSON file per split:
 
 - LIVECell, ``annotations/LIVECell/livecell_coco_{train,val,test}.json`` and ``images/`` two levels
-  above, whose files lie in folders of their own. Some images are listed twice, since they were
-  annotated twice: the first listing counts, and the others' cells are left aside.
-- Glioma C6, ``spec/{train,valid,test}/anno_{train,valid,test}.json`` and ``images/`` beside. Cells
-  and their somata are categories of one file; in a binary mask the soma lies within its cell.
+  above, whose files lie in subfolders. Some images are listed twice, since they were
+  annotated twice. The first listing counts, and the cells of the others are ignored.
+- Glioma C6, ``spec/{train,valid,test}/anno_{train,valid,test}.json`` and ``images/`` next to it.
+  Cells and their somata are categories of one file; in a binary mask the soma lies within its cell.
 
-Numbers of polygons are packed while the file is read, 8 bytes each in place of 32, and boxes and
-areas are dropped. Reading takes 2.7 kB of memory a cell of 40 points at its peak, most of it for
-the text and its entries, and leaves 1.6 kB.
+The numbers of polygons are packed while the file is read, to 8 bytes each instead of 32, and boxes
+and areas are dropped. For cells of 40 points, reading takes 2.7 kB of memory per cell at its peak,
+mostly for the text and its entries. Afterwards 1.6 kB per cell remain in use.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _segmentation_kind(value: Any) -> str:
 
 
 def _pack(entry: dict[str, Any]) -> dict[str, Any]:
-    """Make an entry of the file small; what cannot be packed is left for the model to refuse."""
+    """Reduce the memory of an entry. What cannot be packed is left for the model to reject."""
     for unread in ("bbox", "area"):
         entry.pop(unread, None)
     polygons = entry.get("segmentation")
@@ -83,7 +83,7 @@ def _pack(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_packed(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
-    """Packed numbers pass as they are when all are finite; else each is looked at."""
+    """Accept packed numbers as they are if all are finite; otherwise check each one."""
     if isinstance(value, array):
         return value if np.isfinite(value).all() else check(value.tolist())
     return check(value)
@@ -93,7 +93,7 @@ _Numbers = Annotated[list[FiniteFloat], WrapValidator(_check_packed)]
 
 
 def _values(entries: Any) -> Any:
-    """The annotations of a file that keys them by their id."""
+    """Return the annotations as a list, also from a file that keys them by their id."""
     return list(entries.values()) if isinstance(entries, dict) else entries
 
 
@@ -109,7 +109,7 @@ class _Annotation(BaseModel):
 
 
 def _mapping(value: Any) -> Any:
-    """``info`` where it is an object: public files hold anything there."""
+    """Return ``info`` if it is an object: public files may hold anything there."""
     return value if isinstance(value, dict) else {}
 
 
@@ -127,10 +127,10 @@ class _Instances(BaseModel):
 def read_coco(path: Path) -> AnnotatedDataset:
     """Read the COCO file ``path``.
 
-    Its images lie in ``images/`` beside it or, where there is none, beside one of the two folders
-    above it: at their ``file_name``, or at any depth under its last part. Classes are numbered in
-    the order of ``categories``. ``info`` may hold ``pixel_size_um``, the side of a pixel in
-    micrometres. Raises AnnotationError.
+    Its images lie in ``images/`` next to it or, if there is none, next to one of the two folders
+    above it. There they are found at their ``file_name``, or at any depth by its last part. Classes
+    are numbered in the order of ``categories``. ``info`` may hold ``pixel_size_um``, the side of a
+    pixel in micrometres. Raises AnnotationError.
     """
     instances = parse(_Instances, read_json(path, _pack), path)
     images = _by_id(instances.images, "image", path)
@@ -180,7 +180,7 @@ def _cell(annotation: _Annotation, class_id: int, image: _Image) -> AnnotatedCel
 
 
 class _ImageFiles:
-    """Where the images of one COCO file lie."""
+    """Finds the image files of one COCO file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -189,11 +189,11 @@ class _ImageFiles:
         self._by_name: dict[str, list[Path]] | None = None
 
     def find(self, image: _Image) -> Path:
-        """The file of ``image``, which may be missing; AnnotationError where several may be it."""
+        """Find the file of ``image``, maybe missing; raise AnnotationError if several match."""
         file = self._folder / image.file_name
         if file.is_file():
             return file
-        if self._by_name is None:  # listed once, for thousands of images
+        if self._by_name is None:  # listed once for thousands of images
             self._by_name = {}
             for found in images_in(self._folder):
                 self._by_name.setdefault(found.name, []).append(found)
@@ -224,7 +224,7 @@ _Item = TypeVar("_Item", _Image, _Category)
 
 
 def _by_id(items: list[_Item], kind: str, path: Path) -> dict[int, _Item]:
-    """``items`` by their id, in their order; AnnotationError for an id that is used twice."""
+    """Key ``items`` by their id, in their order. Raises AnnotationError for a duplicate id."""
     by_id = {item.id: item for item in items}
     if len(by_id) < len(items):
         twice = next(item.id for item in items if by_id[item.id] is not item)

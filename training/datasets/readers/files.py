@@ -1,4 +1,4 @@
-"""The files of a data set, opened with errors that name them."""
+"""Reading the files of a data set, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Model = TypeVar("Model", bound=BaseModel)
 Name = TypeVar("Name", bound=Hashable)
 
 STEM = attrgetter("stem")
-"""A file's name without suffix."""
+"""Get a file's name without its suffix."""
 
 
 def read_text(path: Path) -> str:
-    """The UTF-8 text of ``path``."""
+    """Read the UTF-8 text of ``path``."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -36,7 +36,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    """The parsed JSON of ``path``; ``object_hook`` is that of :func:`json.loads`."""
+    """Parse the JSON file ``path``; ``object_hook`` is that of :func:`json.loads`."""
     try:
         return json.loads(read_text(path), object_hook=object_hook)
     except json.JSONDecodeError as error:
@@ -47,7 +47,7 @@ def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = 
 
 
 def read_yaml(path: Path) -> Any:
-    """The parsed YAML of ``path``."""
+    """Parse the YAML file ``path``."""
     try:
         return yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
@@ -58,7 +58,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse(model: type[Model], raw: Any, path: Path) -> Model:
-    """``raw``, read from ``path``, as a ``model``; the first thing wrong is named by its entry."""
+    """Validate ``raw``, read from ``path``, as a ``model``; errors name the first wrong entry."""
     try:
         return model.model_validate(raw)
     except ValidationError as error:
@@ -70,13 +70,13 @@ def parse(model: type[Model], raw: Any, path: Path) -> Model:
 
 
 def images_in(directory: Path) -> list[Path]:
-    """Every image file at any depth of ``directory``, sorted."""
+    """List every image file at any depth below ``directory``, sorted."""
     files = sorted(directory.rglob("*"))
     return [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
 
 
 def by_name(files: Iterable[Path], name: Callable[[Path], Name]) -> dict[Name, Path]:
-    """The files by what frames are told apart by; AnnotationError where two have the same."""
+    """Key files by the name of their frame. Raises AnnotationError if two have the same name."""
     named: dict[Name, Path] = {}
     for file in files:
         other = named.setdefault(name(file), file)
@@ -87,7 +87,7 @@ def by_name(files: Iterable[Path], name: Callable[[Path], Name]) -> dict[Name, P
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """``(height, width)`` in pixels, from the file's header."""
+    """Read ``(height, width)`` in pixels from the file's header."""
     try:
         with path.open("rb") as file:
             size = image_headers.image_size(file)
@@ -99,13 +99,13 @@ def image_size(path: Path) -> tuple[int, int]:
     except FileNotFoundError as error:
         reason = "is missing; add the image file, or take its annotations out"
         raise AnnotationError(path, "", reason) from error
-    except (OSError, ValueError, IndexError, struct.error) as error:  # tifffile raises all
+    except (OSError, ValueError, IndexError, struct.error) as error:  # tifffile raises all of these
         reason = f"cannot be read as an image ({error}); replace the file"
         raise AnnotationError(path, "", reason) from error
 
 
 def _entry(raw: Any, location: tuple[int | str, ...]) -> str:
-    """``annotation 7, key 'image_id'`` where the item has an id, else ``annotations[3], ...``."""
+    """Name an entry: ``annotation 7, key 'image_id'``, or ``annotations[3], ...`` without an id."""
     if not location:
         return ""
     name, item = str(location[0]), None

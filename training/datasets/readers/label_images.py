@@ -1,12 +1,12 @@
-"""Label images: ``images/``, ``labels/`` with one label image a frame, ``classes.json``.
+"""Label images: ``images/``, ``labels/`` with one label image per frame, ``classes.json``.
 
 A label image is an integer PNG or TIFF with the stem and the size of its image: 0 is background,
-every other value is one cell. An image whose frame has no cell has a label image of zeros. The
-class table, where cells are of several classes::
+every other value is one cell. A frame without cells has a label image of zeros. If the cells have
+several classes, the class table lists them::
 
     {"class_names": ["RBC", "WBC"], "classes": {"<image stem>": {"<label>": "RBC"}}}
 
-A class is a name or its index. Without a table every cell is of the one class "cell".
+A class is given by its name or its index. Without a table every cell has the class "cell".
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class _ClassTable(BaseModel):
 
 
 def label_files(directory: Path) -> dict[str, Path]:
-    """The label images in ``directory/labels`` by stem; AnnotationError where two share one."""
+    """Label images in ``directory/labels`` by stem. Raises AnnotationError if two share a stem."""
     files = sorted((directory / "labels").glob("*"))
     return by_name((f for f in files if f.suffix.lower() in LABEL_SUFFIXES), STEM)
 
 
 def read_label_images(directory: Path) -> AnnotatedDataset:
-    """Read ``images/``, ``labels/`` and the class table in ``directory``; AnnotationError."""
+    """Read ``images/``, ``labels/`` and the class table. Raises AnnotationError."""
     images = by_name(images_in(directory / "images"), STEM)
     labels = label_files(directory)
     for stem in sorted(labels.keys() - images.keys()):
@@ -73,7 +73,7 @@ def read_label_images(directory: Path) -> AnnotatedDataset:
 def _read_classes(
     path: Path, images: Collection[str]
 ) -> tuple[tuple[str, ...], dict[str, dict[int, int]]]:
-    """The class names, and for each image stem the class index of each label."""
+    """Read the class names, and for each image stem the class index of each label."""
     table = parse(_ClassTable, read_json(path), path)
     names = table.class_names
     indices: dict[int | str, int] = {name: index for index, name in enumerate(names)}
@@ -91,7 +91,7 @@ def _read_classes(
 
 
 def read_label_image(path: Path, height: int, width: int) -> npt.NDArray[np.integer[Any]]:
-    """The label image of a frame of ``height`` x ``width``: integers, ``[H, W]``."""
+    """Read the label image of a frame of ``height`` x ``width``: integers ``[H, W]``."""
     labels = _pixels(path)
     if labels.ndim != 2 or labels.dtype.kind not in "bui":
         given = f"{labels.dtype} of shape {list(labels.shape)}"
@@ -105,7 +105,7 @@ def read_label_image(path: Path, height: int, width: int) -> npt.NDArray[np.inte
 
 
 def _pixels(path: Path) -> npt.NDArray[Any]:
-    """The file's numbers as they are: labels may be of types that no camera frame has."""
+    """Read the file's raw numbers: labels may have dtypes that no camera frame has."""
     try:
         if path.suffix.lower() != ".png":
             return np.asarray(tifffile.imread(path))
@@ -122,7 +122,7 @@ def _pixels(path: Path) -> npt.NDArray[Any]:
 def labelled_cells(
     labels: npt.NDArray[np.integer[Any]], class_ids: dict[int, int] | None, path: Path
 ) -> tuple[AnnotatedCell, ...]:
-    """One cell for every label, by label; all of class 0 where there are no ``class_ids``."""
+    """Make one cell per label, in order of the labels; all of class 0 if ``class_ids`` is None."""
     values, dense = np.unique(labels, return_inverse=True)
     background = int(values[0] == 0)
     dense = dense.reshape(labels.shape) + 1 - background  # 0 is background, i the i-th cell

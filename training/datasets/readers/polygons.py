@@ -1,4 +1,4 @@
-"""Polygons to mask patches."""
+"""Conversion of polygons to mask patches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from training.datasets.annotated import AnnotatedCell
 
 OUTSIDE = 0.1
-"""How far a point may lie outside the frame, in sides of the frame; the rest is cut off."""
+"""Largest distance of a point outside the frame, in sides of the frame. The cell is clipped."""
 
 
 def cell_from_polygons(
@@ -19,8 +19,8 @@ def cell_from_polygons(
 ) -> AnnotatedCell:
     """Fill ``polygons``, each ``[P, 2]`` (x, y) in frame pixels, into one cell: their union.
 
-    Only the window around them is rasterised, by COCO's own rule. Points are finite. Raises
-    ValueError with the reason where they are no cell in a frame of ``height`` x ``width``.
+    Only the window around them is rasterised, by COCO's own rule. Points must be finite. Raises
+    ValueError with the reason if they form no cell in a frame of ``height`` x ``width``.
     """
     points = np.concatenate(polygons)
     size = np.array([width, height])
@@ -41,7 +41,7 @@ def cell_from_polygons(
 
 
 def polygon_points(numbers: Sequence[float]) -> npt.NDArray[np.float64]:
-    """``x y x y ...`` as ``[P, 2]``; ValueError for an odd count of numbers or P < 3."""
+    """Convert ``x y x y ...`` to ``[P, 2]``. Raises ValueError for an odd count or P < 3."""
     if len(numbers) % 2:
         raise ValueError(
             f"has a polygon of {len(numbers)} numbers, which is odd; give x and y of every point"

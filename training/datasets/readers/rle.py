@@ -1,8 +1,8 @@
-"""COCO run-length encoding of one cell, between the runs of a frame and a mask patch.
+"""COCO run-length encoding of one cell: converts between runs over a frame and a mask patch.
 
 Runs count pixels down the columns of the frame, background first. pycocotools decodes them into
-whole frames, and trusts the compressed text: malformed text makes it read and write outside its
-buffers. Here the runs are checked first, and only the cell's own pixels are touched.
+whole frames and trusts the compressed text, so malformed text makes it read and write outside its
+buffers. Here the runs are checked first, and only the cell's own pixels are decoded.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from training.datasets.annotated import AnnotatedCell
 def cell_from_rle(
     counts: str | Sequence[int], class_id: int, height: int, width: int
 ) -> AnnotatedCell:
-    """The cell of ``counts``, compressed text or a list, in a frame of ``height`` x ``width``.
+    """Decode ``counts``, compressed text or a list, in a frame of ``height`` x ``width``.
 
-    Raises ValueError with the reason where the runs do not fill the frame or hold no pixel.
+    Raises ValueError with the reason if the runs do not fill the frame or contain no pixel.
     """
     runs = _uncompressed(counts) if isinstance(counts, str) else list(counts)
     if any(run < 0 for run in runs) or sum(runs) != height * width:
@@ -44,7 +44,7 @@ def cell_from_rle(
 
 
 def rle_from_cell(cell: AnnotatedCell, height: int, width: int) -> dict[str, Any]:
-    """COCO's compressed ``{"size": [height, width], "counts": text}`` of ``cell``."""
+    """Encode ``cell`` as COCO's compressed ``{"size": [height, width], "counts": text}``."""
     rows, columns = cell.mask.shape
     region = Region(slice(cell.y, cell.y + rows), slice(cell.x, cell.x + columns), cell.mask)
     runs = {"size": [height, width], "counts": run_lengths(region, (height, width))}
@@ -53,7 +53,7 @@ def rle_from_cell(cell: AnnotatedCell, height: int, width: int) -> dict[str, Any
 
 
 def _uncompressed(text: str) -> list[int]:
-    """The runs in COCO's text: numbers of 5 bits a character, from the third one as differences."""
+    """Decode COCO's text: 5 bits per character, and differences from the third run on."""
     runs: list[int] = []
     value = shift = 0
     for character in text:
@@ -62,7 +62,7 @@ def _uncompressed(text: str) -> list[int]:
             raise ValueError(f"has the character {character!r} in its RLE; encode the mask again")
         value |= (code & 0x1F) << shift
         shift += 5
-        if code & 0x20:  # the number goes on
+        if code & 0x20:  # the number continues
             continue
         if code & 0x10:  # the sign
             value -= 1 << shift

@@ -1,9 +1,9 @@
-"""YOLO-seg, as ultralytics lays it out: ``data.yaml``, ``images/`` and ``labels/``.
+"""YOLO-seg, in the layout of ultralytics: ``data.yaml``, ``images/`` and ``labels/``.
 
-The text file of an image lies at the same place under ``labels/`` and has one cell a line: the
+The text file of an image lies at the same path under ``labels/`` and has one cell per line: the
 class index, then x and y of every point, as fractions of the frame's width and height. An image
-without a text file, or with an empty one, has no cells. Of ``data.yaml`` only ``names`` is read:
-the frames of all its splits are one data set.
+without a text file, or with an empty one, has no cells. Only ``names`` is read from ``data.yaml``:
+the frames of all its splits form one data set.
 https://docs.ultralytics.com/datasets/segment/
 """
 
@@ -42,7 +42,7 @@ class _Data(BaseModel):
 
 
 def read_yolo_seg(directory: Path) -> AnnotatedDataset:
-    """Read ``data.yaml``, ``images/`` and ``labels/`` in ``directory``; AnnotationError."""
+    """Read ``data.yaml``, ``images/`` and ``labels/`` in ``directory``. Raises AnnotationError."""
     class_names = _class_names(directory / "data.yaml")
     images, labels = directory / "images", directory / "labels"
     files = by_name(
@@ -79,7 +79,7 @@ def _class_names(path: Path) -> tuple[str, ...]:
 
 
 def _cell(line: str, class_names: tuple[str, ...], height: int, width: int) -> AnnotatedCell:
-    """The cell of one line; ValueError with the reason where it is none."""
+    """Parse the cell of one line. Raises ValueError with the reason if the line is invalid."""
     class_id, numbers = _numbers(line)
     if not 0 <= class_id < len(class_names):
         raise ValueError(
