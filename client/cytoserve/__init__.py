@@ -1,4 +1,4 @@
-"""Cell segmentation served over gRPC: raw camera frame in, finished cells out.
+"""Cell segmentation served over gRPC: send a raw camera frame, get back segmented cells.
 
 ::
 
@@ -7,7 +7,7 @@
     with cytoserve.Client("localhost:8001") as client:
         cells = client.segment(frame)  # numpy, [H, W] or [H, W, 3]
         glioma = client.foreground(frame, "glioma_unet")  # a probability for every pixel
-        cell = client.prompt(frame, cytoserve.Prompts(points=[[(120, 85)]]))  # what was clicked
+        cell = client.prompt(frame, cytoserve.Prompts(points=[[(120, 85)]]))  # the clicked cell
     print(cells, cells.label_image().max(), cells.table()["area"])
     print(glioma, glioma.confluency, glioma.mask.shape)
 """

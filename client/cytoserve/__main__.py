@@ -1,4 +1,4 @@
-"""``python -m cytoserve``: the same as the command ``cytoserve``."""
+"""Entry point of ``python -m cytoserve``, which does the same as the command ``cytoserve``."""
 
 from cytoserve.cli import main
 

@@ -1,9 +1,9 @@
-"""Frames with more cells or pixels than one request holds: cells found window by window.
+"""Find cells window by window in frames with more cells or pixels than fit in one request.
 
-Windows overlap by the size of the largest cells, so every cell lies whole in the window whose core
-holds its middle, and is taken from there. A cell near the border of two cores may be found in
-both; of such a pair the better-scored one stays. Of a cell that is larger than the overlap, one
-window's part may be all that is found. Every window is normalised by itself.
+Windows overlap by the size of the largest cells. Every cell therefore lies whole in the window
+whose core contains its middle, and is taken from there. A cell near the border of two cores may be
+found in both; of such a pair the better-scored one is kept. If a cell is larger than the overlap,
+possibly only one window's part of it is found. Every window is normalised separately.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from cytoserve.operating_point import OperatingPoint
 from cytoserve.windows import Window
 
 SLACK_SHARE = 0.25
-"""Share of the overlap by which a cell's middle may lie beyond the core of its window. No cell is
-lost whose box differs between two windows."""
+"""Share of the overlap by which a cell's middle may lie beyond the core of its window, so that no
+cell is lost whose box differs between two windows."""
 
 SAME_CELL = 0.5
-"""IoU of the boxes above which two cells of different windows are one."""
+"""IoU of the boxes above which two cells of different windows are the same cell."""
 
 
 def cell_windows(
     frame_shape: FrameShape, pipeline: Pipeline, point: OperatingPoint
 ) -> list[Window]:
-    """Return the windows whose cores tile a frame ``(H, W, C)``; one where it fits a request.
+    """Return the windows whose cores tile a frame ``(H, W, C)``: one if it fits in a request.
 
     Raises:
-        FrameTooLarge: windows that fit a request would be little more than their overlap.
+        FrameTooLarge: windows that fit in a request would be little more than their overlap.
     """
     height, width, channels = frame_shape
     limits, longest, parts = request_limits(pipeline), max(height, width), 1
@@ -70,13 +70,13 @@ def join_windows(
 
     Args:
         windows: see :func:`cell_windows`.
-        answers: the cells of each, in pixels of the window.
+        answers: the cells of each window, in pixels of the window.
         frame_shape: ``(H, W, C)`` of the whole frame.
-        point: what every window was asked with; its ``max_cells`` is the cap on the whole.
+        point: the numbers of every request; ``max_cells`` limits the cells of the whole frame.
 
     Returns:
-        The cells in pixels of the frame. ``found`` counts cells that the cap cut from a window,
-        and may then count a cell twice that two windows share.
+        The cells in pixels of the frame. ``found`` includes cells that the cap cut from a window,
+        and may then count a cell twice that lies in two windows.
     """
     slack = SLACK_SHARE * point.halo
     parts = [
@@ -100,7 +100,7 @@ def join_windows(
 
 
 def _spans(length: int, side: int, halo: int) -> Iterator[tuple[slice, slice]]:
-    """Windows and cores of ``side`` pixels along one axis."""
+    """Yield windows and cores along one axis; cores have ``side`` pixels."""
     for start in range(0, length, side):
         stop = min(start + side, length)
         yield slice(max(0, start - halo), min(length, stop + halo)), slice(start, stop)
@@ -111,7 +111,7 @@ def _longest(spans: Sequence[tuple[slice, slice]]) -> int:
 
 
 def _in_frame(window: Window, cells: Cells, frame_shape: FrameShape, slack: float) -> Cells:
-    """The cells whose middle lies in the core of a window or near it, in pixels of the frame."""
+    """Return the cells with their middle in a window's core or near it, in frame pixels."""
     left, top = window.columns.start, window.rows.start
     boxes = cells.boxes + np.array([left, top, left, top], np.float32)
     middles = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -121,7 +121,7 @@ def _in_frame(window: Window, cells: Cells, frame_shape: FrameShape, slack: floa
 
 
 def _reaches_out(cells: Cells, window: Window, slack: float) -> NDArray[np.bool_]:
-    """Which cells, by their boxes, could be those that another window has found."""
+    """Return which cells, by their boxes, another window could have found, too."""
     low, high = _core(window)
     within = (cells.boxes[:, :2] >= low + slack) & (cells.boxes[:, 2:] <= high - slack)
     reaching: NDArray[np.bool_] = ~within.all(axis=1)
@@ -129,13 +129,13 @@ def _reaches_out(cells: Cells, window: Window, slack: float) -> NDArray[np.bool_
 
 
 def _core(window: Window) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The corners (x, y) of a window's core."""
+    """Return the corners (x, y) of a window's core."""
     rows, columns = window.core_rows, window.core_columns
     return np.array([columns.start, rows.start]), np.array([columns.stop, rows.stop])
 
 
 def _first_of_each(boxes: NDArray[np.float32], origins: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Which cells, best first, are no repetition of an earlier one from another window."""
+    """Return which cells, best first, do not repeat an earlier one from another window."""
     kept = np.ones(len(boxes), bool)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     for index in range(1, len(boxes)):

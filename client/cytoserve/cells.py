@@ -20,24 +20,24 @@ class Cells:
 
     Coordinates are continuous frame pixels: pixel ``i`` spans ``[i, i + 1)``.
 
-    A cell is one connected piece, or nothing where its patch is empty, and every pixel belongs to
-    one cell at most: see :mod:`cytoserve.patches` for the rule. Label image, regions, masks,
-    polygons and table are of these same pixels. ``boxes`` and ``patches`` are as the network found
-    them, overlaps included.
+    A cell is one connected piece, or nothing if its patch is empty. Every pixel belongs to at most
+    one cell: see :mod:`cytoserve.patches` for the rule. Label image, regions, masks, polygons and
+    table all describe these pixels. ``boxes`` and ``patches`` are as the network found them,
+    overlaps included.
 
     Attributes:
         boxes: float32 ``[N, 4]``, (x0, y0, x1, y1).
-        scores: float32 ``[N]``, 0..1, descending; of prompted cells the quality that SAM
-            predicts of its mask, about 0..1, in the order of the prompts.
+        scores: float32 ``[N]``, 0..1, descending. For prompted cells, the quality that SAM
+            predicts for its mask, about 0..1, in the order of the prompts.
         class_ids: int32 ``[N]``, index into ``class_names``.
-        class_probs: float32 ``[N, K]``, 0..1, one column a class.
+        class_probs: float32 ``[N, K]``, 0..1, one column per class.
         patches: uint8 ``[N, M, M]``, probability 0..255 inside the box; see
             :mod:`cytoserve.patches` for how a patch lies on the frame.
         frame_shape: ``(H, W)`` of the frame in pixels.
         class_names: the K classes.
-        found: cells found before ``max_cells`` cut the answer.
-        labels: the label image that the server painted, if it was asked to.
-        scale: the factor that brought the frame to the scale of the training frames.
+        found: number of cells before ``max_cells`` limited the answer.
+        labels: the label image that the server painted, if requested.
+        scale: the factor that scaled the frame to match the training frames.
         score_threshold: the threshold that was used; None for prompted cells.
     """
 
@@ -70,7 +70,7 @@ class Cells:
     def __getitem__(self, index: int | slice | NDArray[Any]) -> Cells:
         """Return the chosen cells, such as ``cells[0]``, ``cells[:10]``, ``cells[scores > 0.5]``.
 
-        They are numbered anew from 1 and painted anew: a cell that is left out claims no pixel,
+        They are numbered again from 1 and painted again: a cell that is left out claims no pixel,
         so its neighbours may be larger here than in the whole answer.
         """
         kept = np.atleast_1d(np.arange(len(self))[index])
@@ -93,11 +93,11 @@ class Cells:
 
     @property
     def capped(self) -> bool:
-        """Whether ``max_cells`` cut the answer: more cells were found than are here."""
+        """Whether ``max_cells`` limited the answer: more cells were found than are here."""
         return self.found > len(self)
 
     def counts(self) -> dict[str, int]:
-        """Return the number of cells of every class."""
+        """Return the number of cells per class."""
         numbers = np.bincount(self.class_ids, minlength=len(self.class_names))
         return dict(zip(self.class_names, numbers.tolist(), strict=True))
 
@@ -112,9 +112,9 @@ class Cells:
     def label_image(self) -> LabelImage:
         """Return ``[H, W]``: 0 background, ``i`` the i-th cell from 1 on; read-only.
 
-        The image that the server painted, if it was asked to; else it is painted here, once, by
-        the same rule. Where cells overlap the earlier one keeps the pixel: the better-scored, or
-        that of the earlier prompt. uint16, or uint32 when N > 65535.
+        This is the image that the server painted, if requested. Otherwise it is painted here, once,
+        by the same rule. Where cells overlap, the earlier one keeps the pixel: the cell with the
+        better score, or of the earlier prompt. The dtype is uint16, or uint32 if N > 65535.
         """
         return self._label_image
 
@@ -131,9 +131,9 @@ class Cells:
         return owned_regions(self.boxes, self.label_image())
 
     def masks(self) -> Iterator[NDArray[np.bool_]]:
-        """Yield a bool ``[H, W]`` for every cell, one at a time: where the label image has it.
+        """Yield a bool ``[H, W]`` for every cell, one at a time: its pixels in the label image.
 
-        All at once would be O(N·H·W); :meth:`regions` is the small form of the same.
+        All masks at once would need O(N·H·W); :meth:`regions` is the compact form.
         """
         for region in self.regions():
             mask = np.zeros(self.frame_shape, np.bool_)
@@ -143,17 +143,17 @@ class Cells:
     def polygons(self) -> list[NDArray[np.float32]]:
         """Return the outline of every cell: float32 ``[P, 2]``, (x, y), frame pixels.
 
-        The outer outline of the cell in the label image, finer than pixels, without holes, closed
-        from the last point to the first. It is ``[0, 2]`` where a cell owns no pixel: its patch
-        is empty, or other cells fill the frame.
+        It is the outer outline of the cell in the label image, with subpixel precision, without
+        holes, closed from the last point to the first. It is ``[0, 2]`` if a cell owns no pixel:
+        its patch is empty, or other cells fill the frame.
         """
         return list(outlines(self.boxes, self.patches, self.label_image()))
 
     def table(self) -> dict[str, NDArray[Any]]:
-        """Return one column a key, N rows each; ``pandas.DataFrame(cells.table())`` takes it.
+        """Return one column per key, N rows each; ``pandas.DataFrame(cells.table())`` accepts it.
 
-        ``label`` is the number in the label image; ``class``, ``score`` and one
-        ``probability-<class>`` a class follow, then
+        ``label`` is the number in the label image. ``class``, ``score`` and one
+        ``probability-<class>`` per class follow, then
         :data:`cytoserve.measurements.MEASUREMENTS` of the cell in the label image.
         """
         measured = np.array([measure(region) for region in self.regions()], np.float64)

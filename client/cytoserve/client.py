@@ -1,7 +1,7 @@
-"""The client: ask a server for the cells or the foreground of a frame, or for what is prompted.
+"""The client: asks a server for the cells or foreground of a frame, or for prompted cells.
 
 The logic of a call is written once, as coroutines over a transport. :class:`AsyncClient` awaits
-them. :class:`Client` runs them over a transport that blocks and therefore never suspends them.
+them. :class:`Client` runs them over a blocking transport, which never suspends them.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ from cytoserve.transport import Request, ServerInfo, Tensors, Transport
 from cytoserve.windows import Stitching, frame_limits, windows
 
 MAX_TRIES = 3
-"""Tries of one call when nobody answers, all within its deadline."""
+"""Maximum number of tries per call if no server answers, all within the call's deadline."""
 
 FIRST_PAUSE_S = 0.2
-"""Mean pause before the second try, in seconds; it doubles with every further one."""
+"""Mean pause before the second try, in seconds. It doubles with every further try."""
 
 CARD_LIFETIME_S = 60.0
-"""A card is asked for again after this time, so new class names are seen within it."""
+"""Seconds until a cached model card is refreshed, so new class names are seen within this time."""
 
 _T = TypeVar("_T")
 
@@ -65,8 +65,8 @@ class Client:
 
     Args:
         url: ``host:port`` of the server's gRPC endpoint.
-        timeout: default deadline of a call in seconds, its repetitions included.
-        transport: used in place of a connection to ``url``, such as a
+        timeout: default deadline per call in seconds, retries included.
+        transport: replaces the connection to ``url``, for example with a
             :class:`cytoserve.FakeServer`.
     """
 
@@ -97,33 +97,36 @@ class Client:
         labels: bool = False,
         timeout: float | None = None,
     ) -> Cells:
-        """Find the cells of one frame, of any size, at the scale that the network knows.
+        """Find the cells in one frame of any size, at the scale on which the network was trained.
 
-        A frame is taken to have the scale of the frames that the network was trained on, unless
-        one of ``scale``, ``pixel_size_um`` and ``cell_diameter_px`` tells otherwise. A frame larger
-        than the network's field is cut into tiles on the server, and one beyond a request is sent
-        in windows, whose deadline is that of the whole call; see :mod:`cytoserve.cell_windows`.
-        The first call asks the server for the pipeline's card, too.
+        By default the frame is assumed to have the scale of the training frames; if it differs, set
+        one of ``scale``, ``pixel_size_um`` and ``cell_diameter_px``. The server tiles a frame that
+        is larger than the network's field. A frame too large for one request is sent in windows;
+        the deadline then covers the whole call. See :mod:`cytoserve.cell_windows`.
+
+        The first call to a pipeline sends two requests: one for the model card, which is cached for
+        ``CARD_LIFETIME_S`` seconds, then the frame.
 
         Args:
             image: ``[H, W]``, ``[H, W, 1]`` or ``[H, W, 3]`` (RGB) of uint8, uint16, or float
                 within 0..1; see :mod:`cytoserve.frames`.
-            pipeline: one of ``contract.PIPELINES`` that finds cells by itself.
-            score_threshold: detections that score below it are dropped; 0..1. None takes the one
-                that the model's training chose.
-            overlap_threshold: of two cells of which one covers a larger share of the smaller one's
-                mask, one stays; 0..1.
-            max_cells: maximum number of cells of the answer; ``Cells.capped`` tells when it cut.
-            scale: factor that brings the frame to the training's scale, such as 2 for cells of
-                half the size; ``"fit"`` brings the whole frame into one tile, which is fast, and
-                right for a few large cells.
+            pipeline: an instance pipeline of ``contract.PIPELINES``: one that needs no prompts.
+            score_threshold: detections with a lower score are dropped; 0..1. None uses the
+                threshold chosen in the model's training.
+            overlap_threshold: if two cells overlap by more than this share of the smaller one's
+                mask, only one is kept; 0..1.
+            max_cells: maximum number of cells in the answer; ``Cells.capped`` tells whether more
+                were found.
+            scale: factor that scales the frame to match the training frames, such as 2 for cells
+                of half the size. ``"fit"`` scales the whole frame into one tile, which is fast and
+                suits a few large cells.
             pixel_size_um: side of a frame pixel in micrometres, for models that know their own.
-            cell_diameter_px: usual diameter of the cells in frame pixels.
-            labels: let the server paint the label image, as ``Cells.labels``.
-            timeout: deadline of this call in seconds; the client's if None.
+            cell_diameter_px: typical diameter of the cells in frame pixels.
+            labels: whether the server also paints the label image, returned as ``Cells.labels``.
+            timeout: deadline of this call in seconds; None uses the client's.
 
         Raises:
-            InvalidRequest: the image or a setting is at fault; nothing was sent.
+            InvalidRequest: the image or a setting is invalid; the frame was not sent.
             ServerUnreachable, DeadlineExceeded, ServerError: see :mod:`cytoserve.errors`.
         """
         settings = Settings(
@@ -140,29 +143,29 @@ class Client:
         white_level: float | None = None,
         timeout: float | None = None,
     ) -> Foreground:
-        """Find which part of one frame is foreground, and its centres where the pipeline has them.
+        """Find the foreground of one frame, and object centres if the pipeline detects them.
 
-        A tiled pipeline, ``nuclei_unet``, takes frames up to ``windows.MAX_STITCHED_SIDE`` px a
-        side, also as ``numpy.memmap``: what does not fit one request is sent in windows and
-        stitched, with the same result; see :mod:`cytoserve.windows`. The deadline is that of the
+        The tiled pipeline, ``nuclei_unet``, accepts frames up to ``windows.MAX_STITCHED_SIDE`` px
+        per side, also as ``numpy.memmap``. A frame too large for one request is sent in windows
+        and stitched, with the same result; see :mod:`cytoserve.windows`. The deadline covers the
         whole call, so allow more time for such a frame. All values of a float frame are checked
         before the first window is sent.
 
         Args:
             image: ``[H, W]``, ``[H, W, 1]`` or ``[H, W, 3]`` (RGB) of uint8, uint16, or float
                 within 0..1; see :mod:`cytoserve.frames`.
-            pipeline: one of ``contract.PIPELINES`` that is semantic.
+            pipeline: a semantic pipeline of ``contract.PIPELINES``.
             probability_threshold: pixels of at least this probability are foreground; 0..1. None
-                takes the one that the model's training chose.
-            white_level: the value of ``image`` that is white; if None, 255 for uint8, 65535 for
-                uint16 and 1.0 for float. A 12-bit camera sets 4095. Only for pipelines with
+                uses the threshold chosen in the model's training.
+            white_level: the value of ``image`` that is white. None uses 255 for uint8, 65535 for
+                uint16 and 1.0 for float. Set 4095 for a 12-bit camera. Only for pipelines with
                 ``contract.WHITE_LEVEL_INPUT``.
-            timeout: deadline of this call in seconds; the client's if None.
+            timeout: deadline of this call in seconds; None uses the client's.
 
         Raises:
-            InvalidRequest: the image or a setting is at fault; nothing was sent.
-            ServerUnreachable, DeadlineExceeded, ServerError: see :mod:`cytoserve.errors`; of a
-                frame in windows nothing is returned then.
+            InvalidRequest: the image or a setting is invalid; the frame was not sent.
+            ServerUnreachable, DeadlineExceeded, ServerError: see :mod:`cytoserve.errors`. If one
+                window of a frame fails, nothing is returned.
         """
         settings = ForegroundSettings(probability_threshold, white_level)
         return _finish(self._calls.foreground(image, pipeline, settings, timeout))
@@ -175,47 +178,49 @@ class Client:
         *,
         timeout: float | None = None,
     ) -> Cells:
-        """Find the cells of one frame that the prompts tell of.
+        """Segment one cell per prompt.
 
-        The server keeps what it computed of a frame for some time, so that further prompts on the
-        same frame cost little; ask for all that are known at once all the same.
+        The server caches SAM's embedding of a frame for some time, so further prompts on the same
+        frame cost little. Still, pass all known prompts in one call.
 
         Args:
             image: ``[H, W]``, ``[H, W, 1]`` or ``[H, W, 3]`` (RGB) of uint8, uint16, or float
                 within 0..1; see :mod:`cytoserve.frames`.
             prompts: N boxes, points or coarse masks, in pixels of ``image``.
-            pipeline: one of ``contract.PIPELINES`` that is prompted.
-            timeout: deadline of this call in seconds; the client's if None.
+            pipeline: a prompted pipeline of ``contract.PIPELINES``.
+            timeout: deadline of this call in seconds; None uses the client's.
 
         Returns:
-            N cells **in the order of the prompts**, of one class. Their scores are the quality,
-            the IoU with the cell, that SAM predicts of its mask. Where no pixel was found the
-            patch is empty. In the label image the earlier prompt keeps a pixel that two claim.
+            N cells **in the order of the prompts**, all of one class. Their scores are the
+            qualities that SAM predicts for its masks: the IoU with the cell. The patch is empty if
+            no pixel was found. If two prompts claim a pixel of the label image, the earlier keeps
+            it.
 
         Raises:
-            InvalidRequest: the image or a prompt is at fault; nothing was sent.
+            InvalidRequest: the image or a prompt is invalid; the frame was not sent.
             ServerUnreachable, DeadlineExceeded, ServerError: see :mod:`cytoserve.errors`.
         """
         return _finish(self._calls.prompt(image, prompts, pipeline, timeout))
 
     def card(self, pipeline: str = DEFAULT_PIPELINE, *, timeout: float | None = None) -> ModelCard:
-        """Return what a pipeline says of itself; at most ``CARD_LIFETIME_S`` old."""
+        """Return the model card of a pipeline, at most ``CARD_LIFETIME_S`` seconds old."""
         return _finish(self._calls.card(pipeline, timeout))
 
     def models(
         self, pipeline: str = DEFAULT_PIPELINE, *, timeout: float | None = None
     ) -> dict[str, str]:
-        """Return what answers, at most ``CARD_LIFETIME_S`` old: results of other models differ.
+        """Return which models answer; different models give different results.
+
+        The information is at most ``CARD_LIFETIME_S`` seconds old.
 
         Returns:
-            By the name of every step that is served the sha256 of its graph; after it what the
-            server runs in its place or on which accelerator, where a variant or a configuration
-            says so.
+            Name of every served step -> sha256 of its graph. If a variant or a configuration says
+            so, the hash is followed by what the server runs instead, or on which accelerator.
         """
         return _finish(self._calls.models(pipeline, timeout))
 
     def pipelines(self, *, timeout: float | None = None) -> tuple[str, ...]:
-        """Return the pipelines of the contract that the server serves now."""
+        """Return the names of the contract's pipelines that the server serves now."""
         return _finish(self._calls.pipelines(timeout))
 
     def server_info(self, *, timeout: float | None = None) -> ServerInfo:
@@ -223,7 +228,7 @@ class Client:
         return _finish(self._calls.server_info(timeout))
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         _finish(self._calls.transport.close())
 
     def __enter__(self) -> Client:
@@ -234,7 +239,7 @@ class Client:
 
 
 class AsyncClient:
-    """A client for one asyncio event loop. Arguments and errors as :class:`Client`."""
+    """A client for one asyncio event loop, with the arguments and errors of :class:`Client`."""
 
     def __init__(
         self,
@@ -263,7 +268,7 @@ class AsyncClient:
         labels: bool = False,
         timeout: float | None = None,
     ) -> Cells:
-        """Find the cells of one frame; see :meth:`Client.segment`."""
+        """Find the cells in one frame; see :meth:`Client.segment`."""
         settings = Settings(
             score_threshold, overlap_threshold, max_cells, scale, pixel_size_um, cell_diameter_px
         )
@@ -278,7 +283,7 @@ class AsyncClient:
         white_level: float | None = None,
         timeout: float | None = None,
     ) -> Foreground:
-        """Find which part of one frame is foreground; see :meth:`Client.foreground`."""
+        """Find the foreground of one frame; see :meth:`Client.foreground`."""
         settings = ForegroundSettings(probability_threshold, white_level)
         return await self._calls.foreground(image, pipeline, settings, timeout)
 
@@ -290,23 +295,23 @@ class AsyncClient:
         *,
         timeout: float | None = None,
     ) -> Cells:
-        """Find the cells of one frame that the prompts tell of; see :meth:`Client.prompt`."""
+        """Segment one cell per prompt; see :meth:`Client.prompt`."""
         return await self._calls.prompt(image, prompts, pipeline, timeout)
 
     async def card(
         self, pipeline: str = DEFAULT_PIPELINE, *, timeout: float | None = None
     ) -> ModelCard:
-        """Return what a pipeline says of itself; at most ``CARD_LIFETIME_S`` old."""
+        """Return the model card of a pipeline, at most ``CARD_LIFETIME_S`` seconds old."""
         return await self._calls.card(pipeline, timeout)
 
     async def models(
         self, pipeline: str = DEFAULT_PIPELINE, *, timeout: float | None = None
     ) -> dict[str, str]:
-        """Return what answers; see :meth:`Client.models`."""
+        """Return which models answer; see :meth:`Client.models`."""
         return await self._calls.models(pipeline, timeout)
 
     async def pipelines(self, *, timeout: float | None = None) -> tuple[str, ...]:
-        """Return the pipelines of the contract that the server serves now."""
+        """Return the names of the contract's pipelines that the server serves now."""
         return await self._calls.pipelines(timeout)
 
     async def server_info(self, *, timeout: float | None = None) -> ServerInfo:
@@ -314,7 +319,7 @@ class AsyncClient:
         return await self._calls.server_info(timeout)
 
     async def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         await self._calls.transport.close()
 
     async def __aenter__(self) -> AsyncClient:
@@ -351,7 +356,7 @@ class _Calls:
         if len(parts) == 1:
             request = instances.encode_request(image, pipeline, point, labels)
             return await self._cells(request, point, card, deadline)
-        # All windows are asked with the numbers of one card, so it must be that of the models.
+        # All windows use the numbers of one card, so the card must be that of the current models.
         card = await self._card(name, deadline, anew=True)
         point = operating_point(settings, card, frame_shape, pipeline)
         parts = cell_windows(frame_shape, pipeline, point)
@@ -372,14 +377,14 @@ class _Calls:
         card: ModelCard,
         deadline: _Deadline,
     ) -> Cells:
-        """Ask for the cells of one frame, or of one window of a larger frame."""
+        """Request the cells of one frame, or of one window of a larger frame."""
         answer = await self._infer(request.model, request, deadline)
-        if instances.class_count(answer) != len(card.class_names):  # exported anew since
+        if instances.class_count(answer) != len(card.class_names):  # exported again since
             card = await self._card(request.model, deadline, anew=True)
         return instances.decode_answer(answer, request, card.class_names, point)
 
     async def _see_same_models(self, name: str, before: ModelCard, deadline: _Deadline) -> None:
-        """Check that no window of a frame was answered by other models than those of ``before``."""
+        """Check that the models of ``before`` answered all windows of a frame."""
         after = await self._card(name, deadline, anew=True)
         if before.models != after.models:
             raise ServerError(
@@ -398,7 +403,7 @@ class _Calls:
         pipeline = find_semantic_pipeline(name)
         settings.check_for(pipeline)
         frame_shape = check_frame(image, frame_limits(pipeline))
-        check_values(image)  # of all windows, before anything is sent
+        check_values(image)  # in all windows, before anything is sent
         parts = windows(frame_shape, pipeline)
         card = await self._card(name, deadline, anew=len(parts) > 1)
         settings = settings.with_threshold_of(card.threshold)
@@ -421,7 +426,7 @@ class _Calls:
         card: ModelCard,
         deadline: _Deadline,
     ) -> Foreground:
-        """Ask for the foreground of one frame, or of one window of a larger frame."""
+        """Request the foreground of one frame, or of one window of a larger frame."""
         answer = await self._infer(request.model, request, deadline)
         return foregrounds.decode_answer(
             answer, request, card.class_names[0], settings.known_threshold
@@ -447,7 +452,7 @@ class _Calls:
         deadline = self._deadline(pipeline, timeout)
         card = await self._card(pipeline, deadline)
         known, models = self._models.get(pipeline, (None, {}))
-        if known is not card:  # asked for again since
+        if known is not card:  # refreshed since
             models = {}
             for name, sha256 in card.hashes().items():
                 ask = partial(self.transport.execution, name)
@@ -476,7 +481,7 @@ class _Calls:
         return card
 
     async def _infer(self, pipeline: str, request: Request, deadline: _Deadline) -> Tensors:
-        """Ask a pipeline or its card; where that is not served, tell what is."""
+        """Query a pipeline or its card; if it is not served, raise an error that lists what is."""
         try:
             return await self._with_retries(partial(self.transport.infer, request), deadline)
         except PipelineNotServed as error:
@@ -498,11 +503,11 @@ class _Calls:
     async def _with_retries(
         self, call: Callable[[float], Awaitable[_T]], deadline: _Deadline
     ) -> _T:
-        """Repeat a call while nobody answers. An inference changes nothing, so that is safe."""
+        """Retry a call while no server answers: safe, because an inference changes nothing."""
         for tried in range(1, MAX_TRIES + 1):
             try:
                 return await call(deadline.left())
-            except DeadlineExceeded as error:  # the transport knows only what was left
+            except DeadlineExceeded as error:  # the transport knows only the time left
                 raise deadline.exceeded(f" {error}") from error
             except ServerUnreachable:
                 pause = FIRST_PAUSE_S * 2 ** (tried - 1) * random.uniform(0.5, 1.5)  # noqa: S311
@@ -516,7 +521,7 @@ class _Calls:
 
 
 class _Deadline:
-    """The time that is left for one call and its repetitions."""
+    """The time left for one call and its retries."""
 
     def __init__(self, what: str, seconds: float) -> None:
         self._what = what
@@ -524,10 +529,10 @@ class _Deadline:
         self._end = time.monotonic() + seconds
 
     def left(self) -> float:
-        """Return the seconds that are left, more than 0.
+        """Return the seconds left, more than 0.
 
         Raises:
-            DeadlineExceeded: none are.
+            DeadlineExceeded: no time is left.
         """
         left = self._end - time.monotonic()
         if left <= 0:
@@ -535,7 +540,7 @@ class _Deadline:
         return left
 
     def exceeded(self, more: str = "") -> DeadlineExceeded:
-        """Return the error, which names the deadline that the caller gave, and ``more``."""
+        """Return the error, which names the caller's deadline and ends with ``more``."""
         return DeadlineExceeded(
             f"An answer comes within the deadline; given: {self._seconds:.3g} s for {self._what}. "
             f"Allow more time (timeout=…, --timeout).{more}"
@@ -543,7 +548,7 @@ class _Deadline:
 
 
 def _finish(call: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine that never suspends, because its transport blocks."""
+    """Run a coroutine that never suspends because its transport blocks."""
     try:
         call.send(None)
     except StopIteration as end:

@@ -1,4 +1,4 @@
-"""Results as a COCO data set of one image, which pycocotools and annotation tools read."""
+"""Convert results to a COCO dataset of one image, for pycocotools and annotation tools."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Json = dict[str, Any]
 
 
 def coco_dataset(cells: Cells, file_name: str) -> Json:
-    """Return the cells of an image as JSON-ready values, one annotation a cell.
+    """Return the cells of an image as JSON-ready values, one annotation per cell.
 
-    Masks are uncompressed run lengths (``counts`` as a list), exact and with their holes;
-    annotation ``i`` has the pixels of cell ``i`` in the label image, and ``bbox`` is their
-    bounding box as x, y, width, height; categories count from 1.
+    Masks are uncompressed run lengths (``counts`` as a list), exact and with their holes.
+    Annotation ``i`` has the pixels of cell ``i`` in the label image, and ``bbox`` is their
+    bounding box as x, y, width, height. Category numbers start at 1.
     """
     annotations = [
         _annotation(number, region, cells.frame_shape)
@@ -31,9 +31,10 @@ def coco_dataset(cells: Cells, file_name: str) -> Json:
 
 
 def coco_foreground(foreground: Foreground, file_name: str) -> Json:
-    """Return the foreground of an image as JSON-ready values, one annotation a component.
+    """Return the foreground of an image as JSON-ready values, one annotation per component.
 
-    As :func:`coco_dataset`; ``score`` is the mean probability of the component's pixels.
+    The form is that of :func:`coco_dataset`; ``score`` is the mean probability of the component's
+    pixels.
     """
     shape = foreground.frame_shape
     annotations = []

@@ -1,8 +1,8 @@
-"""The contract between client, graphs and server: the one place that names a tensor.
+"""The contract between client, graphs and server: the only module that names tensors.
 
-A *pipeline* is a Triton ensemble and the public API of the server; a *step* is one model
-inside it. Dims are listed as Triton lists them, -1 is variable. How the steps are wired and
-served stands here too: `python -m export configs` writes every ``config.pbtxt`` from it.
+A *pipeline* is a Triton ensemble; the pipelines are the public API of the server. A *step* is one
+model inside a pipeline. Dims use Triton's notation; -1 is variable. This module also defines how
+steps are wired and served: `python -m export configs` writes every ``config.pbtxt`` from it.
 
 Coordinates are continuous frame pixels: pixel ``i`` spans ``[i, i + 1)``, its centre lies at
 ``i + 0.5``. Boxes are ``(x0, y0, x1, y1)`` with ``x`` along the width.
@@ -13,76 +13,79 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 MASK_SIZE = 56
-"""M: side of a cell's mask patch, in patch pixels; the patch spans the cell's box."""
+"""M: side of a cell's mask patch, in patch pixels. The patch spans the cell's box."""
 
 NETWORK_SIZE = 640
-"""Side of the square tile that the YOLO networks see, in network pixels."""
+"""Side of the square input tile of the YOLO networks, in network pixels."""
 
 MASKRCNN_TILE_SIZE = 1024
-"""Longest side of a tile that Mask R-CNN sees, in network pixels."""
+"""Longest side of an input tile of Mask R-CNN, in network pixels."""
 
 SAM_MASK_SIZE = 112
-"""M of SAM's masks, whose borders are sharper than those of the other networks."""
+"""M for SAM's masks, whose borders are sharper than those of the other networks."""
 
 CROP_SIZE = 48
-"""Side of the crop that the classifier sees, in pixels."""
+"""Side of the classifier's input crop, in pixels."""
 
 TILE_SIZE = 256
-"""Side of the tiles that the nuclei network sees, in frame pixels."""
+"""Side of the input tiles of the nuclei network, in frame pixels."""
 
 TILE_STEP = 128
-"""Distance of neighbouring tiles, in frame pixels. The grid starts ``TILE_MARGIN`` outside the
-frame, so that every pixel lies that far inside some tile."""
+"""Distance between neighbouring tiles, in frame pixels. The grid starts ``TILE_MARGIN`` outside the
+frame, so that every pixel lies at least that far inside some tile."""
 
 TILE_MARGIN = (TILE_SIZE - TILE_STEP) // 2
-"""Pixels beyond the frame, mirrored, that the first and last tiles reach over."""
+"""Width of the mirrored border around the frame that the outermost tiles cover, in pixels."""
 
 DEFAULT_MAX_CELLS = 4096
-"""Default cap on the cells of one answer; ``cells_found`` tells when it was reached."""
+"""Default maximum of cells per answer; ``cells_found`` shows whether it was exceeded."""
 
 MAX_SIDE = 16384
 """Longest side of a frame, in pixels."""
 
 MAX_FRAME_BYTES = 128 * 1024 * 1024
-"""Most bytes of one frame on the wire (UINT16): 8192 x 8192 grey or 4729 x 4729 RGB."""
+"""Maximum bytes per frame on the wire (UINT16): 8192 x 8192 grey or 4729 x 4729 RGB."""
 
 MAX_WHOLE_FRAME_PIXELS = 8_000_000
-"""Most pixels of a frame that a network takes as a whole: its activations need about 1 kB each."""
+"""Maximum pixels of a frame that a network processes whole; activations take ~1 kB per pixel."""
 
 MAX_TILED_PIXELS = 4096 * 4096
-"""Most pixels of a frame that the server cuts into tiles; the client sends larger ones in parts."""
+"""Maximum pixels of a frame that the server tiles; the client sends larger frames in parts."""
 
 PROBABILITY_THRESHOLD = 0.5
-"""Probability threshold of a model whose training chose none; pixels from it on are foreground."""
+"""Probability threshold for models whose training chose none. Pixels at or above it are
+foreground."""
 
 SCORE_THRESHOLD = 0.25
-"""Score threshold of a model whose training chose none; detections below it are dropped."""
+"""Score threshold for models whose training chose none. Detections below it are dropped."""
 
 OVERLAP_THRESHOLD = 0.6
-"""Default: of two cells of which one covers a larger share of the smaller one's mask, one stays."""
+"""Default overlap threshold: if two cells overlap by more than this share of the smaller one's
+mask, only one is kept."""
 
 MAX_TILES = 64
 """Maximum number of network tiles per request: 4224 x 4224 network pixels at an overlap of 128.
 The client sends larger frames in parts."""
 
 MAX_TILE_OVERLAP = NETWORK_SIZE // 2
-"""Largest overlap of neighbouring tiles, in network pixels. Larger ones only add tiles."""
+"""Maximum overlap of neighbouring tiles, in network pixels. A larger overlap only adds tiles."""
 
 
 MAX_CANDIDATES = 16384
-"""Most boxes of a frame whose masks are decoded, the best-scored first, and whose crops are
+"""Maximum number of boxes per frame, best scores first, whose masks are decoded and whose crops are
 classified."""
 
 MAX_NUCLEI_TILES = 1280
-"""Most tiles that the nuclei network takes at once, more than those of the largest frame."""
+"""Maximum tiles that the nuclei network accepts at once; the largest frame has fewer."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One named tensor: ``dtype`` as Triton spells it, ``dims`` with -1 for variable ones.
+    """One named tensor: ``dtype`` in Triton's spelling, ``dims`` with -1 for variable ones.
 
-    A tensor of a network step has ``rows`` in front of its dims: to the network they are its
-    batch, to a step that sees one frame an ordinary dim (1 image, or -1 for one row per cell).
+    A tensor of a network step has ``rows`` in front of its dims. The network treats them as its
+    batch. A step that sees one frame treats them as an ordinary dim (1 image, or -1 for one row
+    per cell).
     """
 
     name: str
@@ -95,25 +98,25 @@ class Tensor:
 
 @dataclass(frozen=True)
 class StepVariant:
-    """How a step is served in one variant of the repository, where that differs from the default.
+    """How one variant of the repository serves a step, where that differs from the default.
 
-    A variant is chosen by Triton's ``--model-config-name``.
+    Triton's ``--model-config-name`` selects a variant.
     """
 
     name: str
     graph: str | None = None
-    """File in the version folder; None: ``model.onnx``."""
+    """File in the version folder; None means ``model.onnx``."""
     instances: int = 1
-    """How many executions run at once; they share the cores."""
+    """Number of executions that run at once and share the cores."""
     openvino: bool = False
-    """Whether ONNX Runtime computes it by OpenVINO in bfloat16."""
+    """Whether ONNX Runtime runs the step with OpenVINO in bfloat16."""
 
 
 OPENVINO = StepVariant("openvino", openvino=True)
 OPENVINO_CHUNKS = StepVariant("openvino", graph="model.openvino.onnx", openvino=True)
-"""A graph of its own, whose loop OpenVINO can take; `python -m export openvino` makes it."""
+"""A separate graph whose loop OpenVINO can run; `python -m export openvino` makes it."""
 INT8 = StepVariant("int8", graph="model.int8.onnx")
-"""A graph of its own in 8-bit integers; `python -m export int8` makes it."""
+"""A separate graph in 8-bit integers; `python -m export int8` makes it."""
 THROUGHPUT = StepVariant("throughput", instances=2)
 
 
@@ -125,67 +128,67 @@ class Step:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     summary: str = ""
-    """What it does, in a sentence or two."""
+    """Purpose of the step, in a sentence or two."""
     max_batch: int = 0
-    """Most rows of one execution, of one request or of several; 0: it has no batch dimension and
-    sees one frame at a time."""
+    """Maximum rows per execution, from one request or several. 0 means that the step has no batch
+    dimension and sees one frame at a time."""
     warm_up: tuple[int, tuple[int, ...]] | None = None
-    """Rows, and the dims of each, that it computes before the first request."""
+    """Number and dims of the rows that the step computes before the first request."""
     one_thread: bool = False
-    """It is too short to be divided among the cores."""
+    """Whether the step runs on one thread, because it is too short to be split among the cores."""
     caches_answers: bool = False
-    """Triton keeps its answers, and gives them again for the same input."""
+    """Whether Triton caches the answers and returns them again for the same input."""
     backend: str = "onnxruntime"
     is_merged: bool = False
-    """It computes other steps of its pipeline as one graph."""
+    """Whether the step computes other steps of its pipeline as one graph."""
     variants: tuple[StepVariant, ...] = ()
 
     @property
     def batches(self) -> bool:
-        """Whether it has a batch dimension in front."""
+        """Whether the step has a leading batch dimension."""
         return self.max_batch > 0
 
     @property
     def leaves_outputs_open(self) -> bool:
-        """Whether sizes of its outputs are left to the network inside it.
+        """Whether the network inside the step decides the size of an output.
 
-        True where inputs of fixed sizes have outputs of open ones: the number of classes. Where
-        the inputs vary, the outputs vary with them. Always true of a merged step.
+        True if the inputs have fixed sizes but an output has not: the number of classes is open.
+        If the inputs vary, the outputs vary with them. Always true for a merged step.
         """
         varies = [any(-1 in t.dims for t in side) for side in (self.inputs, self.outputs)]
         return self.is_merged or (self.batches and varies == [False, True])
 
     def config_dims(self, tensor: Tensor) -> tuple[int, ...]:
-        """``dims`` of one of its tensors in ``config.pbtxt``, where a batch dim is left out."""
+        """Return the ``dims`` of a tensor in ``config.pbtxt``, which leaves out a batch dim."""
         if tensor.rows is None or self.batches:
             return tensor.dims
         return (tensor.rows, *tensor.dims)
 
     def graph_dims(self, tensor: Tensor) -> tuple[int, ...]:
-        """Dims of one of its tensors in the ONNX graph, a batch dim included as -1."""
+        """Return the dims of a tensor in the ONNX graph, which includes a batch dim as -1."""
         return (-1, *tensor.dims) if self.batches else self.config_dims(tensor)
 
 
 @dataclass(frozen=True)
 class Wire:
-    """A tensor of a step that has another name in the ensemble than in the step."""
+    """A tensor whose name in the ensemble differs from its name in the step."""
 
     step: str
     tensor: str
-    """Its name in the step."""
+    """Name of the tensor in the step."""
     name: str
-    """Its name in the ensemble."""
+    """Name of the tensor in the ensemble."""
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """One ensemble: what it takes, what it answers, and the steps that it chains.
+    """One ensemble: its inputs, its outputs, and the steps that it chains.
 
-    ``on_request`` are outputs whose step runs only when a request names them. ``card`` is the
-    model that tells class names and model hashes (see :data:`CARD_OUTPUT`). ``max_pixels`` is the
-    most, ``H * W``, that one request may hold. ``field`` is the longest side of a tile of an
-    instance pipeline, in network pixels. ``merged_step`` takes the place of all steps but those
-    ``on_request`` in a variant that serves them as one graph.
+    ``on_request`` lists outputs whose step runs only when a request names them. ``card`` is the
+    model that returns class names and model hashes (see :data:`CARD_OUTPUT`). ``max_pixels`` is
+    the maximum ``H * W`` per request. ``field`` is the longest side of a tile of an instance
+    pipeline, in network pixels. In a variant that serves the pipeline as one graph,
+    ``merged_step`` replaces all steps except those for ``on_request``.
     """
 
     name: str
@@ -197,20 +200,20 @@ class Pipeline:
     on_request: tuple[Tensor, ...]
     card: str
     wires: tuple[Wire, ...] = ()
-    """The tensors that are renamed; all others connect by their names."""
+    """Tensors that are renamed; all others connect by name."""
     max_pixels: int = MAX_SIDE * MAX_SIDE
     field: int = NETWORK_SIZE
     merged_step: str | None = None
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """The variants in which one step takes the place of the others."""
+        """Names of the variants in which one step replaces the others."""
         if self.merged_step is None:
             return ()
         return ("single-graph", *(variant.name for variant in STEPS[self.merged_step].variants))
 
     def steps_of(self, variant: str | None = None) -> tuple[str, ...]:
-        """Its steps in order; of a variant the merged one, and those that run on request."""
+        """Return the steps in order; in a variant, the merged step and those run on request."""
         if self.merged_step is None or variant not in self.variants:
             return self.steps
         on_request = set(self.on_request)
@@ -218,21 +221,21 @@ class Pipeline:
 
     @property
     def is_semantic(self) -> bool:
-        """Whether it answers with a probability for every pixel."""
+        """Whether the pipeline answers with a probability for every pixel."""
         return PROBABILITY in self.outputs
 
     @property
     def is_prompted(self) -> bool:
-        """Whether it answers one mask a prompt, in the order of the prompts."""
+        """Whether the pipeline answers with one mask per prompt, in the order of the prompts."""
         return PROMPT_POINTS in self.inputs
 
     @property
     def is_instance(self) -> bool:
-        """Whether it finds cells by itself."""
+        """Whether the pipeline finds cells without prompts."""
         return CELLS_FOUND in self.outputs
 
 
-# -- What a caller sees -----------------------------------------------------------------------
+# -- Public inputs and outputs ----------------------------------------------------------------
 IMAGE = Tensor(
     "image",
     "UINT16",
@@ -288,7 +291,7 @@ LABELS = Tensor(
     meaning="H, W: 0 is background, i the i-th cell. Painted only where a request names it.",
 )
 
-# N prompts of a person or a program, each of P points: clicks, and the corners of a box.
+# N prompts for SAM, each with P points: clicks and the corners of a box.
 PROMPT_POINTS = Tensor(
     "prompt_points", "FP32", (-1, -1, 2), meaning="N, P, (x, y) in frame pixels."
 )
@@ -314,7 +317,7 @@ PROBABILITY_THRESHOLD_INPUT = Tensor(
     (1,),
     meaning="Pixels with this probability or more are foreground, 0 to 1.",
 )
-# Not read from the frame, so that parts of a large frame are normalised alike.
+# An input, not measured in the frame, so that all parts of a large frame are normalised alike.
 WHITE_LEVEL_INPUT = Tensor(
     "white_level",
     "FP32",
@@ -340,10 +343,10 @@ INSTANCE_INPUTS = (
 INSTANCE_OUTPUTS = (BOXES, SCORES, CLASS_IDS, CLASS_PROBS, MASKS, CELLS_FOUND)
 
 POINT_LABELS = {"background": 0, "foreground": 1, "box_start": 2, "box_end": 3, "none": -1}
-"""Values of `PROMPT_LABELS`, as SAM's own ONNX model takes them (Kirillov et al. 2023). ``none``
-fills up the rows of prompts that have fewer points than others."""
+"""Values of `PROMPT_LABELS`, as in SAM's own ONNX model (Kirillov et al. 2023). ``none`` pads the
+rows of prompts that have fewer points than others."""
 
-# -- The card: what a pipeline says of itself ---------------------------------------------------
+# -- The model card: what a pipeline reports about itself ---------------------------------------
 CARD_INPUT = Tensor("page", "INT64", (1,), meaning="Always 0: there is one page.")
 CARD_OUTPUT = Tensor(
     "card",
@@ -352,7 +355,7 @@ CARD_OUTPUT = Tensor(
     meaning="JSON: `pipeline`, `class_names`, `models` (name -> version, sha256), `recipes`.",
 )
 
-# -- What passes between the steps --------------------------------------------------------------
+# -- Tensors between the steps ------------------------------------------------------------------
 NETWORK_IMAGE = Tensor(
     "network_image",
     "UINT8",
@@ -387,13 +390,13 @@ PROTOTYPES = Tensor(
 DETECTED_IDS = Tensor("detected_ids", "INT32", (-1,), meaning="N, class of the detector.")
 DETECTED_PROBS = Tensor("detected_probs", "FP32", (-1, -1), meaning="N, K, of the detector.")
 CELLS_DETECTED = Tensor("cells_detected", "INT32", (1,), meaning="As `cells_found`.")
-# Copies under names of their own: a step that runs only on request must not read a tensor that
-# is also an output of the ensemble, or Triton answers "unexpected deadlock".
+# Copies under separate names: a step that runs only on request must not read a tensor that is also
+# an output of the ensemble, or Triton answers "unexpected deadlock".
 CELL_BOXES = Tensor("cell_boxes", "FP32", (-1, 4), meaning="As `boxes`.")
 CELL_MASKS = Tensor("cell_masks", "UINT8", MASKS.dims, meaning="As `masks`.")
 SAM_CELL_MASKS = Tensor("cell_masks", "UINT8", SAM_MASKS.dims, meaning="As `masks`.")
-# As `cell_labels` reads them, of any M. A graph says its own M: ONNX Runtime infers it, and Triton
-# refuses a configuration that leaves open what the graph fixes.
+# `cell_labels` reads masks of any M. A graph fixes its own M: ONNX Runtime infers it, and Triton
+# rejects a configuration that leaves open what the graph fixes.
 PAINTED_MASKS = Tensor("cell_masks", "UINT8", (-1, -1, -1), meaning="As `masks`, of any M.")
 FRAME_SIZE = Tensor("frame_size", "INT32", (2,), meaning="H, W.")
 CROPS = Tensor(
@@ -412,7 +415,7 @@ NETWORK_TILES = Tensor(
     rows=-1,
     meaning="T tiles of one frame, row by row, RGB, all of one size.",
 )
-# What was found in all tiles, in frame pixels; one cell may stand here several times.
+# Candidates from all tiles, in frame pixels; the same cell may occur several times.
 CANDIDATE_BOXES = Tensor("candidate_boxes", "FP32", (-1, 4), meaning="P, as `boxes`.")
 CANDIDATE_SCORES = Tensor("candidate_scores", "FP32", (-1,), meaning="P, as `scores`.")
 CANDIDATE_IDS = Tensor("candidate_ids", "INT32", (-1,), meaning="P, as `class_ids`.")
@@ -550,8 +553,8 @@ STEPS = {
             (NETWORK_TILES, TILE_ORIGINS, TILING, FRAME_SIZE),
             summary="Camera frame to 8-bit RGB tiles at the scale that the network was trained at.",
         ),
-        # Not batched: its cells differ in number. Tiles go through it one by one, for what leaves
-        # its backbone is 90 MB per tile.
+        # Not batched, because the number of cells varies. Tiles are processed one by one, because
+        # the backbone's output is 90 MB per tile.
         Step(
             "maskrcnn_network",
             (
@@ -668,8 +671,8 @@ STEPS = {
             (FRAME_RGB,),
             summary="Camera frame to network input: percentile normalisation, contrast raised.",
         ),
-        # A whole frame fills a processor, and its activations take gigabytes: frames of several
-        # clients take turns, so that the memory is that of one.
+        # A whole frame keeps a processor busy, and its activations take gigabytes. Frames from
+        # several clients take turns, so that only the memory for one frame is needed.
         Step(
             "glioma_network",
             (FRAME_RGB,),

@@ -1,71 +1,71 @@
-"""Everything that cytoserve raises, as one tree.
+"""All errors that cytoserve raises, as one tree.
 
 ::
 
     CytoserveError
-    ├── InvalidRequest (ValueError)     the caller's argument; nothing was sent
-    │   ├── UnsupportedImage            an array that is no frame
-    │   ├── FrameTooLarge               a frame beyond the limits of the contract
+    ├── InvalidRequest (ValueError)     an argument is invalid; nothing was sent
+    │   ├── UnsupportedImage            an array that is not a frame
+    │   ├── FrameTooLarge               a frame that exceeds the limits of the contract
     │   ├── InvalidSetting              a threshold, cap, scale, deadline, pipeline or address
-    │   ├── InvalidPrompts              boxes, points or coarse masks that say nothing clear
-    │   └── UnreadableImage             a file that holds no frame
-    ├── ServerUnreachable               nobody answers; the only error that is tried again
+    │   ├── InvalidPrompts              missing or contradictory boxes, points or masks
+    │   └── UnreadableImage             a file without a frame
+    ├── ServerUnreachable               no server answers; the only error that is retried
     ├── DeadlineExceeded (TimeoutError) no answer in time
-    └── ServerError                     the server answered, and refused or failed
-        ├── PipelineNotServed           it does not serve this pipeline
-        ├── AccessDenied                it does not let this caller in
-        └── AnswerMalformed             its answer breaks the contract
+    └── ServerError                     the server refused the request or failed
+        ├── PipelineNotServed           the server does not serve this pipeline
+        ├── AccessDenied                the server does not admit this caller
+        └── AnswerMalformed             the answer breaks the contract
 
-Every message says the rule, what was given and the remedy.
+Every message states the rule, what was given, and the remedy.
 """
 
 from __future__ import annotations
 
 
 class CytoserveError(Exception):
-    """The root: catch this to catch everything that cytoserve raises."""
+    """The base class of all cytoserve errors: catch it to catch them all."""
 
 
 class InvalidRequest(CytoserveError, ValueError):
-    """The caller's argument is at fault. Nothing was sent to the server."""
+    """An argument is invalid. Nothing was sent to the server."""
 
 
 class UnsupportedImage(InvalidRequest):
-    """The array is no frame: its shape, dtype or values are outside what is accepted."""
+    """The array is not a frame: its shape, dtype or values are not accepted."""
 
 
 class FrameTooLarge(InvalidRequest):
-    """The frame, or what it is scaled to, is larger than what can be segmented."""
+    """The frame, before or after scaling, is too large to be segmented."""
 
 
 class InvalidSetting(InvalidRequest):
-    """A threshold, cap, scale, deadline, pipeline name or server address is out of its range."""
+    """A threshold, cap, scale, deadline, pipeline name or server address is invalid."""
 
 
 class InvalidPrompts(InvalidRequest):
-    """Boxes, points or coarse masks: missing, contradictory, or outside the frame."""
+    """Boxes, points or coarse masks are missing, contradictory, or outside the frame."""
 
 
 class UnreadableImage(InvalidRequest):
-    """The file is missing, empty, truncated, or in a format that holds no single frame."""
+    """The file is missing, empty, truncated, or does not hold exactly one frame."""
 
 
 class ServerUnreachable(CytoserveError):
-    """Nobody answers at the address, or the server went away before it answered."""
+    """No server answers at the address, or the connection was lost before the answer."""
 
 
 class DeadlineExceeded(CytoserveError, TimeoutError):
-    """The answer did not come within the deadline of the call."""
+    """The answer did not arrive within the deadline of the call."""
 
 
 class ServerError(CytoserveError):
-    """The server answered with an error; the message carries its text."""
+    """The server answered with an error; the message contains its text."""
 
 
 class PipelineNotServed(ServerError):
     """The server does not serve this pipeline, or not yet.
 
-    ``pipeline`` is the name that was asked for, ``served`` those that the server does serve.
+    ``pipeline`` is the requested name, ``served`` the names that the server does serve.
     """
 
     def __init__(self, pipeline: str, served: tuple[str, ...] = ()) -> None:
@@ -82,7 +82,7 @@ class PipelineNotServed(ServerError):
 
 
 class AccessDenied(ServerError):
-    """The server restricts this call, and the caller did not send what it asks for."""
+    """The server restricts this call, and the caller did not send the required credentials."""
 
 
 class AnswerMalformed(ServerError):

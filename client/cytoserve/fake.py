@@ -1,4 +1,4 @@
-"""A server that is none, for tests of code that uses cytoserve.
+"""A fake server for tests of code that uses cytoserve.
 
 ::
 
@@ -39,11 +39,11 @@ from cytoserve.prompts import Prompts
 from cytoserve.transport import Request, ServerInfo, Tensors
 
 Finder = Callable[[NDArray[np.uint16]], Cells]
-"""Frame ``[H, W, C]`` uint16 -> its cells."""
+"""Function: frame ``[H, W, C]`` uint16 -> its cells."""
 
 
 ForegroundFinder = Callable[[NDArray[np.uint16]], Foreground]
-"""Frame ``[H, W, C]`` uint16 -> its foreground, ``[H, W]``."""
+"""Function: frame ``[H, W, C]`` uint16 -> its foreground, ``[H, W]``."""
 
 
 _PROMPTED_NAMES = ("cell",)
@@ -51,33 +51,33 @@ _HALF_A_PIXEL = np.array([-0.5, -0.5, 0.5, 0.5], np.float32)
 
 
 class FakeServer:
-    """Answers like a server, through the same codec; a transport for both clients.
+    """A transport for both clients that answers like a server, through the same codec.
 
     Score threshold and ``max_cells`` act as on a server; boxes are not compared for overlap. The
-    probability threshold makes the mask anew, and drops centres that score below it. A prompt is
-    answered by the cell whose box fits it best, or by an empty mask of quality 0 where none is.
+    probability threshold determines the mask, and drops centres with lower scores. The answer to a
+    prompt is the cell whose box fits best, or an empty mask of quality 0 if no cell fits.
 
     Args:
-        cells: the cells of every frame, or a function from the frame to its cells. Of ready cells
-            a frame gets those whose box has its middle in it. A frame beyond one request comes
-            window by window: a function gets each window, ready cells are moved into it. An error
-            that the function raises reaches the caller, so that error handling can be tested.
-            None: no instance pipeline is served, and no prompted one.
+        cells: the cells of every frame, or a function from the frame to its cells. Given cells
+            are returned for a frame if the middle of their box lies in it. A frame too large for
+            one request arrives in windows: a function gets each window, given cells are moved into
+            it. An error that the function raises reaches the caller, so error handling can be
+            tested. None: no instance or prompted pipeline is served.
         class_names: the classes on the cards of instance pipelines; needed with a function.
-        pipelines: the pipelines that it serves; by default all that it has an answer for.
-        foreground: the foreground of every frame, cut or continued with 0 where a frame has
-            another size, or a function from the frame to its foreground, which gets a frame
-            beyond one request window by window. None: no semantic pipeline is served.
-        threshold: the threshold on the cards of all but prompted pipelines; None: the cards tell
-            none, and clients take the default of the contract.
-        scale: the scale on the cards of instance pipelines; None: the cards tell none, and frames
-            go to the network pixel for pixel.
+        pipelines: the served pipelines; by default all that have an answer.
+        foreground: the foreground of every frame, cropped or padded with 0 if a frame has another
+            size, or a function from the frame to its foreground. A frame too large for one request
+            reaches the function in windows. None: no semantic pipeline is served.
+        threshold: the threshold on the cards of all pipelines except prompted ones. None: the cards
+            have none, and clients use the default of the contract.
+        scale: the scale on the cards of instance pipelines. None: the cards have none, and one
+            frame pixel is one network pixel.
 
     Attributes:
-        requests: every inference so far, those for cards included.
+        requests: all inference requests so far, including those for cards.
 
     Raises:
-        ValueError: nothing to answer with, or a pipeline without an answer.
+        ValueError: there is no answer at all, or none for one of the pipelines.
     """
 
     def __init__(
@@ -134,17 +134,17 @@ class FakeServer:
         return model in self._pipelines
 
     async def execution(self, model: str, timeout: float) -> str:
-        """Every model is run as usual."""
+        """Return an empty text: every model is run as usual."""
         return ""
 
     async def server_info(self, timeout: float) -> ServerInfo:  # noqa: D102
         return ServerInfo("fake", "0")
 
     async def sleep(self, seconds: float) -> None:
-        """Do not wait: tests are fast."""
+        """Return at once, to keep tests fast."""
 
     async def close(self) -> None:
-        """There is no connection."""
+        """Do nothing, because there is no connection."""
 
     def _card(self, pipeline: contract.Pipeline) -> ModelCard:
         if pipeline.is_prompted:
@@ -156,7 +156,7 @@ class FakeServer:
         )
 
     def _cells(self, request: Request) -> Cells:
-        assert self._find is not None  # or the pipeline is not served
+        assert self._find is not None  # otherwise the pipeline is not served
         frame, point = instances.decode_request(request)
         height, width = frame.shape[:2]
         cells = self._find(frame, request.origin)
@@ -167,13 +167,13 @@ class FakeServer:
         return replace(cells, patches=patches, found=found, frame_shape=(height, width))
 
     def _prompted(self, request: Request) -> Cells:
-        assert self._find is not None  # or the pipeline is not served
+        assert self._find is not None  # otherwise the pipeline is not served
         frame, prompts = prompted.decode_request(request)
         cells = self._find(frame, request.origin)
         return _answered(cells, prompts, (frame.shape[0], frame.shape[1]))
 
     def _foreground(self, request: Request) -> Foreground:
-        assert self._find_foreground is not None  # or the pipeline is not served
+        assert self._find_foreground is not None  # otherwise the pipeline is not served
         frame, settings = foregrounds.decode_request(request)
         found = self._find_foreground(frame, request.origin)
         centres, scores = found.centres, found.centre_scores
@@ -186,7 +186,7 @@ class FakeServer:
 
 
 def _answered(cells: Cells, prompts: Prompts, frame_shape: tuple[int, int]) -> Cells:
-    """The cell that fits every prompt best, by the boxes' IoU; a point counts as a box of 1 px."""
+    """Return the best cell for every prompt, by the boxes' IoU; a point counts as a 1 px box."""
     number, size = len(prompts), contract.SAM_MASK_SIZE
     boxes, scores = prompts.bounding_boxes(), np.zeros(number, np.float32)
     patches = np.zeros((number, size, size), np.uint8)
@@ -209,7 +209,7 @@ def _answered(cells: Cells, prompts: Prompts, frame_shape: tuple[int, int]) -> C
 
 
 def _sized(patches: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Patches as ``[N, size, size]``: pipelines differ in M."""
+    """Resize patches to ``[N, size, size]``, because M differs between pipelines."""
     if patches.shape[1:] == (size, size):
         return patches
     resized = [cv2.resize(patch, (size, size)) for patch in patches]
@@ -217,7 +217,7 @@ def _sized(patches: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def _overlaps(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """IoU of one box with N others."""
+    """Return the IoU of one box with N others."""
     corner = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
     shared = corner.clip(min=0).prod(axis=1)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
@@ -236,7 +236,7 @@ def _finder(
 
 
 def _cells_in(cells: Cells, origin: tuple[int, int], shape: tuple[int, int]) -> Cells:
-    """The cells whose box has its middle in a part ``shape`` of a frame, in pixels of the part."""
+    """Return the cells whose box has its middle in a part of a frame, in pixels of the part."""
     (top, left), (height, width) = origin, shape
     boxes = cells.boxes - np.array([left, top, left, top], np.float32)
     middles = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -255,7 +255,7 @@ def _foreground_finder(
 
 
 def _part(foreground: Foreground, origin: tuple[int, int], shape: tuple[int, int]) -> Foreground:
-    """Cut a part ``shape`` of a foreground, continued with 0 below and to the right."""
+    """Crop a part ``shape`` of a foreground, padded with 0 below and to the right."""
     (top, left), (height, width) = origin, shape
     known = foreground.probability[top : top + height, left : left + width]
     probability = np.zeros(shape, np.uint8)
@@ -283,7 +283,7 @@ def cells_from_labels(
         class_names: the K classes.
 
     Raises:
-        ValueError: labels and class_ids do not fit each other.
+        ValueError: labels and class_ids do not match.
     """
     number, size = len(class_ids), contract.MASK_SIZE
     if set(np.unique(labels)) - {0} != set(range(1, number + 1)):

@@ -1,4 +1,4 @@
-"""The foreground that a semantic pipeline found in one frame: how likely every pixel is covered."""
+"""The foreground that a semantic pipeline found in one frame, with a probability per pixel."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from cytoserve.measurements import MEASUREMENTS, measure
 from cytoserve.patches import Region
 
 FULL = 255
-"""The value of a probability map that is 1.0."""
+"""Value of a probability map that stands for 1.0."""
 
 _CONNECTIVITY = 8
 
 
 def foreground_mask(probability: NDArray[np.uint8], threshold: float) -> NDArray[np.bool_]:
-    """Return which pixels are foreground: the rule that server and client share.
+    """Return which pixels are foreground, by the rule that server and client share.
 
     A pixel is foreground where ``float32(probability) >= float32(threshold) * float32(255)``.
-    Probabilities are whole numbers, so that is to reach the next whole number; no float image is
-    made.
+    Probabilities are whole numbers, so it is enough to compare with the next whole number, without
+    a float image.
 
     Args:
         probability: uint8, any shape; 0..255 is 0..1.
@@ -38,7 +38,7 @@ def foreground_mask(probability: NDArray[np.uint8], threshold: float) -> NDArray
 
 @dataclass(frozen=True, eq=False)
 class Foreground:
-    """What a semantic pipeline found; every array is read-only.
+    """The result of a semantic pipeline; every array is read-only.
 
     Coordinates are continuous frame pixels: pixel ``i`` spans ``[i, i + 1)``.
 
@@ -46,12 +46,12 @@ class Foreground:
         probability: uint8 ``[H, W]``; 0..255 is 0..1.
         mask: bool ``[H, W]``: where ``probability`` reaches ``threshold``, by
             :func:`foreground_mask`.
-        class_name: what the foreground is.
-        threshold: the probability from which on a pixel is foreground, 0..1.
-        centres: float32 ``[N, 2]``, (x, y): one point an object, best score first. None where the
-            pipeline finds no centres, which is not the same as finding none, ``[0, 2]``.
-        centre_scores: float32 ``[N]``, 0..1, descending: the smoothed probability there. None
-            together with ``centres``.
+        class_name: name of the foreground class.
+        threshold: lowest probability of a foreground pixel, 0..1.
+        centres: float32 ``[N, 2]``, (x, y): one point per object, best score first. None if the
+            pipeline does not detect centres; ``[0, 2]`` if it found none in this frame.
+        centre_scores: float32 ``[N]``, 0..1, descending: the smoothed probability at each centre.
+            None if ``centres`` is None.
     """
 
     probability: NDArray[np.uint8]
@@ -88,7 +88,7 @@ class Foreground:
         centres: NDArray[np.float32] | None = None,
         centre_scores: NDArray[np.float32] | None = None,
     ) -> Foreground:
-        """Make a foreground whose mask follows from the probability. Arguments as attributes."""
+        """Make a foreground and compute its mask; the arguments are the attributes."""
         mask = foreground_mask(probability, threshold)
         return cls(probability, mask, class_name, threshold, centres, centre_scores)
 
@@ -108,27 +108,27 @@ class Foreground:
 
     @property
     def area_fraction(self) -> float:
-        """The part of the frame that is foreground, 0..1."""
+        """Fraction of the frame that is foreground, 0..1."""
         return np.count_nonzero(self.mask) / self.mask.size
 
     @property
     def confluency(self) -> float:
         """Confluency in percent, 0..100: the part of the frame that cells cover.
 
-        That is 100 x ``area_fraction``. It is the confluency of the dish only where the
+        The value is 100 x ``area_fraction``. It is the confluency of the dish only if the
         foreground is all cells and the frame shows nothing but the dish.
         """
         return 100 * self.area_fraction
 
     def with_threshold(self, threshold: float) -> Foreground:
-        """Return the same with another threshold, without asking the server again.
+        """Return the same foreground with another threshold, without another request.
 
         Args:
-            threshold: 0..1. Where there are centres, at least the present one: centres that
-                score below it were never answered.
+            threshold: 0..1. If there are centres, at least the current threshold: the answer
+                contains no centres with lower scores.
 
         Raises:
-            InvalidSetting: outside 0..1, or below the present one where there are centres.
+            InvalidSetting: outside 0..1, or below the current threshold if there are centres.
         """
         lowest = 0.0 if self.centres is None else self.threshold
         if not lowest <= threshold <= 1:
@@ -149,11 +149,11 @@ class Foreground:
         return replace(changed, centres=self.centres[kept], centre_scores=self.centre_scores[kept])
 
     def components(self) -> Iterator[Region]:
-        """Yield the connected parts of the mask, neighbours by side or corner (8-connected).
+        """Yield the 8-connected parts of the mask (neighbours by side or corner).
 
-        They come from top to bottom, by the first row and then the first column of their box: the
-        i-th is ``i`` in :meth:`label_image`. Touching objects are one component. Needs 5 bytes a
-        pixel of the frame while it runs.
+        They come from top to bottom, by the first row and then the first column of their box. The
+        i-th is ``i`` in :meth:`label_image`. Touching objects are one component. The method needs
+        5 bytes per pixel of the frame while it runs.
         """
         labels, boxes, order = self._labelled()
         return _regions(labels, boxes, order)
@@ -161,16 +161,16 @@ class Foreground:
     def label_image(self) -> NDArray[np.uint16] | NDArray[np.uint32]:
         """Return ``[H, W]``: 0 background, ``i`` the i-th component from 1 on.
 
-        uint16, or uint32 when there are more than 65535 components.
+        The dtype is uint16, or uint32 if there are more than 65535 components.
         """
         labels, _, order = self._labelled()
         return _numbered(labels, order)
 
     def table(self) -> dict[str, NDArray[Any]]:
-        """Return one column a key, one row a component; ``pandas.DataFrame(...)`` takes it.
+        """Return one column per key, one row per component; ``pandas.DataFrame(...)`` accepts it.
 
-        ``label`` is the number in the label image; ``class``, ``mean_probability`` (0..1) and,
-        where the pipeline finds centres, ``centres`` (how many lie in the component) follow, then
+        ``label`` is the number in the label image. ``class``, ``mean_probability`` (0..1) and, if
+        the pipeline detects centres, ``centres`` (their number in the component) follow, then
         :data:`cytoserve.measurements.MEASUREMENTS`.
         """
         labels, boxes, order = self._labelled()
@@ -191,10 +191,10 @@ class Foreground:
         return table | dict(zip(MEASUREMENTS, columns, strict=True))
 
     def summary(self) -> dict[str, float | int | None]:
-        """Return the frame in four numbers.
+        """Return four numbers that summarise the frame.
 
-        ``area_fraction`` (0..1), ``confluency`` (percent), ``components``, and ``nuclei``: the
-        number of centres, None where the pipeline finds none.
+        The keys are ``area_fraction`` (0..1), ``confluency`` (percent), ``components``, and
+        ``nuclei``: the number of centres, or None if the pipeline does not detect centres.
         """
         return {
             "area_fraction": self.area_fraction,
@@ -204,7 +204,7 @@ class Foreground:
         }
 
     def _labelled(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.intp]]:
-        """OpenCV's labels ``[H, W]``, boxes (left, top, width, height) and the labels in order."""
+        """Return OpenCV's labels ``[H, W]``, boxes (left, top, width, height), and label order."""
         _, labels, boxes, _ = cv2.connectedComponentsWithStats(
             np.ascontiguousarray(self.mask).view(np.uint8),
             connectivity=_CONNECTIVITY,
@@ -229,7 +229,7 @@ def _regions(
 def _numbered(
     labels: NDArray[np.int32], order: NDArray[np.intp]
 ) -> NDArray[np.uint16] | NDArray[np.uint32]:
-    """Number the labels by their order."""
+    """Renumber the labels by their order."""
     numbers = np.zeros(len(order) + 1, np.uint32)
     numbers[order] = np.arange(1, len(order) + 1)
     if len(order) <= np.iinfo(np.uint16).max:
@@ -240,6 +240,6 @@ def _numbered(
 def _pixels(
     centres: NDArray[np.float32], shape: tuple[int, int]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The pixels that centres lie in; one on the frame's far edge lies in the last."""
+    """Return each centre's pixel; a centre on the frame's far edge lies in the last pixel."""
     x, y = np.floor(centres).astype(np.intp).T
     return np.minimum(x, shape[1] - 1), np.minimum(y, shape[0] - 1)

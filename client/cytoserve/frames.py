@@ -1,13 +1,13 @@
-"""Which arrays are frames, and how a frame looks on the wire.
+"""Check which arrays are frames, and convert frames for the wire.
 
 Accepted are numpy arrays ``[H, W]``, ``[H, W, 1]`` (grey) and ``[H, W, 3]`` (RGB) of
 
-* ``uint16``: sent as it is;
+* ``uint16``: sent unchanged;
 * ``uint8``: widened to ``uint16``, values unchanged;
-* any real float: finite and within 0..1, scaled by 65535 and rounded.
+* any real float that is finite and within 0..1: scaled by 65535 and rounded.
 
-Most pipelines normalise by percentiles, so the scale itself does not change their answer; those
-that take ``contract.WHITE_LEVEL_INPUT`` are told it.
+Most pipelines normalise by percentiles, so the scale of the values does not change their answer.
+Pipelines with ``contract.WHITE_LEVEL_INPUT`` receive it as an input.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ FrameShape = tuple[int, int, int]
 _WIRE = np.dtype(np.uint16)
 
 WIRE_WHITE = int(np.iinfo(_WIRE).max)
-"""What 1.0 of a float frame becomes on the wire."""
+"""Value on the wire that represents 1.0 of a float frame."""
 
-_BLOCK_VALUES = 4_000_000  # floats are checked in blocks, so a memory-mapped frame is never loaded
+_BLOCK_VALUES = 4_000_000  # float checks go by block, so a memory-mapped frame is never loaded
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class FrameLimits:
 
     Attributes:
         side: longest side in pixels.
-        pixels: most pixels, ``H * W``.
-        size: most bytes as uint16, ``2 * H * W * C``.
-        taker: for whom, in messages, such as `` for glioma_unet``.
+        pixels: maximum number of pixels, ``H * W``.
+        size: maximum number of bytes as uint16, ``2 * H * W * C``.
+        taker: words in error messages that name the pipeline, such as `` for glioma_unet``.
     """
 
     side: int
@@ -48,7 +48,7 @@ class FrameLimits:
     taker: str = ""
 
     def allow(self, frame_shape: FrameShape) -> bool:
-        """Whether a frame ``(H, W, C)`` is within them."""
+        """Whether a frame ``(H, W, C)`` is within the limits."""
         height, width, _ = frame_shape
         return (
             max(height, width) <= self.side
@@ -60,7 +60,7 @@ class FrameLimits:
         """Check a frame ``(H, W, C)``.
 
         Raises:
-            FrameTooLarge: beyond one of them.
+            FrameTooLarge: the frame exceeds a limit.
         """
         if not self.allow(frame_shape):
             height, width, channels = frame_shape
@@ -82,23 +82,23 @@ def request_limits(pipeline: Pipeline) -> FrameLimits:
 
 
 def to_wire(image: NDArray[np.generic], limits: FrameLimits = ONE_REQUEST) -> NDArray[np.uint16]:
-    """Return ``image`` as it goes to the server: C-contiguous uint16 ``[H, W, C]``, C = 1 or 3.
+    """Convert ``image`` for the server: C-contiguous uint16 ``[H, W, C]``, C = 1 or 3.
 
-    Limits are checked before anything is copied.
+    The limits are checked before anything is copied.
 
     Raises:
-        UnsupportedImage: not a numpy array, or of another shape, dtype or range.
-        FrameTooLarge: beyond ``limits``.
+        UnsupportedImage: not a numpy array, or the shape, dtype or range is not accepted.
+        FrameTooLarge: the frame exceeds ``limits``.
     """
     frame_shape = check_frame(image, limits)
     return np.ascontiguousarray(camera_integers(image).reshape(frame_shape), dtype=_WIRE)
 
 
 def camera_integers(image: NDArray[Any]) -> NDArray[Any]:
-    """Return integers as they are, and floats of 0..1 as the integers that they are on the wire.
+    """Return integers unchanged, and floats of 0..1 as the integers that are sent for them.
 
     Raises:
-        UnsupportedImage: floats that are not finite or not within 0..1.
+        UnsupportedImage: floats are not finite or not within 0..1.
     """
     if image.dtype.kind != "f":
         return np.asarray(image)
@@ -110,8 +110,8 @@ def check_frame(image: NDArray[np.generic], limits: FrameLimits = ONE_REQUEST) -
     """Check shape, dtype and size of a frame without touching a pixel; return ``(H, W, C)``.
 
     Raises:
-        UnsupportedImage: not a numpy array, or no frame has this shape or dtype.
-        FrameTooLarge: beyond ``limits``.
+        UnsupportedImage: not a numpy array, or the shape or dtype is not accepted.
+        FrameTooLarge: the frame exceeds ``limits``.
     """
     if not isinstance(image, np.ndarray):
         raise UnsupportedImage(
@@ -124,11 +124,11 @@ def check_frame(image: NDArray[np.generic], limits: FrameLimits = ONE_REQUEST) -
 def check_layout(
     shape: tuple[int, ...], dtype: np.dtype[np.generic], limits: FrameLimits = ONE_REQUEST
 ) -> FrameShape:
-    """Check a frame that is not read yet; return ``(H, W, C)``.
+    """Check a frame that has not been read yet; return ``(H, W, C)``.
 
     Raises:
-        UnsupportedImage: no frame has this shape or dtype.
-        FrameTooLarge: beyond ``limits``.
+        UnsupportedImage: the shape or dtype is not accepted.
+        FrameTooLarge: the frame exceeds ``limits``.
     """
     frame_shape = _frame_shape(shape, dtype)
     if dtype.kind != "f" and dtype.newbyteorder("=") not in (np.dtype(np.uint8), _WIRE):
@@ -144,17 +144,17 @@ def check_values(image: NDArray[np.generic]) -> None:
     """Check the values of a frame block by block; integers need no check.
 
     Raises:
-        UnsupportedImage: floats that are not finite or not within 0..1.
+        UnsupportedImage: floats are not finite or not within 0..1.
     """
     if image.dtype.kind != "f":
         return
     rows = max(1, _BLOCK_VALUES // max(1, image[0].size))
     blocks: list[NDArray[Any]] = [image[top : top + rows] for top in range(0, len(image), rows)]
     low, high = np.min([b.min() for b in blocks]), np.max([b.max() for b in blocks])
-    if not (low >= 0 and high <= 1):  # NaN if any value is
+    if not (low >= 0 and high <= 1):  # both are NaN if any value is
         unfit = sum(int(np.count_nonzero(~np.isfinite(block))) for block in blocks)
         remedy = "scale it: (image - image.min()) / numpy.ptp(image)"
-        if unfit:  # scaling would spread them
+        if unfit:  # scaling would spread NaN and infinity
             remedy = "fill them in first: numpy.where(numpy.isfinite(image), image, 0)"
         raise UnsupportedImage(
             "A float frame is finite and within 0..1; given: "
@@ -184,7 +184,7 @@ def _frame_shape(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> FrameSh
 
 
 def _scaled(frame: NDArray[np.generic]) -> NDArray[np.uint16]:
-    """Bring floats of 0..1 to 0..65535."""
+    """Scale floats of 0..1 to 0..65535."""
     values: NDArray[Any] = np.asarray(frame).astype(np.promote_types(frame.dtype, np.float32))
     values *= WIRE_WHITE
     np.rint(values, out=values)

@@ -1,4 +1,4 @@
-"""Transports over gRPC to a Triton server: one that blocks, one for asyncio."""
+"""gRPC transports to a Triton server: one that blocks, and one for asyncio."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
         "grpc.max_receive_message_length",
         MAX_FRAME_BYTES + MAX_CELLS_LIMIT * _CELL_BYTES + _HEAD_BYTES,
     ),
-    # A server with default limits drops callers that ping more often than every 5 minutes.
+    # A server with default limits drops clients that ping more often than every 5 minutes.
     ("grpc.keepalive_time_ms", 300_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    # Reconnect fast enough for the three tries of one call to be three connections. Not by
-    # min_reconnect_backoff_ms, which is also the time that a connection may take to come about.
+    # Reconnect fast enough that the three tries of one call use three connections. Leave
+    # min_reconnect_backoff_ms alone: it also limits the time for establishing a connection.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
@@ -74,11 +74,11 @@ ERRORS: Mapping[grpc.StatusCode, type[CytoserveError]] = {
     grpc.StatusCode.DATA_LOSS: ServerError,
     grpc.StatusCode.UNAUTHENTICATED: AccessDenied,
 }
-"""What each gRPC status is to a caller; every status but OK stands here."""
+"""gRPC status -> error that the caller gets; every status except OK is listed."""
 
 
 class GrpcTransport:
-    """Blocks in every verb.
+    """A transport that blocks in every method.
 
     Args:
         url: ``host:port`` of the server's gRPC endpoint.
@@ -134,7 +134,10 @@ class GrpcTransport:
 
 
 class AioTransport:
-    """Suspends in every verb; use it from one event loop. Arguments as :class:`GrpcTransport`."""
+    """A transport that suspends in every method; use it from one event loop.
+
+    The arguments are those of :class:`GrpcTransport`.
+    """
 
     def __init__(
         self,
@@ -153,10 +156,10 @@ class AioTransport:
         return self._connection
 
     def _connect(self) -> None:
-        """Make what the first call needs, and all later ones use: it lives in that event loop.
+        """Connect on the first call; the connection belongs to that call's event loop.
 
         Raises:
-            InvalidRequest: this is another one.
+            InvalidRequest: this call runs in another event loop.
         """
         loop = asyncio.get_running_loop()
         if self._loop is None:
@@ -214,9 +217,9 @@ class AioTransport:
 def _channel(
     library: ModuleType, url: str, credentials: grpc.ChannelCredentials | None
 ) -> grpc.Channel:
-    """A channel of gRPC or ``grpc.aio`` for inference, as tritonclient makes one for all else.
+    """Return a gRPC or ``grpc.aio`` channel for inference, like tritonclient's for other calls.
 
-    gRPC lets channels of equal address and options share one connection.
+    gRPC lets channels with equal address and options share one connection.
     """
     if credentials is None:
         return library.insecure_channel(url, CHANNEL_OPTIONS)
@@ -224,10 +227,10 @@ def _channel(
 
 
 def check_url(url: str) -> str:
-    """Return ``url`` if it reads ``host:port``.
+    """Return ``url`` if it has the form ``host:port``.
 
     Raises:
-        InvalidSetting: it has a scheme or a path, or no port.
+        InvalidSetting: ``url`` has a scheme or a path, or no port.
     """
     host, _, port = url.rpartition(":")
     if not host or "/" in url or not port.isdecimal() or not 0 < int(port) < 65536:
@@ -239,7 +242,7 @@ def check_url(url: str) -> str:
 
 
 def execution_of(config: model_config_pb2.ModelConfig) -> str:
-    """What a model's configuration names besides its usual file: see `Transport.execution`."""
+    """Return what a configuration names apart from the usual file; see `Transport.execution`."""
     accelerators = config.optimization.execution_accelerators
     words = [
         " ".join([each.name, *(f"{key}={value}" for key, value in sorted(each.parameters.items()))])
@@ -255,7 +258,7 @@ def execution_of(config: model_config_pb2.ModelConfig) -> str:
 
 @contextmanager
 def mapped_errors(url: str, model: str, timeout: float) -> Iterator[None]:
-    """Turn an error of gRPC or tritonclient into ours, by its gRPC status and text.
+    """Convert errors of gRPC and tritonclient into ours, by gRPC status and text.
 
     Raises:
         InvalidRequest: the transport is closed.
@@ -311,7 +314,7 @@ def _mapped(
 
 
 def _kind(status: grpc.StatusCode, text: str) -> type[CytoserveError]:
-    """Triton says UNAVAILABLE also of what no further try would change; its text tells."""
+    """Return our error for a status. The text shows when retrying on UNAVAILABLE is useless."""
     if status is grpc.StatusCode.UNAVAILABLE:
         if "restricted" in text:
             return AccessDenied
@@ -321,7 +324,7 @@ def _kind(status: grpc.StatusCode, text: str) -> type[CytoserveError]:
 
 
 def read_outputs(answer: triton.InferResult, request: Request) -> Tensors:
-    """Read the outputs that were asked for; those missing are left out.
+    """Return the requested outputs; missing ones are left out.
 
     Raises:
         AnswerMalformed: the bytes of an output do not fit its shape or dtype.

@@ -1,4 +1,4 @@
-"""Size of a PNG, JPEG or BMP image from its header, so that a bomb is refused undecoded."""
+"""Read a PNG, JPEG or BMP image's size from its header, to refuse image bombs undecoded."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _JPEG_BARE = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a length
 
 
 def image_size(file: BinaryIO) -> tuple[int, int] | None:
-    """Return ``(H, W)`` in pixels; None when the file is neither PNG, JPEG nor BMP.
+    """Return ``(H, W)`` in pixels; None if the file is neither PNG, JPEG nor BMP.
 
     Raises:
-        ValueError: the header is cut off or makes no sense.
+        ValueError: the header is truncated or invalid.
     """
     file.seek(0)
     start = file.read(8)
@@ -39,7 +39,7 @@ def _bmp_size(file: BinaryIO) -> tuple[int, int]:
     (header,) = struct.unpack("<I", file.read(4))
     layout = "<HH" if header == 12 else "<ii"  # OS/2 files have the short header
     width, height = struct.unpack(layout, file.read(struct.calcsize(layout)))
-    return abs(height), width  # a negative height says top row first
+    return abs(height), width  # a negative height means top row first
 
 
 def _jpeg_size(file: BinaryIO) -> tuple[int, int]:
@@ -48,7 +48,7 @@ def _jpeg_size(file: BinaryIO) -> tuple[int, int]:
         filler, marker = struct.unpack("BB", file.read(2))
         if filler != 0xFF:
             raise ValueError("its JPEG markers are broken")
-        if marker == 0xFF:  # fill bytes may stand before a marker
+        if marker == 0xFF:  # fill bytes may precede a marker
             file.seek(-1, 1)
         elif marker not in _JPEG_BARE:
             (length,) = struct.unpack(">H", file.read(2))

@@ -1,7 +1,7 @@
-"""Read a frame from a PNG, JPEG, BMP or TIFF file, bits and values as the camera gave them.
+"""Read a frame from a PNG, JPEG, BMP or TIFF file, with the camera's bit depth and values.
 
-The size is read from the header and checked before anything is decoded. The format is told by
-the file's first bytes, not by its name.
+The size is read from the header and checked before anything is decoded. The file's first bytes
+determine the format, not its name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cytoserve.image_headers import image_size
 from cytoserve.settings import LEAST_SCALE, MOST_SCALE
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-"""Names of image files, in lower case; others are left aside when a folder is searched."""
+"""Suffixes of image files, in lower case; other files are ignored when a folder is searched."""
 
 _MICROMETRES = {
     "m": 1e6,
@@ -48,13 +48,15 @@ _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 def read_frame(path: str | os.PathLike[str], limits: FrameLimits = ONE_REQUEST) -> NDArray[Any]:
     """Return the one frame that a file holds: ``[H, W]`` grey or ``[H, W, 3]`` RGB.
 
-    Palettes become RGB and inverted grey TIFFs (white is zero) are turned around; an EXIF
+    Palettes are converted to RGB, and inverted grey TIFFs (white is zero) are inverted back. EXIF
     orientation is not applied.
 
     Raises:
-        UnreadableImage: missing, empty, truncated, a stack, or no image; names the file.
-        UnsupportedImage: another shape or dtype, such as four channels; names the file.
-        FrameTooLarge: beyond ``limits``, those of one request by default; names the file.
+        UnreadableImage: the file is missing, empty, truncated, a stack, or no image.
+        UnsupportedImage: the shape or dtype is not accepted, such as four channels.
+        FrameTooLarge: the frame exceeds ``limits``, by default those of one request.
+
+        Every message names the file.
     """
     path = Path(path)
     with _naming(path):
@@ -74,14 +76,14 @@ def read_frame(path: str | os.PathLike[str], limits: FrameLimits = ONE_REQUEST) 
 
 
 def read_integers(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """Return a file's frame as :func:`read_frame` does; floats become what the server gets of them.
+    """Return a file's frame like :func:`read_frame`, with floats converted as for the server.
 
-    For whoever trains or computes on frames without a server: uint8 or uint16 ``[H, W]`` or
-    ``[H, W, 3]``.
+    Use it to train or compute on frames without a server. The frame is uint8 or uint16 ``[H, W]``
+    or ``[H, W, 3]``.
 
     Raises:
-        UnsupportedImage: floats that are not finite or not within 0..1; names the file. And what
-            :func:`read_frame` raises.
+        UnsupportedImage: floats are not finite or not within 0..1; the message names the file.
+        UnreadableImage, UnsupportedImage, FrameTooLarge: see :func:`read_frame`.
     """
     frame = read_frame(path)
     with _naming(Path(path)):
@@ -89,11 +91,11 @@ def read_integers(path: str | os.PathLike[str]) -> NDArray[Any]:
 
 
 def read_pixel_size(path: str | os.PathLike[str]) -> float | None:
-    """Return the side of a file's pixels in micrometres, or None where the file does not tell.
+    """Return the side of a file's pixels in micrometres, or None if the file does not state it.
 
-    OME-TIFF and ImageJ TIFF tell it. A resolution in inches or without a unit is a printer's, not
-    a microscope's. Pixels are taken for square: the size along x counts. Nothing is raised for a
-    file that cannot be read: :func:`read_frame` does that.
+    OME-TIFF and ImageJ TIFF state it. A resolution in inches or without a unit is a printer's, not
+    a microscope's. Pixels are assumed to be square: the size along x counts. An unreadable file
+    raises no error here: :func:`read_frame` raises it.
     """
     try:
         with Path(path).open("rb") as file:
@@ -101,7 +103,7 @@ def read_pixel_size(path: str | os.PathLike[str]) -> float | None:
                 return None
         with tifffile.TiffFile(path) as tiff:
             size = _ome_pixel_size(tiff) if tiff.is_ome else _imagej_pixel_size(tiff)
-    except Exception:  # on a damaged file tifffile may raise anything
+    except Exception:  # tifffile may raise anything on a damaged file
         return None
     return size if size is not None and LEAST_SCALE <= size <= MOST_SCALE else None
 
@@ -122,14 +124,14 @@ def _imagej_pixel_size(tiff: tifffile.TiffFile) -> float | None:
 
 
 def _micrometres(unit: str) -> float | None:
-    """Micrometres of a unit of length, as OME-XML and ImageJ write it; None for other units."""
+    """Return the micrometres in a unit, as OME-XML and ImageJ write it; None for other units."""
     # ImageJ writes the micro sign as an escape, and some programs write a Greek mu.
     return _MICROMETRES.get(unit.replace("\\u00B5", "µ").replace("\u03bc", "µ"))
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Put the file's name before the message, and turn what libraries raise into ours."""
+    """Put the file's name before the message, and convert errors of libraries into ours."""
     try:
         yield
     except (UnreadableImage, UnsupportedImage, FrameTooLarge) as error:
@@ -137,7 +139,7 @@ def _naming(path: Path) -> Iterator[None]:
     except OSError as error:
         refused = _unreadable(error.strerror or str(error), "Check that you may read it.")
         raise UnreadableImage(f"{path}: {refused}") from error
-    except Exception as error:  # on a damaged file tifffile may raise anything
+    except Exception as error:  # tifffile may raise anything on a damaged file
         broken = _unreadable(f"it is truncated or damaged ({error!r})", "Copy it again.")
         raise UnreadableImage(f"{path}: {broken}") from error
 
@@ -147,7 +149,7 @@ def _unreadable(given: str, remedy: str) -> UnreadableImage:
 
 
 def _decode(path: Path, limits: FrameLimits) -> NDArray[Any]:
-    data = np.fromfile(path, np.uint8)  # unlike imread, takes any name on Windows
+    data = np.fromfile(path, np.uint8)  # unlike imread, accepts any file name on Windows
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     if image is None:
         raise _unreadable("it is truncated or damaged", "Copy it again.")
@@ -177,7 +179,7 @@ def _read_tiff(path: Path, limits: FrameLimits) -> NDArray[Any]:
 
 
 def _camera_values(image: NDArray[Any], page: tifffile.TiffPage) -> NDArray[Any]:
-    """Bring channels last, look palettes up, and turn inverted grey around."""
+    """Move channels last, apply palettes, and invert inverted grey."""
     if page.axes == "SYX":
         image = np.moveaxis(image, 0, -1)
     if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
@@ -189,7 +191,7 @@ def _camera_values(image: NDArray[Any], page: tifffile.TiffPage) -> NDArray[Any]
 
 def _only_page(tiff: tifffile.TiffFile) -> tifffile.TiffPage:
     planes = len(tiff.pages)
-    if tiff.is_imagej:  # may keep a whole stack behind one page
+    if tiff.is_imagej:  # may store a whole stack behind one page
         planes = max(planes, int((tiff.imagej_metadata or {}).get("images", 1)))
     if planes != 1:
         raise _unreadable(
@@ -206,10 +208,10 @@ def _channels_last(shape: tuple[int, ...], axes: str) -> tuple[int, ...]:
 
 
 def _decode_by_opencv(path: Path, page: tifffile.TiffPage, limits: FrameLimits) -> NDArray[Any]:
-    """Decode what tifffile leaves to an optional library, such as LZW.
+    """Decode formats that tifffile leaves to an optional library, such as LZW.
 
-    OpenCV scales values of 10, 12 and 14 bits, and applies a TIFF's orientation whatever it is
-    told; such files are refused.
+    OpenCV scales values of 10, 12 and 14 bits, and always applies a TIFF's orientation, whatever
+    its flags. Such files are refused.
     """
     if page.bitspersample != 8 * page.dtype.itemsize:
         raise _unreadable(f"a TIFF of {page.bitspersample} bits a value", "Save it with 16 bits.")

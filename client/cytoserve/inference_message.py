@@ -1,7 +1,7 @@
-"""A request as the bytes of Triton's `ModelInferRequest`, in which a frame is copied once.
+"""Encode a request as the bytes of Triton's `ModelInferRequest`, copying the frame only once.
 
-Protobuf itself takes milliseconds to put a megapixel into a message. Of a message that is written
-piece by piece the reader sees one all the same: that is how protobuf's encoding is defined
+Protobuf itself takes milliseconds to put a megapixel into a message. This module writes the message
+piece by piece. The reader still sees one message: that is how protobuf's encoding is defined
 (https://protobuf.dev/programming-guides/encoding/#last-one-wins).
 """
 
@@ -18,13 +18,14 @@ _SERVICE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _REQUEST = service_pb2.ModelInferRequest
 
 _BYTES = 2
-"""Protobuf's wire type of what is told by its length: text, bytes, messages."""
+"""Protobuf's wire type of length-delimited values: text, bytes, messages."""
 
 
 def inference_call(channel: grpc.Channel) -> grpc.UnaryUnaryMultiCallable:
-    """`ModelInfer` on a channel of gRPC, blocking or of asyncio: from what :func:`message` makes.
+    """Return the call `ModelInfer` of a gRPC channel, blocking or asyncio.
 
-    It answers a `ModelInferResponse` and raises `grpc.RpcError`.
+    It takes the bytes from :func:`message`, returns a `ModelInferResponse` and raises
+    `grpc.RpcError`.
     """
     return channel.unary_unary(
         f"/{_SERVICE.full_name}/ModelInfer",
@@ -33,7 +34,7 @@ def inference_call(channel: grpc.Channel) -> grpc.UnaryUnaryMultiCallable:
 
 
 def message(request: Request) -> bytes:
-    """The message that asks for a request's outputs; its inputs are numbers, never text."""
+    """Return the encoded message of a request, whose inputs must be numbers, never text."""
     head = _REQUEST(
         model_name=request.model,
         inputs=[
@@ -56,7 +57,7 @@ def message(request: Request) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """A number as protobuf writes it: seven bits a byte, the lowest first."""
+    """Encode a number as protobuf does: seven bits per byte, lowest first."""
     coded = bytearray()
     while number > 0x7F:
         coded.append(number & 0x7F | 0x80)

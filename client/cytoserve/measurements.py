@@ -1,4 +1,4 @@
-"""What is measured of one cell, under the names and rules of scikit-image's ``regionprops``."""
+"""Measurements of one cell, with the names and rules of scikit-image's ``regionprops``."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ MEASUREMENTS = (
 )
 """Names of the measured columns. As in scikit-image, 0 is the row and 1 the column, the bounding
 box is half-open, and a pixel's centre is its index (``i``, not ``i + 0.5``). All are in frame
-pixels but ``eccentricity``, 0 for a circle, below 1 for an ellipse."""
+pixels except ``eccentricity``, which is 0 for a circle and below 1 for an ellipse."""
 
 
 def measure(region: Region) -> tuple[float, ...]:
-    """Measure one cell: the values of :data:`MEASUREMENTS`, NaN where a cell without a pixel
-    has none."""
+    """Measure one cell: return the values of :data:`MEASUREMENTS`.
+
+    A cell without a pixel has the area 0 and otherwise NaN.
+    """
     moments = cv2.moments(region.mask.astype(np.uint8), binaryImage=True)
     area = moments["m00"]
     if area == 0:
@@ -51,7 +53,7 @@ def measure(region: Region) -> tuple[float, ...]:
 
 
 def _axis_lengths(moments: cv2.typing.Moments) -> tuple[float, float]:
-    """Axes of the ellipse with the same second moments, longest first."""
+    """Return the axis lengths of the ellipse with the same second moments, longest first."""
     area = moments["m00"]
     across, along = moments["mu20"] / area, moments["mu02"] / area
     spread = math.hypot(2 * moments["mu11"] / area, across - along)

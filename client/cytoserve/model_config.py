@@ -1,6 +1,6 @@
-"""Models of a repository on disk: their ``config.pbtxt`` and version folders.
+"""Model repositories on disk: the ``config.pbtxt`` and version folders of each model.
 
-Server and export read the same repository; a client on a microscope needs no more than the names.
+Server and export read the same repository; a client at a microscope needs only the names.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from tritonclient.grpc import model_config_pb2
 CONFIG_FILE = "config.pbtxt"
 
 VARIANT_FOLDER = "configs"
-"""In a model's folder: its ``<variant>.pbtxt`` takes the place of ``config.pbtxt`` in a server that
-was started with ``--model-config-name=<variant>``."""
+"""Folder in a model's folder. Its ``<variant>.pbtxt`` replaces ``config.pbtxt`` if the server was
+started with ``--model-config-name=<variant>``."""
 
 MODEL_FILES = {"onnxruntime": "model.onnx", "python": "model.py", "tensorrt": "model.plan"}
-"""Default file of a version folder, by backend."""
+"""Backend -> default file of a version folder."""
 
 
 class ModelConfigError(ValueError):
-    """A ``config.pbtxt`` that is absent or that Triton's schema does not admit."""
+    """A ``config.pbtxt`` is missing or does not fit Triton's schema."""
 
 
 def config_file(model: Path, variant: str | None = None) -> Path:
-    """The configuration that Triton takes for a model's folder, of a variant where it has one."""
+    """Return the file that configures a model in Triton: the variant's if there is one."""
     own = model / VARIANT_FOLDER / f"{variant}.pbtxt"
     return own if variant and own.is_file() else model / CONFIG_FILE
 
@@ -41,7 +41,7 @@ def read_config(path: Path) -> model_config_pb2.ModelConfig:
 
 
 def versions(model: Path) -> list[int]:
-    """The numbered folders of a model, which Triton takes for versions, in ascending order."""
+    """Return the numbers of a model's version folders, in ascending order."""
     if not model.is_dir():
         return []
     return sorted(int(p.name) for p in model.iterdir() if p.is_dir() and p.name.isdecimal())

@@ -1,4 +1,4 @@
-"""What a request says to the server: the caller's settings, completed by what the model learned."""
+"""The numbers in a request: the caller's settings, completed from the model card."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cytoserve.errors import FrameTooLarge, InvalidSetting
 from cytoserve.settings import Settings
 
 UNKNOWN = LearnedScale(network_scale=1.0, cell_diameter_px=32.0, largest_cell_px=128.0)
-"""The scale of a model whose card tells none: one network pixel per frame pixel."""
+"""Scale for a model whose card has none: one network pixel per frame pixel."""
 
 MAX_NETWORK_SIDE = 32_768
 """Longest side of a scaled frame, in network pixels."""
@@ -28,11 +28,11 @@ class OperatingPoint:
 
     Attributes:
         network_scale: network pixels per frame pixel.
-        tile_overlap: least overlap of neighbouring tiles, in network pixels.
-        score_threshold: detections that score below it are dropped.
+        tile_overlap: minimum overlap of neighbouring tiles, in network pixels.
+        score_threshold: detections with a lower score are dropped.
         overlap_threshold: see :class:`cytoserve.settings.Settings`.
         max_cells: see :class:`cytoserve.settings.Settings`.
-        frame_scale: factor that brings the frame to the scale of the training frames.
+        frame_scale: factor that scales the frame to match the training frames.
     """
 
     network_scale: float
@@ -44,11 +44,11 @@ class OperatingPoint:
 
     @property
     def halo(self) -> int:
-        """Frame pixels by which parts of a frame overlap, so that a cell lies whole in one."""
+        """Frame pixels by which parts of a frame overlap, so that one part holds a whole cell."""
         return math.ceil(self.tile_overlap / self.network_scale) + _MARGIN
 
     def tiles(self, frame_shape: tuple[int, ...], pipeline: contract.Pipeline) -> int:
-        """Return the number of tiles that the server cuts a frame ``(H, W, ...)`` into."""
+        """Return the number of tiles into which the server cuts a frame ``(H, W, ...)``."""
         field = pipeline.field
         overlap = min(self.tile_overlap, field // 2, contract.MAX_TILE_OVERLAP)
         count = 1
@@ -80,8 +80,8 @@ def operating_point(
     """Return the numbers that a request carries.
 
     Args:
-        settings: the caller's.
-        card: of the pipeline.
+        settings: the caller's settings.
+        card: the model card of the pipeline.
         frame_shape: ``(H, W, ...)`` of the frame in pixels.
         pipeline: an instance pipeline.
 
@@ -94,7 +94,7 @@ def operating_point(
     if factor is None:
         factor = min(pipeline.field / side for side in frame_shape[:2]) / learned.network_scale
     threshold = contract.SCORE_THRESHOLD if card.threshold is None else card.threshold
-    # In network pixels cells have their usual size, whatever the frame's scale.
+    # In network pixels, cells have their typical size at any scale of the frame.
     overlap = min(learned.largest_cell_px * learned.network_scale, contract.MAX_TILE_OVERLAP)
     point = OperatingPoint(
         network_scale=_on_the_wire(factor * learned.network_scale),
@@ -111,17 +111,18 @@ def operating_point(
 
 
 def scale_factor(settings: Settings, card: ModelCard) -> float | None:
-    """Return the factor that brings a frame to the scale of the training frames.
+    """Return the factor that scales a frame to match the training frames.
 
     Args:
-        settings: the caller's.
-        card: of an instance pipeline.
+        settings: the caller's settings.
+        card: the model card of an instance pipeline.
 
     Returns:
-        The factor, or None where the frame's size decides: ``scale="fit"``.
+        The factor, or None if the frame's size decides: ``scale="fit"``.
 
     Raises:
-        InvalidSetting: a pixel size or a cell diameter for a model that does not know its own.
+        InvalidSetting: a pixel size or a cell diameter was given, but the model does not know its
+            own.
     """
     learned = card.scale
     if settings.pixel_size_um is not None:
@@ -141,11 +142,11 @@ def scale_factor(settings: Settings, card: ModelCard) -> float | None:
                 "Give a factor instead (scale, --scale), or export the pipeline again."
             )
         return learned.cell_diameter_px / settings.cell_diameter_px
-    if isinstance(settings.scale, str):  # "fit", as settings are checked
+    if isinstance(settings.scale, str):  # "fit": the settings are checked
         return None
     return 1.0 if settings.scale is None else float(settings.scale)
 
 
 def _on_the_wire(value: float) -> float:
-    """The nearest float32: what the server gets, so that tiles are counted alike."""
+    """Return the nearest float32, as the server receives it, so that both count the same tiles."""
     return float(np.float32(value))

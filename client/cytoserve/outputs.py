@@ -1,4 +1,4 @@
-"""The files that can be written for one frame, and how they come to be whole."""
+"""The files that can be written for one frame, and their atomic writing."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from cytoserve.picture import Picture
 Result = TypeVar("Result", Cells, Foreground)
 
 OVERLAY = "overlay"
-"""The kind of file that takes ``numbers`` and ``pixel_size_um``."""
+"""The kind of file that uses ``numbers`` and ``pixel_size_um``."""
 
 
 @dataclass(frozen=True)
 class Output(Generic[Result]):
-    """One kind of file: what it is, the end of its name, and what fills it.
+    """One kind of file: its summary, the ending of its name, and its encoder.
 
-    ``encode`` takes the frame, what was found in it and the frame's file name, and returns the
-    content of the file.
+    ``encode`` takes the frame, the result and the frame's file name, and returns the content of
+    the file.
     """
 
     summary: str
@@ -58,13 +58,13 @@ def probability_tiff(frame: NDArray[Any], foreground: Foreground, name: str) -> 
 
 
 def table_csv(frame: NDArray[Any], result: Cells | Foreground, name: str) -> bytes:
-    """Encode the table: CSV after RFC 4180, UTF-8, one row a cell or component; unknown values
+    """Encode the table: CSV as in RFC 4180, UTF-8, one row per cell or component; unknown values
     are empty."""
     return _csv(result.table())
 
 
 def summary_csv(frame: NDArray[Any], foreground: Foreground, name: str) -> bytes:
-    """Encode the summary: CSV after RFC 4180, UTF-8, one row; unknown values are empty."""
+    """Encode the summary: CSV as in RFC 4180, UTF-8, one row; unknown values are empty."""
     facts = {"file": name, "class": foreground.class_name, "threshold": foreground.threshold}
     return _csv({key: [value] for key, value in (facts | foreground.summary()).items()})
 
@@ -76,11 +76,12 @@ def overlay_png(
     numbers: bool = False,
     pixel_size_um: float | None = None,
 ) -> bytes:
-    """Encode the overlay: PNG, 8-bit RGB. ``numbers`` and ``pixel_size_um`` are as for
-    :func:`cytoserve.overlay.draw_overlay`.
+    """Encode the overlay: PNG, 8-bit RGB.
+
+    ``numbers`` and ``pixel_size_um`` are as for :func:`cytoserve.overlay.draw_overlay`.
 
     Raises:
-        InvalidSetting: a pixel size that is not a positive, finite number.
+        InvalidSetting: the pixel size is not a positive, finite number.
     """
     if isinstance(result, Cells):
         return _png(draw_overlay(frame, result, numbers, pixel_size_um))
@@ -88,12 +89,12 @@ def overlay_png(
 
 
 def coco_json(frame: NDArray[Any], cells: Cells, name: str) -> bytes:
-    """Encode a COCO data set of this one image."""
+    """Encode a COCO dataset of this one image."""
     return _json(coco_dataset(cells, name))
 
 
 def coco_foreground_json(frame: NDArray[Any], foreground: Foreground, name: str) -> bytes:
-    """Encode a COCO data set of this one image."""
+    """Encode a COCO dataset of this one image."""
     return _json(coco_foreground(foreground, name))
 
 
@@ -103,7 +104,7 @@ CELLS_OUTPUTS: Mapping[str, Output[Cells]] = {
     OVERLAY: Output("picture with outlines and legend, PNG", "overlay.png", overlay_png),
     "coco": Output("COCO data set with run-length masks, JSON", "coco.json", coco_json),
 }
-"""What ``cytoserve segment --save`` offers of an instance pipeline."""
+"""Kinds of files that ``cytoserve segment --save`` offers for an instance pipeline."""
 
 FOREGROUND_OUTPUTS: Mapping[str, Output[Foreground]] = {
     "mask": Output("0 or 255, uint8 TIFF", "mask.tif", mask_tiff),
@@ -113,11 +114,11 @@ FOREGROUND_OUTPUTS: Mapping[str, Output[Foreground]] = {
     OVERLAY: Output("picture with outlines, points, legend, PNG", "overlay.png", overlay_png),
     "coco": Output("COCO data set of components, JSON", "coco.json", coco_foreground_json),
 }
-"""What ``cytoserve segment --save`` offers of a semantic pipeline."""
+"""Kinds of files that ``cytoserve segment --save`` offers for a semantic pipeline."""
 
 
 def outputs(pipeline: Pipeline) -> Mapping[str, Output[Cells]] | Mapping[str, Output[Foreground]]:
-    """Return the kinds of files that can be written of a pipeline's results."""
+    """Return the kinds of files that can be written for a pipeline's results."""
     return FOREGROUND_OUTPUTS if pipeline.is_semantic else CELLS_OUTPUTS
 
 
@@ -133,15 +134,15 @@ def encode_output(
 
     Args:
         kind: a key of :func:`outputs`.
-        frame: as :func:`cytoserve.frames.to_wire` takes it.
-        result: what was found in it.
+        frame: a frame that :func:`cytoserve.frames.to_wire` accepts.
+        result: the cells or foreground found in it.
         name: the frame's file name.
         numbers: whether cells or components carry their numbers in an overlay.
         pixel_size_um: side of a frame pixel in um, for an overlay's scale bar; None draws none.
 
     Raises:
-        KeyError: there is no such kind for such a result.
-        InvalidSetting: a pixel size that is not a positive, finite number.
+        KeyError: this kind does not exist for such a result.
+        InvalidSetting: the pixel size is not a positive, finite number.
     """
     if kind == OVERLAY:
         return overlay_png(frame, result, name, numbers, pixel_size_um)
@@ -151,10 +152,10 @@ def encode_output(
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that at any moment it is either the old one or the whole new one.
+    """Write a file so that at any moment it is either the old file or the complete new one.
 
     Raises:
-        OSError: the disk is full, or the folder cannot be written.
+        OSError: the disk is full, or the folder is not writable.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")

@@ -1,4 +1,4 @@
-"""A picture for people: the frame, and what was found in it as outlines, points and numbers."""
+"""Draw overlays: the frame with the result as outlines, points and numbers."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from cytoserve.picture import (
 )
 
 _SHIFT = 4  # cv2 draws at 1/16 px
-_SHADOW: Colour = (0, 0, 0)  # under every line, so that it is seen on any ground
-_NUMBER_SHARE = 1 / 3  # height of a number, of the cells' usual diameter
+_SHADOW: Colour = (0, 0, 0)  # under every line, so that it is visible on any background
+_NUMBER_SHARE = 1 / 3  # height of a number, as a share of the cells' typical diameter
 _NUMBER_HEIGHTS = (9, 32)  # smallest and largest number, in picture pixels
-_FONT_HEIGHT = 21  # of a digit in picture pixels, at OpenCV's font scale 1
+_FONT_HEIGHT = 21  # height of a digit in picture pixels, at OpenCV's font scale 1
 
 
 def draw_overlay(
@@ -35,18 +35,18 @@ def draw_overlay(
     numbers: bool = False,
     pixel_size_um: float | None = None,
 ) -> Picture:
-    """Return uint8 RGB ``[h, w, 3]``: the frame at a handy size, outlines, the legend below.
+    """Return uint8 RGB ``[h, w, 3]``: the frame at a handy size, outlines, a legend below.
 
-    The outlines and numbers are of the cells in the label image.
+    The outlines and numbers are those of the cells in the label image.
 
     Args:
-        frame: as :func:`cytoserve.frames.to_wire` takes it.
-        cells: what was found in it.
+        frame: a frame that :func:`cytoserve.frames.to_wire` accepts.
+        cells: the cells found in it.
         numbers: whether every cell carries its number in the label image and the table.
-        pixel_size_um: side of a frame pixel in um, which draws a scale bar; None draws none.
+        pixel_size_um: side of a frame pixel in um, for a scale bar; None draws none.
 
     Raises:
-        InvalidSetting: a pixel size that is not a positive, finite number.
+        InvalidSetting: the pixel size is not a positive, finite number.
     """
     picture = frame_picture(frame)
     scale, width = _scale(picture, cells.frame_shape), line_width(picture)
@@ -72,17 +72,18 @@ def draw_foreground(
     numbers: bool = False,
     pixel_size_um: float | None = None,
 ) -> Picture:
-    """Return uint8 RGB ``[h, w, 3]``: the frame at a handy size, the mask's outline, the centres
-    as points, and below how much is covered and what was counted.
+    """Return uint8 RGB ``[h, w, 3]``: the frame at a handy size with mask outline and centres.
+
+    The centres are drawn as points. A legend below shows the coverage and the counts.
 
     Args:
-        frame: as :func:`cytoserve.frames.to_wire` takes it, of any size.
-        foreground: what was found in it.
+        frame: a frame that :func:`cytoserve.frames.to_wire` accepts, but of any size.
+        foreground: the foreground found in it.
         numbers: whether every component carries its number in the table.
-        pixel_size_um: side of a frame pixel in um, which draws a scale bar; None draws none.
+        pixel_size_um: side of a frame pixel in um, for a scale bar; None draws none.
 
     Raises:
-        InvalidSetting: a pixel size that is not a positive, finite number.
+        InvalidSetting: the pixel size is not a positive, finite number.
     """
     picture = frame_picture(frame)
     scale, width = _scale(picture, foreground.frame_shape), line_width(picture)
@@ -126,9 +127,9 @@ def _draw_numbers(picture: Picture, regions: Iterable[Region], scale: NDArray[np
 
 
 def _middle(region: Region) -> NDArray[np.float64]:
-    """The centre (x, y), in frame pixels, of the pixel nearest to the centroid.
+    """Return the centre (x, y), in frame pixels, of the pixel nearest to the centroid.
 
-    The centroid itself may lie outside of a bent cell.
+    The centroid itself may lie outside a bent cell.
     """
     pixels = np.argwhere(region.mask) + 0.5
     nearest = pixels[np.square(pixels - pixels.mean(axis=0)).sum(axis=1).argmin()]
@@ -136,12 +137,12 @@ def _middle(region: Region) -> NDArray[np.float64]:
 
 
 def _scale(picture: Picture, frame_shape: tuple[int, int]) -> NDArray[np.float64]:
-    """Picture pixels a frame pixel, along x and y."""
+    """Return the picture pixels per frame pixel, along x and y."""
     return np.array([picture.shape[1] / frame_shape[1], picture.shape[0] / frame_shape[0]])
 
 
 def _drawn(points: NDArray[np.float32], scale: NDArray[np.float64]) -> NDArray[np.int32]:
-    """Frame pixels to what cv2 draws: it puts a pixel's centre at i, we put it at i + 0.5."""
+    """Convert frame pixels to cv2's, which have their centre at i instead of i + 0.5."""
     drawn: NDArray[np.int32] = np.rint((points * scale - 0.5) * 2**_SHIFT).astype(np.int32)
     return drawn
 

@@ -1,29 +1,28 @@
-"""From mask patches to frame pixels.
+"""Convert mask patches to frame pixels.
 
 The server's ``cell_labels`` and every result of the client share two rules.
 
-What a cell claims:
+Pixels that a cell claims:
 
     The M x M patch of a cell spans its box ``[x0, x1) x [y0, y1)`` in continuous frame pixels
     (pixel ``i`` spans ``[i, i + 1)``, its centre is ``i + 0.5``). A frame pixel whose centre
     ``(X, Y)`` lies inside the box samples the patch bilinearly at
     ``u = (X - x0) / (x1 - x0) * M - 0.5`` and ``v = (Y - y0) / (y1 - y0) * M - 0.5``, edges
-    clamped. The cell claims the pixel when the value is at least 127.5.
+    clamped. The cell claims the pixel if the value is at least 127.5.
 
-What a cell owns:
+Pixels that a cell owns:
 
-    Cells are painted in order. Each takes the pixels it claims that no earlier cell owns, and of
-    these it owns the largest piece, neighbours by side or corner (8-connected). The pixels of its
+    Cells are painted in order. Each takes the pixels that it claims and no earlier cell owns. Of
+    these it owns the largest 8-connected piece (neighbours by side or corner). The pixels of its
     other pieces stay free for later cells. A cell that is left without a pixel owns the free
-    pixel nearest to the middle of its box, or none when the frame has no free pixel. A cell
+    pixel nearest to the middle of its box, or none if the frame has no free pixel. A cell
     without a patch value of at least 127.5, such as a prompt that found nothing, owns none.
 
-So a cell is at most one piece, a pixel has one owner, and the i-th cell is ``i`` in the label
-image.
-:func:`regions` gives what cells claim, overlaps included. :func:`paint_labels`,
-:func:`owned_regions` and :func:`outlines` give what they own.
+A cell is therefore at most one piece, a pixel has at most one owner, and the i-th cell is ``i`` in
+the label image. :func:`regions` yields claimed pixels, overlaps included. :func:`paint_labels`,
+:func:`owned_regions` and :func:`outlines` give owned pixels.
 
-Boxes may stick out of the frame. A box without area claims no pixel.
+Boxes may extend beyond the frame. A box without area claims no pixel.
 """
 
 from __future__ import annotations
@@ -39,15 +38,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 LabelImage = NDArray[np.uint16] | NDArray[np.uint32]
-"""``[H, W]``: 0 background, ``i`` the i-th cell from 1 on."""
+"""Label image ``[H, W]``: 0 for background, ``i`` for the i-th cell, counted from 1."""
 
 THRESHOLD = 127.5
-"""A cell claims a pixel from this patch value on; patches run from 0 to 255."""
+"""Lowest patch value at which a cell claims a pixel; patches run from 0 to 255."""
 
-_FIRST_REACH = 4  # pixels to each side of a box's middle that are searched first
-_OUTLINE_SAMPLES = 256  # along the longer side of a cell whose outline is followed
+_FIRST_REACH = 4  # pixels searched first on each side of a box's middle
+_OUTLINE_SAMPLES = 256  # along the longer side of a cell whose outline is traced
 _OUTLINE_ZOOMS = (2, 8)  # fewest and most samples per frame pixel
-_OUTLINE_SLACK = 0.1  # frame pixels that a simplified outline may stray
+_OUTLINE_SLACK = 0.1  # frame pixels by which a simplified outline may deviate
 
 Window = tuple[slice, slice]
 
@@ -69,9 +68,9 @@ class Region:
 def regions(
     boxes: NDArray[np.float32], patches: NDArray[np.uint8], shape: tuple[int, int]
 ) -> Iterator[Region]:
-    """Yield what every cell claims, in order: its whole mask, whatever other cells claim.
+    """Yield the pixels that every cell claims, in order: its whole mask, overlaps included.
 
-    A region spans the pixels of the cell's box. Memory is that of one region.
+    A region spans the pixels of the cell's box. The function needs memory for one region.
 
     Args:
         boxes: float ``[N, 4]``, (x0, y0, x1, y1) in continuous frame pixels, finite.
@@ -79,7 +78,7 @@ def regions(
         shape: ``(H, W)`` of the frame in pixels.
 
     Raises:
-        ValueError: shapes that do not fit each other, or a box that is not finite.
+        ValueError: the shapes do not fit each other, or a box is not finite.
     """
     _check(boxes, patches)
     frame = (slice(0, shape[0]), slice(0, shape[1]))
@@ -93,9 +92,9 @@ def regions(
 def paint_labels(
     boxes: NDArray[np.float32], patches: NDArray[np.uint8], shape: tuple[int, int]
 ) -> LabelImage:
-    """Paint what all cells own into one label image.
+    """Paint the pixels that all cells own into one label image.
 
-    Memory is that of the label image and of one region.
+    The function needs memory for the label image and one region.
 
     Args:
         boxes: float ``[N, 4]``, (x0, y0, x1, y1) in continuous frame pixels, finite.
@@ -103,10 +102,10 @@ def paint_labels(
         shape: ``(H, W)`` of the frame in pixels.
 
     Returns:
-        ``[H, W]``: 0 background, ``i`` the i-th cell from 1 on; uint16, or uint32 when N > 65535.
+        ``[H, W]``: 0 background, ``i`` the i-th cell from 1 on; uint16, or uint32 if N > 65535.
 
     Raises:
-        ValueError: shapes that do not fit each other, or a box that is not finite.
+        ValueError: the shapes do not fit each other, or a box is not finite.
     """
     labels: LabelImage = (
         np.zeros(shape, np.uint16)
@@ -130,19 +129,19 @@ def paint_labels(
 
 
 def owned_regions(boxes: NDArray[np.float32], labels: LabelImage) -> Iterator[Region]:
-    """Yield what every cell owns, in order: the pixels of a label image that have its number.
+    """Yield the pixels that every cell owns, in order: those with its number in a label image.
 
-    A region is the cell's bounding box; it has no row and no column when the cell owns no pixel.
-    Memory is that of one region.
+    A region is the cell's bounding box. It has no row and no column if the cell owns no pixel.
+    The function needs memory for one region.
 
     Args:
         boxes: float ``[N, 4]``, (x0, y0, x1, y1) in continuous frame pixels, finite.
-        labels: ``[H, W]``, as :func:`paint_labels` paints cells with these boxes.
+        labels: ``[H, W]``, painted by :func:`paint_labels` from cells with these boxes.
     """
     for label, box in enumerate(boxes.tolist(), 1):
         rows, columns = _covered(box, (slice(0, labels.shape[0]), slice(0, labels.shape[1])))
         mask = labels[rows, columns] == label
-        if not mask.any():  # it was left without a pixel, and took another
+        if not mask.any():  # it was left without a pixel and took a free one
             rows, columns = _nearest(labels, label, box) or (slice(0, 0), slice(0, 0))
             mask = labels[rows, columns] == label
         left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
@@ -155,22 +154,23 @@ def owned_regions(boxes: NDArray[np.float32], labels: LabelImage) -> Iterator[Re
 def outlines(
     boxes: NDArray[np.float32], patches: NDArray[np.uint8], labels: LabelImage
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield the outline of what every cell owns, in order, finer than pixels.
+    """Yield the outline of the pixels that every cell owns, in order, with subpixel precision.
 
     An outline follows the patch where the cell ends by itself, and the pixels' border where an
-    earlier cell begins. That of a thin cell, or of one joined by corners only, follows its pixels.
+    earlier cell begins. The outline of a thin cell, or of a cell joined by corners only, follows
+    its pixels.
 
     Args:
         boxes: float ``[N, 4]``, (x0, y0, x1, y1) in continuous frame pixels, finite.
         patches: uint8 ``[N, M, M]``, probability 0..255, rows from top to bottom.
-        labels: ``[H, W]``, as :func:`paint_labels` paints these cells.
+        labels: ``[H, W]``, painted by :func:`paint_labels` from these cells.
 
     Yields:
         float32 ``[P, 2]``, (x, y) in continuous frame pixels: the outer outline, without holes,
-        closed from the last point to the first; P = 0 when the cell owns no pixel.
+        closed from the last point to the first; P = 0 if the cell owns no pixel.
 
     Raises:
-        ValueError: shapes that do not fit each other, or a box that is not finite.
+        ValueError: the shapes do not fit each other, or a box is not finite.
     """
     _check(boxes, patches)
     owned = owned_regions(boxes, labels)
@@ -185,8 +185,8 @@ def outlines(
 def run_lengths(region: Region, shape: tuple[int, int]) -> list[int]:
     """Return the COCO run-length counts of a region in a frame of ``shape`` (H, W).
 
-    Column by column, background first; the counts add up to ``H * W``. The frame itself is
-    never made.
+    Runs go column by column, background first. The counts add up to ``H * W``. No array as large as
+    the frame is made.
     """
     height, width = shape
     columns = np.pad(region.mask.T.astype(np.int8), ((0, 0), (1, 1)))
@@ -195,7 +195,7 @@ def run_lengths(region: Region, shape: tuple[int, int]) -> list[int]:
     for edge in (1, -1):  # where runs start, where they stop
         column, row = np.nonzero(change == edge)
         edges.append((column + region.columns.start) * height + row + region.rows.start)
-    # A run down to the last row goes on in the next column: there a stop equals a start.
+    # A run down to the last row continues in the next column: there a stop equals a start.
     places, times = np.unique(np.concatenate(edges), return_counts=True)
     flat = [0, *places[times == 1].tolist(), height * width]
     return [stop - start for start, stop in pairwise(flat)]
@@ -204,7 +204,7 @@ def run_lengths(region: Region, shape: tuple[int, int]) -> list[int]:
 def _sampled(
     box: Sequence[float], patch: NDArray[np.uint8], within: Window
 ) -> tuple[slice, slice, NDArray[np.float32]]:
-    """The rows and columns within a window that a box covers, and the patch's values there."""
+    """Return the rows and columns within a window that a box covers, and the patch values there."""
     x0, y0, x1, y1 = box
     rows, columns = _covered(box, within)
     top, bottom, v = _samples(y0, y1, rows, len(patch))
@@ -215,7 +215,7 @@ def _sampled(
 
 
 def _covered(box: Sequence[float], within: Window) -> Window:
-    """The rows and columns within a window whose pixels' centres are in a box."""
+    """Return the rows and columns within a window whose pixel centres are in a box."""
     x0, y0, x1, y1 = box
     rows, columns = (
         [min(max(math.ceil(edge - 0.5), part.start), part.stop) for edge in edges]
@@ -227,7 +227,7 @@ def _covered(box: Sequence[float], within: Window) -> Window:
 def _samples(
     low: float, high: float, pixels: slice, size: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """Along one axis: the two patch neighbours of every pixel, and the weight of the second."""
+    """Return, for one axis, each pixel's two patch neighbours and the weight of the second."""
     centres = np.arange(pixels.start, pixels.stop) + 0.5
     places = np.clip((centres - low) * (size / max(high - low, 1e-30)) - 0.5, 0, size - 1)
     before = places.astype(np.intp)
@@ -236,7 +236,7 @@ def _samples(
 
 
 def _largest_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
-    """The largest 8-connected piece; of equal ones the first, row by row. None: no piece."""
+    """Return the largest 8-connected piece (the first by rows if sizes are equal), or None."""
     if not mask.any():
         return None
     if len(_contours(mask, cv2.RETR_LIST)) == 1:  # one piece without a hole: most cells
@@ -252,9 +252,9 @@ def _largest_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
 
 
 def _nearest(labels: LabelImage, label: int, box: Sequence[float]) -> Window | None:
-    """The pixel with a label that is nearest to the middle of a box; None: there is no such pixel.
+    """Return the pixel with a label that is nearest to the middle of a box, or None.
 
-    Of equally near pixels it is the first. The middle is moved into the frame.
+    Of equally near pixels the first is returned. A middle outside the frame is moved into it.
     """
     height, width = labels.shape
     x, y = min(max((box[0] + box[2]) / 2, 0), width), min(max((box[1] + box[3]) / 2, 0), height)
@@ -277,7 +277,7 @@ def _nearest(labels: LabelImage, label: int, box: Sequence[float]) -> Window | N
 def _outline(
     box: Sequence[float], patch: NDArray[np.uint8], region: Region, shape: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """The outline of a region that has a pixel, float32 ``[P, 2]``, (x, y), frame pixels."""
+    """Return the outline of a region with a pixel: float32 ``[P, 2]``, (x, y), frame pixels."""
     height, width = region.mask.shape
     top, left = region.rows.start - 1, region.columns.start - 1  # one pixel around the region
     inside = np.zeros((height + 2, width + 2), np.bool_)
@@ -291,7 +291,7 @@ def _outline(
     field[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = np.rint(
         values
     )
-    field[(field > THRESHOLD) & ~inside] = 0  # claimed, and owned by another cell or by none
+    field[(field > THRESHOLD) & ~inside] = 0  # claimed, but owned by another cell or by none
     fewest, most = _OUTLINE_ZOOMS
     zoom = min(max(_OUTLINE_SAMPLES // max(height, width), fewest), most)
     points = ((_followed(field, inside, zoom) + 0.5) / zoom + (left, top)).astype(np.float32)
@@ -300,9 +300,10 @@ def _outline(
 
 
 def _followed(field: NDArray[np.uint8], inside: NDArray[np.bool_], zoom: int) -> NDArray[Any]:
-    """The samples on the outline of one cell, ``[P, 2]``, (x, y), ``zoom`` of them per pixel.
+    """Return the samples on the outline of one cell, ``[P, 2]``, (x, y), ``zoom`` per pixel.
 
-    They follow the field, or the pixels where the field falls apart or holds less than half.
+    They follow the field, or the pixels if the field is in pieces or covers less than half of
+    the cell.
     """
     size = (field.shape[1] * zoom, field.shape[0] * zoom)
     fine = cv2.resize(field, size, interpolation=cv2.INTER_LINEAR)
@@ -315,7 +316,7 @@ def _followed(field: NDArray[np.uint8], inside: NDArray[np.bool_], zoom: int) ->
 
 
 def _contours(inside: NDArray[np.bool_], mode: int) -> Sequence[NDArray[Any]]:
-    """OpenCV's 8-connected contours, through the centres of the outermost samples."""
+    """Return OpenCV's 8-connected contours, through the centres of the outermost samples."""
     return cv2.findContours(inside.view(np.uint8), mode, cv2.CHAIN_APPROX_NONE)[0]
 
 

@@ -1,4 +1,4 @@
-"""What every picture for people is made of: the frame at a handy size, texts, a scale bar, and a
+"""Building blocks of pictures for people: the frame at a handy size, texts, a scale bar, and a
 legend below."""
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ COLOURS = (
     (204, 121, 167),
     (0, 114, 178),
 )
-"""RGB of the classes in order, again from the first beyond the last: the palette of Okabe and
+"""RGB colours of the classes in order, starting again after the last: the palette of Okabe and
 Ito, which colour-blind people can tell apart."""
 
 SIDES = (1024, 4096)
-"""A picture's long side in pixels: smaller frames are enlarged, larger ones reduced."""
+"""Limits of a picture's long side, in pixels: smaller frames are enlarged, larger ones reduced."""
 
 DISPLAY_PERCENTILES = (0.5, 99.5)
-"""Percentiles of the frame that are shown black and white."""
+"""Percentiles of the frame that are shown as black and white."""
 
 SCALE_BAR_SHARE = 0.2
-"""Share of the picture's width that a scale bar takes, about."""
+"""Approximate length of a scale bar, as a share of the picture's width."""
 
 _MAX_ENLARGEMENT = 8
-_BAND_ROWS = 256  # a large frame is brought to 8 bits band by band
+_BAND_ROWS = 256  # a large frame is converted to 8 bits band by band
 _ANY_SIZE = FrameLimits(sys.maxsize, sys.maxsize, sys.maxsize)  # nothing is sent
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _BACKGROUND, _INK = (24, 24, 24), (235, 235, 235)
-_SHADOW, _LIGHT = (0, 0, 0), (255, 255, 255)  # dark around light is seen on any ground
+_SHADOW, _LIGHT = (0, 0, 0), (255, 255, 255)  # dark around light is visible on any background
 
 Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -50,10 +50,11 @@ Colour = tuple[int, int, int]
 def frame_picture(frame: NDArray[np.generic]) -> Picture:
     """Return uint8 RGB ``[h, w, 3]``: the frame stretched to 8 bits, at a handy size.
 
-    Memory is that of the picture and of a band of the frame, so a ``numpy.memmap`` may be given.
+    The function needs memory for the picture and a band of the frame, so the frame may be a
+    ``numpy.memmap``.
 
     Args:
-        frame: as :func:`cytoserve.frames.to_wire` takes it, of any size.
+        frame: a frame that :func:`cytoserve.frames.to_wire` accepts, but of any size.
     """
     height, width = frame.shape[:2]
     side = max(height, width)
@@ -71,12 +72,12 @@ def frame_picture(frame: NDArray[np.generic]) -> Picture:
 
 
 def add_legend(picture: Picture, entries: Sequence[tuple[str, Colour]], words: str) -> Picture:
-    """Return the picture with a strip of its width below.
+    """Return the picture with a legend below, as wide as the picture.
 
     Args:
         picture: uint8 RGB ``[h, w, 3]``.
-        entries: text and swatch of every thing that is drawn.
-        words: what is said after them.
+        entries: text and colour of every kind of thing that is drawn.
+        words: text after the entries.
     """
     width = picture.shape[1]
     size = max(0.4, width / 1600)
@@ -105,8 +106,8 @@ def draw_text(picture: Picture, text: str, x: float, y: float, size: float) -> N
 
     Args:
         picture: uint8 RGB ``[h, w, 3]``, drawn on.
-        text: what is written.
-        x, y: the middle of the text; it is moved into the picture where it would stick out.
+        text: the text to write.
+        x, y: the middle of the text, which is moved if the text would extend beyond the picture.
         size: OpenCV's font scale; 1 is about 21 px high.
     """
     width, height = _text_size(text, size)
@@ -129,7 +130,7 @@ def draw_scale_bar(picture: Picture, pixel_size_um: float, scale: float = 1.0) -
         scale: picture pixels per frame pixel.
 
     Raises:
-        InvalidSetting: a pixel size that is not a positive, finite number.
+        InvalidSetting: the pixel size is not a positive, finite number.
     """
     if not (math.isfinite(pixel_size_um) and pixel_size_um > 0):
         raise InvalidSetting(
@@ -150,24 +151,24 @@ def draw_scale_bar(picture: Picture, pixel_size_um: float, scale: float = 1.0) -
 
 
 def class_colour(class_id: int) -> Colour:
-    """Return the colour of a class by its number from 0 on."""
+    """Return the colour of a class; ``class_id`` counts from 0."""
     return COLOURS[class_id % len(COLOURS)]
 
 
 def line_width(picture: Picture) -> int:
-    """Return the width of lines that are seen at the picture's size, in pixels."""
+    """Return a line width in pixels that is visible at the picture's size."""
     return max(2, round(max(picture.shape[:2]) / 600))
 
 
 def _levels(frame: NDArray[np.generic]) -> tuple[float, float]:
-    """The values shown black and white; percentiles need a million pixels at most."""
+    """Return the values shown as black and white, from at most about a million pixels."""
     stride = max(1, max(frame.shape[:2]) // 1024)
     low, high = np.percentile(to_wire(frame[::stride, ::stride]), DISPLAY_PERCENTILES)
     return float(low), float(high)
 
 
 def _stretched(frame: NDArray[np.uint16], low: float, high: float) -> Picture:
-    """Bring a frame to 8-bit RGB, all channels alike so that hues stay."""
+    """Convert a frame to 8-bit RGB, with the same stretch for all channels to preserve hues."""
     grey = (frame.astype(np.float32) - np.float32(low)) * np.float32(255 / max(high - low, 1))
     picture = np.clip(grey, 0, 255).astype(np.uint8)
     return np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture
@@ -181,14 +182,14 @@ def _resized(picture: Picture, shape: tuple[int, int], way: int) -> Picture:
 
 
 def _round_length(length: float) -> float:
-    """The 1, 2 or 5 times a power of ten that is nearest to a length, by their ratio."""
+    """Return the 1, 2 or 5 times a power of ten that is nearest to a length, by ratio."""
     exponent = math.floor(math.log10(length))
     rounds = [float(f"{first}e{exponent + more}") for more in (0, 1) for first in (1, 2, 5)]
     return min(rounds, key=lambda each: abs(math.log(each / length)))
 
 
 def _text_size(text: str, size: float) -> tuple[int, int]:
-    """Width and height of a text in pixels."""
+    """Return the width and height of a text in pixels."""
     width, height = cv2.getTextSize(_ascii(text), _FONT, size, _text_line(size))[0]
     return width, height
 
@@ -198,5 +199,5 @@ def _text_line(size: float) -> int:
 
 
 def _ascii(text: str) -> str:
-    """cv2's font has no other letters."""
+    """Replace the letters that cv2's font does not have."""
     return text.encode("ascii", "replace").decode()

@@ -1,11 +1,11 @@
-"""What a person or a program says of N cells: where SAM is to look for them.
+"""Prompts for SAM: boxes, clicks, coarse masks.
 
 ::
 
-    Prompts(boxes=[(10, 12, 60, 70), (80, 15, 120, 66)])  # two cells, a box each
+    Prompts(boxes=[(10, 12, 60, 70), (80, 15, 120, 66)])  # two cells, one box each
     Prompts(points=[[(35, 41), (58, 20)]], point_labels=[[1, 0]])  # one cell: in it, not in it
     Prompts(boxes=[(10, 12, 60, 70), None], points=[None, [(99, 40)]])  # by a box, by a click
-    Prompts.from_masks(masks)  # coarse masks to be made finer
+    Prompts.from_masks(masks)  # coarse masks to be refined
     Prompts.from_cells(client.segment(frame, "maskrcnn"))  # another pipeline's cells
 
 Coordinates are continuous frame pixels, (x, y): pixel ``i`` spans ``[i, i + 1)``.
@@ -26,32 +26,33 @@ from cytoserve.contract import DEFAULT_MAX_CELLS, MASK_SIZE, POINT_LABELS
 from cytoserve.errors import InvalidPrompts
 
 MOST_PROMPTS = DEFAULT_MAX_CELLS
-"""Most cells of one request; the server keeps what it knows of the frame for the next one."""
+"""Maximum number of cells per request; the server caches the frame's embedding for the next."""
 
 MOST_POINTS = 64
-"""Most points of one cell."""
+"""Maximum number of points per cell."""
 
 BACKGROUND, FOREGROUND, NONE = (POINT_LABELS[name] for name in ("background", "foreground", "none"))
 
 Rows = Sequence[ArrayLike | None] | NDArray[Any]
-"""One entry a cell; None where it has none."""
+"""One entry per cell, or None for a cell without one."""
 
 
 @dataclass(frozen=True, eq=False, init=False)
 class Prompts:
-    """N prompts, one a cell; every array is read-only.
+    """N prompts, one per cell; every array is read-only.
 
-    A cell has a box, or points, or both; a coarse mask comes with a box. What is wrong in itself
-    is refused here, what lies outside a frame by :meth:`check_for`.
+    A cell has a box, or points, or both; a coarse mask needs a box. The constructor refuses invalid
+    prompts; :meth:`check_for` refuses prompts outside a frame.
 
     Args:
         boxes: N times (x0, y0, x1, y1), or None for a cell without a box.
-        points: N times ``[P, 2]``, (x, y), or None; P may differ, at most ``MOST_POINTS``.
+        points: N times ``[P, 2]``, (x, y), or None for a cell without points. P may differ between
+            cells, up to ``MOST_POINTS``.
         point_labels: N times ``[P]``: 1 in the cell (foreground), 0 not in it (background), or
             None for a cell without points. By default all points are in their cells.
         masks: uint8 ``[N, M, M]``, M = ``contract.MASK_SIZE``: the probability 0..255 inside the
-            cell's box, as :mod:`cytoserve.patches` lays it on the frame. All cells have one, or
-            none has.
+            cell's box, placed on the frame as in :mod:`cytoserve.patches`. Either all cells have
+            one, or none has.
 
     Attributes:
         boxes: float32 ``[N, 4]``, NaN for a cell without a box.
@@ -60,8 +61,8 @@ class Prompts:
         masks: uint8 ``[C, M, M]``; C = N, or 0 without coarse masks.
 
     Raises:
-        InvalidPrompts: nothing to look for, or a row that says nothing clear; the message tells
-            the row, counted from 0.
+        InvalidPrompts: there is no prompt, or a row is unclear; the message names the row, counted
+            from 0.
     """
 
     boxes: NDArray[np.float32]
@@ -110,13 +111,13 @@ class Prompts:
 
     @classmethod
     def from_masks(cls, masks: NDArray[Any]) -> Prompts:
-        """Return the prompts of coarse masks of a whole frame: their boxes and their shapes.
+        """Return prompts made from coarse masks of a whole frame: their boxes and shapes.
 
         Args:
             masks: ``[N, H, W]``, bool, or a number that is 0 outside the cell.
 
         Raises:
-            InvalidPrompts: not of this shape, or a mask without a pixel.
+            InvalidPrompts: the shape or dtype is wrong, or a mask has no pixel.
         """
         masks = np.asarray(masks)
         if masks.ndim != 3 or masks.dtype.kind not in "bui":
@@ -140,10 +141,10 @@ class Prompts:
     def from_cells(cls, cells: Cells) -> Prompts:
         """Return the boxes of another pipeline's cells, and their patches as coarse masks.
 
-        What sticks out of the frame is cut off.
+        Boxes and patches are clipped to the frame.
 
         Raises:
-            InvalidPrompts: there is no cell, or one that lies outside the frame altogether.
+            InvalidPrompts: there is no cell, or a cell lies completely outside the frame.
         """
         height, width = cells.frame_shape
         boxes = np.clip(cells.boxes, 0, np.array([width, height] * 2, np.float32))
@@ -169,14 +170,14 @@ class Prompts:
 
     @property
     def point_counts(self) -> NDArray[np.int64]:
-        """How many points every cell has: ``[N]``."""
+        """Number of points of every cell: ``[N]``."""
         counts: NDArray[np.int64] = np.count_nonzero(self.point_labels != NONE, axis=1)
         return counts
 
     def bounding_boxes(self) -> NDArray[np.float32]:
-        """Return what every prompt spans: its box, or that around its points, float32 ``[N, 4]``.
+        """Return every prompt's extent, float32 ``[N, 4]``: its box, or that around its points.
 
-        Points in the cell count if there are any, else all.
+        The points in the cell count if there are any, otherwise all points.
         """
         around = self.boxes.copy()
         for row in np.flatnonzero(~self.has_box):
@@ -187,7 +188,7 @@ class Prompts:
         return around
 
     def entries(self) -> list[dict[str, Any]]:
-        """Return the prompts as JSON has them, one object a cell; coarse masks are left out.
+        """Return the prompts in JSON form, one object per cell, without coarse masks.
 
         The keys are those that :func:`cytoserve.cli.prompt_files.read_prompts` reads.
         """
@@ -203,13 +204,13 @@ class Prompts:
         """Check that all boxes and points lie in a frame ``(H, W)``; its edge is part of it.
 
         Raises:
-            InvalidPrompts: the first that does not.
+            InvalidPrompts: a box or point lies outside; the message names the first.
         """
         height, width = frame_shape
         extent = np.array([width, height], np.float32)
         corners = self.boxes.reshape(-1, 2, 2)
         for what, places in (("box", corners), ("point", self.points)):
-            outside = ((places < 0) | (places > extent)).any(axis=2)  # NaN is neither
+            outside = ((places < 0) | (places > extent)).any(axis=2)  # NaN counts as inside
             for row in np.flatnonzero(outside.any(axis=1)):
                 given = places[row] if what == "box" else places[row][outside[row]][0]
                 raise _refusal(
@@ -221,7 +222,7 @@ class Prompts:
 
 
 def _row_count(**given: Rows | None) -> int:
-    """N, the same of all that is given."""
+    """Return N, which must be the same for all given arguments."""
     try:
         counts = {name: len(rows) for name, rows in given.items() if rows is not None}
     except TypeError as error:
@@ -252,7 +253,7 @@ def _row_count(**given: Rows | None) -> int:
 def _row(
     row: int, box: ArrayLike | None, points: ArrayLike | None, labels: ArrayLike | None
 ) -> tuple[NDArray[np.float32] | None, NDArray[np.float32], NDArray[np.int32]]:
-    """Box, points and labels of one cell, checked."""
+    """Check and return box, points and labels of one cell."""
     if points is None and labels is not None:
         raise _refusal("Labels are those of points", "labels without points", row, "Add the points")
     places = _floats(np.empty((0, 2)) if points is None else points, row, "Points are [P, 2]")
@@ -316,9 +317,9 @@ def _check_masks(masks: Any, boxed: Sequence[bool]) -> None:
 def _resampled(
     patch: NDArray[np.uint8], spanned: NDArray[np.float32], wanted: NDArray[np.float32]
 ) -> NDArray[np.uint8]:
-    """The part ``wanted`` of a patch that spans the box ``spanned``, as ``[M, M]``.
+    """Return the part ``wanted`` of a patch that spans the box ``spanned``, as ``[M, M]``.
 
-    Bilinear at the centres of the new pixels, as :mod:`cytoserve.patches` samples.
+    Sampling is bilinear at the centres of the new pixels, as in :mod:`cytoserve.patches`.
     """
     places = []
     for axis, length in ((0, patch.shape[1]), (1, patch.shape[0])):
@@ -332,7 +333,7 @@ def _resampled(
 
 def _floats(given: ArrayLike, row: int, rule: str) -> NDArray[np.float32]:
     try:
-        with np.errstate(over="ignore"):  # becomes infinite, which is refused
+        with np.errstate(over="ignore"):  # too large values become infinite and are refused
             return np.asarray(given, dtype=np.float64).astype(np.float32)
     except (TypeError, ValueError) as error:
         raise _refusal(rule, repr(given), row, "Pass numbers, in frame pixels") from error

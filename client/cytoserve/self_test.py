@@ -1,4 +1,4 @@
-"""A small frame that every pipeline must be able to answer, whatever it was trained on."""
+"""A self-test: a small frame that every pipeline must process, whatever it was trained on."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def self_test_frame() -> NDArray[np.uint16]:
 
 
 def run_self_test(client: Client, pipeline: str, timeout: float) -> Cells | Foreground:
-    """Let a pipeline answer the frame; the client checks the answer against the contract.
+    """Send the frame to a pipeline; the client checks the answer against the contract.
 
-    What it finds is not judged: no model was trained on this frame.
+    The result is not judged: no model was trained on this frame.
 
     Raises:
-        CytoserveError: no answer, or one that breaks the contract.
+        CytoserveError: there is no answer, or it breaks the contract.
     """
     asked = find_pipeline(pipeline)
     if asked.is_semantic:

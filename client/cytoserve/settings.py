@@ -1,4 +1,4 @@
-"""What a caller may set for one request, with its defaults and its deadline."""
+"""Settings that a caller may give for one request, with defaults and deadline."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ DEFAULT_PIPELINE = "yolo_resnet"
 DEFAULT_FOREGROUND_PIPELINE = "glioma_unet"
 DEFAULT_PROMPT_PIPELINE = "sam_prompt"
 DEFAULT_TIMEOUT_S = 60.0
-"""Deadline of a call unless the caller sets one, in seconds, its repetitions included."""
+"""Default deadline of a call in seconds, retries included."""
 
 LONGEST_TIMEOUT_S = 1e9
-"""Longest deadline in seconds, 32 years: gRPC takes one of 1e10 s for one that is over."""
+"""Longest deadline in seconds, 32 years: gRPC treats a deadline of 1e10 s as already over."""
 
 _LEARNED = "the one that the model's training chose"
 
@@ -32,35 +32,36 @@ MAX_CELLS_LIMIT = 65_535
 """Largest ``max_cells``: the server's label image is uint16."""
 
 FIT = "fit"
-"""Value of ``scale`` that shrinks or enlarges the whole frame into one tile of the network."""
+"""Value of ``scale`` that fits the whole frame into one tile of the network."""
 
 _SCALES = {
     "scale": "--scale",
     "pixel_size_um": "--pixel-size",
     "cell_diameter_px": "--cell-diameter",
 }
-"""The settings that tell a frame's scale, and their options in the command line."""
+"""Settings that give a frame's scale -> their command-line options."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """The settings of one request to an instance pipeline.
 
-    At most one of ``scale``, ``pixel_size_um`` and ``cell_diameter_px`` is given. Without any, a
-    frame is taken to have the scale of the frames that the network was trained on.
+    At most one of ``scale``, ``pixel_size_um`` and ``cell_diameter_px`` may be given. Without any,
+    a frame is assumed to have the scale of the network's training frames.
 
     Attributes:
-        score_threshold: detections that score below it are dropped; 0..1. None takes the one
-            that the model's training chose.
-        overlap_threshold: of two cells of which one covers a larger share of the smaller one's
-            mask, one stays; 0..1.
-        max_cells: maximum number of cells of one answer; 1..65535. ``Cells.capped`` tells when it
-            cut.
-        scale: factor that brings the frame to the scale of the training frames, above 0: 2 for
-            cells of half the size. ``"fit"`` brings the whole frame into one tile of the network,
-            which is fast, and right for a few large cells.
-        pixel_size_um: side of a frame pixel in micrometres, which is compared with the training's.
-        cell_diameter_px: usual diameter of the cells in frame pixels, compared likewise.
+        score_threshold: detections with a lower score are dropped; 0..1. None uses the threshold
+            chosen in the model's training.
+        overlap_threshold: if two cells overlap by more than this share of the smaller one's
+            mask, only one is kept; 0..1.
+        max_cells: maximum number of cells in one answer; 1..65535. ``Cells.capped`` tells whether
+            more were found.
+        scale: factor that scales the frame to match the training frames, above 0: 2 for cells of
+            half the size. ``"fit"`` scales the whole frame into one tile of the network, which is
+            fast and suits a few large cells.
+        pixel_size_um: side of a frame pixel in micrometres, compared with the training frames'.
+        cell_diameter_px: typical diameter of the cells in frame pixels, compared with the
+            training frames'.
     """
 
     score_threshold: float | None = None
@@ -84,7 +85,7 @@ class Settings:
 
     @property
     def tells_scale(self) -> bool:
-        """Whether the caller told the frame's scale, in one way or another."""
+        """Whether the caller gave the frame's scale in any form."""
         return bool(self._told_scales())
 
     def _told_scales(self) -> dict[str, Any]:
@@ -109,10 +110,10 @@ class ForegroundSettings:
 
     Attributes:
         probability_threshold: pixels of at least this probability are foreground; 0..1. None
-            takes the one that the model's training chose.
-        white_level: the value of the frame that is white; above 0, at most 65535. None takes
-            255 for uint8, 65535 for uint16 and 1.0 for float: a 12-bit camera sets 4095. Only
-            pipelines with ``contract.WHITE_LEVEL_INPUT`` take one.
+            uses the threshold chosen in the model's training.
+        white_level: the value of the frame that is white; above 0, at most 65535. None uses
+            255 for uint8, 65535 for uint16 and 1.0 for float. Set 4095 for a 12-bit camera. Only
+            pipelines with ``contract.WHITE_LEVEL_INPUT`` accept it.
     """
 
     probability_threshold: float | None = None
@@ -133,23 +134,23 @@ class ForegroundSettings:
 
     @property
     def known_threshold(self) -> float:
-        """The probability threshold, once it is known."""
+        """The probability threshold, which must be known by now."""
         if self.probability_threshold is None:
             raise ValueError("A threshold must be known here; given: None. Ask for the card first.")
         return self.probability_threshold
 
     def with_threshold_of(self, learned: float | None) -> ForegroundSettings:
-        """Return the same with the model's threshold, where the caller gave none."""
+        """Return these settings, with the model's threshold if the caller gave none."""
         if self.probability_threshold is not None:
             return self
         default = contract.PROBABILITY_THRESHOLD if learned is None else learned
         return replace(self, probability_threshold=default)
 
     def check_for(self, pipeline: contract.Pipeline) -> None:
-        """Check that ``pipeline`` takes what is set.
+        """Check that ``pipeline`` accepts these settings.
 
         Raises:
-            InvalidSetting: a white level for a pipeline that has no such input.
+            InvalidSetting: a white level is set, but the pipeline has no such input.
         """
         if self.white_level is not None and contract.WHITE_LEVEL_INPUT not in pipeline.inputs:
             raise InvalidSetting(
@@ -159,7 +160,7 @@ class ForegroundSettings:
             )
 
     def wire_white_level(self, dtype: np.dtype[Any]) -> float:
-        """Return the white level in the values on the wire, of a frame of ``dtype``."""
+        """Return the white level on the wire for a frame of ``dtype``."""
         scale = WIRE_WHITE if dtype.kind == "f" else 1
         if self.white_level is not None:
             return float(self.white_level) * scale
@@ -182,7 +183,7 @@ def find_pipeline(name: str) -> contract.Pipeline:
 
 
 def names_with(tensor: contract.Tensor) -> str:
-    """Return the names of the pipelines that take or answer ``tensor``, with commas."""
+    """Return the names of the pipelines with ``tensor`` as input or output, with commas."""
     return ", ".join(
         name
         for name, pipeline in contract.PIPELINES.items()
@@ -191,35 +192,35 @@ def names_with(tensor: contract.Tensor) -> str:
 
 
 def find_instance_pipeline(name: str) -> contract.Pipeline:
-    """Return the pipeline called ``name``, which finds cells by itself.
+    """Return the instance pipeline called ``name``, which finds cells without prompts.
 
     Raises:
-        InvalidSetting: there is none, or it is of another kind.
+        InvalidSetting: there is no such pipeline, or it is of another kind.
     """
     return _find_for("segment", name)
 
 
 def find_semantic_pipeline(name: str) -> contract.Pipeline:
-    """Return the pipeline called ``name``, which answers with a probability for every pixel.
+    """Return the semantic pipeline called ``name``, which answers with a probability per pixel.
 
     Raises:
-        InvalidSetting: there is none, or it is of another kind.
+        InvalidSetting: there is no such pipeline, or it is of another kind.
     """
     return _find_for("foreground", name)
 
 
 def find_prompted_pipeline(name: str) -> contract.Pipeline:
-    """Return the pipeline called ``name``, which answers one cell a prompt.
+    """Return the prompted pipeline called ``name``, which answers with one cell per prompt.
 
     Raises:
-        InvalidSetting: there is none, or it is of another kind.
+        InvalidSetting: there is no such pipeline, or it is of another kind.
     """
     return _find_for("prompt", name)
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """What one method of the client asks: in words, by which tensor, with which arguments."""
+    """One kind of pipeline: its answer in words, the tensor that marks it, and the arguments."""
 
     answers: str
     tensor: contract.Tensor
@@ -253,8 +254,8 @@ def check_timeout(seconds: float) -> float:
     """Return ``seconds`` if it can be a deadline.
 
     Raises:
-        InvalidSetting: not a number above 0, at most ``LONGEST_TIMEOUT_S``. There is no call
-            without a deadline.
+        InvalidSetting: ``seconds`` is not a number above 0 and at most ``LONGEST_TIMEOUT_S``.
+            Every call has a deadline.
     """
     if not _is_between(seconds, Real, sys.float_info.min, LONGEST_TIMEOUT_S):
         raise InvalidSetting(
@@ -265,14 +266,14 @@ def check_timeout(seconds: float) -> float:
 
 
 def check_scale(name: str, value: Any) -> None:
-    """Check a number that tells a frame's scale.
+    """Check a number that gives a frame's scale.
 
     Args:
         name: ``scale``, ``pixel_size_um`` or ``cell_diameter_px``.
-        value: what was given for it.
+        value: the given value.
 
     Raises:
-        InvalidSetting: not a number from ``LEAST_SCALE`` to ``MOST_SCALE``.
+        InvalidSetting: the value is not a number from ``LEAST_SCALE`` to ``MOST_SCALE``.
     """
     if not _is_between(value, Real, LEAST_SCALE, MOST_SCALE):
         fit = f', or "{FIT}"' if name == "scale" else ""
@@ -290,7 +291,7 @@ def _check_fraction(name: str, value: Any, default: float | str) -> None:
 
 
 def _is_between(value: Any, kind: type, low: float, high: float) -> bool:
-    if isinstance(value, bool):  # to Python, True is a whole number
+    if isinstance(value, bool):  # to Python, True is an integer
         return False
     fits: bool = isinstance(value, kind) and low <= value <= high  # type: ignore[operator]
     return fits

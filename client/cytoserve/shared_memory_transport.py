@@ -1,4 +1,4 @@
-"""A transport for a server on the same Linux machine: frames go through shared memory.
+"""A transport to a server on the same Linux machine: frames go through shared memory.
 
 ::
 
@@ -8,13 +8,13 @@
     with Client(transport=SharedMemoryTransport("localhost:8001")) as client:
         cells = client.segment(frame)
 
-A frame is copied once, into memory that the server reads as well, in place of being written into
-a message, sent, and read again. Answers, and small inputs, travel in messages as ever.
+A frame is copied once, into memory that the server reads, too. It is not written into a message,
+sent, and read again. Answers and small inputs still travel in messages.
 
-Every call that runs takes a region of memory of its own, which is registered with the server once
-and used again by later calls. What is there at the end is taken back by ``close``, or when the
-process ends. A killed process leaves nothing in ``/dev/shm`` either, but the server keeps its
-frame's memory until it is restarted.
+Every running call uses its own region of memory, which is registered with the server once and
+reused by later calls. The regions are released by ``close``, or when the process ends. A killed
+process leaves nothing in ``/dev/shm`` either, but the server holds the frame's memory until the
+server is restarted.
 """
 
 from __future__ import annotations
@@ -47,28 +47,28 @@ from cytoserve.settings import DEFAULT_URL
 from cytoserve.transport import Request, Tensors
 
 LARGE = 64 * 1024
-"""Bytes from which on a tensor goes through shared memory."""
+"""Minimum number of bytes of a tensor that goes through shared memory."""
 
 FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux shows shared memory as files
 
 REGION_STEP = 1024 * 1024
-"""A region's size is a multiple of it, so that frames of nearly one size share a region."""
+"""Unit of a region's size in bytes, so that frames of nearly the same size share a region."""
 
 ALIGNMENT = 64
-"""Tensors in a region begin at multiples of it."""
+"""Tensors in a region begin at multiples of this number of bytes."""
 
 FORGET_TIMEOUT_S = 2.0
-"""Time that ``close`` allows other threads' calls and the server for letting the regions go, in
-seconds."""
+"""Time in seconds that ``close`` gives the server and the calls of other threads to release the
+regions."""
 
-# What Triton says; its statuses alone are shared with other failures.
+# Triton's messages; its statuses alone are ambiguous.
 _CANNOT_OPEN = "Unable to open shared memory region"
 _NOT_REGISTERED = "Unable to find shared memory region"
 _IN_USE = "currently in use"
 
 
 class SharedMemoryTransport(GrpcTransport):
-    """For ``Client``, on the machine of the server; threads may share one.
+    """A transport for a ``Client`` on the server's machine; threads may share one.
 
     Args:
         url: ``host:port`` of the server's gRPC endpoint.
@@ -76,9 +76,9 @@ class SharedMemoryTransport(GrpcTransport):
         credentials: for TLS; without them the connection is plain.
 
     Raises:
-        InvalidSetting: this is not Linux, or ``url`` is no address. Later, of a call: the memory
-            that is left for ``/dev/shm`` is too small for the frame, or none can be made there.
-        ServerError: of a call: the server does not see this machine's memory.
+        InvalidSetting: this is not Linux, or ``url`` is not an address. Calls raise it if the
+            memory left for ``/dev/shm`` is too small for the frame, or none can be created there.
+        ServerError: raised by calls if the server does not see this machine's memory.
     """
 
     def __init__(
@@ -112,14 +112,14 @@ class SharedMemoryTransport(GrpcTransport):
             except InferenceServerException as error:
                 if not _says(error, _NOT_REGISTERED):
                     raise
-                region.registered = False  # the server was started anew, or was told to forget
+                region.registered = False  # the server was restarted, or told to unregister it
                 answer = self._ask_again(request, region, offsets, deadline)
         return read_outputs(answer, request)
 
     def _ask(
         self, request: Request, region: _Region, offsets: Mapping[str, int], deadline: float
     ) -> triton.InferResult:
-        """Ask about a region that holds the large inputs; register it where it is not yet."""
+        """Send a request whose large inputs are in a region; register the region if necessary."""
 
         def make_input(name: str, tensor: NDArray[Any]) -> triton.InferInput:
             data = triton.InferInput(name, list(tensor.shape), np_to_triton_dtype(tensor.dtype))
@@ -168,7 +168,7 @@ class SharedMemoryTransport(GrpcTransport):
                     f"{error.message()}. Use Client(url) for a server on another machine; start "
                     "one in a container with --ipc=host and as a user that may read the memory."
                 ) from error
-            if status_of(error) is not grpc.StatusCode.ALREADY_EXISTS:  # by a call cut off
+            if status_of(error) is not grpc.StatusCode.ALREADY_EXISTS:  # by an interrupted call
                 raise
         region.registered = True
 
@@ -178,7 +178,7 @@ class SharedMemoryTransport(GrpcTransport):
 
 
 def layout(tensors: Tensors) -> tuple[dict[str, int], int]:
-    """Place the large tensors in one region: offset by name, and the bytes of all together."""
+    """Place the large tensors in one region; return name -> offset, and the total bytes."""
     offsets, end = {}, 0
     for name, tensor in tensors.items():
         if tensor.nbytes >= LARGE and tensor.dtype != np.object_:  # text has no fixed size
@@ -188,14 +188,14 @@ def layout(tensors: Tensors) -> tuple[dict[str, int], int]:
 
 
 class _Region:
-    """Shared memory of a name that no other process and no earlier region has.
+    """Shared memory whose name no other process and no earlier region has.
 
     Raises:
-        InvalidSetting: there is too little memory for it, or none can be made.
+        InvalidSetting: there is too little memory, or none can be created.
     """
 
     def __init__(self, size: int) -> None:
-        from tritonclient.utils import shared_memory  # does not import everywhere
+        from tritonclient.utils import shared_memory  # cannot be imported everywhere
 
         self._memory = shared_memory
         self.name = f"cytoserve-client-{os.getpid()}-{secrets.token_hex(4)}"
@@ -221,7 +221,7 @@ class _Region:
             ) from error
 
     def _reserve(self) -> None:
-        """Take all pages now: one that is missing when the frame is written ends the process."""
+        """Reserve all pages now: a page missing while the frame is written ends the process."""
         file = os.open(FOLDER / self.name, os.O_RDWR)
         try:
             os.posix_fallocate(file, 0, self.size)
@@ -232,12 +232,12 @@ class _Region:
         self._memory.set_shared_memory_region(self._handle, [tensor], offset)
 
     def destroy(self) -> None:
-        """Remove the region here; the server has it until it is told to forget it."""
+        """Remove the region here; the server holds it until told to unregister it."""
         self._memory.destroy_shared_memory_region(self._handle)
 
 
 class _Regions:
-    """The regions of one transport: one a call that runs, kept for calls to come."""
+    """The regions of one transport: one per running call, reused by later calls."""
 
     def __init__(self, server: triton.InferenceServerClient, headers: Mapping[str, str]) -> None:
         self._server = server
@@ -246,14 +246,14 @@ class _Regions:
         self._lock = threading.Condition()
         self._lent = 0
         self._idle: list[_Region] = []
-        self._forgettable: list[str] = []  # names that are gone here, and not yet at the server
+        self._forgettable: list[str] = []  # removed here, but not yet unregistered at the server
         self._closed = False
 
     @contextmanager
     def borrow(self, size: int) -> Iterator[_Region]:
-        """Lend a region of at least ``size`` bytes, for one call.
+        """Lend a region of at least ``size`` bytes to one call.
 
-        After a call that failed its region is not used again: the server may still read it.
+        The region of a failed call is not reused, because the server may still read it.
         """
         with self._lock:
             self._lent += 1
@@ -275,7 +275,7 @@ class _Regions:
                     self._idle.append(region)
             if not kept:
                 self._retire(region)
-            self._forget(FORGET_TIMEOUT_S)  # it has just answered: this does not wait
+            self._forget(FORGET_TIMEOUT_S)  # the server has just answered, so this does not wait
         finally:
             with self._lock:
                 self._lent -= 1
@@ -287,7 +287,7 @@ class _Regions:
             self._forgettable.append(region.name)
 
     def _forget(self, timeout: float) -> bool:
-        """Let the server forget what is gone here; False where it still uses some of it."""
+        """Unregister removed regions at the server; return False if it still uses some of them."""
         with self._lock:
             names, self._forgettable = self._forgettable, []
         used = [name for name in names if not self._unregister(name, timeout)]
@@ -296,7 +296,7 @@ class _Regions:
         return not used
 
     def _unregister(self, name: str, timeout: float) -> bool:
-        """Whether the server has forgotten the name; True also if it cannot be asked any more."""
+        """Unregister a name; return whether it is gone, or True if the server cannot be reached."""
         try:
             self._server.unregister_system_shared_memory(
                 name, headers=self._headers, client_timeout=timeout
@@ -309,8 +309,8 @@ class _Regions:
         return True
 
     def close(self) -> None:
-        """Take all regions back; calls that run have ``FORGET_TIMEOUT_S`` to end."""
-        if os.getpid() != self._process:  # a fork, whose regions are its parent's
+        """Release all regions; running calls have ``FORGET_TIMEOUT_S`` seconds to end."""
+        if os.getpid() != self._process:  # a forked process, whose regions belong to its parent
             return
         with self._lock:
             self._closed = True
@@ -321,7 +321,7 @@ class _Regions:
         deadline = time.monotonic() + FORGET_TIMEOUT_S
         with self._lock:
             self._lock.wait_for(lambda: not self._lent, FORGET_TIMEOUT_S)
-        # A call that was given up may still run there.
+        # An abandoned call may still run at the server.
         while not self._forget(_left(deadline)) and time.monotonic() < deadline:
             time.sleep(0.05)
 
@@ -331,5 +331,5 @@ def _says(error: InferenceServerException, text: str) -> bool:
 
 
 def _left(deadline: float) -> float:
-    """Seconds until then; after it so few that the call fails by its own deadline."""
+    """Return the seconds left; at least 1 ms, so that a late call fails by its own deadline."""
     return max(deadline - time.monotonic(), 1e-3)

@@ -1,7 +1,7 @@
-"""What carries requests to a server: the one place where clients differ.
+"""Transports carry requests to a server: the only part in which the clients differ.
 
-The verbs are coroutines so that the logic of a call is written once. A blocking transport
-simply never suspends in them (see :class:`cytoserve.client.Client`).
+The methods are ``async def`` although ``GrpcTransport`` blocks: one implementation of the logic
+serves ``Client`` and ``AsyncClient``. A synchronous transport simply never awaits anything.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 Tensors = Mapping[str, NDArray[Any]]
-"""Tensors by their name in the contract."""
+"""Name of a tensor in the contract -> its values."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One inference: the model, its input tensors, and the outputs that are wanted.
+    """One inference: the model, its input tensors, and the requested outputs.
 
-    ``origin`` is the row and column of the frame at which a window of it begins. It is not sent:
-    a server needs no more than the pixels, a fake one with a ready answer does.
+    ``origin`` is the row and column of the frame at which a window begins. It is not sent: a real
+    server needs only the pixels. A fake server with prepared answers needs the position, too.
     """
 
     model: str
@@ -32,16 +32,16 @@ class Request:
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """Name and version that the server gives itself, such as ``triton`` and ``2.51.0``."""
+    """Name and version that the server reports, such as ``triton`` and ``2.51.0``."""
 
     name: str
     version: str
 
 
 class Transport(Protocol):
-    """Five verbs towards a server, and the end.
+    """Methods that every connection to a server has.
 
-    ``timeout`` is in seconds, for this one call. All verbs raise the errors of
+    ``timeout`` is in seconds and applies to one call. All methods raise the errors of
     :mod:`cytoserve.errors` and no others.
     """
 
@@ -58,10 +58,10 @@ class Transport(Protocol):
         ...
 
     async def execution(self, model: str, timeout: float) -> str:
-        """How ``model`` is run where that is not by its usual file on ONNX Runtime alone.
+        """Return how ``model`` is run, if not simply with its usual file on ONNX Runtime.
 
-        Other files of its version and accelerators are named, such as ``model.int8.onnx``; the
-        text changes when they do, and is empty by default.
+        The text names other files of the model's version, such as ``model.int8.onnx``, and
+        accelerators. It changes when they change, and is empty by default.
 
         Raises:
             PipelineNotServed: the server has no such model.
@@ -69,7 +69,7 @@ class Transport(Protocol):
         ...
 
     async def server_info(self, timeout: float) -> ServerInfo:
-        """Ask the server who it is."""
+        """Return the server's name and version."""
         ...
 
     async def sleep(self, seconds: float) -> None:
@@ -77,5 +77,5 @@ class Transport(Protocol):
         ...
 
     async def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         ...

@@ -1,14 +1,14 @@
-"""Frames that are too large for one request, sent to a tiled pipeline window by window.
+"""Send frames that are too large for one request to a tiled pipeline, window by window.
 
 The server lays its tiles on a grid of ``TILE_STEP`` that starts at the frame's corner. A window
 that starts at a multiple of ``TILE_STEP`` has the same grid, so its pixels lie in the same tiles
-as those of the whole frame, except where tiles reach over the window's edge and are filled with
-its mirror image. That is at most ``TILE_SIZE - TILE_MARGIN`` px from the edge, and a few px more
-for the cleaning filters and the smoothing of the centres. Every window therefore overlaps its
-neighbours by a halo of ``HALO`` px, and only its core is kept. The cores tile the frame, so the
-result is the one that the server would give for the frame as a whole.
+as those of the whole frame. The exceptions are tiles that reach over the window's edge and are
+filled with its mirror image. They affect pixels at most ``TILE_SIZE - TILE_MARGIN`` px from the
+edge, and a few px more for the cleaning filters and the smoothing of the centres. Every window
+therefore overlaps its neighbours by a halo of ``HALO`` px, and only its core is kept. The cores
+tile the frame, so the result is the same as if the server had processed the frame as a whole.
 
-Memory is that of the result (2 bytes a pixel) and of one window, with its request and its answer.
+This needs memory for the result (2 bytes per pixel) and for one window, its request and its answer.
 The frame itself may be a ``numpy.memmap``: it is read window by window.
 """
 
@@ -25,8 +25,8 @@ from cytoserve.foreground import Foreground
 from cytoserve.frames import FrameLimits, FrameShape, request_limits
 
 HALO = TILE_SIZE
-"""Pixels of a window around its core, where the frame goes on: ``TILE_SIZE - TILE_MARGIN`` (192)
-for the tiles, the rest for filters and smoothing."""
+"""Width of a window's border around its core, where the frame continues, in pixels:
+``TILE_SIZE - TILE_MARGIN`` (192) for the tiles, the rest for filters and smoothing."""
 
 WINDOW_SIDE = 24 * TILE_STEP
 """Longest side of a window: 3072 px, 57 MB as uint16 RGB."""
@@ -35,11 +35,11 @@ CORE_SIDE = WINDOW_SIDE - 2 * HALO
 """Side of the cores, in pixels; a multiple of ``TILE_STEP``, so that windows start on the grid."""
 
 MAX_STITCHED_SIDE = 20_000
-"""Longest side of a frame that is sent in windows."""
+"""Longest side of a frame that is sent in windows, in pixels."""
 
 
 def frame_limits(pipeline: Pipeline) -> FrameLimits:
-    """Return how large a frame a caller may give ``pipeline``, in one request or in windows."""
+    """Return the limits of a frame for ``pipeline``, whether sent in one request or in windows."""
     if not (is_tiled(pipeline) or pipeline.is_instance):
         return request_limits(pipeline)
     side = MAX_STITCHED_SIDE
@@ -47,7 +47,7 @@ def frame_limits(pipeline: Pipeline) -> FrameLimits:
 
 
 def is_tiled(pipeline: Pipeline) -> bool:
-    """Whether its server tiles a frame on a grid, so that windows give the same answer."""
+    """Whether the server tiles a frame on a grid, so that windows give the same answer."""
     return any(TILES in STEPS[step].outputs for step in pipeline.steps)
 
 
@@ -56,8 +56,8 @@ class Window:
     """One part of a frame.
 
     Attributes:
-        rows, columns: what is sent, in frame pixels.
-        core_rows, core_columns: what is kept of the answer, in frame pixels.
+        rows, columns: the part that is sent, in frame pixels.
+        core_rows, core_columns: the part of the answer that is kept, in frame pixels.
     """
 
     rows: slice
@@ -67,7 +67,7 @@ class Window:
 
 
 def windows(frame_shape: FrameShape, pipeline: Pipeline) -> list[Window]:
-    """Return the windows whose cores tile a frame ``(H, W, C)``; one where it fits a request."""
+    """Return the windows whose cores tile a frame ``(H, W, C)``: one if it fits in a request."""
     height, width, _ = frame_shape
     if request_limits(pipeline).allow(frame_shape):
         whole = slice(0, height), slice(0, width)
@@ -80,14 +80,14 @@ def windows(frame_shape: FrameShape, pipeline: Pipeline) -> list[Window]:
 
 
 def _spans(length: int) -> Iterator[tuple[slice, slice]]:
-    """Windows and cores along one axis."""
+    """Yield windows and cores along one axis."""
     for start in range(0, length, CORE_SIDE):
         stop = min(start + CORE_SIDE, length)
         yield slice(max(0, start - HALO), min(length, stop + HALO)), slice(start, stop)
 
 
 class Stitching:
-    """Puts the answers of windows together.
+    """Stitches the answers to all windows of a frame.
 
     Args:
         frame_shape: ``(H, W, C)`` of the whole frame.
@@ -103,7 +103,7 @@ class Stitching:
         self._last: Foreground | None = None
 
     def put(self, window: Window, answer: Foreground) -> None:
-        """Keep what lies in the core of ``window``."""
+        """Store the part of ``answer`` that lies in the core of ``window``."""
         rows, columns = window.core_rows, window.core_columns
         top, left = window.rows.start, window.columns.start
         part = (
@@ -120,9 +120,9 @@ class Stitching:
             self._scores.append(answer.centre_scores[kept])
 
     def whole(self) -> Foreground:
-        """Return the foreground of the whole frame, after every window was put.
+        """Return the foreground of the whole frame; call it after :meth:`put` for every window.
 
-        Centres come best score first, of equal scores the one further up and left.
+        Centres come best score first; of equal scores, the one further up and left comes first.
         """
         if self._last is None:
             raise ValueError("A frame is stitched from one window at least; given: none. Put one.")

@@ -1,4 +1,4 @@
-"""The command line: every command parses, calls the library, prints, and ends with a code of
+"""The command line: every command parses, calls the library, prints, and exits with a code of
 :mod:`cytoserve.cli.exit_codes`."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["main"]
 
 
 class _Commands(click.Group):
-    """Turns errors of the library into messages and exit codes, for every command."""
+    """Converts errors of the library into messages and exit codes, for every command."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -27,9 +27,9 @@ class _Commands(click.Group):
         except CytoserveError as error:
             click.echo(f"Error: {error}", err=True)
             raise SystemExit(_exit_code(error)) from error
-        except BrokenPipeError:  # who read our output has read enough; click ends quietly
+        except BrokenPipeError:  # the reader of our output has closed it; click ends quietly
             raise
-        except OSError as error:  # such as a full disk; what was recorded before is kept
+        except OSError as error:  # such as a full disk; the record so far is kept
             click.echo(f"Error: {error}. Make room, or choose another --out.", err=True)
             raise SystemExit(ExitCode.SOME_FAILED) from error
 
@@ -45,7 +45,7 @@ def _exit_code(error: CytoserveError) -> ExitCode:
 @click.group(cls=_Commands, epilog=EPILOG)
 @click.version_option(cytoserve.__version__, prog_name="cytoserve")
 def main() -> None:
-    """Ask a cytoserve server for the cells of microscope images."""
+    """Segment the cells in microscope images with a cytoserve server."""
 
 
 main.add_command(segment)

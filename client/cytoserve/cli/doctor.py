@@ -1,4 +1,4 @@
-"""``cytoserve doctor``: is everything between here and the cells in order?"""
+"""``cytoserve doctor``: check the client, the server and every pipeline."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from cytoserve.self_test import run_self_test
 @url_option
 @timeout_option
 def doctor(url: str, timeout: float) -> None:
-    """Check the server, the versions, and every pipeline with an image made for it.
+    """Check the server, the versions, and every pipeline with a synthetic test image.
 
-    One line a check: ok, FAIL with the remedy, or -- for a pipeline that is not served.
+    Each check prints one line: ok, FAIL with the remedy, or -- for a pipeline that is not served.
     """
     _line("ok", f"client: cytoserve {cytoserve.__version__}, Python {platform.python_version()}")
     with Client(url, timeout=timeout) as client:

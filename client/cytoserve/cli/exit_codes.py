@@ -1,4 +1,4 @@
-"""What the exit status of every ``cytoserve`` command means."""
+"""The exit statuses of all ``cytoserve`` commands, and their meanings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit status of the commands; 1 is left to interruption (Ctrl-C) and to our own bugs."""
+    """Exit status of the commands; 1 is reserved for interruption (Ctrl-C) and our own bugs."""
 
     DONE = 0
     USAGE = 2
@@ -26,4 +26,4 @@ MEANINGS = {
 EPILOG = "\b\nExit status:\n" + "\n".join(
     f"  {code.value}  {meaning}" for code, meaning in MEANINGS.items()
 )
-"""The table for ``--help``."""
+"""Table of exit statuses for ``--help``."""

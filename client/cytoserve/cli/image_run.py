@@ -1,4 +1,4 @@
-"""One run over many images: read, ask, save, record; a bad one does not stop the others."""
+"""One run over many images: read, segment, save, record. A bad image does not stop the run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from cytoserve.settings import ForegroundSettings, Settings
 from cytoserve.windows import frame_limits
 
 PAUSE_S = 1.0
-"""Between two looks at a server that stopped answering, in seconds."""
+"""Pause between two checks of a server that stopped answering, in seconds."""
 
 _T = TypeVar("_T")
 
@@ -39,22 +39,22 @@ Tell = Callable[[str], None]
 
 
 class ServerStopped(CytoserveError):
-    """The server stopped answering in the middle of a run and did not come back in time."""
+    """The server stopped answering during a run and did not come back in time."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is done to every image of a run.
+    """The work to do on every image of a run.
 
     Attributes:
         pipeline, settings: as for :meth:`cytoserve.Client.segment`, or for
-            :meth:`cytoserve.Client.foreground` where the pipeline is semantic.
+            :meth:`cytoserve.Client.foreground` if the pipeline is semantic.
         save: keys of :func:`cytoserve.outputs.outputs`.
         numbers: whether overlays carry the numbers of the cells or components.
-        pixel_size_um: side of an image's pixel in um, for the overlays' scale bar; None takes
-            what each file tells.
-        out: folder of the results.
-        timeout: deadline of one image in seconds.
+        pixel_size_um: side of an image's pixel in um, for the overlays' scale bar; None uses the
+            pixel size in each file.
+        out: folder for the results.
+        timeout: deadline per image in seconds.
         wait_for_server: how long to wait for a server that stopped answering, in seconds.
     """
 
@@ -77,8 +77,8 @@ class ImageRun:
     """A run of one job; call :meth:`process` for every image.
 
     Attributes:
-        models: those that answer, as `Client.models` tells.
-        stopped: why the server is no longer asked; empty while it is.
+        models: the models that answer, from `Client.models`.
+        stopped: why requests to the server have stopped; empty while they continue.
     """
 
     job: Job
@@ -89,7 +89,7 @@ class ImageRun:
     stopped: str = field(default="", init=False)
 
     def process(self, given: Input) -> str:
-        """Do one image, record it, and return its state, one of ``run_record.STATES``."""
+        """Process and record one image; return its state, one of ``run_record.STATES``."""
         entry: Entry = {"source": str(given.path), "job": self._asked()}
         try:
             entry["sha256"] = _sha256(given.path)
@@ -111,7 +111,7 @@ class ImageRun:
         return str(entry["status"])
 
     def _done(self, given: Input) -> Entry:
-        """Read, ask and save one image; return what to record."""
+        """Read, segment and save one image; return the facts to record."""
         clock = [time.perf_counter()]
         frame = read_frame(given.path, frame_limits(PIPELINES[self.job.pipeline]))
         clock.append(time.perf_counter())
@@ -144,7 +144,7 @@ class ImageRun:
         }
 
     def _settings(self, pixel_size_um: float | None) -> Settings | ForegroundSettings:
-        """The job's settings; where they tell no scale, with the pixel size that the file tells.
+        """Return the job's settings; if they give no scale, add the pixel size in the file.
 
         A pixel size helps only with a model that knows its own.
         """
@@ -173,9 +173,9 @@ class ImageRun:
         return found
 
     def _patiently(self, ask: Callable[[], _T]) -> _T:
-        """Ask; where the server fails, wait until it passes its self-test, and ask once more.
+        """Send a request; if the server fails, wait until it passes its self-test and retry.
 
-        So an image at fault costs two answers, and a server that is restarted costs none.
+        A faulty image therefore costs two requests, and a server restart loses no image.
         """
         try:
             return ask()
@@ -218,7 +218,7 @@ class ImageRun:
         return (
             known.get("status") in (DONE, SKIPPED)
             and known.get("sha256") == entry["sha256"]
-            # What was asked then may also hold the options of an overlay.
+            # The earlier job may also contain the options of an overlay.
             and entry["job"].items() <= known.get("job", {}).items()
             and known.get("models") == dict(self.models)
             and set(wanted) <= set(known.get("outputs", ()))
@@ -227,7 +227,7 @@ class ImageRun:
 
 
 def _counts(found: Cells | Foreground) -> Entry:
-    """What ``run.json`` says of a result."""
+    """Return what ``run.json`` records about a result."""
     if isinstance(found, Foreground):
         return {"class": found.class_name, **found.summary()}
     return {
@@ -239,7 +239,7 @@ def _counts(found: Cells | Foreground) -> Entry:
 
 
 def _operating_point(found: Cells | Foreground, settings: Settings | ForegroundSettings) -> Entry:
-    """What ``run.json`` says of the threshold and the scale that a result was found with."""
+    """Return the threshold and scale of a result, for ``run.json``."""
     if not isinstance(found, Cells):
         return {"probability_threshold": found.threshold}
     point: Entry = {"score_threshold": found.score_threshold, "scale": found.scale}

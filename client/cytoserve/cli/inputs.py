@@ -1,4 +1,4 @@
-"""Which images a user means by files, folders and globs, and how their results are called."""
+"""Find images by files, folders and globs, and name their results."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Input:
     """One image file.
 
     Attributes:
-        path: absolute.
-        key: its path below the folder that all inputs share, with ``/``: its name in
-            ``run.json``, and in mirrored folders that of its results.
+        path: the absolute path.
+        key: the path below the folder that all inputs share, with ``/``. It names the image in
+            ``run.json``, and its results in mirrored folders.
     """
 
     path: Path
@@ -30,14 +30,14 @@ class Input:
     def output(self, ending: str) -> str:
         """Return the path of a result below the output folder, such as ``a/x_png_labels.tif``.
 
-        The suffix stays in the name, so that ``x.png`` and ``x.tif`` have results of their own.
+        The suffix stays in the name, so that ``x.png`` and ``x.tif`` have separate results.
         """
         key = PurePosixPath(self.key)
         return key.with_name(f"{key.stem}_{key.suffix[1:]}_{ending}").as_posix()
 
 
 class NoImageFound(click.UsageError):
-    """A glob that matches no image."""
+    """A glob matches no image."""
 
     exit_code = ExitCode.NOTHING_TO_DO
 
@@ -51,9 +51,9 @@ class _Found:
 def find_inputs(paths: Iterable[str], out: Path) -> list[Input]:
     """Return the images below ``paths``, each once, in the order of their keys.
 
-    A file that is named itself is always taken. Folders are searched with all their subfolders,
-    and globs are expanded here too, for shells that do not; both take image suffixes only, and
-    neither hidden files nor anything in ``out``.
+    A file that is named explicitly is always included. Folders are searched with all their
+    subfolders. Globs are expanded here, too, for shells that do not expand them. Folders and globs
+    include only files with image suffixes, no hidden files, and nothing in ``out``.
 
     Raises:
         NoImageFound: a glob matches no image.
@@ -78,7 +78,7 @@ def _expanded(path: str, out: Path) -> _Found:
             f"A path is a file, a folder or a glob; given: {path!r}, which does not exist. "
             "Check its spelling."
         )
-    # The working folder stays out of the pattern: its name may have brackets, too.
+    # The working folder is not part of the pattern, because its name may contain brackets.
     root = _searchable(_absolute(_plain_part(Path(path))), out)
     matches = [_absolute(Path(match)) for match in glob.glob(path, recursive=True)]  # noqa: PTH207
     files = [file for match in matches for file in _matched(match, out)]
@@ -110,7 +110,7 @@ def _is_image(name: str) -> bool:
 
 
 def _plain_part(pattern: Path) -> Path:
-    """The folder before the first wildcard."""
+    """Return the folder before the first wildcard."""
     for parent in pattern.parents:
         if not glob.has_magic(str(parent)):
             return parent
@@ -137,5 +137,5 @@ def _common(roots: list[Path]) -> Path:
 
 
 def _absolute(path: Path) -> Path:
-    """Absolute and without ``..``, but with links as they are named."""
+    """Return an absolute path without ``..``; links are not resolved."""
     return Path(os.path.abspath(path))  # noqa: PTH100

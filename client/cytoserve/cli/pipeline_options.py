@@ -1,4 +1,4 @@
-"""Options of ``cytoserve segment`` that only some pipelines take."""
+"""Options of ``cytoserve segment`` that only some pipelines accept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cytoserve.outputs import CELLS_OUTPUTS, FOREGROUND_OUTPUTS, OVERLAY, Output
 from cytoserve.settings import FIT, check_scale, names_with
 
 DEFAULT_SAVE: Mapping[bool, tuple[str, ...]] = {False: ("labels", "table"), True: ("mask", "table")}
-"""What is saved by default, by whether the pipeline is semantic."""
+"""Kinds that are saved by default; the key tells whether the pipeline is semantic."""
 
 OPTION_INPUTS: Mapping[str, contract.Tensor] = {
     "score_threshold": contract.SCORE_THRESHOLD_INPUT,
@@ -24,7 +24,7 @@ OPTION_INPUTS: Mapping[str, contract.Tensor] = {
     "probability_threshold": contract.PROBABILITY_THRESHOLD_INPUT,
     "white_level": contract.WHITE_LEVEL_INPUT,
 }
-"""Options that are inputs of a pipeline: those that lack the input refuse the option."""
+"""Option -> pipeline input; an option is refused for pipelines without its input."""
 
 
 class ScaleType(click.ParamType):  # type: ignore[type-arg]  # generic in new versions only
@@ -54,7 +54,7 @@ def parse_save(
 
 
 def check_save(save: tuple[str, ...] | None, pipeline: contract.Pipeline) -> tuple[str, ...]:
-    """Return the kinds to save; refuse what the pipeline has no output for."""
+    """Return the kinds to save; refuse kinds that the pipeline does not offer."""
     if save is None:
         return DEFAULT_SAVE[pipeline.is_semantic]
     known = outputs(pipeline)
@@ -69,7 +69,7 @@ def check_save(save: tuple[str, ...] | None, pipeline: contract.Pipeline) -> tup
 
 
 def check_options(context: click.Context, pipeline: contract.Pipeline) -> None:
-    """Refuse an option that was given and that the pipeline does not take."""
+    """Refuse a given option that the pipeline does not accept."""
     options = {parameter.name: parameter.opts[0] for parameter in context.command.params}
     for name, tensor in OPTION_INPUTS.items():
         given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
@@ -87,7 +87,7 @@ def check_overlay_options(
     numbers: bool,
     pixel_size_um: float | None,
 ) -> None:
-    """Refuse a bad pixel size, and options of the overlay where none is saved."""
+    """Refuse an invalid pixel size, and overlay options if no overlay is saved."""
     if pixel_size_um is not None:
         check_scale("pixel_size_um", pixel_size_um)
     only_drawn = pixel_size_um is not None and contract.SCALE_INPUT not in pipeline.inputs
@@ -100,12 +100,12 @@ def check_overlay_options(
 
 
 def takers_help(name: str) -> str:
-    """Return which pipelines take an option, in words."""
+    """Return a sentence that names the pipelines that accept an option."""
     return f"Of {names_with(OPTION_INPUTS[name])}."
 
 
 def kinds_help() -> str:
-    """Return what can be saved of which pipelines, in words."""
+    """Return sentences that list the kinds to save for each group of pipelines."""
     kinds: tuple[tuple[contract.Tensor, Mapping[str, Output[Any]], bool], ...] = (
         (contract.CELLS_FOUND, CELLS_OUTPUTS, False),
         (contract.PROBABILITY, FOREGROUND_OUTPUTS, True),

@@ -1,4 +1,4 @@
-"""``cytoserve pipelines``: what the server offers."""
+"""``cytoserve pipelines``: list the pipelines that the server offers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAME_WIDTH = 2 + max(map(len, contract.PIPELINES))
 @timeout_option
 @click.option("--models", is_flag=True, help="List version, hash and variant of every model, too.")
 def pipelines(url: str, timeout: float, models: bool) -> None:
-    """List all pipelines: served or not, study, what they do, and their classes."""
+    """List all pipelines: served or not, study, purpose, and classes."""
     with Client(url, timeout=timeout) as client:
         served = client.pipelines()
         for name, pipeline in contract.PIPELINES.items():
@@ -54,7 +54,7 @@ def _lines(
 
 
 def _operating_point(card: ModelCard) -> list[str]:
-    """What the training chose: the threshold, and the scale of the frames."""
+    """Return lines about the threshold and frame scale chosen in training."""
     details, scale = [], card.scale
     if card.threshold is not None:
         details.append(f"threshold: {card.threshold:g}, chosen in validation")

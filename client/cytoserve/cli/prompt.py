@@ -1,4 +1,4 @@
-"""``cytoserve prompt``: find the cells of one image that boxes and points tell of."""
+"""``cytoserve prompt``: segment the cells in one image that boxes and points mark."""
 
 from __future__ import annotations
 
@@ -108,10 +108,10 @@ def prompt(
     url: str,
     timeout: float,
 ) -> None:
-    """Find the cells of IMAGE that boxes and points tell of.
+    """Segment the cells in IMAGE that boxes and points mark.
 
-    The i-th prompt is cell i of the label image and row i of the table. The server keeps what it
-    computed of an image for some time, so asking again with other prompts is quick.
+    The i-th prompt is cell i of the label image and row i of the table. The server caches its
+    computations on an image for some time, so further prompts on the same image are quick.
     """
     asked = find_prompted_pipeline(pipeline)
     kinds = check_save(save, asked)

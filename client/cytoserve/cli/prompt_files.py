@@ -1,4 +1,4 @@
-"""Prompts as they are written on a command line and in files."""
+"""Read prompts from the command line and from files."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from cytoserve.errors import InvalidPrompts
 from cytoserve.prompts import Prompts
 
 LABEL_NAMES = {"fg": POINT_LABELS["foreground"], "bg": POINT_LABELS["background"]}
-"""How a point's label is written; in CSV files 1 and 0 are understood, too."""
+"""Name of a point's label -> its value; CSV files may also contain 1 and 0."""
 
 JSON_KEYS = ("box", "points", "point_labels")
 """Keys of a cell in a JSON file: a list of objects, each with a box, or points, or both."""
 
 BOX_COLUMNS = ("x0", "y0", "x1", "y1")
-"""Columns of a CSV file of boxes: one row a cell."""
+"""Columns of a CSV file of boxes: one row per cell."""
 
 POINT_COLUMNS = ("cell", "x", "y", "label")
-"""Columns of a CSV file of points: rows of the same ``cell`` are the points of one cell; cells
-keep the order in which they come first, and ``label`` may be left out."""
+"""Columns of a CSV file of points: rows with the same ``cell`` are the points of one cell. Cells
+are ordered by their first row, and ``label`` may be left out."""
 
 
 def parse_numbers(text: str, count: int, form: str) -> list[float]:
     """Read ``10,12,60,70``.
 
     Raises:
-        InvalidPrompts: not ``count`` numbers; ``form`` says how they are written.
+        InvalidPrompts: these are not ``count`` numbers; the message shows their ``form``.
     """
     try:
         numbers = [float(part) for part in text.split(",")]
@@ -48,7 +48,7 @@ def parse_point(text: str) -> tuple[list[float], int]:
     """Read ``35,41`` or ``35,41,bg``: (x, y) and the label.
 
     Raises:
-        InvalidPrompts: written in another way.
+        InvalidPrompts: the text has another form.
     """
     place, comma, label = text.rpartition(",")
     if comma and label.strip() in LABEL_NAMES:
@@ -62,7 +62,7 @@ def prompts_of_options(boxes: Iterable[str], points: Iterable[str]) -> Prompts:
     Every box is a cell. The points together are one cell: that of the box, if there is one.
 
     Raises:
-        InvalidPrompts: no prompts, or points beside several boxes.
+        InvalidPrompts: there are no prompts, or points together with several boxes.
     """
     corners = [parse_numbers(text, 4, ",".join(BOX_COLUMNS)) for text in boxes]
     clicks = [parse_point(text) for text in points]
@@ -81,7 +81,7 @@ def read_prompts(path: Path) -> Prompts:
     """Read a ``.json`` or ``.csv`` file of prompts; see ``JSON_KEYS`` and ``*_COLUMNS``.
 
     Raises:
-        InvalidPrompts: another ending, unreadable, or not of this form.
+        InvalidPrompts: the file has another ending, cannot be read, or has another form.
     """
     readers = {".json": _read_json, ".csv": _read_csv}
     reader = readers.get(path.suffix.lower())

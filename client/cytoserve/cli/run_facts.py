@@ -1,4 +1,4 @@
-"""What makes a run repeatable, as ``run.json`` begins."""
+"""The facts at the start of ``run.json`` that make a run reproducible."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cytoserve.client import Client
 def run_facts(
     client: Client, url: str, pipeline: str, settings: Any, save: Sequence[str], timeout: float
 ) -> Entry:
-    """Return versions, server, pipeline and settings; ``settings`` is written as it is."""
+    """Return versions, server, pipeline and settings; ``settings`` is written unchanged."""
     server = client.server_info()
     return {
         "cytoserve": cytoserve.__version__,

@@ -1,7 +1,7 @@
-"""``run.json``: what was done to every image, kept so that a killed run loses nothing.
+"""``run.json``: the record of every image, written so that a killed run loses nothing.
 
-While a run lasts every finished image appends one line to ``run.journal``; when it ends, or the
-next one starts, the lines go into ``run.json``, which is replaced as a whole.
+During a run, every finished image appends one line to ``run.journal``. When the run ends, or the
+next run starts, the lines go into ``run.json``, which is replaced as a whole.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import click
 from cytoserve.outputs import write_atomically
 
 DONE, SKIPPED, FAILED, NOT_DONE = STATES = ("done", "skipped", "failed", "not done")
-"""State of an image after a run; a skipped one was done before and is up to date."""
+"""State of an image after a run; a skipped image was done earlier and is up to date."""
 
 Entry = dict[str, Any]
 
@@ -26,8 +26,8 @@ class RunRecord:
     """The record of one output folder.
 
     Attributes:
-        folder: where ``run.json`` lies.
-        files: key of an image -> what is known of it.
+        folder: the folder of ``run.json``.
+        files: key of an image -> its record.
     """
 
     folder: Path
@@ -35,11 +35,11 @@ class RunRecord:
 
     @classmethod
     def open(cls, folder: Path) -> RunRecord:
-        """Read what earlier runs left in ``folder``; it need not exist.
+        """Read the record of earlier runs from ``folder``, which need not exist.
 
         Raises:
-            ValueError: ``run.json`` is there but is none of ours.
-            OSError: it cannot be read.
+            ValueError: ``run.json`` exists, but cytoserve did not write it.
+            OSError: ``run.json`` cannot be read.
         """
         record = cls(folder)
         if record.path.exists():
@@ -57,7 +57,7 @@ class RunRecord:
 
     @property
     def path(self) -> Path:
-        """Where the record is written."""
+        """Path of the record."""
         return self.folder / "run.json"
 
     @property
@@ -65,10 +65,10 @@ class RunRecord:
         return self.folder / "run.journal"
 
     def put(self, key: str, entry: Entry) -> None:
-        """Keep what was done to one image, at once."""
+        """Write the record of one image to disk at once."""
         self.files[key] = entry
         with self._journal.open("a", encoding="utf-8") as journal:
-            journal.write("\n" + json.dumps([key, entry]))  # after a torn line, if any
+            journal.write("\n" + json.dumps([key, entry]))  # after an incomplete line, if any
 
     def save(self, run: Entry) -> None:
         """Write ``run.json``: the facts of this run, then the images in order."""
@@ -86,10 +86,10 @@ class RunRecord:
 
 
 def open_record(folder: Path, run: Entry) -> RunRecord:
-    """Open the record of ``folder``, and see that it can be written, before any work is done.
+    """Open the record of ``folder``, and check that it is writable before any work is done.
 
     Raises:
-        click.UsageError: it cannot be read or written.
+        click.UsageError: the record cannot be read or written.
     """
     try:
         record = RunRecord.open(folder)

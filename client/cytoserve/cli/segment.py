@@ -1,4 +1,4 @@
-"""``cytoserve segment``: find the cells or the foreground of many images and write it."""
+"""``cytoserve segment``: find and save the cells or the foreground of many images."""
 
 from __future__ import annotations
 
@@ -145,14 +145,14 @@ def segment(
     timeout: float,
     wait_for_server: float,
 ) -> None:
-    """Find the cells, or the foreground, of the images at PATHS: files, folders and globs.
+    """Find the cells or the foreground in the images at PATHS: files, folders and globs.
 
-    Folders are searched with all their subfolders for PNG, JPEG, BMP and TIFF images. Results
-    keep the place of their image below the folder that all PATHS share: a/x.png becomes
+    Folders are searched with all their subfolders for PNG, JPEG, BMP and TIFF images. Results keep
+    the location of their image below the folder that all PATHS share: a/x.png becomes
     OUT/a/x_png_labels.tif and so on.
 
-    An image that cannot be done is recorded in OUT/run.json and the others are done. The same
-    command again skips what is done, unless image, models or settings have changed.
+    If an image fails, the failure is recorded in OUT/run.json and the run continues. Repeat the
+    same command to resume: it skips finished images unless image, models or settings changed.
     """
     asked = contract.PIPELINES[pipeline]
     if asked.is_prompted:
@@ -180,11 +180,11 @@ def segment(
 
 
 def _run(job: Job, client: Client, url: str, inputs: list[Input]) -> tuple[ExitCode, str]:
-    """Do all images; return how it went, in a code and in words."""
+    """Process all images; return an exit code and a summary in words."""
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     started = time.time()
     models = client.models(job.pipeline)
-    if isinstance(job.settings, Settings):  # refused before the record is begun
+    if isinstance(job.settings, Settings):  # refused before the record is started
         scale_factor(job.settings, client.card(job.pipeline))
     facts = run_facts(client, url, job.pipeline, asdict(job.settings), job.save, job.timeout)
     about = facts | {"models": models}

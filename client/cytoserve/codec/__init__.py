@@ -1,1 +1,1 @@
-"""Frame to request, answer to result, and back: pure functions, the same for every transport."""
+"""Pure functions that encode and decode requests and answers, the same for every transport."""

@@ -1,4 +1,4 @@
-"""The card of a pipeline: what it says of itself, as JSON in one tensor."""
+"""The model card of a pipeline: what it reports about itself, as JSON in one tensor."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _LENGTHS = (LEAST_SCALE, MOST_SCALE)
 
 @dataclass(frozen=True)
 class LearnedScale:
-    """The scale of the frames that a pipeline was trained for. Lengths are in their pixels.
+    """The scale of a pipeline's training frames. Lengths are in pixels of those frames.
 
     Attributes:
         network_scale: network pixels per frame pixel.
-        cell_diameter_px: median diameter of their cells.
-        largest_cell_px: longest box side of their largest cells.
-        pixel_size_um: side of a pixel in micrometres, where it is known.
+        cell_diameter_px: median diameter of the cells.
+        largest_cell_px: longest box side of the largest cells.
+        pixel_size_um: side of a pixel in micrometres, if known.
     """
 
     network_scale: float
@@ -36,17 +36,16 @@ class LearnedScale:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a pipeline says of itself.
+    """The model card: what a pipeline reports about itself.
 
     Attributes:
-        pipeline: its name.
-        class_names: the K classes, in the order of ``class_probs``; a semantic pipeline has one,
-            its foreground, and so has a prompted one, what is prompted.
-        models: for every exported step its ``version`` and ``sha256``.
+        pipeline: name of the pipeline.
+        class_names: the K classes, in the order of ``class_probs``. A semantic pipeline has one,
+            its foreground; a prompted pipeline has one, the prompted object.
+        models: name of every exported step -> its ``version`` and ``sha256``.
         recipes: how the networks were trained.
-        threshold: the score or probability threshold that its training chose; None for a pipeline
-            without one.
-        scale: the scale that it was trained at; None for one that sees frames as they are.
+        threshold: score or probability threshold chosen in training; None if there is none.
+        scale: scale of the training frames; None if the pipeline uses frames as they are.
     """
 
     pipeline: str
@@ -68,7 +67,7 @@ def encode_request(pipeline: contract.Pipeline) -> Request:
 
 
 def encode_answer(card: ModelCard) -> Tensors:
-    """Return the tensor that a server answers to a card request."""
+    """Return the tensor with which a server answers a card request."""
     text = json.dumps(
         {
             "pipeline": card.pipeline,
@@ -86,7 +85,7 @@ def decode_answer(answer: Tensors, pipeline: contract.Pipeline) -> ModelCard:
     """Return the card of ``pipeline``.
 
     Raises:
-        AnswerMalformed: no JSON, or not of the form that the contract gives.
+        AnswerMalformed: the answer is not JSON, or not of the form that the contract gives.
     """
     wanted = "a JSON object with class_names and models"
     try:
@@ -112,14 +111,14 @@ def decode_answer(answer: Tensors, pipeline: contract.Pipeline) -> ModelCard:
 
 
 def _learned_scale(values: dict[str, Any]) -> LearnedScale:
-    """What a card tells of the scale; fields that this client does not know are left aside."""
+    """Return the scale in a card; fields that this client does not know are ignored."""
     told = {name: _number(values[name], *_LENGTHS) for name in _TOLD}
     size = values.get("pixel_size_um")
     return LearnedScale(**told, pixel_size_um=None if size is None else _number(size, *_LENGTHS))
 
 
 def _number(value: Any, low: float, high: float) -> float:
-    """The value as a float; ValueError or TypeError where it is no number from low to high."""
+    """Return a float; raise ValueError or TypeError if it is not a number from low to high."""
     number = float(value)
     if not low <= number <= high:
         raise ValueError(f"{value!r} is not from {low:g} to {high:g}")

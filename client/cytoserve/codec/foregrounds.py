@@ -1,4 +1,4 @@
-"""Requests to semantic pipelines, and their answers: a foreground."""
+"""Encode requests to semantic pipelines, and decode their answers: foregrounds."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def encode_request(
 ) -> Request:
     """Return the request for one frame, or for one window of a larger frame.
 
-    ``settings`` have a threshold: the caller's, or that of the card.
+    ``settings`` must contain a threshold: the caller's, or that of the card.
 
     Raises:
         UnsupportedImage, FrameTooLarge: see :func:`cytoserve.frames.to_wire`.
-        InvalidSetting: a white level for a pipeline that takes none.
+        InvalidSetting: a white level was given for a pipeline that takes none.
     """
     settings.check_for(pipeline)
     inputs = {contract.IMAGE.name: to_wire(image, request_limits(pipeline))}
@@ -42,18 +42,19 @@ def encode_request(
 
 
 def decode_request(request: Request) -> tuple[NDArray[np.uint16], ForegroundSettings]:
-    """Return frame and settings of a request: what a server reads from it.
+    """Return the frame and settings that a server reads from a request.
 
-    But for the white level: on the wire it is in other values than a setting, and may be larger.
+    The white level is left out: on the wire it has different units from the setting, and may be
+    larger.
     """
     threshold = request.inputs[contract.PROBABILITY_THRESHOLD_INPUT.name]
     return request.inputs[contract.IMAGE.name], ForegroundSettings(float(threshold[0]))
 
 
 def encode_answer(foreground: Foreground, request: Request) -> Tensors:
-    """Return the tensors that a server answers: those that the request names.
+    """Return the tensors of a server's answer: those that the request names.
 
-    A pipeline with centres answers none of them where ``foreground`` has no centres.
+    A pipeline with centres answers with zero centres if ``foreground`` has none.
     """
     tensors: dict[str, NDArray[Any]] = {
         contract.PROBABILITY.name: foreground.probability,
@@ -70,9 +71,9 @@ def encode_answer(foreground: Foreground, request: Request) -> Tensors:
 def decode_answer(
     answer: Tensors, request: Request, class_name: str, threshold: float
 ) -> Foreground:
-    """Return the foreground of an answer to ``request``, checked against the contract.
+    """Return the foreground in an answer to ``request``, checked against the contract.
 
-    ``threshold`` is the one that the request was made with, before it became FP32.
+    ``threshold`` is the threshold of the request, before its conversion to FP32.
 
     Raises:
         AnswerMalformed: a tensor is missing, has a wrong dtype or shape, or impossible values.

@@ -1,4 +1,4 @@
-"""Requests to instance pipelines, and their answers: cells."""
+"""Encode requests to instance pipelines, and decode their answers: cells."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def encode_request(
         image: see :func:`cytoserve.frames.to_wire`.
         pipeline: an instance pipeline.
         point: the numbers of the request.
-        labels: whether the server is asked to paint the label image.
+        labels: whether the server also paints the label image.
 
     Raises:
         UnsupportedImage, FrameTooLarge: see :func:`cytoserve.frames.to_wire`.
@@ -51,9 +51,9 @@ def encode_request(
 
 
 def decode_request(request: Request) -> tuple[NDArray[np.uint16], OperatingPoint]:
-    """Return frame and numbers of a request: what a server reads from it.
+    """Return the frame and numbers that a server reads from a request.
 
-    A request does not tell the scale of the training frames, so ``frame_scale`` is 1.
+    A request does not contain the scale of the training frames, so ``frame_scale`` is 1.
     """
 
     def number(tensor: contract.Tensor) -> Any:
@@ -71,7 +71,7 @@ def decode_request(request: Request) -> tuple[NDArray[np.uint16], OperatingPoint
 
 
 def encode_answer(cells: Cells, request: Request) -> Tensors:
-    """Return the tensors that a server answers: those that the request names."""
+    """Return the tensors of a server's answer: those that the request names."""
     tensors: dict[str, NDArray[Any]] = {
         contract.BOXES.name: cells.boxes,
         contract.SCORES.name: cells.scores,
@@ -88,9 +88,9 @@ def encode_answer(cells: Cells, request: Request) -> Tensors:
 def decode_answer(
     answer: Tensors, request: Request, class_names: tuple[str, ...], point: OperatingPoint
 ) -> Cells:
-    """Return the cells of an answer to ``request``, checked against the contract.
+    """Return the cells in an answer to ``request``, checked against the contract.
 
-    ``point`` holds the numbers that the request was made with, before they became FP32.
+    ``point`` holds the numbers of the request, before their conversion to FP32.
 
     Raises:
         AnswerMalformed: a tensor is missing, has a wrong dtype or shape, or impossible values.
@@ -114,7 +114,7 @@ def decode_answer(
 
 
 def class_count(answer: Tensors) -> int | None:
-    """Return K, the classes that an answer tells apart; None where it does not say."""
+    """Return K, the number of classes in an answer; None if the answer does not show it."""
     probs = answer.get(contract.CLASS_PROBS.name)
     return None if probs is None or probs.ndim != 2 else int(probs.shape[1])
 

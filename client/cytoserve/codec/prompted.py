@@ -1,4 +1,4 @@
-"""Requests to prompted pipelines, and their answers: one cell a prompt."""
+"""Encode requests to prompted pipelines, and decode their answers: one cell per prompt."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def encode_request(
 ) -> Request:
     """Return the request for one frame and its prompts.
 
-    Every row of points is written as SAM was trained to read it (Kirillov et al. 2023, and
-    ``SamPredictor``): the clicks, then the two corners of the box, or in their place one point of
-    label ``none``; rows that are shorter than others are filled up with ``none``.
+    Every row of points has the form that SAM was trained on (Kirillov et al. 2023, and
+    ``SamPredictor``): the clicks, then the two corners of the box, or one point of label ``none``
+    if there is no box. Shorter rows are padded with ``none``.
 
     Raises:
         UnsupportedImage, FrameTooLarge: see :func:`cytoserve.frames.to_wire`.
@@ -54,7 +54,7 @@ def encode_request(
 
 
 def decode_request(request: Request) -> tuple[NDArray[np.uint16], Prompts]:
-    """Return frame and prompts of a request: what a server reads from it."""
+    """Return the frame and prompts that a server reads from a request."""
     points = request.inputs[contract.PROMPT_POINTS.name]
     labels = request.inputs[contract.PROMPT_LABELS.name]
     masks = request.inputs[contract.COARSE_MASKS.name]
@@ -70,7 +70,7 @@ def decode_request(request: Request) -> tuple[NDArray[np.uint16], Prompts]:
 
 
 def encode_answer(cells: Cells, request: Request) -> Tensors:
-    """Return the tensors that a server answers."""
+    """Return the tensors of a server's answer."""
     tensors: dict[str, NDArray[Any]] = {
         contract.PROMPT_BOXES.name: cells.boxes,
         contract.PROMPT_MASKS.name: cells.patches,
@@ -80,7 +80,7 @@ def encode_answer(cells: Cells, request: Request) -> Tensors:
 
 
 def decode_answer(answer: Tensors, request: Request, class_names: tuple[str, ...]) -> Cells:
-    """Return the cells of an answer to ``request``, in the order of its prompts, checked.
+    """Return the checked cells in an answer to ``request``, in the order of its prompts.
 
     Raises:
         AnswerMalformed: a tensor is missing, has a wrong dtype or shape, or impossible values.
@@ -115,7 +115,7 @@ def decode_answer(answer: Tensors, request: Request, class_names: tuple[str, ...
 
 
 def _rows(prompts: Prompts) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Points ``[N, P, 2]`` and labels ``[N, P]`` of the wire."""
+    """Return points ``[N, P, 2]`` and labels ``[N, P]`` as they are sent."""
     counts = prompts.point_counts
     needed = counts + np.where(prompts.has_box, len(_CORNERS), 1)
     points = np.zeros((len(prompts), int(needed.max()), 2), np.float32)

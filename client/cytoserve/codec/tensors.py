@@ -1,4 +1,4 @@
-"""What every answer is checked for: its tensors' dtypes and dims, and what they say together."""
+"""Checks of every answer: the dtypes and dims of its tensors, and their consistency."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DTYPES = {"FP32": np.float32, "INT32": np.int32, "UINT8": np.uint8, "UINT16": n
 
 
 def encode_scalar(value: float, tensor: contract.Tensor) -> NDArray[Any]:
-    """Return one number as the tensor that the contract gives it."""
+    """Return a number as a tensor with the dtype and dims that the contract gives."""
     return np.full(tensor.dims, value, _DTYPES[tensor.dtype])
 
 
@@ -27,7 +27,7 @@ def frame_shape(request: Request) -> tuple[int, int]:
 
 
 def decode_tensors(answer: Tensors, request: Request) -> dict[str, NDArray[Any]]:
-    """Return the outputs that ``request`` names, dtype and dims checked against the contract.
+    """Return the outputs that ``request`` names; check dtype and dims against the contract.
 
     Raises:
         AnswerMalformed: a tensor is missing, or has a wrong dtype or shape.
@@ -41,15 +41,15 @@ def decode_tensors(answer: Tensors, request: Request) -> dict[str, NDArray[Any]]
 
 
 def check_rules(rules: Mapping[str, bool], model: str, given: str) -> None:
-    """Check what the tensors of an answer say together.
+    """Check that the tensors of an answer are consistent.
 
     Args:
-        rules: what must hold, in words, and whether it does.
-        model: who answered.
-        given: what was answered, in words.
+        rules: rule in words -> whether it holds.
+        model: the model that answered.
+        given: the answer in words.
 
     Raises:
-        AnswerMalformed: the first rule that does not hold.
+        AnswerMalformed: a rule does not hold; the message names the first.
     """
     for rule, holds in rules.items():
         if not holds:
