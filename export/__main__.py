@@ -15,9 +15,9 @@
     python -m export contract-page
     python -m export lint
 
-A graph is installed only when ONNX Runtime and torch give the same numbers for it, and the whole
-chain of a pipeline those of the libraries that trained it. Versions appear complete or not at all.
-`int8` and `openvino` add what the variants of these names serve to versions that are there.
+A graph is installed only if ONNX Runtime and torch give the same numbers for it, and if the whole
+chain of a pipeline gives those of the libraries that trained it. Versions appear complete or not at
+all. `int8` and `openvino` add the graphs of the variants of these names to existing versions.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from export.repository.pipelines import ExportedPipeline
     from training.checkpoint import LearnedScale
 
-# Commands import what they need when they run: torch and its kin take ten seconds, which every
-# `--help`, `lint` and a mistyped option do without.
+# Commands import what they need when they run: torch and its dependencies take ten seconds, which
+# `--help`, `lint` and a mistyped option do not need to wait for.
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -71,11 +71,11 @@ CELL_DIAMETER = click.option(
     help="Median diameter of its cells in frame pixels, given with --network-scale.",
 )
 LARGEST_OVER_MEDIAN = 3.0
-"""Side of the largest cells per median diameter, where only that is told."""
+"""Side of the largest cells per median diameter, used where only the latter is given."""
 
 
 def told_scale(network_scale: float | None, cell_diameter: float | None) -> LearnedScale | None:
-    """The scale that two options tell; None without them."""
+    """The scale that the two options give; None without them."""
     if network_scale is None and cell_diameter is None:
         return None
     if network_scale is None or cell_diameter is None:
@@ -92,17 +92,19 @@ def told_scale(network_scale: float | None, cell_diameter: float | None) -> Lear
 
 
 INT8_PIPELINES = ("yolo", "yolo_resnet")
-"""Those whose networks the variant `int8` computes in integers."""
+"""Pipelines whose networks the variant `int8` computes in integers."""
 
 MESSAGE_LENGTH = 600
-"""torch lists every tensor that does not fit a network; the first few tell enough."""
+"""Maximum length of an error message, in characters.
+
+torch lists every tensor that does not fit a network; the first few are enough."""
 
 
 class ExportGroup(click.Group):
     """Commands whose expected failures end in one line and exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that was chosen."""
+        """Run the chosen command."""
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
@@ -115,7 +117,7 @@ class ExportGroup(click.Group):
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What a user can mend; anything else is a defect and keeps its traceback."""
+    """Errors that a user can fix; anything else is a defect and keeps its traceback."""
     from cytoserve.model_config import ModelConfigError
     from export.parity.steps import ParityError
     from export.repository.install import RepositoryBusyError
@@ -279,7 +281,7 @@ def sam_prompt(
 def frame_size(
     context: click.Context, parameter: click.Parameter, value: str | None
 ) -> tuple[int, int] | None:
-    """(width, height) of the value of ``--resize-to``."""
+    """Parse the value of ``--resize-to`` to (width, height)."""
     if value is None:
         return None
     found = re.fullmatch(r"(\d+)x(\d+)", value)
@@ -322,7 +324,7 @@ def glioma_unet(
 def glioma_unet_livecell(
     checkpoint: Path, resize_to: tuple[int, int] | None, repository: Path, frames: Path | None
 ) -> None:
-    """Pipeline `glioma_unet_livecell`: the same, pre-trained on LIVECell."""
+    """Pipeline `glioma_unet_livecell`: a U-Net on whole frames, pre-trained on LIVECell."""
     _glioma("glioma_unet_livecell", checkpoint, resize_to, repository, frames)
 
 
@@ -382,7 +384,7 @@ def int8(
 ) -> None:
     """Networks of an exported pipeline in 8-bit integers, for the variant `int8`.
 
-    They are installed only if, on annotated frames, mean IoU and accuracy drop by 0.005 at most.
+    They are installed only if, on annotated frames, mean IoU and accuracy drop by at most 0.005.
     """
     from export.parity.frames import all_frames
     from export.variants.int8 import Settings, export_int8
@@ -397,7 +399,7 @@ def int8(
 @main.command()
 @REPOSITORY
 def openvino(repository: Path) -> None:
-    """Networks in the form that OpenVINO can compute, for the variant `openvino`."""
+    """Networks in a form that OpenVINO can compute, for the variant `openvino`."""
     from export.variants.openvino import export_openvino
 
     for file in export_openvino(repository, _command()):
@@ -425,7 +427,7 @@ def configs(repository: Path) -> None:
     help="File to write.",
 )
 def write_contract_page(out: Path) -> None:
-    """Write the page of every pipeline's tensors from the contract."""
+    """Write the page on every pipeline's tensors, from the contract."""
     from export.repository.contract_page import contract_page
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -436,7 +438,7 @@ def write_contract_page(out: Path) -> None:
 @main.command()
 @REPOSITORY
 def lint(repository: Path) -> None:
-    """Compare configurations with the contract, and what is exported with its manifests."""
+    """Compare configurations with the contract, and exported models with their manifests."""
     from export.lint import lint_repository
 
     problems = lint_repository(repository)

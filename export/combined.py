@@ -1,4 +1,4 @@
-"""Export of the pipelines that join two families: `yolo_resnet` and `maskrcnn_sam`."""
+"""Export of the pipelines that join two model families: `yolo_resnet` and `maskrcnn_sam`."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def export_yolo_resnet(
 ) -> ExportedPipeline:
     """Export the steps of `yolo_resnet`.
 
-    The frames that the classifier's crops come from are those that it is served for: where their
-    cells have another size than those that the network learned from, they are scaled.
+    The served frames are taken to be like those that the classifier's crops come from. Where their
+    cells differ in size from those that the network learned from, the frames are scaled.
 
     Args:
         cells: checkpoint folder of `training.yolo general`, a network of one class.
         classifier: checkpoint folder of `training.resnet`.
-        say: told what is being done.
-        told: the scale of a network's checkpoint that records none.
+        say: callback for progress messages.
+        told: scale of a network whose checkpoint records none.
 
     Raises:
         CheckpointError: a checkpoint is absent, damaged or of another network.
-        ParityError: a graph does not answer as its module does.
+        ParityError: a graph's answers deviate from its module's.
     """
     network, network_recipe = load_network(cells)
     if len(network_recipe.class_names) != 1:
@@ -75,16 +75,15 @@ def export_maskrcnn_sam(
 
     Args:
         maskrcnn: checkpoint folder of `training.maskrcnn`.
-        checkpoint: of SAM; for it and the others see
-            :func:`export.sam.pipeline.export_sam_prompt`.
-        size: see there.
-        half: see there.
-        say: told what is being done.
-        told: the scale of a Mask R-CNN's checkpoint that records none.
+        checkpoint: folder of a SAM checkpoint, or a published ``.pth`` file of SAM.
+        size: size of a published SAM; None for a folder, which records its own.
+        half: let SAM's encoder compute in float16.
+        say: callback for progress messages.
+        told: scale of a Mask R-CNN whose checkpoint records none.
 
     Raises:
         CheckpointError: a checkpoint is absent, damaged or of another network.
-        ParityError: a graph does not answer as its module does.
+        ParityError: a graph's answers deviate from its module's.
     """
     network, network_recipe = load_maskrcnn(maskrcnn)
     scale = recorded_scale(network_recipe, maskrcnn, told)

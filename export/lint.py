@@ -1,6 +1,6 @@
 """Compare a model repository with the contract, its manifests and its graphs.
 
-Nothing is started: what Triton would refuse at load, or answer wrongly, is found by reading.
+No server is started: the files alone show what Triton would refuse to load or answer wrongly.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from export.repository.install import CARD_FILE, MANIFEST_FILE, MODEL_FILE, SAM_
 
 @dataclass(frozen=True)
 class Problem:
-    """One disagreement; printed on one line that names all four."""
+    """One disagreement, printed as one line that names all four fields."""
 
     file: Path
     field: str
@@ -38,7 +38,7 @@ class Problem:
 
 
 def lint_repository(repository: Path) -> list[Problem]:
-    """Every problem of a model repository, model by model; an empty list is a clean one."""
+    """List the problems of a model repository, model by model; a clean one has none."""
     problems = [*_folders(repository), *_configs(repository)]
     for step in (*STEPS.values(), *map(card_step, PIPELINES.values())):
         problems += _step_version(repository, step)
@@ -66,7 +66,7 @@ def _folders(repository: Path) -> Iterator[Problem]:
 
 
 def _configs(repository: Path) -> Iterator[Problem]:
-    """Every configuration is what the contract says, and there are no others."""
+    """Check that every configuration says what the contract says, and that there are no others."""
     texts = configs()
     for path, text in texts.items():
         file = repository / path
@@ -89,7 +89,7 @@ def _line(text: str | None) -> str:
 
 
 def _step_version(repository: Path, step: Step) -> Iterator[Problem]:
-    """Files and graphs of the newest version; a step that is not exported yet is no problem."""
+    """Check the files and graphs of the newest version; a step not exported yet is no problem."""
     version = newest_version(repository / step.name)
     if version is None:
         return
@@ -104,7 +104,7 @@ def _step_version(repository: Path, step: Step) -> Iterator[Problem]:
 
 
 def _pipeline_version(repository: Path, pipeline: Pipeline) -> Iterator[Problem]:
-    """An exported pipeline has all of its models, and they are those that its card names."""
+    """Check that an exported pipeline has all of its models, and those that its card names."""
     version = newest_version(repository / pipeline.name)
     if version is None:
         return
@@ -130,7 +130,10 @@ def _pipeline_version(repository: Path, pipeline: Pipeline) -> Iterator[Problem]
 
 
 def _one_sam(repository: Path, pipeline: Pipeline) -> Iterator[Problem]:
-    """Steps that fit one SAM only are all of the same, as their manifests say."""
+    """Check that all steps that fit one SAM only were made for the same one.
+
+    Their manifests say which one that is.
+    """
     first: tuple[str, Any] | None = None
     for name in pipeline.steps:
         version = newest_version(repository / name)
@@ -146,7 +149,7 @@ def _one_sam(repository: Path, pipeline: Pipeline) -> Iterator[Problem]:
 
 
 def _made_for(manifest: Path) -> Any:
-    """The SAM that a step is for; None for a step of any, or where no manifest can be read."""
+    """The SAM that a step was made for; None if it fits any, or its manifest cannot be read."""
     try:
         content = json.loads(manifest.read_text())
         return content["settings"].get(SAM_SETTING)
@@ -160,7 +163,7 @@ def _present(file: Path) -> Iterator[Problem]:
 
 
 def _manifest(version: Path) -> Iterator[Problem]:
-    """Every file of the version is listed with its sha256, and every listed file is there."""
+    """Check that a version's files are those that its manifest lists, with the same sha256."""
     file = version / MANIFEST_FILE
     manifest = _read_json(file)
     if manifest is None:
@@ -201,7 +204,7 @@ def _graph(file: Path, step: Step) -> Iterator[Problem]:
 
 
 def _declared(value: onnx.ValueInfoProto) -> Tensor:
-    """An input or output of a graph; a symbolic dim is -1."""
+    """An input or output of a graph in the contract's terms; a symbolic dim is -1."""
     declared = value.type.tensor_type
     dtype = CONTRACT_DTYPES.get(declared.elem_type)
     dims = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in declared.shape.dim)
@@ -209,7 +212,7 @@ def _declared(value: onnx.ValueInfoProto) -> Tensor:
 
 
 def _with_class_count(expected: list[Tensor], found: list[Tensor]) -> list[Tensor]:
-    """What the contract leaves open behind the batch takes the size that the network has."""
+    """Fill in the dims behind the batch that the contract leaves open, with the network's sizes."""
     there = {tensor.name: tensor.dims for tensor in found}
     completed = []
     for tensor in expected:
@@ -223,7 +226,7 @@ def _with_class_count(expected: list[Tensor], found: list[Tensor]) -> list[Tenso
 
 
 def _read_json(file: Path) -> dict[str, Any] | None:
-    """The JSON object of a file; None where there is none."""
+    """The JSON object of a file; None if it holds none."""
     try:
         content = json.loads(file.read_text())
     except (FileNotFoundError, ValueError):

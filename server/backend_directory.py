@@ -11,9 +11,9 @@ OWN_BACKENDS = Path(__file__).parent / "backends"
 
 
 def lay_out(folder: Path, installation: Installation) -> Path:
-    """Make ``folder`` hold the Python backend with its stub, and our own backends; return it.
+    """Copy the Python backend with its stub, and our own backends, to ``folder``; return it.
 
-    These are copies: Triton refuses a backend whose library is a link out of the directory.
+    Triton refuses a backend whose library is a link out of the directory, so these are copies.
     """
     shutil.copytree(installation.python_backend, folder / "python")
     shutil.copy2(installation.stub, folder / "python")

@@ -39,13 +39,13 @@ VALUES: dict[str, np.ndarray[Any, Any]] = {
     IMAGE.name: np.arange(32 * 32, dtype=np.uint16).reshape(32, 32, 1),
     SCALE_INPUT.name: np.array([1.0], np.float32),
     TILE_OVERLAP_INPUT.name: np.array([0.0], np.float32),
-    # Above every score: whatever a network sees in the ramp, a canary pays for no cells.
+    # Above every score: whatever a network sees in the ramp, a canary does not pay for cells.
     SCORE_THRESHOLD_INPUT.name: np.array([1.0], np.float32),
     OVERLAP_THRESHOLD_INPUT.name: np.array([OVERLAP_THRESHOLD], np.float32),
     MAX_CELLS_INPUT.name: np.array([DEFAULT_MAX_CELLS], np.int32),
     PROBABILITY_THRESHOLD_INPUT.name: np.array([1.0], np.float32),
     WHITE_LEVEL_INPUT.name: np.array([32 * 32 - 1], np.float32),
-    # One click in the middle, as SAM reads it: with a point that says nothing.
+    # One click in the middle, with a padding point, as SAM reads it.
     PROMPT_POINTS.name: np.array([[[16, 16], [0, 0]]], np.float32),
     PROMPT_LABELS.name: np.array([[POINT_LABELS["foreground"], POINT_LABELS["none"]]], np.int32),
     COARSE_MASKS.name: np.empty((0, *COARSE_MASKS.dims[1:]), np.uint8),
@@ -53,49 +53,50 @@ VALUES: dict[str, np.ndarray[Any, Any]] = {
 }
 
 INTERVAL = 2.0
-"""Least seconds between two looks at a pipeline: a canary costs as much as a frame."""
+"""Minimum seconds between two checks of a pipeline: a canary costs as much as a frame."""
 
 SHARE = 0.05
-"""Most of the time that canaries of a pipeline may take: a slow network is looked at less often."""
+"""Maximum share of the time that a pipeline's canaries take: slow networks are checked less."""
 
 FRESH = 300.0
 """Seconds after which canaries carry another frame.
 
-A step whose answers are kept in Triton's response cache does not run for a frame that it has seen.
-A new frame each time would put out of the cache what users come back to.
+A step whose answers are in Triton's response cache does not run for a frame that it has seen. A new
+frame every time would push out of the cache what users come back to.
 """
 
 DEADLINE = 60.0
-"""Seconds in which a canary, or any other request of its pipeline, must be answered, at least.
+"""Minimum deadline, in seconds, for a canary or any other request of its pipeline.
 
-Long, for a canary that waits behind others' requests is no sign of death; a worker's death is
-seen by its process, within a second.
-"""
+It is long, because a canary that waits behind others' requests is no sign of death. A worker's
+death shows in its process within a second."""
 
 SLOWDOWN_FACTOR = 10.0
-"""How many times as long as the first one of a server a canary may take: SAM's largest encoder
-alone may take a minute on a processor.
-"""
+"""Factor by which a canary may take longer than the first one of its server.
+
+SAM's largest encoder alone may take a minute on a processor."""
 
 BUSY = 0.2
-"""Share of one core that a pipeline's workers use, at least, while they compute what others asked
-for: so long they are slow, not dead."""
+"""Minimum share of one core that a pipeline's workers use while they compute.
+
+As long as they use that much for others' requests, they are slow, not dead."""
 
 CALL_TIMEOUT = 1.0
-"""Seconds for a question that the server answers without running a model."""
+"""Timeout, in seconds, of a question that the server answers without running a model."""
 
 ERRORS_TO_FAIL = 2
-"""Error answers in a row; the second canary follows the first at once."""
+"""Number of error answers in a row that count as death; the second canary follows at once."""
 
 
 class Canary:
-    """Watches one pipeline by canaries, one at a time, without ever waiting for one.
+    """Watches one pipeline with canaries, one at a time, without ever waiting for one.
 
     Args:
-        client: of the server.
-        pipeline: to watch.
-        deadline: of a canary, or of any other request of the pipeline, in seconds.
-        worked: tells the processor seconds that the workers of the models of these names have used.
+        client: client of the server.
+        pipeline: pipeline to watch.
+        deadline: seconds within which a canary, or any other request of the pipeline, must be
+            answered.
+        worked: returns the processor seconds that the workers of the named models have used.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class Canary:
         self.count = answered(client, pipeline)
 
     def failure(self) -> str | None:
-        """Send a canary, or take its answer, as is due; say why the pipeline is dead, if it is."""
+        """Send a canary or take its answer, as is due; say why the pipeline is dead, if it is."""
         if not self.flying:
             if time.monotonic() >= self.due:
                 self.send_unless_used()
@@ -171,7 +172,7 @@ class Canary:
 
 
 def first_answer(client: InferenceServerClient, pipeline: Pipeline, timeout: float) -> float:
-    """Send the first canary, wait for its answer, and return the deadline of those to come.
+    """Send the first canary, wait for its answer, and return the deadline of later ones.
 
     Raise `InferenceServerException` if it fails, or takes longer than ``timeout`` seconds.
     """
@@ -199,12 +200,15 @@ def frame(now: float) -> np.ndarray[Any, Any]:
 
 
 def outputs(pipeline: Pipeline) -> list[InferRequestedOutput]:
-    """Return what a canary asks for: all that an ordinary request gets."""
+    """Return the outputs that a canary asks for: all that an ordinary request gets."""
     return [InferRequestedOutput(tensor.name) for tensor in pipeline.outputs]
 
 
 def answered(client: InferenceServerClient, pipeline: Pipeline) -> int:
-    """Return how many requests the pipeline has answered well; -1 if the server does not say."""
+    """Return how many requests the pipeline has answered; -1 if the server does not say.
+
+    Answers with an error do not count.
+    """
     try:
         statistics = client.get_inference_statistics(pipeline.name, client_timeout=CALL_TIMEOUT)
     except InferenceServerException:

@@ -19,10 +19,10 @@ from server.worker_environment import folder_of, joined
 
 LAST_LINES = 20
 POLL = 0.05
-"""Seconds between two looks for the ready line."""
+"""Seconds between two checks for the ready line."""
 
 STOP_TIMEOUT = 30.0
-"""Seconds in which the launcher must end when told to stop."""
+"""Seconds within which the launcher must end when told to stop."""
 
 
 class EmbeddedServer:
@@ -48,7 +48,7 @@ class EmbeddedServer:
         response_cache_mb: int = RESPONSE_CACHE_MB,
         options: Sequence[str] = (),
         variables: Mapping[str, str] | None = None,
-        timeout: float = START_TIMEOUT + 30,  # so that the launcher itself says what is wrong
+        timeout: float = START_TIMEOUT + 30,  # longer, so that the launcher reports what is wrong
     ) -> None:
         self.command = [
             *(sys.executable, "-m", "server"),
@@ -61,7 +61,7 @@ class EmbeddedServer:
         ]
         self.repository = model_repository
         self.variables = variables or {}
-        """Of the launcher's environment, on top of those of this process."""
+        """Variables of the launcher's environment, on top of those of this process."""
         self.timeout = timeout
         self.url = ""
         """``host:port`` of the gRPC endpoint, once started."""
@@ -98,12 +98,12 @@ class EmbeddedServer:
         self.url = ready["url"]
 
     def stop(self) -> None:
-        """Stop the launcher, which lets running requests end."""
+        """Stop the launcher, which lets running requests finish."""
         self.process.terminate()
         try:
             self.process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
-            self.process.kill()  # its watcher clears away the rest
+            self.process.kill()  # its watcher cleans up the rest
             self.process.wait()
         if self.process.stdin is not None:
             self.process.stdin.close()

@@ -1,4 +1,4 @@
-"""What can keep the server from starting, each with the remedy in its text."""
+"""Errors that keep the server from starting, each with the remedy in its text."""
 
 
 class ServerError(Exception):
@@ -6,7 +6,7 @@ class ServerError(Exception):
 
 
 class InstallationError(ServerError):
-    """The wheel, its Python stub or a shared library that it needs is not there."""
+    """The wheel, its Python stub or a shared library that it needs is missing."""
 
 
 class RepositoryError(ServerError):
@@ -18,7 +18,7 @@ class VariantError(ServerError):
 
 
 class PortError(ServerError):
-    """The port is not free, or the address is none of this machine's."""
+    """The port is not free, or the address does not belong to this machine."""
 
 
 class StartError(ServerError):

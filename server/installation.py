@@ -20,7 +20,7 @@ PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 @dataclass(frozen=True)
 class Installation:
-    """Where the parts of the wheel lie on this machine."""
+    """Paths to the parts of the wheel on this machine."""
 
     tritonserver: Path
     """The server's executable."""
@@ -93,7 +93,7 @@ def python_library_folder() -> Path:
     if (folder / name).exists():
         return folder
     try:
-        ctypes.CDLL(name)  # where the system's own linker finds it
+        ctypes.CDLL(name)  # found by the system's own linker
     except OSError as error:
         raise InstallationError(
             f"{name} is missing: Triton's worker embeds Python by its shared library. Install the "

@@ -36,27 +36,27 @@ from server.worker_environment import worker_environment
 MODEL_LOAD_THREADS = 16
 
 RESPONSE_CACHE_MB = 256
-"""Default of ``--response-cache-mb``: 60 embeddings of SAM, 4 MiB each, and what Triton adds."""
+"""Default of ``--response-cache-mb``: 60 embeddings of SAM, 4 MiB each, plus Triton's overhead."""
 
 READY_LINE = "Ready at {url}: {pipelines} ({seconds:.1f} s)"
 READY = re.compile(r"^Ready at (?P<url>\S+): ", re.MULTILINE)
-"""Finds the ready line in a launcher's output."""
+"""Pattern that finds the ready line in a launcher's output."""
 
 
 @dataclass(frozen=True)
 class LaunchSettings:
-    """What the user chose."""
+    """Options chosen by the user."""
 
     model_repository: Path
 
     pipelines: tuple[str, ...]
-    """Names from the contract; those that are not exported are left out, with a word."""
+    """Names from the contract; pipelines that are not exported are reported and left out."""
 
     grpc_port: int = 8001
-    """0: any free one."""
+    """Port of the gRPC endpoint; 0: any free port."""
 
     metrics_port: int | None = None
-    """None: no metrics."""
+    """Port of the metrics; None: no metrics."""
 
     listen: str = "127.0.0.1"
     """Address of this machine to serve at."""
@@ -65,22 +65,24 @@ class LaunchSettings:
     """Seconds that running requests get to end when the server is told to stop."""
 
     response_cache_mb: int = RESPONSE_CACHE_MB
-    """MiB of memory for the answers of steps whose configuration says ``response_cache``; 0: none
-    is kept. It is taken at once, and the answers that were not used for longest give way."""
+    """MiB of memory for the answers of steps whose configuration says ``response_cache``.
+
+    0: no answer is cached. The memory is taken at once, and the answers that were not used for
+    longest make room for new ones."""
 
     variant: str | None = None
-    """Name of one of `server.variants.VARIANTS`; None: every model by its ``config.pbtxt``."""
+    """Name of one of `server.variants.VARIANTS`; None: every model uses its ``config.pbtxt``."""
 
     stop_at_eof: bool = False
-    """Stop as well when standard input ends, as it does when the process that started us dies."""
+    """Stop also when standard input ends, as it does when the process that started us dies."""
 
     extra_flags: tuple[str, ...] = ()
-    """Passed on to ``tritonserver``, after ours."""
+    """Flags that are passed on to ``tritonserver``, after ours."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the launcher: what is its own in ``/proc``, ``/dev/shm`` and the temp folder."""
+    """One run of the launcher: its own marks in ``/proc``, ``/dev/shm`` and the temp folder."""
 
     id: str
     folder: Path
@@ -91,8 +93,8 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    ``announce`` gets the one line that says that the server is ready, ``tell`` all others. Raise
-    a `ServerError` if it cannot start.
+    ``announce`` gets the line that says that the server is ready, ``tell`` gets all others. Raise a
+    `ServerError` if the server cannot start.
     """
     begun = time.monotonic()
     installation = find_installation()
@@ -114,11 +116,11 @@ def serve(
         host = f"[{settings.listen}]" if ":" in settings.listen else settings.listen
         url = f"{host}:{port.getsockname()[1]}"
         lay_out(run.folder / "backends", installation)
-        # Triton starts workers by a shell line without quotes: no path may hold a space.
+        # Triton starts workers with an unquoted shell line: no path may hold a space.
         (run.folder / "model_repository").symlink_to(settings.model_repository.resolve())
         command = server_command(settings, installation, run, url, pipelines)
         if variant and variant.on_openvino:
-            # Workers import from the folder they work in first, and from PYTHONPATH not at all.
+            # Workers import from their working folder first, and not at all from PYTHONPATH.
             (run.folder / "onnxruntime").symlink_to(OPENVINO_FOLDER / "onnxruntime")
         environment = worker_environment(installation, {**os.environ, RUN_VARIABLE: run.id})
 
@@ -140,7 +142,7 @@ def serve(
 def exported(
     exports: Sequence[PipelineExport], repository: Path, tell: Callable[[str], None]
 ) -> list[Pipeline]:
-    """Return the pipelines that can be served; tell which cannot, and what makes them."""
+    """Return the pipelines that can be served; tell which cannot, and what command makes them."""
     missing = [
         f"Pipeline {export.pipeline.name} is not exported: {', '.join(export.missing)} missing in "
         f"{repository}. Make it with: {export.command}"
@@ -177,8 +179,8 @@ def stop_on_signals() -> threading.Event:
 
 
 def stop_at_eof(stopping: threading.Event) -> None:
-    """Set the event when standard input ends; what comes before that is ignored."""
-    # Not sys.stdin: a thread that is blocked in it is a fatal error when the interpreter ends.
+    """Set the event when standard input ends; earlier input is ignored."""
+    # Not sys.stdin: a thread blocked in it is a fatal error when the interpreter ends.
     while os.read(0, 1024):
         pass
     stopping.set()
@@ -219,7 +221,7 @@ def server_command(
         *([f"--model-config-name={settings.variant}"] * bool(settings.variant)),
         # Triton loads an ensemble's steps by itself.
         *(f"--load-model={name}" for each in pipelines for name in (each.name, each.card)),
-        # A load is mostly waiting for the worker that completes the configuration.
+        # Loading mostly waits for the worker that completes the configuration.
         f"--model-load-thread-count={MODEL_LOAD_THREADS}",
         f"--exit-timeout-secs={settings.exit_timeout}",
         "--allow-http=false",
@@ -234,7 +236,7 @@ def server_command(
 
 
 def response_cache_flags(megabytes: int, installation: Installation) -> list[str]:
-    """Return what makes ``tritonserver`` keep answers in its own memory; nothing for 0."""
+    """Return the flags that make ``tritonserver`` cache answers in its memory; none for 0."""
     if not megabytes:
         return []
     return [

@@ -1,4 +1,4 @@
-"""Hold a TCP port for the server, over its restarts too."""
+"""Hold a TCP port for the server, also across its restarts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def reserve(address: str, port: int, option: str) -> socket.socket:
     """Bind ``address:port`` (0: any free port) without listening, and keep it bound.
 
     The server shares the port with this socket (``SO_REUSEPORT``), which gets no connections
-    because it never listens: they are refused while the server restarts, and no other program
-    can take the port meanwhile. Raise `PortError` if it is in use; ``option`` is named in it.
+    because it never listens. While the server restarts, connections are refused, and no other
+    program can take the port. Raise `PortError` if the port is in use; the error names ``option``.
     """
-    probe = bound(address, port, option, shared=False)  # refuses a port that others share, too
+    probe = bound(address, port, option, shared=False)  # also refuses a port that others share
     chosen = probe.getsockname()[1]
     probe.close()
     return bound(address, chosen, option, shared=True)
@@ -44,7 +44,7 @@ def bound(address: str, port: int, option: str, *, shared: bool) -> socket.socke
 
 
 def remedy(error: OSError, target: tuple[Any, ...], option: str) -> str:
-    """What to do about an address ``(ip, port, ...)`` that cannot be bound."""
+    """Say what to do about an address ``(ip, port, ...)`` that cannot be bound."""
     if error.errno == errno.EADDRNOTAVAIL:
         return ". Choose an address of this machine with --listen."
     if error.errno == errno.EADDRINUSE:

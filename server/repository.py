@@ -1,4 +1,4 @@
-"""Which pipelines of a model repository are exported, and what the others lack."""
+"""Survey of a model repository: which pipelines are exported, and what the others lack."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from server.errors import RepositoryError
 
 @dataclass(frozen=True)
 class PipelineExport:
-    """One pipeline of the contract, and what of it the repository lacks."""
+    """One pipeline of the contract, and what the repository lacks of it."""
 
     pipeline: Pipeline
 
     missing: tuple[str, ...]
-    """What is not there, each as a path below the repository; empty when all is exported."""
+    """Missing files, each as a path below the repository; empty when all is exported."""
 
     variant: str | None = None
-    """The variant that is all that is missing, and has a command of its own to make it."""
+    """Name of the variant, if only that is missing and a command of its own makes it."""
 
     @property
     def models(self) -> tuple[str, str]:
@@ -51,7 +51,7 @@ def survey(
 
 
 def survey_one(repository: Path, pipeline: Pipeline, variant: str | None) -> PipelineExport:
-    """Look for the models of one pipeline: first for those that every variant is made from."""
+    """Look for the models of one pipeline, first for those that every variant is made from."""
     models = [pipeline.name, pipeline.card]
     if missing := tuple(missing_of(repository, models)):
         return PipelineExport(pipeline, missing)
@@ -82,7 +82,7 @@ def missing_of(
 
 
 def is_configured(repository: Path, pipeline: Pipeline, variant: str) -> bool:
-    """Whether ``variant`` serves ``pipeline`` in another way than the default."""
+    """Whether ``variant`` serves ``pipeline`` differently from the default."""
     try:
         return bool(models_of_variant(repository, [pipeline], variant))
     except RepositoryError:

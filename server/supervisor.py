@@ -1,4 +1,4 @@
-"""Keep a server serving: notice its death by processes and canaries, and start it again."""
+"""Keep a server serving: notice its death through processes and canaries, and restart it."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ from server.tritonserver import TritonServer
 from server.workers import Worker, can_work, processor_seconds, workers_of
 
 POLL = 0.2
-"""Seconds between two looks at the processes."""
+"""Seconds between two checks of the processes."""
 
 RELIST = 10
-"""Looks after which the workers are listed anew: an administrator may load and unload models."""
+"""Number of checks after which the list of workers is refreshed.
+
+An administrator may load and unload models."""
 
 START_TIMEOUT = 300.0
-"""Seconds in which all models must be loaded, and then each pipeline answer its first frame."""
+"""Seconds within which all models must load, and then each pipeline answer its first frame."""
 
 LONGEST_PAUSE = 30.0
-"""Most seconds between two starts of a server that does not come up."""
+"""Maximum seconds between two starts of a server that does not come up."""
 
 SHUTDOWN = 5.0
-"""Seconds that Triton itself needs at most to end when no request runs."""
+"""Maximum seconds that Triton itself needs to end when no request runs."""
 
 
 class Supervisor:
     """Runs one server after another, at ``url``, until ``stopping`` is set.
 
-    ``start`` clears away the last server and starts a fresh one; ``tell`` prints a line for the
-    operator. All methods belong to one thread: the server ends together with it.
+    ``start`` cleans up after the last server and starts a fresh one; ``tell`` prints a line for the
+    operator. Call all methods from one thread: the server ends together with it.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Supervisor:
         self.stopping = stopping
         self.server: TritonServer | None = None
         self.canary_deadlines: dict[str, float] = {}
-        """By pipeline, in seconds."""
+        """Deadline of the canaries by pipeline, in seconds."""
 
     def start_and_wait(self) -> None:
         """Start a server and wait until every pipeline answers; raise `StartError` if one fails.
@@ -96,7 +98,7 @@ class Supervisor:
                 continue
 
     def explain(self, server: TritonServer, end: str) -> str:
-        """Say why a server that ended did not start: per model where its log tells that."""
+        """Say why a server that ended did not start, per model if its log tells that."""
         failures = server.load_failures()
         if not failures:
             return f"tritonserver {end}. Its last words:\n{server.last_lines()}"
@@ -155,8 +157,8 @@ class Supervisor:
                 if end := server.end():
                     return f"tritonserver {end}"
                 looks += 1
-                # Listed before the known ones are looked at: one that ended in between is among
-                # either these or those.
+                # Listed before the known workers are checked: one that ends in between is in one of
+                # the two lists.
                 listed = workers_of(server.pid) if looks % RELIST == 0 else workers
                 if lost := lost_worker(workers, server, client):
                     return f"The worker of {lost.model} (pid {lost.process.pid}) is dead or stopped"
@@ -168,10 +170,10 @@ class Supervisor:
 
 
 def drain(client: InferenceServerClient, pipelines: Sequence[Pipeline], timeout: float) -> None:
-    """Take no more requests and wait, for ``timeout`` seconds at most, until the running end.
+    """Take no more requests and wait, up to ``timeout`` seconds, until the running ones end.
 
-    Triton told to exit lets a step finish that runs, but refuses the next one of the same
-    pipeline. Unloading the ensemble alone ends no request: it waits for the last one.
+    When told to exit, Triton lets a running step finish but refuses the next step of the same
+    pipeline. Unloading only the ensemble ends no request: it waits for the last one.
     """
     deadline = time.monotonic() + timeout
     try:
@@ -189,7 +191,7 @@ def drain(client: InferenceServerClient, pipelines: Sequence[Pipeline], timeout:
 def lost_worker(
     workers: Mapping[str, Worker], server: TritonServer, client: InferenceServerClient
 ) -> Worker | None:
-    """Return a worker that died though its model is still loaded and has no other in its place."""
+    """Return a worker that died although its model is still loaded and no other replaced it."""
     for worker in workers.values():
         if can_work(worker.process):
             continue

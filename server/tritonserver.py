@@ -15,7 +15,7 @@ from server.workers import can_work
 LOAD_FAILURE = re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.*)\"$")
 LAST_LINES = 10
 LAST_THREADS = 5.0
-"""Seconds that an ending process may take: a killed one gives its memory back first."""
+"""Maximum seconds that an ending process may take: a killed one frees its memory first."""
 
 
 class TritonServer:
@@ -48,7 +48,7 @@ class TritonServer:
                 return None
             if process.status() == psutil.STATUS_STOPPED:
                 return "was stopped"
-            # Its first thread is gone; how the process ended is known when the last one is.
+            # Its first thread is gone; how the process ended is known when the last one is gone.
             try:
                 code = self.process.wait(LAST_THREADS)
             except subprocess.TimeoutExpired:

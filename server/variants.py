@@ -16,8 +16,10 @@ from server.errors import VariantError
 CPUINFO = Path("/proc/cpuinfo")
 
 OPENVINO_FOLDER = Path(__file__).parents[1] / ".openvino"
-"""Where ``make openvino`` puts the ONNX Runtime that has OpenVINO. It stands apart because it has
-the name, and another version, of the one that everything else here runs on."""
+"""Folder where ``make openvino`` puts the ONNX Runtime that has OpenVINO.
+
+It is separate because the package has the same name as the one that everything else here runs on,
+but another version."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,15 @@ class Variant:
     summary: str
 
     instructions: tuple[str, ...] = ()
-    """What the processor must have one of, as ``/proc/cpuinfo`` spells it; none: it may be any.
-    Without it the variant would give the same answers, slower than the default."""
+    """Instructions of which the processor must have one, as ``/proc/cpuinfo`` spells them.
+
+    Empty: any processor will do. Without them, the variant would give the same answers, but more
+    slowly than the default."""
 
     on_openvino: bool = False
 
     for_many: bool = False
-    """Whether it serves many clients more frames a second, and a lone one more slowly."""
+    """Whether it serves more frames per second to many clients, but is slower for one."""
 
 
 VARIANTS = {

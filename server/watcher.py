@@ -1,7 +1,7 @@
 """Clean up after one run of the server: its processes, shared memory and folder.
 
-The launcher calls `clean_up` when it ends. For the case that it is killed, it starts this file
-as a program of its own, which waits until the launcher is gone, however that came about:
+The launcher calls `clean_up` when it ends. In case it is killed, it also starts this file as a
+separate program, which waits until the launcher is gone for whatever reason:
 ``python watcher.py RUN_ID FOLDER``, with the read end of the launcher's pipe as stdin.
 """
 
@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 RUN_VARIABLE = "CYTOSERVE_RUN"
-"""Environment variable by which every process of a run is known, an orphaned worker too."""
+"""Environment variable that identifies every process of a run, even an orphaned worker."""
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Triton's workers make their segments
 
 KILL_TIMEOUT = 5.0
-"""Seconds that killed processes may take to vanish."""
+"""Maximum seconds that killed processes may take to vanish."""
 
 
 def start_watcher(run_id: str, folder: Path) -> subprocess.Popen[bytes]:
@@ -55,7 +55,7 @@ def kill_processes(run_id: str) -> None:
 
 
 def processes_of(run_id: str) -> Iterator[int]:
-    """Yield the pids of the run; a zombie has no environment and is none."""
+    """Yield the pids of the run; a zombie has no environment and does not count."""
     marker = f"{RUN_VARIABLE}={run_id}".encode()
     for entry in Path("/proc").iterdir():
         try:

@@ -15,7 +15,7 @@ CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def available_cores(quota_file: Path = CGROUP_QUOTA) -> int:
-    """Return how many cores this process may use: its affinity, or less by a cgroup's quota."""
+    """Return how many cores this process may use: its affinity, or fewer by a cgroup's quota."""
     affinity = len(os.sched_getaffinity(0))
     if not quota_file.exists():
         return affinity
@@ -32,7 +32,7 @@ def worker_environment(installation: Installation, environ: Mapping[str, str]) -
     return {
         **environ,
         "LD_LIBRARY_PATH": joined(*libraries, environ.get("LD_LIBRARY_PATH", "")),
-        # The worker's Python finds this environment's packages by the first `python3` of PATH.
+        # The worker's Python finds this environment's packages through the first `python3` on PATH.
         "PATH": joined(str(Path(sys.executable).parent), environ.get("PATH", os.defpath)),
         "PYTHONPATH": joined(imports, environ.get("PYTHONPATH", "")),
         "ORT_DISABLE_TELEMETRY": "1",
@@ -41,16 +41,16 @@ def worker_environment(installation: Installation, environ: Mapping[str, str]) -
 
 
 def thread_bounds(environ: Mapping[str, str]) -> dict[str, str]:
-    """Bound every thread pool of a worker; ``OMP_NUM_THREADS`` of the user's own is kept.
+    """Bound every thread pool of a worker; the user's own ``OMP_NUM_THREADS`` takes precedence.
 
-    Each session may use every core, although there are several sessions: the steps of one
-    request run one after the other, so a lone request gets the whole machine. What would
-    oversubscribe it when several run at once is idle threads that spin, and the backend lets them
-    for microseconds only. On 2 busy cores, two sessions of a small convolution network ran
-    together 164 to 181 times a second with 2 threads each, 102 to 147 times with 1 thread each,
-    and 56 to 58 times with 2 threads that spin on. Steps too light to share among threads say
-    ``intra_op_thread_count`` 1 in their configuration; several instances of one model share the
-    bound, for they are there to run together. Pools besides ONNX Runtime's get 1.
+    Each session may use every core, although there are several sessions: the steps of one request
+    run one after the other, so a lone request gets the whole machine. When several requests run at
+    once, spinning idle threads would oversubscribe it, but the backend lets them spin for
+    microseconds only. On 2 busy cores, two sessions of a small convolution network together ran 164
+    to 181 times per second with 2 threads each, 102 to 147 times with 1 thread each, and 56 to 58
+    times with 2 threads that keep spinning. Steps too light to share among threads say
+    ``intra_op_thread_count`` 1 in their configuration. Several instances of one model share the
+    bound, because they are meant to run together. Pools other than ONNX Runtime's get 1.
     """
     threads = environ.get("OMP_NUM_THREADS") or str(available_cores())
     return {

@@ -1,4 +1,4 @@
-"""The worker processes of a server: one "stub" for every instance of a model in Python."""
+"""The worker processes of a server: one "stub" for every instance of a Python model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 IDLE_FOR_EVER = {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD, psutil.STATUS_STOPPED}
-"""States in which a process will answer no more by itself."""
+"""Process states in which a process will no longer answer by itself."""
 
 STUB = "triton_python_backend_stub"
 
@@ -35,7 +35,7 @@ def workers_of(server_pid: int) -> dict[str, Worker]:
 
 
 def processor_seconds(workers: Iterable[Worker], models: Collection[str]) -> float:
-    """Processor time that the workers of the models of these names have used so far."""
+    """Processor seconds that the workers of the named models have used so far."""
     return sum(cpu_seconds(worker.process) for worker in workers if worker.model in models)
 
 

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytoserve import contract
-from cytoserve.cell_windows import cell_windows, join_windows
 from cytoserve.cells import Cells
 from cytoserve.codec import cards, foregrounds, instances, prompted
 from cytoserve.codec.cards import ModelCard
@@ -28,6 +27,7 @@ from cytoserve.errors import (
     ServerUnreachable,
 )
 from cytoserve.foreground import Foreground
+from cytoserve.frame_parts import Stitching, cell_windows, frame_limits, join_windows, windows
 from cytoserve.frames import check_frame, check_values
 from cytoserve.operating_point import OperatingPoint, operating_point
 from cytoserve.prompts import Prompts
@@ -46,7 +46,6 @@ from cytoserve.settings import (
     find_semantic_pipeline,
 )
 from cytoserve.transport import Request, ServerInfo, Tensors, Transport
-from cytoserve.windows import Stitching, frame_limits, windows
 
 MAX_TRIES = 3
 """Maximum number of tries per call if no server answers, all within the call's deadline."""
@@ -102,7 +101,7 @@ class Client:
         By default the frame is assumed to have the scale of the training frames; if it differs, set
         one of ``scale``, ``pixel_size_um`` and ``cell_diameter_px``. The server tiles a frame that
         is larger than the network's field. A frame too large for one request is sent in windows;
-        the deadline then covers the whole call. See :mod:`cytoserve.cell_windows`.
+        the deadline then covers the whole call. See :mod:`cytoserve.frame_parts`.
 
         The first call to a pipeline sends two requests: one for the model card, which is cached for
         ``CARD_LIFETIME_S`` seconds, then the frame.
@@ -145,10 +144,10 @@ class Client:
     ) -> Foreground:
         """Find the foreground of one frame, and object centres if the pipeline detects them.
 
-        The tiled pipeline, ``nuclei_unet``, accepts frames up to ``windows.MAX_STITCHED_SIDE`` px
-        per side, also as ``numpy.memmap``. A frame too large for one request is sent in windows
-        and stitched, with the same result; see :mod:`cytoserve.windows`. The deadline covers the
-        whole call, so allow more time for such a frame. All values of a float frame are checked
+        The tiled pipeline, ``nuclei_unet``, accepts frames up to ``frame_parts.MAX_STITCHED_SIDE``
+        px per side, also as ``numpy.memmap``. A frame too large for one request is sent in windows
+        and stitched, with the same result; see :mod:`cytoserve.frame_parts`. The deadline covers
+        the whole call, so allow more time for such a frame. All values of a float frame are checked
         before the first window is sent.
 
         Args:

@@ -1,7 +1,7 @@
-"""The card of a pipeline: a graph that answers with what the pipeline says of itself.
+"""The model card of a pipeline: a graph that returns the pipeline's description of itself.
 
-Triton passes neither class names nor hashes of model files to a client; a model whose one output
-is a constant string does so on every Triton, in the protocol that the client speaks anyway.
+Triton passes neither class names nor hashes of model files to a client. A model whose only output
+is a constant string does, on every Triton and in the protocol that the client already speaks.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from export.graphs.types import OPSET
 
 
 def card_graph(content: dict[str, Any]) -> onnx.ModelProto:
-    """A graph that answers page 0 with ``content`` as JSON.
+    """Build a graph that answers page 0 with ``content`` as JSON.
 
-    A graph without any input would say the same, but Triton's requests carry at least one.
+    A graph without any input would do as well, but Triton's requests carry at least one.
     """
     pages = helper.make_tensor(
         "pages", onnx.TensorProto.STRING, [1], [json.dumps(content, sort_keys=True).encode()]

@@ -1,4 +1,4 @@
-"""Graphs on disk, those too large for one file included."""
+"""Graphs on disk, including those too large for one file."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from onnx import external_data_helper, helper
 from export.graphs.session import open_session
 
 MAX_MESSAGE_BYTES = 1_900_000_000
-"""Most bytes of weights that stay in the graph's own file: a protobuf message ends at 2 GiB."""
+"""Maximum bytes of weights in the graph's own file: a protobuf message is limited to 2 GiB."""
 
 EXTERNAL_BYTES = 1024
-"""Weights of at least this size move out of a graph whose weights are too many."""
+"""Minimum bytes of a weight that moves out of a graph that exceeds `MAX_MESSAGE_BYTES`."""
 
 DATA_SUFFIX = ".data"
-"""Of the file beside the graph's own that holds its weights."""
+"""Suffix of the file beside a graph's own file that holds its weights."""
 
 DATA_HASH = "external_data_sha256"
-"""Metadata of such a graph: as it is in the graph's file, the hash of that file tells the weights
-apart, too."""
+"""Metadata key of the weight file's sha256, for a graph with such a file.
+
+The entry is part of the graph's own file, so the hash of that file identifies the weights, too."""
 
 _READ_BYTES = 1 << 24
 
 
 def save_graph(graph: onnx.ModelProto, file: Path) -> None:
-    """Write ``graph``; weights beyond `MAX_MESSAGE_BYTES` go into a second file beside it.
+    """Write ``graph``; if its weights exceed `MAX_MESSAGE_BYTES`, they go into a second file.
 
-    ONNX Runtime finds that one by itself, under its name in the same folder. ``graph`` stays as
-    it was.
+    The second file lies in the same folder, where ONNX Runtime finds it by its name. ``graph`` is
+    left unchanged.
     """
     if weight_bytes(graph) <= MAX_MESSAGE_BYTES:
         onnx.save(graph, file)
@@ -46,7 +47,7 @@ def save_graph(graph: onnx.ModelProto, file: Path) -> None:
         external_data_helper.write_external_data_tensors(graph, str(file.parent))
         helper.set_model_props(graph, {DATA_HASH: file_sha256(data)})
         onnx.save(graph, file)
-        shutil.copymode(file, data)  # onnx keeps weights from other users; Triton may be one
+        shutil.copymode(file, data)  # onnx makes it private; Triton may run as another user
     finally:
         del graph.metadata_props[:]
         if data.is_file():
@@ -56,7 +57,7 @@ def save_graph(graph: onnx.ModelProto, file: Path) -> None:
 
 
 def open_graph(graph: onnx.ModelProto, threads: int = 0) -> onnxruntime.InferenceSession:
-    """A CPU session of a graph in memory, see `export.graphs.session.open_session`."""
+    """Open a CPU session for a graph in memory, see `export.graphs.session.open_session`."""
     if weight_bytes(graph) <= MAX_MESSAGE_BYTES:
         return open_session(graph.SerializeToString(), threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +67,7 @@ def open_graph(graph: onnx.ModelProto, threads: int = 0) -> onnxruntime.Inferenc
 
 
 def weight_bytes(graph: onnx.ModelProto) -> int:
-    """Bytes of the weights; asking protobuf for the size of more than 2 GiB fails."""
+    """Bytes of the weights; protobuf cannot tell the size of more than 2 GiB."""
     return sum(len(weight.raw_data) for weight in graph.graph.initializer)
 
 

@@ -1,4 +1,4 @@
-"""Graphs that take any number of rows in bounded memory: in loops over a few rows at a time."""
+"""Graphs that take any number of rows in bounded memory, by looping over a few rows at a time."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ def wrap_in_loop(
 ) -> onnx.ModelProto:
     """Wrap a graph in an ONNX Loop over chunks of at most ``rows`` rows.
 
-    ResNet50 holds about 0.5 MB of activations a crop; 4,000 crops at once would take 2 GB, and a
-    U-Net's tile takes a hundred times as much. In chunks the memory is that of one chunk, no row
-    is padded, and zero rows are an ordinary answer. The cost was within noise to 6 % of the plain
-    graph's on a CPU. What depends on none of the chunked inputs is computed once, before the loop.
+    ResNet50 holds about 0.5 MB of activations per crop: 4,000 crops at once would take 2 GB, and a
+    U-Net's tile takes a hundred times as much. In chunks, the memory is that of one chunk, no row
+    is padded, and zero rows are an ordinary answer. On a CPU, the extra cost ranged from within
+    noise to 6 % of the plain graph's time. Whatever depends on none of the chunked inputs is
+    computed once, before the loop.
 
     Args:
-        network: every output is ``[B, ...]`` of any dtype, B the rows of the first chunked input,
-            and its other dims are fixed.
+        network: graph whose outputs are all ``[B, ...]`` of any dtype, where B is the number of
+            rows of the first chunked input and the other dims are fixed.
         rows: rows per chunk.
-        chunked: inputs ``[B, ...]`` with a dynamic leading dim that are cut into chunks; one of no
-            rows reaches every chunk with none. The others reach every chunk whole. None: all.
+        chunked: names of the inputs ``[B, ...]`` with a dynamic leading dim that are cut into
+            chunks; None: all. An input without rows reaches every chunk without rows. All other
+            inputs reach every chunk whole.
     """
     names = [value.name for value in network.graph.input]
     cut = [name for name in names if chunked is None or name in chunked]
@@ -67,10 +69,10 @@ def wrap_in_loop(
 def _split(
     graph: onnx.GraphProto, cut: set[str], inputs: set[str]
 ) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto], set[str]]:
-    """Nodes for the loop's body, nodes before the loop, and the names that these need or make.
+    """Split into nodes of the loop's body, nodes before the loop, and names that the latter use.
 
-    Constants stand in the body, where ONNX Runtime's fusions find them, unless what is computed
-    before the loop needs them too.
+    The names are those that the nodes before the loop need or make. Constants go into the body,
+    where ONNX Runtime's fusions find them, unless nodes before the loop need them too.
     """
     varying, fixed = set(cut), inputs - cut
     for node in graph.node:
@@ -90,7 +92,7 @@ def _split(
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Names that a node or the graphs in it read."""
+    """Names that a node reads, including those that its subgraphs read."""
     yield from node.input
     for graph in _graphs_in(node):
         for inner in graph.node:
@@ -105,7 +107,7 @@ def _graphs_in(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def _rows_type(result: onnx.ValueInfoProto, rows: int | str) -> tuple[int, list[int | str]]:
-    """Element type and dims of an array of ``rows`` rows of the result."""
+    """Element type and dims of an array that holds ``rows`` rows of the result."""
     declared = result.type.tensor_type
     return declared.elem_type, [rows, *(dim.dim_value for dim in declared.shape.dim[1:])]
 
@@ -118,7 +120,7 @@ def _loop_body(
     results: Collection[onnx.ValueInfoProto],
     rows: int,
 ) -> onnx.GraphProto:
-    """One trip: the network on rows ``[i * rows, (i + 1) * rows)``, appended to those before."""
+    """One iteration: the network on rows ``[i * rows, (i + 1) * rows)``, appended to the others."""
     chunk = {name: f"chunk_of_{name}" for name in cut}
     body = [
         make_node("Unsqueeze", ["trip", "leading"], ["trip_vector"]),
@@ -155,7 +157,7 @@ def _loop_body(
 
 
 def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
-    """A copy under other names of what it reads and makes, in the graphs in it as well."""
+    """A copy of a node with other names for what it reads and makes, subgraphs included."""
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     copy.input[:] = [names.get(name, name) for name in node.input]
@@ -168,9 +170,9 @@ def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
 
 
 def unwrap_loop(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Take the network out of its Loop or Scan; a graph without one is returned as it is.
+    """Take the network out of its Loop or Scan; a graph without either is returned as it is.
 
-    It takes all of its rows at once again, and its memory grows with them.
+    The network then takes all of its rows at once again, and its memory grows with them.
 
     Raises:
         ValueError: the loop does not cut every input into chunks; that of SAM's decoder does not.
@@ -190,7 +192,8 @@ def unwrap_loop(graph: onnx.ModelProto) -> onnx.ModelProto:
             f"a network is taken out of a loop that cuts all inputs, {', '.join(sorted(inputs))}; "
             f"this one cuts {', '.join(sorted(whole.values())) or 'none'}."
         )
-    # Each trip appends a chunk's results to those before: what it appends, by the loop's output.
+    # Each iteration appends a chunk's results to earlier ones. This maps the loop's output to what
+    # is appended.
     appended = {node.output[0]: node.input[1] for node in body.node if node.op_type == "Concat"}
     results = {
         appended[so_far.name]: result.name
@@ -215,7 +218,7 @@ def _out_of_scan(graph: onnx.ModelProto, body: onnx.GraphProto) -> onnx.ModelPro
 def _network(
     graph: onnx.ModelProto, nodes: Iterable[onnx.NodeProto], weights: Iterable[onnx.TensorProto]
 ) -> onnx.ModelProto:
-    """A model of the inputs and outputs of ``graph``."""
+    """A model with the inputs and outputs of ``graph``, made of ``nodes`` and ``weights``."""
     network = helper.make_graph(
         nodes, graph.graph.name, graph.graph.input, graph.graph.output, weights
     )
@@ -227,7 +230,7 @@ def _network(
 
 
 def _needed(body: onnx.GraphProto, given: set[str], wanted: set[str]) -> list[onnx.NodeProto]:
-    """The nodes that ``wanted`` are computed by, from ``given`` on, in their order."""
+    """The nodes that compute ``wanted`` from ``given``, in their original order."""
     nodes: list[onnx.NodeProto] = []
     for node in reversed(body.node):
         if wanted & set(node.output) and not given & set(node.output):
@@ -240,13 +243,13 @@ def wrap_in_scan(network: onnx.ModelProto, rows: int) -> onnx.ModelProto:
     """Wrap a graph in an ONNX Scan over chunks of ``rows`` rows.
 
     The body of :func:`wrap_in_loop` reads a tensor from outside, which the OpenVINO provider of
-    ONNX Runtime 1.24 cannot ("node not found in graph cache"). A Scan hands the chunk to its body,
-    and the provider then computes the whole body. The chunks are of one size, so rows
-    of zeros fill the last one, whose results are dropped: fewer than ``rows`` are computed in vain.
+    ONNX Runtime 1.24 cannot do ("node not found in graph cache"). A Scan passes the chunk to its
+    body, and the provider then computes the whole body. All chunks have one size, so rows of zeros
+    fill the last one and their results are dropped: fewer than ``rows`` rows are computed in vain.
 
     Args:
-        network: one input and all outputs ``[B, ...]`` with a dynamic B and other dims fixed; no
-            row depends on another.
+        network: graph with one input and outputs ``[B, ...]``; B is dynamic, the other dims are
+            fixed, and no row depends on another.
         rows: rows per chunk.
     """
     [given] = network.graph.input
@@ -260,7 +263,7 @@ def wrap_in_scan(network: onnx.ModelProto, rows: int) -> onnx.ModelProto:
         network.graph.initializer,
     )
     scanned = [f"chunks_of_{result.name}" for result in network.graph.output]
-    # Pad takes the rows to add before each dim, then those behind each dim.
+    # Pad takes the padding before every dim, then the padding after every dim.
     unpadded = len(_dims(given))
     nodes = [
         make_node("Shape", [given.name], ["row_count"], start=0, end=1),
@@ -303,13 +306,15 @@ def wrap_in_scan(network: onnx.ModelProto, rows: int) -> onnx.ModelProto:
 
 
 def wrap_in_row_scan(network: onnx.ModelProto) -> onnx.ModelProto:
-    """Wrap a graph in an ONNX Scan over single rows: memory is that of one row and the results.
+    """Wrap a graph in an ONNX Scan over single rows, in the memory of one row plus the results.
 
-    Unlike the loop of :func:`wrap_in_loop`, a Scan writes every row's results where they stay,
-    which matters where they are large: megabytes per tile of a YOLO. There is one row at least.
+    Unlike the loop of :func:`wrap_in_loop`, a Scan writes every row's results to their final place,
+    which matters for large results, such as megabytes per tile of a YOLO. At least one row is
+    needed.
 
     Args:
-        network: one input and all outputs ``[B, ...]`` with a dynamic B; no row depends on another.
+        network: graph with one input and outputs ``[B, ...]``; B is dynamic, and no row depends on
+            another.
     """
     [given] = network.graph.input
     results = {result.name: f"row_of_{result.name}" for result in network.graph.output}
@@ -341,7 +346,7 @@ def wrap_in_row_scan(network: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _dims(value: onnx.ValueInfoProto) -> list[int | str | None]:
-    """Dims behind the rows: sizes, or the names of those that are left open."""
+    """Dims after the first: sizes, or the names of those that are left open."""
     dims = value.type.tensor_type.shape.dim[1:]
     return [dim.dim_value or dim.dim_param or None for dim in dims]
 

@@ -1,4 +1,4 @@
-"""Bilinear resizing as a graph: of any size, to any size, without aliasing."""
+"""Bilinear resizing as a graph: from any size to any size, without aliasing."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 def resize(images: Tensor, height: Tensor, width: Tensor) -> Tensor:
-    """Images float32 ``[..., H, W]`` resized to ``[..., height, width]``.
+    """Resize images float32 ``[..., H, W]`` to ``[..., height, width]``.
 
-    The same as torch's `interpolate(mode="bilinear", antialias=True)`, and Pillow's: where a side
-    is reduced, the triangle that weighs source pixels widens with the scale. It is written as two
-    matrix products, for ONNX's Resize of the opset in use cannot widen it.
+    The result equals that of torch's `interpolate(mode="bilinear", antialias=True)` and of Pillow:
+    where a side is reduced, the triangle that weighs source pixels widens with the scale. Two
+    matrix products do this, because ONNX's Resize in the opset in use cannot widen the triangle.
     """
     shape = torch._shape_as_tensor(images)
     rows = bilinear_weights(shape[-2], height)

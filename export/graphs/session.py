@@ -1,4 +1,4 @@
-"""ONNX Runtime in this process: for parity checks and as the limit that a server is held to."""
+"""ONNX Runtime in this process: for parity checks, and as the bound for a server's speed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import onnxruntime
 
 
 def open_session(model: Path | bytes, threads: int = 0) -> onnxruntime.InferenceSession:
-    """A CPU session of a model file or its bytes; ``threads`` 0 takes all cores."""
+    """Open a CPU session for a model file or its bytes; ``threads`` 0 uses all cores."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # As the server's own: see `spinning` in server/backends/onnxruntime/model.py.
+    # Same setting as the server's, see `spinning` in server/backends/onnxruntime/model.py.
     brief = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 26)
     name, value = ("spin_duration_us", "20") if brief else ("allow_spinning", "0")
     options.add_session_config_entry(f"session.intra_op.{name}", value)

@@ -1,4 +1,4 @@
-"""A torch module as an ONNX graph that carries the contract's names, dtypes and dims."""
+"""Tracing of a torch module to an ONNX graph with the contract's names, dtypes and dims."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from export.graphs.types import ELEMENT_TYPES, OPSET
 def trace_graph(
     module: torch.nn.Module, step: Step, example: Sequence[torch.Tensor]
 ) -> onnx.ModelProto:
-    """Export ``module`` as the graph of ``step``, all dims that the contract calls -1 dynamic.
+    """Export ``module`` as the graph of ``step``; dims that are -1 in the contract are dynamic.
 
-    The tracing exporter is used: `torch.export` cannot yet follow NMS, whose output size depends
-    on data. torch knows little arithmetic on uint16, so such inputs are traced as int32 and
-    declared as uint16 afterwards: the modules read them by gathers and casts only, which take
-    either.
+    The tracing exporter is used because `torch.export` cannot yet follow NMS, whose output size
+    depends on data. torch supports little arithmetic on uint16, so such inputs are traced as int32
+    and declared as uint16 afterwards. This works because the modules read them only by gathers and
+    casts, which accept both.
     """
-    # Without gradients, for which every intermediate result would stay in memory.
+    # Without gradients, which would keep every intermediate result in memory.
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
-        # It says that it is superseded, that sizes became constants where modules mean it, and that
-        # it leaves its own arithmetic on paddings to ONNX Runtime.
+        # The exporter warns that it is superseded, that sizes became constants (as the modules
+        # intend), and that it leaves its own arithmetic on paddings to ONNX Runtime.
         warnings.filterwarnings("ignore", "Constant folding", UserWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
@@ -37,7 +37,7 @@ def trace_graph(
         torch.onnx.export(
             module.eval(),
             tuple(example),
-            str(file),  # of a Path it makes one message, which holds no weights beyond 2 GiB
+            str(file),  # with a Path it writes one message, which is limited to 2 GiB
             dynamo=False,
             opset_version=OPSET,
             input_names=[tensor.name for tensor in step.inputs],
@@ -46,8 +46,8 @@ def trace_graph(
         )
         graph = onnx.load(file, load_external_data=False)
         _declare(graph, step)
-        # Checked as a file: weights of more than 2 GiB, which the exporter lays beside it, fit
-        # into no message.
+        # Checked as a file: weights above 2 GiB, which the exporter writes beside it, do not fit
+        # into one message.
         onnx.save(graph, file)
         onnx.checker.check_model(str(file), full_check=True)
         load_external_data_for_model(graph, folder)
@@ -57,7 +57,7 @@ def trace_graph(
 def _dynamic_axes(tensor: ContractTensor, step: Step) -> dict[int, str]:
     """Axis -> name of every dim that varies.
 
-    Of a network for any number of classes it is the batch alone: a graph must not promise more
+    In a network for any number of classes, only the batch varies: a graph must not promise more
     than it does.
     """
     dims = step.graph_dims(tensor)[:1] if step.leaves_outputs_open else step.graph_dims(tensor)

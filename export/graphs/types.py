@@ -1,11 +1,11 @@
-"""The contract in ONNX's terms: what graphs are written by, and compared with without torch."""
+"""The contract's types in ONNX, for writing graphs and for comparing them without torch."""
 
 from __future__ import annotations
 
 import onnx
 
 OPSET = 17
-"""The newest that the tracing exporter of every supported torch writes."""
+"""Newest opset that the tracing exporter of every supported torch version writes."""
 
 CONTRACT_DTYPES = {
     onnx.TensorProto.UINT8: "UINT8",
@@ -15,7 +15,7 @@ CONTRACT_DTYPES = {
     onnx.TensorProto.FLOAT: "FP32",
     onnx.TensorProto.STRING: "BYTES",
 }
-"""ONNX element type -> the contract's, and Triton's, name of it."""
+"""ONNX element type -> its name in the contract, which is also Triton's."""
 
 ELEMENT_TYPES = {name: element_type for element_type, name in CONTRACT_DTYPES.items()}
-"""The contract's name of a dtype -> ONNX element type."""
+"""Name of a dtype in the contract -> ONNX element type."""

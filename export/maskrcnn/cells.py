@@ -1,14 +1,14 @@
-"""From what was found in all tiles of a frame to its cells: the step `maskrcnn_cells`."""
+"""The step `maskrcnn_cells`: from the candidates in all tiles of a frame to its cells."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from training.postprocessing.merge_cells import merge_cells
+from training.postprocessing import merge_cells
 
 
 class MaskRcnnCells(nn.Module):
-    """One cell is one answer, whatever classes it might have and whatever tiles it lies in."""
+    """Answer each cell once, whatever classes it might have and whatever tiles it lies in."""
 
     def forward(
         self,
@@ -25,23 +25,23 @@ class MaskRcnnCells(nn.Module):
         """Choose the cells of one frame.
 
         Args:
-            candidate_boxes: P candidates, for them and the next six see
-                `export.maskrcnn.network.MaskRcnnTile`.
-            candidate_scores: likewise.
-            candidate_ids: likewise.
-            candidate_probs: likewise.
-            candidate_masks: likewise.
-            whole: likewise.
-            large_cut: likewise.
+            candidate_boxes: boxes float32 ``[P, 4]`` of P candidates of
+                `export.maskrcnn.network.MaskRcnnTile`, in frame pixels.
+            candidate_scores: their scores float32 ``[P]``.
+            candidate_ids: their class ids int32 ``[P]``.
+            candidate_probs: their class probabilities float32 ``[P, K]``.
+            candidate_masks: their mask patches uint8 ``[P, M, M]``.
+            whole: int32 ``[P]``, 1 or 0, see `training.postprocessing.tile_cuts`.
+            large_cut: int32 ``[P]``, 1 or 0, see there as well.
             overlap_threshold: float32 ``[1]``, share of the smaller mask above which the
-                lower-ranked of two cells is dropped, see `training.postprocessing.merge_cells`.
+                lower-ranked of two cells is dropped, see `training.postprocessing`.
             max_cells: int32 ``[1]``, the cap.
 
         Returns:
             boxes float32 ``[N, 4]`` in frame pixels, scores float32 ``[N]`` (descending),
             detected_ids int32 ``[N]``, detected_probs float32 ``[N, K]``, masks uint8
-            ``[N, M, M]``, cells_found int32 ``[1]`` before the cap, then boxes and masks once more
-            under names of their own.
+            ``[N, M, M]``, cells_found int32 ``[1]`` before the cap, then boxes and masks again
+            under separate names.
         """
         kept, found = merge_cells(
             candidate_boxes,

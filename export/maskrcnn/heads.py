@@ -12,21 +12,21 @@ from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads
 
 PYRAMID_LEVELS = 4
-"""Pyramid levels that boxes are pooled from, the finest of 4 pixels a cell."""
+"""Number of pyramid levels that boxes are pooled from; the finest has 4 pixels per grid cell."""
 
 BOX_CHUNK = 128
-"""Proposals that the box head takes at once: 6 MB a layer."""
+"""Number of proposals that the box head takes at once: 6 MB per layer."""
 
 MASK_CHUNK = 32
-"""Cells that the mask head takes at once: 26 MB in its largest layer."""
+"""Number of cells that the mask head takes at once: 26 MB in its largest layer."""
 
 
 class BoxHead(nn.Module):
     """Class logits and box deltas of proposals: RoIAlign, box head and box predictor.
 
     Args:
-        heads: of a trained network.
-        chunk: proposals taken at once.
+        heads: heads of a trained network.
+        chunk: number of proposals taken at once.
     """
 
     def __init__(self, heads: RoIHeads, chunk: int = BOX_CHUNK) -> None:
@@ -40,7 +40,7 @@ class BoxHead(nn.Module):
     def forward(
         self, p2: Tensor, p3: Tensor, p4: Tensor, p5: Tensor, proposals: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Judge ``proposals`` float32 ``[P, 4]`` in pixels of the tile.
+        """Classify ``proposals`` float32 ``[P, 4]`` in pixels of the tile.
 
         ``p2`` to ``p5`` are the pyramid's levels float32 ``[1, F, h, w]``. Returns class logits
         float32 ``[P, 1 + K]`` and box deltas float32 ``[P, (1 + K) * 4]``.
@@ -59,9 +59,9 @@ class MaskHead(nn.Module):
     """Mask patches of cells: RoIAlign, mask head, mask predictor, resampling.
 
     Args:
-        heads: of a trained network.
-        size: M, side of the patches.
-        chunk: cells taken at once.
+        heads: heads of a trained network.
+        size: side M of the patches.
+        chunk: number of cells taken at once.
     """
 
     def __init__(self, heads: RoIHeads, size: int, chunk: int = MASK_CHUNK) -> None:
@@ -103,17 +103,17 @@ class MaskHead(nn.Module):
 
 
 def scripted(module: nn.Module) -> Callable[..., Any]:
-    """``module`` as a function with its loops kept as loops, which tracing would unroll.
+    """``module`` as a function that keeps its loops, which tracing would unroll.
 
-    A function, its weights constants: the tracing exporter takes no scripted module that another
-    one calls.
+    It is a function with constant weights, because the tracing exporter takes no scripted module
+    that another one calls.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", FutureWarning)
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
         frozen = torch.jit.freeze(torch.jit.script(module.eval()))
     graph = frozen.graph.copy()
-    graph.eraseInput(0)  # the module itself, of which nothing is read any more
+    graph.eraseInput(0)  # the module itself, which is no longer read
     function: Callable[..., Any] = torch._C._create_function_from_graph("forward", graph)
     return function
 
@@ -121,8 +121,9 @@ def scripted(module: nn.Module) -> Callable[..., Any]:
 def _pooled(p2: Tensor, p3: Tensor, p4: Tensor, p5: Tensor, boxes: Tensor, size: int) -> Tensor:
     """Features float32 ``[N, F, size, size]`` of boxes ``[N, 4]``, each from its own level.
 
-    What torchvision's MultiScaleRoIAlign does; that reads the levels' scales off the first frame
-    that it sees, and keeps them. The level is that of Lin et al. 2017 (eq. 1), whose finest is 2.
+    This is what torchvision's MultiScaleRoIAlign does, except that the latter takes the levels'
+    scales from the first frame that it sees and keeps them. The level is that of Lin et al. 2017
+    (eq. 1), whose finest is 2.
     """
     canonical_size, canonical_level, samples = 224, 4, 2
     sides = torch.clamp(boxes[:, 2:] - boxes[:, :2], min=0.0)
@@ -150,9 +151,9 @@ def _pooled(p2: Tensor, p3: Tensor, p4: Tensor, p5: Tensor, boxes: Tensor, size:
 def pasting_weights(low: Tensor, high: Tensor, side: int, size: int) -> Tensor:
     """Share of every mask pixel in every patch pixel along one axis: float32 ``[N, size, side]``.
 
-    The patch is sampled where torchvision's `paste_masks_in_image` would sample the mask: it
-    widens the mask by one pixel of zeros on each side, cuts the widened box off to whole pixels,
-    and resizes the mask to these. Patches hold those roundings, so that they give torchvision's own
+    The patch is sampled where torchvision's `paste_masks_in_image` would sample the mask: it widens
+    the mask by one pixel of zeros on each side, truncates the widened box to whole pixels, and
+    resizes the mask to these. Patches include these roundings, so that they give torchvision's own
     masks on the tile.
     """
     centre, half = (low + high) * 0.5, (high - low) * 0.5 * ((side + 2) / side)

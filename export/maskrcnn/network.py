@@ -1,4 +1,4 @@
-"""Mask R-CNN from the tiles of a frame to what may be cells: the step `maskrcnn_network`."""
+"""The step `maskrcnn_network`: Mask R-CNN from the tiles of a frame to candidates for cells."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from torchvision.models.detection import MaskRCNN
 
 from cytoserve.contract import DEFAULT_MAX_CELLS, MASK_SIZE
 from export.maskrcnn.heads import PYRAMID_LEVELS, BoxHead, MaskHead, scripted
-from training.postprocessing.merge_cells import tile_cuts
-from training.postprocessing.nms import NonMaximumSuppression
+from training.postprocessing import NonMaximumSuppression, tile_cuts
 
 LEAST_SIDE = 1e-2
-"""torchvision's least side of a cell's box, in network pixels."""
+"""Minimum side of a cell's box in network pixels, as in torchvision."""
 
 BOX_OVERLAP = 0.7
-"""IoU above which the lower-scored of two boxes of one class and tile is dropped before masks are
-predicted. It only saves work: the step `maskrcnn_cells` decides by masks."""
+"""IoU above which the lower-scored of two boxes of one class and tile is dropped early.
+
+This happens before masks are predicted and only saves work: the step `maskrcnn_cells` decides by
+masks."""
 
 
 class MaskRcnnTile(nn.Module):
-    """torchvision's Mask R-CNN on one tile of any size, its thresholds inputs.
+    """torchvision's Mask R-CNN on one tile of any size, with thresholds as inputs.
 
-    The same layers and the same rules as torchvision's forward, written so that one graph takes
-    every size: sizes are tensors, pyramid scales are those of the network, anchors are made of the
-    tile at hand, and both heads go through their boxes in chunks. The tile is not resized: its
-    pixels are network pixels. NMS is per class, as in torchvision: one proposal may be a cell of
-    two classes.
+    Layers and rules are those of torchvision's forward, written so that one graph takes every size:
+    sizes are tensors, pyramid scales are those of the network, anchors are made for the tile at
+    hand, and both heads go through their boxes in chunks. The tile is not resized: its pixels are
+    network pixels. NMS is per class, as in torchvision: one proposal may be a cell of two classes.
 
     Args:
         network: a trained network; it is copied.
@@ -56,20 +56,20 @@ class MaskRcnnTile(nn.Module):
         """Find the cells of one tile.
 
         Args:
-            network_tiles: uint8 ``[1, 3, h, w]``, one of those of
-                `training.preprocessing.tiles.FrameTiles`.
-            tile_origins: float32 ``[1, 2]``, its corner.
-            tiling: float32 ``[5]``, of the frame.
-            score_threshold: float32 ``[1]``, a cell's score is above it.
+            network_tiles: one tile of `training.preprocessing.tiles.FrameTiles`, uint8
+                ``[1, 3, h, w]``.
+            tile_origins: corner of the tile, float32 ``[1, 2]``.
+            tiling: tiling of the frame, float32 ``[5]``.
+            score_threshold: float32 ``[1]``, which a cell's score must exceed.
             overlap_threshold: float32 ``[1]``, IoU above which the lower-scored box of the same
                 class is dropped; `BOX_OVERLAP` at least.
 
         Returns:
             candidate_boxes float32 ``[P, 4]`` in frame pixels, candidate_scores float32 ``[P]``,
-            candidate_ids int32 ``[P]``, 0..K-1, candidate_probs float32 ``[P, K]`` (background
-            left out), candidate_masks uint8 ``[P, M, M]``, and whole and large_cut int32 ``[P]``,
-            1 or 0, see `training.postprocessing.merge_cells.tile_cuts`. The best-scored come first,
-            `DEFAULT_MAX_CELLS` at most.
+            candidate_ids int32 ``[P]``, 0..K-1, candidate_probs float32 ``[P, K]`` (without
+            background), candidate_masks uint8 ``[P, M, M]``, and whole and large_cut int32 ``[P]``,
+            1 or 0, see `training.postprocessing.tile_cuts`. At most `DEFAULT_MAX_CELLS`
+            are returned, the best-scored first.
         """
         size = torch._shape_as_tensor(network_tiles)[-2:]
         images = self._padded(network_tiles, size)
@@ -105,8 +105,10 @@ class MaskRcnnTile(nn.Module):
         )
 
     def _padded(self, pixels: Tensor, size: Tensor) -> Tensor:
-        """The image float32 ``[1, 3, h, w]`` that the backbone sees, with zeros to the right and
-        below that make its sides multiples of the coarsest level."""
+        """The image float32 ``[1, 3, h, w]`` that the backbone sees.
+
+        Zeros to the right and below make its sides multiples of the coarsest level's stride.
+        """
         mean = torch.tensor(self.transform.image_mean)[:, None, None]
         std = torch.tensor(self.transform.image_std)[:, None, None]
         images = (pixels.float() / 255 - mean) / std
@@ -117,9 +119,9 @@ class MaskRcnnTile(nn.Module):
     def _cuts(
         self, boxes: Tensor, size: Tensor, origin: Tensor, tiling: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """`tile_cuts` for the boxes of one tile, which sees the corners of no other.
+        """Apply `tile_cuts` to the boxes of one tile, which does not see the corners of others.
 
-        The first tile begins where the frame does, the last ends where it ends.
+        The first tile begins where the frame begins, and the last one ends where it ends.
         """
         side = size.flip(0).float()
         first = torch.zeros_like(origin)
@@ -129,7 +131,7 @@ class MaskRcnnTile(nn.Module):
         return tile_cuts(boxes, tile, corners, side, tiling[4])
 
     def _on_frame(self, boxes: Tensor, origin: Tensor, tiling: Tensor) -> Tensor:
-        """``boxes`` in pixels of the tile at ``origin``, in frame pixels, inside the frame."""
+        """Convert ``boxes`` from pixels of the tile at ``origin`` to pixels inside the frame."""
         placed = (boxes + origin.repeat(1, 2)) / tiling[0:2].repeat(2)
         return _clipped(placed, tiling[2:4].flip(0).repeat(2))
 
@@ -147,7 +149,7 @@ class MaskRcnnTile(nn.Module):
     def _proposals_of(
         self, logits: Tensor, deltas: Tensor, anchors: Tensor, padded: Tensor, limits: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Boxes and scores that NMS keeps on one level; anchors are made of the best cells only."""
+        """Boxes and scores that NMS keeps on one level; only the best cells get anchors."""
         grid = torch._shape_as_tensor(logits)[-2:]
         scores = logits[0].permute(1, 2, 0).reshape(-1)
         deltas = deltas.reshape(len(anchors), 4, -1).permute(2, 0, 1).reshape(-1, 4)
@@ -177,7 +179,7 @@ class MaskRcnnTile(nn.Module):
         score_threshold: Tensor,
         overlap_threshold: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Boxes, scores, labels and proposals' rows of the cells of one class."""
+        """Boxes, scores, labels and proposal rows of the cells of one class."""
         rows = (scores > score_threshold) & (_sides(boxes).amin(dim=1) >= LEAST_SIDE)
         rows = torch.nonzero(rows)[:, 0]
         kept = NonMaximumSuppression.apply(
@@ -223,7 +225,7 @@ class MaskRcnnNetwork(nn.Module):
         score_threshold: Tensor,
         overlap_threshold: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Find what may be cells in T tiles ``[T, 3, h, w]``; see :class:`MaskRcnnTile`."""
+        """Find candidates for cells in T tiles ``[T, 3, h, w]``; see :class:`MaskRcnnTile`."""
         found = [
             self.tile(tile, origin, tiling, score_threshold, overlap_threshold)
             for tile, origin in zip(

@@ -25,11 +25,11 @@ def export_maskrcnn(
 ) -> ExportedPipeline:
     """Export the steps of `maskrcnn` from the checkpoint folder of `training.maskrcnn`.
 
-    ``told`` is the scale of a checkpoint that records none.
+    ``told`` is the scale to use for a checkpoint that records none.
 
     Raises:
         CheckpointError: the checkpoint is absent, damaged or of another network.
-        ParityError: a graph does not answer as its module does.
+        ParityError: a graph's answers deviate from its module's.
     """
     network, recipe = load_maskrcnn(checkpoint)
     scale = recorded_scale(recipe, checkpoint, told)

@@ -1,6 +1,6 @@
-"""The same Mask R-CNN by torchvision's own forward, on whole frames or tile by tile.
+"""Reference for Mask R-CNN: torchvision's own forward, on whole frames or tile by tile.
 
-What the served pipeline is proven equal to, and what it is timed against.
+The served pipeline is proven equal to this code and timed against it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from export.parity.reference_merge import MARGIN, frame_grid, merge_tiles, scale
 from training.maskrcnn.network import keep_sizes
 
 CELLS_AT_ONCE = 64
-"""Masks of a tile's size that are made at once: 4 MB each."""
+"""Number of masks of a tile's size that are made at once: 4 MB each."""
 
 KEYS = ("boxes", "scores", "labels", "masks")
-"""What torchvision answers."""
+"""Names of the values that torchvision returns."""
 
 FINEST, COARSEST = 2, 5
-"""Pyramid levels that boxes are pooled from; level ``i`` has ``2 ** i`` pixels a cell."""
+"""Pyramid levels that boxes are pooled from; level ``i`` has ``2 ** i`` pixels per grid cell."""
 
 
 class TorchvisionMaskRcnn:
-    """torchvision's own prediction with a network of ours.
+    """torchvision's own prediction with one of our networks.
 
     Args:
         network: a trained Mask R-CNN; it is copied.
@@ -45,15 +45,17 @@ class TorchvisionMaskRcnn:
         self.network = copy.deepcopy(network).eval()
         self.network.roi_heads.detections_per_img = DEFAULT_MAX_CELLS
         for pool in (self.network.roi_heads.box_roi_pool, self.network.roi_heads.mask_roi_pool):
-            # torchvision guesses them from the first frame, and for a tiny one guesses wrong.
+            # torchvision guesses the scales from the first frame, and guesses wrong for a tiny one.
             pool.scales = [2.0**-level for level in range(FINEST, COARSEST + 1)]
             pool.map_levels = initLevelMapper(FINEST, COARSEST)
 
     def predict(
         self, rgb: npt.NDArray[np.uint8], score_threshold: float, overlap_threshold: float
     ) -> dict[str, Tensor]:
-        """torchvision's ``boxes``, ``labels``, ``scores`` and ``masks`` of an 8-bit RGB image
-        ``[H, W, 3]``, which it resizes as a whole: the study's way."""
+        """torchvision's ``boxes``, ``labels``, ``scores`` and ``masks`` of an image ``[H, W, 3]``.
+
+        The image is 8-bit RGB; torchvision resizes it as a whole, as the study does.
+        """
         self.network.roi_heads.score_thresh = score_threshold
         self.network.roi_heads.nms_thresh = overlap_threshold
         image = torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))).float() / 255
@@ -69,7 +71,10 @@ class TorchvisionMaskRcnn:
         score_threshold: float,
         overlap_threshold: float,
     ) -> ReferenceCells:
-        """See `export.parity.reference.Detector`: torchvision's own forward on every tile."""
+        """Find cells by torchvision's own forward on every tile.
+
+        See `export.parity.reference.Detector`.
+        """
         camera = np.atleast_3d(camera)
         size = (camera.shape[0], camera.shape[1])
         grid = frame_grid(size, scale, tile_overlap, MASKRCNN_TILE_SIZE)

@@ -1,4 +1,4 @@
-"""Every step of `maskrcnn`: its module, an example to trace, and the cases of its parity."""
+"""Every step of `maskrcnn`: its module, an example to trace, and the cases of its parity check."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ ALL, NONE = 0.0, 1.0
 """Score thresholds that every proposal passes, or none, whatever a network has learned."""
 
 TILE_OVERLAP = 128.0
-"""Overlap of tiles in the cases, in network pixels."""
+"""Overlap of tiles in the test cases, in network pixels."""
 
 
 def maskrcnn_prepare() -> ExportedStep:
     """The step that normalises, scales and tiles a frame."""
     side = MASKRCNN_TILE_SIZE
     shapes = {
-        "odd grey": ((97, 330, 1), 1.0),  # traced with: the tracer would fold a side of 1
+        "odd grey": ((97, 330, 1), 1.0),  # used for tracing, which would fold a side of 1
         "odd RGB": ((97, 33, 3), 1.0),
         "1x1": ((1, 1, 1), 1.0),
         "one row": ((1, 700, 1), 1.0),
@@ -61,14 +61,14 @@ def maskrcnn_prepare() -> ExportedStep:
 def maskrcnn_network(network: MaskRCNN) -> ExportedStep:
     """Mask R-CNN with thresholds, NMS and mask patches, tile by tile."""
     cases = [
-        _tiles("odd", (97, 130), 0.5),  # traced with
+        _tiles("odd", (97, 130), 0.5),  # used for tracing
         _tiles("no cell", (64, 64), NONE),
         _tiles("everything", (130, 97), ALL),
         _tiles("1x1", (1, 1), ALL),
         _tiles("one row", (1, 300), ALL),
         _tiles("one column", (300, 1), ALL),
         _tiles("two tiles, no cell", (64, 64), NONE, columns=2),
-        # Boxes that overlap are kept, or no frame of noise has so many.
+        # Overlapping boxes are kept: otherwise, no frame of noise has hundreds of cells.
         _tiles("six tiles, hundreds", (80, 90), 0.3, rows=2, columns=3, overlap_threshold=0.99),
     ]
     module = MaskRcnnNetwork(network).eval()
@@ -82,13 +82,13 @@ def maskrcnn_network(network: MaskRCNN) -> ExportedStep:
 
 
 def tile_by_tile(network: MaskRCNN, example: Case) -> onnx.ModelProto:
-    """The graph of one tile in a loop over all of them, in the memory of one."""
+    """The graph of one tile in a loop over all tiles, in the memory of one tile."""
     step = STEPS["maskrcnn_network"]
     graph = trace_graph(MaskRcnnTile(network), step, example.inputs)
     [probabilities] = [v for v in graph.graph.output if v.name == CANDIDATE_PROBS.name]
     classes = probabilities.type.tensor_type.shape.dim[1]
     open_name = classes.dim_param
-    # The loop begins with no rows of so many columns; the contract leaves their number open.
+    # The loop begins with zero rows of this many columns; the contract leaves the number open.
     classes.dim_value = network.roi_heads.box_predictor.cls_score.out_features - 1
     graph = wrap_in_loop(graph, 1, [NETWORK_TILES.name, TILE_ORIGINS.name])
     [probabilities] = [v for v in graph.graph.output if v.name == CANDIDATE_PROBS.name]
@@ -117,7 +117,7 @@ def _tiles(
     columns: int = 1,
     overlap_threshold: float = OVERLAP_THRESHOLD,
 ) -> Case:
-    """Tiles of noise (h, w) that lie half over their neighbours."""
+    """Tiles of noise (h, w) that overlap their neighbours by half."""
     height, width = size
     step_y, step_x = (max(1, side // 2) for side in size)
     origins = [(x * step_x, y * step_y) for y in range(rows) for x in range(columns)]

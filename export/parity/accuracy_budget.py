@@ -1,12 +1,14 @@
-"""What a faster way to compute a pipeline may cost: largest drops of its figures on real images."""
+"""Accuracy budget: how far a faster way to compute may lower figures on real images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 LARGEST_DROP = {"iou": 0.005, "accuracy": 0.005, "dice": 0.002}
-"""Of the mean mask IoU of matched cells, of the share of them with the right class, and of the mean
-Dice of a semantic pipeline's masks."""
+"""Largest allowed drop per figure.
+
+``iou`` is the mean mask IoU of matched cells, ``accuracy`` the share of them with the right class,
+and ``dice`` the mean Dice of a semantic pipeline's masks."""
 
 
 def drops(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
@@ -15,7 +17,7 @@ def drops(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, 
 
 
 def beyond_budget(found: Mapping[str, float]) -> list[str]:
-    """What is wrong with the drops of some figures, a phrase each; figures without budget pass.
+    """One phrase per drop that is beyond its budget; figures without a budget pass.
 
     A figure that is not a number proves nothing, so it is beyond its budget.
     """

@@ -1,6 +1,7 @@
-"""A graph that answers cells against its module: the same cells, in whatever order equal ones come.
+"""Compare the cells that a graph and its module find; equal cells may differ in their order.
 
-What suppression keeps, and where a mended box ends, may hang on the last digit of a number.
+Which cells suppression leaves, and where a mended box ends, may depend on the last digit of a
+number.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ from export.parity.instances import pair_cells
 from export.parity.steps import Case, ParityError
 
 UNMATCHED = 0.02
-"""Share of both sides' cells that may have no partner, though always one of each side: a rounding
-in the last digit decides between two boxes of one score, or at a threshold."""
+"""Share of both sides' cells that may have no partner; one cell per side always may.
+
+A rounding in the last digit decides between two boxes with equal scores, or at a threshold."""
 
 TOLERANCES = {"boxes": 0.1, "scores": 1e-3, "detected_probs": 1e-3, "masks": 0.5}
-"""Largest deviation of paired cells: frame pixels, probabilities twice, and mean levels of 255 over
-all mask patches, of which few may lie on another whole frame pixel."""
+"""Largest deviation of paired cells.
+
+Boxes are in frame pixels, scores and class probabilities are probabilities, and masks are mean
+levels of 255 over all mask patches, a few of which may lie on another whole frame pixel."""
 
 NAMES = {
     CANDIDATE_BOXES.name: "boxes",
@@ -41,19 +45,19 @@ NAMES = {
     CANDIDATE_PROBS.name: "detected_probs",
     CANDIDATE_MASKS.name: "masks",
 }
-"""Candidates are compared as cells are."""
+"""Tensors of candidates and of cells -> names that both are compared under."""
 
 FLAGS = (WHOLE.name, LARGE_CUT.name)
-"""What is said of candidates besides; as few of them as `UNMATCHED` may differ."""
+"""Further flags of candidates, of which at most the share `UNMATCHED` may differ."""
 
 
 def check_cells(
     module: torch.nn.Module, graph: onnx.ModelProto, step: Step, cases: Sequence[Case]
 ) -> dict[str, dict[str, float]]:
-    """Run every case through both and compare the cells that they find.
+    """Run every case through module and graph and compare the cells that they find.
 
     Returns:
-        Case name -> ``cells`` and ``unmatched``, counts, and the deviations of `TOLERANCES`.
+        Case name -> the counts ``cells`` and ``unmatched``, and the deviations of `TOLERANCES`.
 
     Raises:
         ParityError: a deviation is beyond tolerance; the message names case and figure.

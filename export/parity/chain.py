@@ -1,4 +1,4 @@
-"""A pipeline in this process: the ensemble's graphs in its order, without a server."""
+"""A pipeline run in this process: the ensemble's graphs in its order, without a server."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Chain:
     Args:
         repository: a model repository.
         pipeline: the ensemble's name.
-        models: model files that take the place of the newest installed ones, by step.
-        threads: threads per session; 0 takes all cores.
+        models: model files by step, used in place of the newest installed ones.
+        threads: threads per session; 0 uses all cores.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Chain:
     def run(
         self, inputs: Mapping[str, npt.NDArray[np.generic]], requested: Sequence[str]
     ) -> Arrays:
-        """Answer ``requested`` tensors of the ensemble for its ``inputs``."""
+        """Compute the ``requested`` tensors of the ensemble from its ``inputs``."""
         values: Arrays = dict(inputs)
         needed = self._needed(set(requested))
         for step in self.steps:

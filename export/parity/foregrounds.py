@@ -1,4 +1,4 @@
-"""The whole chain of graphs against the torch networks, pixel by pixel, on whole frames."""
+"""Compare a semantic pipeline's chain with its torch network, pixel by pixel, on whole frames."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from export.parity.chain import Arrays, Chain
 from export.parity.steps import ParityError
 
 TOLERANCE = 2.0
-"""Levels of 255 within which two probabilities are the same."""
+"""Largest difference, in levels of 255, between two probabilities that count as the same."""
 
 SHARE = 0.999
-"""Least share of a frame's pixels within the tolerance."""
+"""Minimum share of a frame's pixels within the tolerance."""
 
 Frame = npt.NDArray[np.generic]
 Predict = Callable[[Frame, float], npt.NDArray[np.float32]]
-"""Probability 0..255 ``[H, W]`` of a camera frame and its white level."""
+"""Function that returns the probability 0..255 ``[H, W]`` of a camera frame and its white level."""
 
 
 @dataclass(frozen=True)
 class ForegroundParity:
-    """Figures of one frame."""
+    """Parity figures of one frame."""
 
     frame: str
     pixels: int
@@ -81,8 +81,10 @@ def foreground_inputs(
     white_level: float,
     threshold: float = PROBABILITY_THRESHOLD,
 ) -> Arrays:
-    """Inputs of a semantic pipeline for a frame ``[H, W, C]``; those that it does not take are
-    left out."""
+    """Inputs of a semantic pipeline for a frame ``[H, W, C]``.
+
+    Inputs that the pipeline does not take are left out.
+    """
     values: Arrays = {
         IMAGE.name: camera,
         WHITE_LEVEL_INPUT.name: np.array([white_level], np.float32),
@@ -92,7 +94,7 @@ def foreground_inputs(
 
 
 def white_level_of(image: Frame) -> float:
-    """A white level to try a frame with: that of 8-bit frames, else its brightest value."""
+    """A white level to try a frame with: 255 for 8-bit frames, else its brightest value."""
     return 255.0 if image.dtype == np.uint8 else max(1.0, float(image.max()))
 
 

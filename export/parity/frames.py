@@ -1,4 +1,4 @@
-"""Frames to prove a chain on: the user's own where they can be found."""
+"""Frames to prove a chain on: the user's own, where they can be found."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from training.rendered import RenderSettings, render_frame
 COUNT = 4
 
 MOST_SIDE = 1280
-"""Pixels along a side that a chain is proven on: several tiles, with their seams. Libraries hold
-masks as large as the frame, one a cell: of 200 cells in 2048 x 2048 pixels, 4 GB."""
+"""Maximum side, in pixels, of a frame that a chain is proven on: several tiles with seams.
+
+Libraries hold one mask as large as the frame per cell: 4 GB for 200 cells in 2048 x 2048 pixels."""
 
 
 def parity_frames(given: Path | None, recipe: Recipe) -> dict[str, npt.NDArray[Any]]:
-    """Name -> frame, at most ``COUNT``, spread evenly over what there is; of large ones the middle.
+    """Name -> frame, at most ``COUNT``, spread evenly; large frames are cropped to their middle.
 
     Args:
-        given: an image file or a folder of them; None looks where the recipe says its training
-            data were, and renders frames where those are gone.
-        recipe: of the pipeline's network.
+        given: an image file or a folder of images; None looks where the recipe says its training
+            data were, and renders frames if those are gone.
+        recipe: recipe of the pipeline's network.
 
     Raises:
         click.UsageError: ``given`` holds no image that can be read.
@@ -51,16 +52,16 @@ def parity_frames(given: Path | None, recipe: Recipe) -> dict[str, npt.NDArray[A
 
 
 def _middle(frame: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """At most `MOST_SIDE` pixels along each side of ``[H, W]`` or ``[H, W, C]``."""
+    """The middle of ``[H, W]`` or ``[H, W, C]``, at most `MOST_SIDE` pixels along each side."""
     top, left = (max(0, side - MOST_SIDE) // 2 for side in frame.shape[:2])
     return frame[top : top + MOST_SIDE, left : left + MOST_SIDE]
 
 
 def all_frames(given: Path, left_out: Collection[Path]) -> dict[str, npt.NDArray[Any]]:
-    """Name -> frame, of an image file or of all in a folder.
+    """Name -> frame, for an image file or for all images in a folder.
 
     Raises:
-        click.UsageError: there is none that can be read, or one is among ``left_out``.
+        click.UsageError: no image can be read, or one is among ``left_out``.
     """
     files = _images(given)
     if not files:
@@ -83,14 +84,14 @@ def _trained_on(recipe: Recipe) -> list[Path]:
 
 
 def _images_of(data: Path) -> list[Path]:
-    """Images of a data set: in its folder ``images``, in itself, or where its annotations say."""
+    """Images of a data set: in its folder ``images``, in the folder itself, or as annotated."""
     # Annotations come last: those of a large data set take minutes to read.
     if data.is_dir() and (files := images_in(data / "images") or _images(data)):
         return files
     try:
         return [frame.path for frame in read_annotated(data).frames]
     except (AnnotationError, OSError):
-        return []  # gone, or another folder since
+        return []  # gone, or now another folder
 
 
 def _images(place: Path) -> list[Path]:

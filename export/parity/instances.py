@@ -1,4 +1,4 @@
-"""The whole chain of an instance pipeline against the original libraries, on whole frames."""
+"""Compare an instance pipeline's chain with the original libraries on whole frames."""
 
 from __future__ import annotations
 
@@ -25,60 +25,71 @@ from export.parity.steps import ParityError
 from training.checkpoint import LearnedScale
 
 BOX_TOLERANCE = 0.5
-"""Frame pixels within which two boxes are those of the same cell."""
+"""Largest distance, in frame pixels, between two boxes of the same cell."""
 
 MASK_IOU = 0.99
-"""Least mean mask IoU over the cells of a frame that both sides found. Of a mask with structure
-finer than a patch's pixels no more is asked than a patch can hold, see `_holdable`."""
+"""Minimum mean mask IoU over the cells of a frame that both sides found.
+
+Where a mask has structure finer than a patch's pixels, only what a patch can hold is required, see
+`_holdable`."""
 
 MASK_CHANCE = 0.01
-"""What one cell's mask IoU may be below that by chance: a pixel of a small cell's outline. The mean
-over N cells may be below by this, divided by the square root of N."""
+"""Amount by which one cell's mask IoU may be below the minimum by chance.
+
+It is about a pixel of a small cell's outline. The mean over N cells may be below by this amount
+divided by the square root of N."""
 
 UNMATCHED = 0.02
-"""Share of both sides' cells that may have no partner: OpenCV's letterbox rounds some pixels by one
-grey level otherwise than ours, and any convolution its last digits, which can carry a score over a
-threshold, or let NMS prefer a neighbouring box. See `_most_unmatched` for frames of few cells."""
+"""Share of both sides' cells that may have no partner.
+
+OpenCV's letterbox rounds some pixels one grey level differently from ours, and any convolution
+rounds its last digits differently. Either can carry a score over a threshold, or let NMS prefer a
+neighbouring box. See `_most_unmatched` for frames of few cells."""
 
 CLASS_MARGIN = 0.02
-"""A cell whose two best classes are closer than this may be called either by such a rounding."""
+"""Difference of a cell's two best classes below which rounding may choose either."""
 
 REFERENCE_PIXELS = 250_000_000
-"""Most pixels of all masks together that a library is asked for: it holds a whole frame a cell,
-in float32, where the chain holds a patch. At a threshold with more, a frame is not compared."""
+"""Maximum number of pixels of all masks together that a library is asked for.
+
+A library holds a whole frame per cell in float32, where the chain holds a patch. At a threshold
+with more pixels, a frame is not compared."""
 
 TILED = 1.2
-"""Sides of the network's field that a frame is enlarged to, so that it takes several tiles."""
+"""Side of an enlarged frame in sides of the network's field, so that it takes several tiles."""
 
 MOST_ENLARGED = 3.0
-"""A frame that had to be enlarged by more than this would show a network what it never saw."""
+"""Maximum enlargement of a frame: beyond it, a network would see what it never saw before."""
 
 THRESHOLDS = (0.5, SCORE_THRESHOLD, 0.05)
-"""From few cells to very many, whatever the network has learned."""
+"""Score thresholds that give few to very many cells, whatever the network has learned."""
 
 
 Classify = Callable[[npt.NDArray[np.uint16], npt.NDArray[np.generic]], npt.NDArray[np.int64]]
-"""Class ids ``[N]`` of the cells in boxes ``[N, 4]`` of a camera frame ``[H, W, C]``."""
+"""Function that returns class ids ``[N]`` of the cells in a frame's boxes.
+
+It takes the camera frame ``[H, W, C]`` and boxes ``[N, 4]``."""
 
 
 @dataclass(frozen=True)
 class ChainParity:
-    """Figures of one frame at one score threshold."""
+    """Parity figures of one frame at one score threshold."""
 
     frame: str
     score_threshold: float
     cells: int
     unmatched: int
-    """Cells of either side without one within `BOX_TOLERANCE` on the other; those that the
-    reference calls doubtful are left out."""
+    """Number of cells of either side without one within `BOX_TOLERANCE` on the other side.
+
+    Cells that the reference calls doubtful are left out."""
     box_deviation: float
-    """Largest, in frame pixels, of the cells that both sides found."""
+    """Largest box deviation, in frame pixels, of the cells that both sides found."""
     mask_iou: float
-    """Mean over cells."""
+    """Mean mask IoU over the cells that both sides found."""
     same_classes: float
-    """Share of the cells with a clear class."""
+    """Share of the cells with a clear class whose classes agree."""
     least_mask_iou: float = MASK_IOU
-    """What `mask_iou` must be, but for `MASK_CHANCE`."""
+    """Minimum of `mask_iou`, apart from `MASK_CHANCE`."""
 
 
 def check_chain(
@@ -93,11 +104,11 @@ def check_chain(
 
     Args:
         chain: the graphs of an instance pipeline.
-        detector: the same network in the hands of the library that trained it.
-        classify: the same classifier in torch; None where the detector tells the classes.
+        detector: the same network, run by the library that trained it.
+        classify: the same classifier in torch; None where the detector gives the classes.
         frames: name -> camera frame ``[H, W]`` or ``[H, W, C]``. The first is compared once more,
             enlarged into several tiles.
-        scale: at which the frames are seen.
+        scale: scale at which the frames are seen.
         thresholds: score thresholds to try.
 
     Raises:
@@ -116,8 +127,8 @@ def check_chain(
             if len(answer["boxes"]) * camera.shape[0] * camera.shape[1] > REFERENCE_PIXELS:
                 continue
             expected = detector.cells(camera, network_scale, overlap, threshold, OVERLAP_THRESHOLD)
-            # A classifier sees crops of the very boxes that the chain found: half a pixel more or
-            # less may turn a doubtful cell, which is no fault of the chain's.
+            # The classifier gets crops of the chain's own boxes: half a pixel more or less may
+            # change the class of a doubtful cell, which is not the chain's fault.
             classes = None if classify is None else classify(camera, answer["boxes"])
             figure = _compare(name, threshold, answer, expected, classes)
             _hold(figure)
@@ -139,7 +150,7 @@ def sized_views(
 ) -> Iterator[tuple[str, npt.NDArray[np.generic], float, Sequence[float]]]:
     """Name, frame, network pixels per frame pixel, and thresholds of every comparison.
 
-    The first frame comes twice: also so enlarged that it is larger than ``field`` network pixels.
+    The first frame comes twice, the second time enlarged beyond ``field`` network pixels.
     """
     for index, (name, image) in enumerate(frames.items()):
         yield name, image, scale.network_scale, thresholds
@@ -156,7 +167,7 @@ def instance_inputs(
     scale: float = 1.0,
     tile_overlap: float = 128.0,
 ) -> Arrays:
-    """Inputs of an instance pipeline for a frame ``[H, W, C]``, other settings at their default."""
+    """Inputs of an instance pipeline for a frame ``[H, W, C]``; other settings are at default."""
     return {
         "image": camera,
         "scale": np.array([scale], np.float32),
@@ -174,10 +185,10 @@ def _compare(
     expected: ReferenceCells,
     classes: npt.NDArray[np.int64] | None,
 ) -> ChainParity:
-    """Pair the cells of both sides and take the differences of every pair.
+    """Pair the cells of both sides and compute the differences of every pair.
 
-    ``classes`` are the original classifier's for the chain's own boxes; None where the detector
-    tells the classes.
+    ``classes`` are those that the original classifier gives for the chain's own boxes; None where
+    the detector gives the classes.
     """
     boxes = answer["boxes"].astype(np.float32)
     if classes is None:
@@ -230,8 +241,8 @@ def pair_cells(
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.float32]]:
     """Indices of boxes that are each other's nearest, and the largest coordinate difference.
 
-    Of boxes that lie as near, those of the same class are paired, where class ids ``[N]`` are
-    given: Mask R-CNN may find one cell as two classes.
+    Among equally near boxes, those of the same class are paired if class ids ``[N]`` are given:
+    Mask R-CNN may find one cell as two classes.
     """
     if not len(ours) or not len(theirs):
         none = np.zeros(0, np.intp)
@@ -249,8 +260,8 @@ def pair_cells(
 def _mask_iou(region: Region, box: npt.NDArray[np.float32], theirs: npt.NDArray[np.bool_]) -> float:
     """IoU over the pixels that both sides count as inside the box.
 
-    A pixel is inside for us when its centre is, for ultralytics when its index is: half a pixel
-    apart, which is a choice and no error. torchvision widens a box to whole pixels.
+    We count a pixel as inside when its centre is, ultralytics when its index is. The two are half a
+    pixel apart, which is a convention and not an error. torchvision widens a box to whole pixels.
     """
     x0, y0, x1, y1 = box
     rows = slice(max(region.rows.start, int(np.ceil(y0))), min(region.rows.stop, int(y1 + 0.5)))
@@ -269,11 +280,11 @@ def _mask_iou(region: Region, box: npt.NDArray[np.float32], theirs: npt.NDArray[
 def _holdable(
     box: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_], soft: npt.NDArray[Any], size: int
 ) -> float:
-    """IoU of a mask ``[H, W]`` with itself, once a patch of ``size`` pixels has held it.
+    """IoU of a mask ``[H, W]`` with itself after a patch of ``size`` pixels has held it.
 
     A network that has learned little draws masks full of holes, some of them smaller than a pixel
-    of a large cell's patch, and is in doubt of many pixels: what the patch holds is ``soft``, the
-    probability 0..1 that the mask is cut from, or the mask itself, in 8 bits.
+    of a large cell's patch, and is unsure about many pixels. The patch holds ``soft`` in 8 bits:
+    the probability 0..1 that the mask is cut from, or the mask itself.
     """
     x, y = (
         box[axis] + (np.arange(size) + 0.5) / size * (box[axis + 2] - box[axis]) - 0.5
@@ -311,10 +322,10 @@ def _hold(figure: ChainParity) -> None:
 
 
 def _most_unmatched(both_sides: int) -> int:
-    """How many of so many cells may have no partner, always one of each side.
+    """Number of ``both_sides`` cells that may have no partner, always at least one per side.
 
-    The share and two standard deviations of so rare events (Poisson's): of a few dozen cells at a
-    low threshold one frame in twenty would have more than the share by chance.
+    It is the share plus two standard deviations of such rare events (Poisson). Among a few dozen
+    cells at a low threshold, one frame in twenty would exceed the share by chance.
     """
     expected = UNMATCHED * both_sides
     return max(2, round(expected + 2 * math.sqrt(expected)))

@@ -1,9 +1,9 @@
-"""The cells of all tiles of a frame as one answer, in plain numpy.
+"""Merging the cells of all tiles of a frame in plain numpy: the reference for the chains.
 
-What the chains are proven against. The rules are those of `training.postprocessing.merge_cells`;
-the code is written independently of it, slow and simple. Masks are compared as an answer holds
-them, by the points of their patches: pixel counts would decide pairs on the verge of the threshold
-otherwise, and with them whole chains of cells.
+The rules are those of `training.postprocessing`; the code is written independently of
+it, slow and simple. Masks are compared as an answer holds them, by the points of their patches.
+Pixel counts would decide pairs on the verge of the threshold differently, and with them whole
+chains of cells.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ POINTS = 24
 """Points per side at which two masks are compared, as in the graph."""
 
 MARGIN = 0.05
-"""Of a comparison with a graph: pairs of masks whose share is closer than this to the threshold may
-be decided either way."""
+"""Margin around the overlap threshold in a comparison with a graph.
+
+A pair of masks whose share is closer than this to the threshold may be decided either way."""
 
 RANK_MARGIN = 0.003
-"""Of two cells whose ranks are closer, either may come first where a margin is given."""
+"""Difference of ranks below which either cell may come first, if a margin is given."""
 
 AROUND = 2
-"""Pixels of the tile around its box that are kept of a mask."""
+"""Number of tile pixels around its box that are stored of a mask."""
 
 EDGE_TOLERANCE = 2.0
-"""A box that comes as near to an inner edge of its tile, in network pixels, is cut by it."""
+"""Distance, in network pixels, from an inner edge of its tile within which a box counts as cut."""
 
 
 @dataclass(frozen=True)
 class TileGrid:
-    """How the tiles of one frame lie on it."""
+    """Layout of the tiles of one frame."""
 
     origins: Sequence[tuple[float, float]]
     """(x, y) of every tile's corner in pixels of the scaled frame, negative where it is padded."""
@@ -53,13 +54,13 @@ class TileGrid:
     frame_size: tuple[int, int]
     """(H, W) of the frame in pixels."""
     overlap: float
-    """Least overlap of neighbouring tiles in network pixels."""
+    """Minimum overlap of neighbouring tiles in network pixels."""
 
 
 def tile_starts(content: int, size: int, overlap: float) -> list[int]:
     """Where tiles of ``size`` pixels begin along a side of ``content`` pixels, spread evenly.
 
-    They overlap by ``overlap`` pixels at least; a side that fits into one tile begins at 0.
+    They overlap by at least ``overlap`` pixels; a side that fits into one tile begins at 0.
     """
     if content <= size:
         return [0]
@@ -74,7 +75,7 @@ def scaled_sides(frame_size: tuple[int, int], scale: float) -> tuple[int, int]:
 
 
 def scaled_rgb(camera: npt.NDArray[np.generic], scale: float) -> npt.NDArray[np.uint8]:
-    """A camera frame ``[H, W, C]``, normalised and scaled, as RGB ``[h, w, 3]``, by OpenCV."""
+    """A camera frame ``[H, W, C]`` as RGB ``[h, w, 3]``, normalised, and scaled by OpenCV."""
     frame = torch.from_numpy(camera.astype(np.int32))
     low, high = PercentileLevels()(frame).numpy()
     height, width = scaled_sides((camera.shape[0], camera.shape[1]), scale)
@@ -88,7 +89,7 @@ def scaled_rgb(camera: npt.NDArray[np.generic], scale: float) -> npt.NDArray[np.
 
 
 def frame_grid(frame_size: tuple[int, int], scale: float, overlap: float, size: int) -> TileGrid:
-    """The grid of a frame (H, W) whose tiles are no larger than the frame and than ``size``."""
+    """The grid of a frame (H, W) whose tiles are no larger than the frame or ``size``."""
     height, width = scaled_sides(frame_size, scale)
     overlap = min(max(overlap, 0.0), MAX_TILE_OVERLAP, size // 2)
     tops, lefts = (tile_starts(side, size, overlap) for side in (height, width))
@@ -107,23 +108,24 @@ def merge_tiles(
     overlap_threshold: float,
     margin: float = 0.0,
 ) -> ReferenceCells:
-    """Merge what was found in every tile of a frame.
+    """Merge the cells that were found in all tiles of a frame.
 
     - A cell that an inner edge of its tile cuts, and that is no larger than the overlap, lies whole
       in another tile; the piece is left out.
     - Of two masks of which one covers more than ``overlap_threshold`` of the smaller one, the
-      higher-ranked stays: first those that no tile cuts, then by score. A mask that lies straight
-      along a side of its box loses up to half of its score in this ranking.
+        higher-ranked stays. Cells that no tile cuts rank first, and then the score counts. A mask
+        that lies straight along a side of its box loses up to half of its score in this ranking.
 
     Args:
-        tiles: the cells of each tile, boxes in pixels of the tile, masks ``[n, h, w]`` of the
-            tile's size; or parts of them, which are read one after the other, for memory.
-        grid: where the tiles lie.
-        overlap_threshold: see above.
+        tiles: the cells of each tile, with boxes in pixels of the tile and masks ``[n, h, w]`` of
+            the tile's size; or iterables of parts of them, which are read one by one to save
+            memory.
+        grid: layout of the tiles.
+        overlap_threshold: share of the smaller mask above which one of two cells is dropped.
         margin: shares that are closer than this to the threshold may be decided either way: masks
             that two libraries interpolate differ by a point here and there, and a chain of such
-            decisions changes which cells stay. Above 0, all cells that might stay are returned,
-            marked as doubtful where they might also go. Of a trained network few are.
+            decisions changes which cells stay. Above 0, all cells that might stay are returned, and
+            marked as doubtful if they might also be dropped. A trained network has few of these.
 
     Returns:
         All cells in frame pixels, sorted by score. Masks lie on the whole frame; so do the
@@ -154,7 +156,7 @@ def merge_tiles(
 def _chosen(
     ranked: Sequence[_Candidate], threshold: float, margin: float
 ) -> list[tuple[_Candidate, bool]]:
-    """The cells that stay, and whether each might as well go."""
+    """The cells that stay, and whether each might as well be dropped."""
     sure: list[_Candidate] = []
     doubtful: list[_Candidate] = []
     for candidate in ranked:
@@ -175,22 +177,22 @@ def _chosen(
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
-    """A cell of one tile that lies whole in it, or whole in none."""
+    """A cell found in one tile, which lies whole in this tile or whole in none."""
 
     box: npt.NDArray[np.float32]
-    """``[4]``, in pixels of the tile."""
+    """Box ``[4]`` in pixels of the tile."""
     origin: tuple[float, float]
     score: float
     class_id: int
     whole: bool
     values: npt.NDArray[np.float32]
-    """``[h, w]``, 0..1 in and around the box."""
+    """Mask values ``[h, w]``, 0..1, in and around the box."""
     corner: tuple[int, int]
-    """(x, y) of the first of the values, in pixels of the tile."""
+    """Place (x, y) of the first of the values, in pixels of the tile."""
 
     @property
     def rank(self) -> float:
-        """The higher, the earlier."""
+        """Rank of the cell: the highest comes first."""
         return self.score * (1 - self.cut_share / 2) + 2 * self.whole
 
     @cached_property
@@ -201,13 +203,13 @@ class _Candidate:
 
     @cached_property
     def area(self) -> float:
-        """Area of the mask in pixels of the scaled frame, times the points of a patch."""
+        """Area of the mask in pixels of the scaled frame, times the number of points of a patch."""
         x0, y0, x1, y1 = self.place
         return np.count_nonzero(self.patch) * (x1 - x0) * (y1 - y0)
 
     @cached_property
     def cut_share(self) -> float:
-        """Share of the most cut side of the box that the mask lies on."""
+        """Largest share of a side of the box that the mask lies on."""
         sides = (self.patch[0], self.patch[-1], self.patch[:, 0], self.patch[:, -1])
         return max(float(side.mean()) for side in sides)
 
@@ -227,8 +229,10 @@ class _Candidate:
     def inside(
         self, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
     ) -> npt.NDArray[np.bool_]:
-        """Whether the crossings of columns ``x`` and rows ``y``, in pixels of the scaled frame, lie
-        on the mask, by the nearest point of its patch."""
+        """Whether points lie on the mask, by the nearest point of its patch.
+
+        The points are the crossings of columns ``x`` and rows ``y``, in pixels of the scaled frame.
+        """
         columns, rows = (
             np.floor((places - corner - self.box[axis]) / side * MASK_SIZE).astype(int)
             for axis, places, corner, side in (
@@ -243,13 +247,13 @@ class _Candidate:
         return inside
 
     def frame_box(self, grid: TileGrid) -> npt.NDArray[np.float64]:
-        """The box in frame pixels, inside the frame."""
+        """The box in frame pixels, clipped to the frame."""
         placed = (self.box.astype(np.float64) + self.origin * 2) / (grid.scale * 2)
         height, width = grid.frame_size
         return np.clip(placed, 0, (width, height, width, height))
 
     def draw(self, plane: npt.NDArray[np.float32], grid: TileGrid) -> None:
-        """Write the values to ``plane`` ``[H, W]``, the frame."""
+        """Draw the values on ``plane`` ``[H, W]``, which spans the frame."""
         places = []
         for axis, length in ((0, grid.frame_size[1]), (1, grid.frame_size[0])):
             start = self.origin[axis] + self.corner[axis]
@@ -312,7 +316,7 @@ def _sampled(
 
 def _share(one: _Candidate, other: _Candidate) -> float:
     """Intersection over the smaller of two masks, at points spread over the smaller one's box."""
-    # Plain numbers, for nearly all pairs end here.
+    # Plain numbers are faster, and nearly all pairs end here.
     (left, top, right, bottom), (x0, y0, x1, y1) = one.place, other.place
     if left >= x1 or x0 >= right or top >= y1 or y0 >= bottom:
         return 0.0

@@ -1,4 +1,4 @@
-"""Random inputs to trace modules and to compare graphs with; the same in every run."""
+"""Random inputs for tracing modules and comparing graphs; they are the same in every run."""
 
 from __future__ import annotations
 

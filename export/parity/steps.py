@@ -1,4 +1,4 @@
-"""ONNX Runtime against torch: the same numbers, or no export."""
+"""Compare graphs in ONNX Runtime with torch: the same numbers, or no export."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ LEVEL_TOLERANCE = 1.0
 
 
 class ParityError(RuntimeError):
-    """A graph, or a chain of them, that does not answer as the original does."""
+    """The answers of a graph, or of a chain of graphs, deviate from the original's."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs of one check, in the order of the step's inputs, by a name that says what is tried."""
+    """Inputs of one check, in the order of the step's inputs, named after what it tries."""
 
     name: str
     inputs: tuple[torch.Tensor, ...]
@@ -39,14 +39,14 @@ def check_parity(
     cases: Sequence[Case],
     float_tolerance: float = FLOAT_TOLERANCE,
 ) -> dict[str, dict[str, float]]:
-    """Run every case through both and compare all outputs.
+    """Run every case through module and graph and compare all outputs.
 
     Args:
-        module: the original.
-        graph: its export.
-        step: of the contract; names and orders inputs and outputs.
+        module: the original module.
+        graph: the graph exported from it.
+        step: step of the contract, which names and orders inputs and outputs.
         cases: inputs to compare on.
-        float_tolerance: see `FLOAT_TOLERANCE`.
+        float_tolerance: largest deviation of a float tensor, see `FLOAT_TOLERANCE`.
 
     Returns:
         Case name -> tensor name -> deviation, in the units of `deviation`.
@@ -97,12 +97,15 @@ def deviation(expected: npt.NDArray[np.generic], answer: npt.NDArray[np.generic]
 
 
 def allowed(dtype: npt.DTypeLike, float_tolerance: float = FLOAT_TOLERANCE) -> float:
-    """Most `deviation` that rounding explains, of a tensor of this dtype."""
+    """Largest `deviation` that rounding explains, for a tensor of this dtype."""
     if dtype == np.uint8:
         return LEVEL_TOLERANCE
     return float_tolerance if np.dtype(dtype).kind == "f" else 0.0
 
 
 def _as_declared(value: npt.NDArray[np.generic], declared: str) -> npt.NDArray[np.generic]:
-    """Camera values are int32 in torch and uint16 in the graph, see `export.graphs.trace`."""
+    """Convert camera values, which are int32 in torch, to the graph's uint16.
+
+    See `export.graphs.trace`.
+    """
     return value.astype(np.uint16) if declared == "tensor(uint16)" else value

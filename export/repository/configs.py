@@ -1,7 +1,7 @@
 """Every ``config.pbtxt`` of the model repository, written from `cytoserve.contract`.
 
-They stay in git, so that ``tritonserver --model-repository`` starts on a clone. Every instance says
-``kind: KIND_CPU``: without it Triton moves a model to a GPU by itself wherever there is one.
+The files are in git, so that ``tritonserver --model-repository`` starts on a clone. Every instance
+says ``kind: KIND_CPU``: without it, Triton moves a model to a GPU wherever there is one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cytoserve.model_config import CONFIG_FILE, VARIANT_FOLDER
 COMMAND = "python -m export configs"
 
 OPENVINO_OPTIONS = {"CPU": {"INFERENCE_PRECISION_HINT": "bf16"}}
-"""As OpenVINO's ``load_config`` takes them."""
+"""Options in the form that OpenVINO's ``load_config`` takes."""
 
 
 def configs() -> dict[Path, str]:
@@ -45,7 +45,7 @@ def configs() -> dict[Path, str]:
 
 
 def write_configs(repository: Path) -> list[Path]:
-    """Write every configuration below ``repository``, and remove those of no model.
+    """Write every configuration below ``repository``, and remove those that belong to no model.
 
     Returns:
         Paths below ``repository`` of the files that changed.
@@ -70,14 +70,14 @@ def write_configs(repository: Path) -> list[Path]:
 
 
 def _remove_empty(folder: Path, repository: Path) -> None:
-    """Remove ``folder`` and those above it that hold nothing, up to the repository."""
+    """Remove ``folder`` and its parents as long as they are empty, up to the repository."""
     while folder != repository and not any(folder.iterdir()):
         folder.rmdir()
         folder = folder.parent
 
 
 def card_step(pipeline: Pipeline) -> Step:
-    """The model that tells what a pipeline is."""
+    """The step of the model card that describes a pipeline."""
     return Step(
         pipeline.card,
         (CARD_INPUT,),
@@ -88,7 +88,7 @@ def card_step(pipeline: Pipeline) -> Step:
 
 
 def step_config(step: Step, variant: StepVariant | None = None) -> str:
-    """The configuration of a step or card, by default or in a variant."""
+    """The configuration of a step or card, for the default or for a variant."""
     lines = [*_head(step.name, step.summary, variant.name if variant else None)]
     lines.append(f'backend: "{step.backend}"')
     if variant and variant.graph:
@@ -115,10 +115,10 @@ def step_config(step: Step, variant: StepVariant | None = None) -> str:
 
 
 def pipeline_config(pipeline: Pipeline, variant: str | None = None) -> str:
-    """The configuration of a pipeline, an ensemble, by default or in a variant.
+    """The configuration of a pipeline, an ensemble, for the default or for a variant.
 
     Raises:
-        ValueError: two steps make one tensor, or an output is made by none.
+        ValueError: the pipeline cannot be wired, see :func:`wiring`.
     """
     lines = [*_head(pipeline.name, f"{pipeline.study}: {pipeline.summary}.", variant)]
     lines += ['platform: "ensemble"', "max_batch_size: 0"]
@@ -144,14 +144,14 @@ def pipeline_config(pipeline: Pipeline, variant: str | None = None) -> str:
 def wiring(
     pipeline: Pipeline, variant: str | None = None
 ) -> list[tuple[Step, list[Wire], list[Wire]]]:
-    """Every step of a pipeline with the wires that it reads, and those that it makes for others.
+    """Every step of a pipeline, with the wires that it reads and those that it makes for others.
 
-    A tensor that nobody reads later, and that is no output, is left out. Where two steps make one
-    of the same name, the later one's counts.
+    A tensor that no later step reads and that is no output is left out. Where two steps make a
+    tensor of the same name, the later step's counts.
 
     Raises:
-        ValueError: a step reads what no input or earlier step makes, or what an output is made of
-            by a step that runs on request only; or nobody makes an output.
+        ValueError: a step reads what no input or earlier step makes; a step that runs only on
+            request reads an output of the pipeline; or no step makes an output.
     """
     steps = [STEPS[name] for name in pipeline.steps_of(variant)]
     inputs = {tensor.name for tensor in pipeline.inputs}
@@ -181,7 +181,7 @@ def wiring(
 def _refuse_reading_outputs(
     pipeline: Pipeline, table: Sequence[tuple[Step, list[Wire], list[Wire]]]
 ) -> None:
-    """A step that may be skipped must read no output of the ensemble, or Triton deadlocks."""
+    """Refuse a step that may be skipped but reads an output of the ensemble: Triton deadlocks."""
     on_request = {tensor.name for tensor in pipeline.on_request}
     outputs = {tensor.name for tensor in pipeline.outputs} | on_request
     for step, read, made in table:
@@ -225,7 +225,7 @@ def _shape(tensor: Tensor, dims: Sequence[int]) -> str:
 
 
 def _warm_up(step: Step) -> Iterator[str]:
-    """The first request to a network must not pay for its start."""
+    """Warm-up of a network, so that the first request does not pay for its start."""
     if step.warm_up is None:
         return
     rows, dims = step.warm_up
@@ -241,7 +241,7 @@ def _warm_up(step: Step) -> Iterator[str]:
 
 
 def _openvino() -> Iterator[str]:
-    # A string in a string: JSON's quotes are escaped as protobuf's text format wants them.
+    # Encoded twice: protobuf's text format needs the quotes of the JSON text escaped.
     options = json.dumps(json.dumps(OPENVINO_OPTIONS))
     yield "optimization {"
     yield "  execution_accelerators {"

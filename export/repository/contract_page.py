@@ -1,4 +1,4 @@
-"""The page ``docs/contract.md``: every pipeline's tensors, for callers in any language."""
+"""The page ``docs/contract.md`` on every pipeline's tensors, for callers in any language."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One step of a pipeline: its module as a graph, proven equal."""
+"""One step of a pipeline: its module exported as a graph and proven equal."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from export.parity.steps import FLOAT_TOLERANCE, Case, check_parity
 
 @dataclass(frozen=True)
 class ExportedStep:
-    """A graph that was proven equal to its module, and by how much."""
+    """A graph that was proven equal to its module, with the deviations that were found."""
 
     name: str
     graph: onnx.ModelProto
     parity: dict[str, dict[str, float]]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What was chosen at export and is fixed in the graph."""
+    """Choices that were made at export and are fixed in the graph."""
 
 
 def export_step(
@@ -39,21 +39,24 @@ def export_step(
     float_tolerance: float = FLOAT_TOLERANCE,
     settings: Mapping[str, Any] | None = None,
 ) -> ExportedStep:
-    """Trace ``module`` with the first case and check all of them.
+    """Trace ``module`` with the first case and check the graph on all cases.
 
     Args:
-        name: of the step in the contract.
-        module: what the graph is to equal.
+        name: name of the step in the contract.
+        module: module that the graph must equal.
         cases: inputs to compare on.
-        chunk: rows that the graph takes at once, see `micro_batches.wrap_in_loop`; None: all.
+        chunk: number of rows that the graph takes at once, see `micro_batches.wrap_in_loop`; None:
+            all.
         single_rows: take rows one by one, see `micro_batches.wrap_in_row_scan`.
-        chunked: inputs whose rows these are; None: all inputs.
-        reference: what the graph is to equal where that is not ``module``, but more exact.
-        float_tolerance: see `export.parity.steps.FLOAT_TOLERANCE`.
-        settings: what is fixed in the module, for the manifest.
+        chunked: names of the inputs that are cut into chunks; None: all inputs.
+        reference: more exact module that the graph must equal in place of ``module``; None:
+            ``module``.
+        float_tolerance: largest deviation of a float tensor, see
+            `export.parity.steps.FLOAT_TOLERANCE`.
+        settings: choices that are fixed in the module, for the manifest.
 
     Raises:
-        ParityError: the graph does not answer as the module does.
+        ParityError: the graph's answers deviate from the module's.
     """
     step = STEPS[name]
     graph = trace_graph(module.eval(), step, cases[0].inputs)
@@ -68,8 +71,11 @@ def export_step(
 
 
 def _declare_row_dims(graph: onnx.ModelProto, module: nn.Module, case: Case) -> None:
-    """Write the dims of a row of every output, which a network of any number of classes leaves
-    open, into its graph: a loop begins with no rows of these dims."""
+    """Write the row dims of every output into its graph.
+
+    A network for any number of classes leaves them open, but a loop begins with zero rows of these
+    dims.
+    """
     with torch.inference_mode():
         outputs = module(*case.inputs)
     outputs = [outputs] if isinstance(outputs, torch.Tensor) else outputs

@@ -1,4 +1,4 @@
-"""Putting exported models into the repository: complete versions only, by rename."""
+"""Installing exported models in the repository: complete versions only, by rename."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from export.graphs.files import file_sha256, save_graph
 
 MODEL_FILE = MODEL_FILES["onnxruntime"]
 CARD_FILE = "card.json"
-"""In the version folder of a pipeline, which has no graph of its own."""
+"""File in the version folder of a pipeline, which has no graph of its own."""
 MANIFEST_FILE = "manifest.json"
 SAM_SETTING = "sam"
-"""Among a manifest's settings, of a step that fits one SAM only: what tells it from others."""
+"""Manifest setting of a step that fits one SAM only; it identifies that SAM."""
 STAGING = ".staging"
 KEPT_VERSIONS = 2
-"""The new version and the one before it, to go back to by deleting a folder."""
+"""Number of versions that stay: the new one, and one to go back to by deleting a folder."""
 
 
 class RepositoryBusyError(RuntimeError):
@@ -38,15 +38,15 @@ class StagedModel:
     name: str
     folder: Path
     sha256: dict[str, str]
-    """File -> sha256, the manifest's own left out."""
+    """File name -> sha256, without the manifest itself."""
 
 
 class Staging:
     """A folder in the repository where versions are completed before they appear.
 
-    Use as a context manager: what was not installed is removed, and an export that was cut off
-    leaves the versions that are served untouched. Leftovers of a killed export are removed by the
-    next one. The repository is locked meanwhile; the system drops the lock of a killed process.
+    Use it as a context manager: on exit, whatever was not installed is removed. An interrupted
+    export leaves the served versions untouched, and the next export removes its leftovers. The
+    repository is locked meanwhile; the system releases the lock of a killed process.
 
     Raises:
         RepositoryBusyError: on entering, when another export holds the lock.
@@ -74,23 +74,23 @@ class Staging:
     def add_graph(
         self, name: str, graph: onnx.ModelProto, manifest: Mapping[str, Any]
     ) -> StagedModel:
-        """Write out a version of a step or a card: its graph and its manifest."""
+        """Write a version of a step or a card: its graph and its manifest."""
         save_graph(graph, self._folder(name) / MODEL_FILE)
         return self._finish(name, manifest)
 
     def add_ensemble(
         self, name: str, card: Mapping[str, Any], manifest: Mapping[str, Any]
     ) -> StagedModel:
-        """Write out a version of a pipeline: its card, which tells what it consists of."""
+        """Write a version of a pipeline: its card, which lists what the pipeline consists of."""
         _write_json(self._folder(name) / CARD_FILE, card)
         return self._finish(name, manifest)
 
     def add_to_newest(
         self, name: str, file: str, graph: onnx.ModelProto, about: Mapping[str, Any]
     ) -> Path:
-        """Let another graph of a model appear in the newest version, which stays as it is besides.
+        """Add another graph of a model to the newest version, which is otherwise unchanged.
 
-        The manifest gets the hash of ``file`` and, under ``variants``, what is known ``about`` it.
+        The manifest gets the hash of ``file`` and, under ``variants``, the facts in ``about``.
         """
         newest = self.repository / name / str(versions(self.repository / name)[-1])
         staged = self._folder(name)
@@ -116,7 +116,7 @@ class Staging:
         return StagedModel(name, folder, hashes)
 
     def target(self, model: StagedModel) -> Path:
-        """The version folder it gets: the newest if that holds the same files, else the next."""
+        """The version folder for a model: the newest if it holds the same files, else the next."""
         folder = self.repository / model.name
         existing = versions(folder)
         if not existing:
@@ -125,7 +125,7 @@ class Staging:
         return newest if _holds(newest, model.sha256) else folder / str(existing[-1] + 1)
 
     def install(self, models: Sequence[StagedModel]) -> list[Path]:
-        """Let all versions appear in the order given, then remove those before the last two.
+        """Let all versions appear in the given order, then remove all but the last two.
 
         Returns the version folders that are now the newest.
         """
@@ -153,7 +153,7 @@ def _lock(repository: Path) -> int:
 
 
 def _holds(version: Path, sha256: Mapping[str, str]) -> bool:
-    """Whether a version really has these files and a manifest: a damaged one is replaced."""
+    """Whether a version has these files intact and a manifest; a damaged version is replaced."""
     return (version / MANIFEST_FILE).is_file() and all(
         (version / name).is_file() and file_sha256(version / name) == expected
         for name, expected in sha256.items()

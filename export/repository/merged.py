@@ -20,7 +20,9 @@ from export.repository.exported_step import ExportedStep
 from training.checkpoint import LearnedScale
 
 PARITY_MAX_CELLS = 50
-"""Of a frame, to compare on: each costs the classifier's time twice, and thousands tell no more."""
+"""Maximum number of cells per frame in the comparison.
+
+Each cell costs the classifier's time twice, and thousands would show no more."""
 
 
 def export_merged(
@@ -30,17 +32,17 @@ def export_merged(
     frames: Mapping[str, npt.NDArray[np.generic]],
     scale: LearnedScale | None = None,
 ) -> ExportedStep:
-    """Join the graphs of a pipeline's steps and run both on frames, at several thresholds.
+    """Join the graphs of a pipeline's steps and compare both on frames at several thresholds.
 
     Args:
-        step: of the contract, with the inputs and outputs of the whole.
-        chain: the pipeline, of the same graphs.
+        step: step of the contract with the inputs and outputs of the joined graph.
+        chain: the pipeline, running the same graphs.
         graphs: the steps' graphs by name.
         frames: name -> camera frame ``[H, W]`` or ``[H, W, C]``.
-        scale: at which the frames are seen; None: a network pixel for a frame pixel.
+        scale: scale at which the frames are seen; None: one network pixel per frame pixel.
 
     Raises:
-        ParityError: they differ by more than rounding explains.
+        ParityError: the joined graph deviates from its steps by more than rounding explains.
     """
     graph = merge_graphs(step, chain.steps, graphs)
     session, parity = open_graph(graph), {}
@@ -75,7 +77,7 @@ def merge_graphs(
     """Join graphs as an ensemble joins their models.
 
     Args:
-        step: with the inputs and outputs of the whole, which are named as the ensemble's wires.
+        step: step with the inputs and outputs of the joined graph, named as the ensemble's wires.
         wiring: the steps of the ensemble's configuration, in order.
         graphs: the steps' graphs by name; steps that have none are left out.
 
@@ -89,7 +91,7 @@ def merge_graphs(
         prefix = f"{each.model_name}/"
         model = compose.add_prefix(graphs[each.model_name], prefix)
         _forget_sizes(model.graph)
-        # ONNX Runtime takes these out when it opens the graph.
+        # ONNX Runtime removes these Identity nodes when it opens the graph.
         nodes += [_identity(wire, prefix + own) for own, wire in sorted(each.input_map.items())]
         nodes += model.graph.node
         nodes += [_identity(prefix + own, wire) for own, wire in sorted(each.output_map.items())]
@@ -121,10 +123,10 @@ def _declared(step: Step, tensors: Sequence[Tensor]) -> Iterator[onnx.ValueInfoP
 
 
 def _forget_sizes(graph: onnx.GraphProto) -> None:
-    """Leave open what the bodies of a graph's loops call their varying sizes.
+    """Clear the names of varying sizes in the bodies of a graph's loops.
 
-    ONNX Runtime takes sizes of one name for equal, and two graphs may have given the same name to
-    different ones.
+    ONNX Runtime takes sizes of one name to be equal, and two graphs may have given the same name to
+    different sizes.
     """
     for node in graph.node:
         for attribute in node.attribute:

@@ -1,4 +1,4 @@
-"""Installing whole pipelines: every step was proven, then the chain, then all versions at once."""
+"""Installing whole pipelines: every step is proven, then the chain, then all versions appear."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ from export.repository.merged import export_merged
 from training.checkpoint import LearnedScale, Recipe
 
 Progress = Callable[[str], None]
-"""Told what is being done."""
+"""Callback for progress messages: it is called with what is being done."""
 
 
 @dataclass(frozen=True)
 class ExportedPipeline:
-    """A pipeline whose every step was proven; nothing of it is written yet."""
+    """A pipeline with every step proven; nothing of it is written yet."""
 
     name: str
     class_names: tuple[str, ...]
     steps: tuple[ExportedStep, ...]
     recipes: Mapping[str, Recipe]
-    """Step -> recipe, of those that were trained."""
+    """Step -> recipe, for the steps that were trained."""
     reference: str
-    """What the chain is compared with."""
+    """Name of the library that the chain is compared with."""
     check: Callable[[Chain, Mapping[str, npt.NDArray[Any]]], Sequence[Any]]
-    """Compares the chain with it on frames, by name, and returns dataclasses of figures, or raises
-    `ParityError`."""
+    """Compares the chain with the reference on frames, given by name.
+
+    It returns dataclasses of figures, or raises `ParityError`."""
     threshold: float | None = None
     """Score or probability threshold that the training chose."""
     scale: LearnedScale | None = None
-    """The scale that the frames are seen at, of an instance pipeline."""
+    """Scale at which an instance pipeline sees frames; None for other pipelines."""
 
 
 def install_pipeline(
@@ -54,19 +55,20 @@ def install_pipeline(
     """Stage every model, prove the chain, and only then let the versions appear.
 
     Args:
-        pipeline: its exported steps.
+        pipeline: the pipeline with its exported steps.
         repository: the model repository, with its configurations.
         frames: name -> camera frame ``[H, W]`` or ``[H, W, C]`` to prove the chain on.
         command: the command line, for the manifest.
-        say: told what is being done.
+        say: callback for progress messages.
 
     Returns:
         The version folders that are now served.
 
     Raises:
-        ParityError: the chain does not answer as its reference does.
+        ParityError: the chain's answers deviate from its reference's.
         RepositoryBusyError: another export is writing into the repository.
-        OSError: it cannot be written, or the disk is full. In all cases nothing was installed.
+        OSError: the repository cannot be written, or the disk is full. After any of these errors,
+            nothing has been installed.
     """
     origin = {
         "command": list(command),
@@ -101,7 +103,7 @@ def install_pipeline(
 
 
 def _step_manifest(pipeline: ExportedPipeline, step: ExportedStep) -> dict[str, Any]:
-    """What the manifest tells of a step, but for the export that made it."""
+    """Manifest entries of a step, without those of the export that made it."""
     settings = dict(step.settings)
     recipe = _recipe(pipeline, step.name)
     return {"parity": step.parity, "settings": settings, "recipe": recipe}
@@ -110,7 +112,7 @@ def _step_manifest(pipeline: ExportedPipeline, step: ExportedStep) -> dict[str, 
 def _card(
     pipeline: ExportedPipeline, staging: Staging, staged: Sequence[StagedModel]
 ) -> dict[str, Any]:
-    """What the pipeline says of itself, see `cytoserve.contract.CARD_OUTPUT`."""
+    """The model card of a pipeline, see `cytoserve.contract.CARD_OUTPUT`."""
     return {
         "pipeline": pipeline.name,
         "class_names": list(pipeline.class_names),

@@ -1,4 +1,4 @@
-"""Which module makes the graph of which step: where to look for what a step does."""
+"""Index of the modules that steps' graphs are made from, to look up what a step does."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from training.resnet.network import CellClassifier
 
 CLASSIFIER_CHUNK = 32
-"""Crops that the classifier takes at once: about 16 MB of activations."""
+"""Number of crops that the classifier takes at once: about 16 MB of activations."""
 
 
 class ClassifierNetwork(nn.Module):
@@ -24,7 +24,7 @@ class ClassifierNetwork(nn.Module):
 
 
 class CellClasses(nn.Module):
-    """One class per cell; trims the row that `cell_crops` adds where there is no cell."""
+    """Choose one class per cell; remove the row that `cell_crops` adds where there is no cell."""
 
     def forward(self, crop_probs: Tensor, cell_boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Join ``crop_probs`` float32 ``[max(N, 1), K]`` to ``cell_boxes`` float32 ``[N, 4]``.

@@ -1,4 +1,4 @@
-"""The classes that the trained classifier gives in torch: what `yolo_resnet` is proven equal to."""
+"""Reference for `yolo_resnet`: the classes that the trained classifier gives in torch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def classify_one_by_one(
     rgb: npt.NDArray[np.uint8],
     polygons: list[npt.NDArray[np.float32]],
 ) -> npt.NDArray[np.int64]:
-    """The study's second stage: cut each polygon's rectangle, resize it, ask the classifier.
+    """Classify as the study's second stage does: cut and resize every polygon's rectangle.
 
     Returns class ids ``[N]``; polygons are ``[P, 2]`` (x, y) in frame pixels.
     """

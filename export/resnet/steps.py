@@ -1,4 +1,4 @@
-"""The steps that classify cells: modules, examples to trace, and the cases of their parity."""
+"""The steps that classify cells: modules, examples to trace, and cases of their parity checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boxes as prompts of SAM, and its masks as cells: the steps `sam_box_prompts` and `sam_cells`."""
+"""The steps `sam_box_prompts` and `sam_cells`: boxes to prompts of SAM, and its masks to cells."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from cytoserve.contract import MASK_SIZE, POINT_LABELS
 from export.sam.geometry import sides_left_open
-from training.postprocessing.merge_cells import INSIDE, suppress_by_masks
+from training.postprocessing import INSIDE, suppress_by_masks
 
 
 class SamBoxPrompts(nn.Module):
-    """Every box as its two corners, without a coarse mask."""
+    """Turn every box into a prompt: its two corners, without a coarse mask."""
 
     def forward(self, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Make prompts of ``boxes`` float32 ``[N, 4]`` in frame pixels.
@@ -34,8 +34,8 @@ class SamBoxPrompts(nn.Module):
 class SamCells(nn.Module):
     """Cells in the order of the quality that SAM predicts, which is their score.
 
-    Their classes are those that the detector told. One cell is one answer: where two boxes have led
-    SAM to one cell, the better mask stays. A mask without a pixel is no cell.
+    Their classes come from the detector. Each cell is answered once: where two boxes lead SAM to
+    one cell, the better mask stays. A mask without a pixel is no cell.
     """
 
     def forward(
@@ -48,22 +48,23 @@ class SamCells(nn.Module):
         cells_detected: Tensor,
         overlap_threshold: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Choose and sort the cells of N detected ones.
+        """Choose and sort the cells among N detected ones.
 
         Args:
-            prompt_boxes: float32 ``[N, 4]`` in frame pixels.
-            prompt_masks: uint8 ``[N, M, M]``.
-            qualities: float32 ``[N]``.
-            detected_ids: int32 ``[N]``.
-            detected_probs: float32 ``[N, K]``.
-            cells_detected: int32 ``[1]``, more than N where the detector reached its cap.
+            prompt_boxes: boxes of the masks, float32 ``[N, 4]`` in frame pixels.
+            prompt_masks: SAM's masks, uint8 ``[N, M, M]``.
+            qualities: qualities that SAM predicts, float32 ``[N]``.
+            detected_ids: class ids of the detector, int32 ``[N]``.
+            detected_probs: class probabilities of the detector, float32 ``[N, K]``.
+            cells_detected: number of cells of the detector, int32 ``[1]``; more than N where it
+                reached its cap.
             overlap_threshold: float32 ``[1]``, share of the smaller mask above which the mask of
-                the lower quality is dropped, see `training.postprocessing.merge_cells`.
+                the lower quality is dropped, see `training.postprocessing`.
 
         Returns:
             boxes, scores (descending), class_ids, class_probs, masks, cells_found int32 ``[1]``,
-            which counts those beyond the detector's cap as well, then boxes and masks once more
-            under names of their own.
+            which also counts cells beyond the detector's cap, then boxes and masks again under
+            separate names.
         """
         order = torch.sort(qualities, descending=True).indices
         shown = prompt_masks.flatten(1).to(torch.int32).amax(dim=1) >= INSIDE

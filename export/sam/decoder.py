@@ -1,4 +1,4 @@
-"""Prompts to masks: the step `sam_decoder`."""
+"""The step `sam_decoder`: from prompts to masks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from export.sam.transformer import attend_both_ways
 from training.sam.prompts import Prompts, embed_prompts, paste_coarse_masks
 
 CHUNK = 8
-"""Prompts that are decoded at once: of the published sizes each holds about 40 MB."""
+"""Number of prompts that are decoded at once: in published sizes, each holds about 40 MB."""
 
 BELOW_HALF = 127
 """The highest value of a patch pixel that is outside the cell, see `cytoserve.patches`."""
@@ -25,15 +25,15 @@ _BOX_START = POINT_LABELS["box_start"]
 
 
 class SamDecoder(nn.Module):
-    """SAM's prompt encoder and mask decoder, and its masks as patches in their boxes.
+    """SAM's prompt encoder and mask decoder, with masks as patches in their boxes.
 
     SAM sees a frame whole or in tiles, see `export.sam.prepare`. A prompt is decoded in the tile in
-    which it lies farthest from the tile's inner edges; what is beyond that tile is not in its mask.
+    which it lies farthest from the tile's inner edges; its mask ends where that tile ends.
 
-    Each prompt is answered as `SamPredictor.predict` answers it alone with ``multimask_output``:
-    the mask of the best predicted quality. Points labelled ``none`` are left out; prompts of
-    points without a box get the one padding point that SAM was trained with. A coarse box without
-    area says that the prompt has no coarse mask.
+    Each prompt is answered as `SamPredictor.predict` answers it alone with ``multimask_output``: by
+    the mask of the best predicted quality. Points labelled ``none`` are left out. Prompts of points
+    without a box get the one padding point that SAM was trained with. A coarse box without area
+    means that the prompt has no coarse mask.
     """
 
     def __init__(self, sam: Sam) -> None:
@@ -56,10 +56,10 @@ class SamDecoder(nn.Module):
         """Decode N prompts on one frame.
 
         Args:
-            sam_embedding: float32 ``[T, E, G, G]`` of `export.sam.encoder.ImageEncoder`.
-            sam_tiles: int32 ``[T, 4]``, (x0, y0, x1, y1) of what was embedded, in frame pixels.
-            prompt_points: float32 ``[N, P, 2]``, (x, y) in frame pixels.
-            prompt_labels: int32 ``[N, P]``, values of `POINT_LABELS`.
+            sam_embedding: embeddings float32 ``[T, E, G, G]`` of `export.sam.encoder.ImageEncoder`.
+            sam_tiles: embedded tiles int32 ``[T, 4]``, (x0, y0, x1, y1) in frame pixels.
+            prompt_points: points float32 ``[N, P, 2]``, (x, y) in frame pixels.
+            prompt_labels: labels of the points int32 ``[N, P]``, values of `POINT_LABELS`.
             coarse_masks: uint8 ``[C, M, M]``, the probability 0..255 in its box; C is N or 0.
             coarse_boxes: float32 ``[C, 4]`` in frame pixels.
 
@@ -77,8 +77,8 @@ class SamDecoder(nn.Module):
         corners = sam_tiles.float()[:, :2].index_select(0, tile).repeat(1, 2)  # N, x, y, x, y
         count, coarse = (torch._shape_as_tensor(each)[0] for each in (tile, coarse_boxes))
         tokens, filler = self._tokens((prompt_points - corners[:, None, :2]) * scale, prompt_labels)
-        # One embedding for all prompts of a whole frame: what it is mixed with alone is computed
-        # once. Else one for each prompt.
+        # All prompts on a whole frame share one embedding, so that what depends on it alone is
+        # computed once. With several tiles, every prompt has its own.
         several = torch.clamp(torch._shape_as_tensor(sam_tiles)[0] - 1, max=1)
         places = torch.cat([torch.zeros_like(sam_tiles[0, :1]).long(), tile])
         embedding = sam_embedding.index_select(0, places[several : 1 + several * count])
@@ -89,12 +89,12 @@ class SamDecoder(nn.Module):
         boxes, found = mask_boxes(logits, size, content, self.side)
         boxes = torch.where(found[:, None], boxes, around - corners)
         patches = self._patches(logits, boxes, size, content)
-        # Between the pixels of the frame an empty mask may still rise above the half.
+        # Between the frame's pixels, an empty mask may still rise above one half.
         patches = torch.where(found[:, None, None], patches, torch.clamp(patches, max=BELOW_HALF))
         return boxes + corners, patches, qualities
 
     def _tokens(self, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Output and prompt tokens ``[N, T, E]`` of points in SAM's square, and which are none."""
+        """Output and prompt tokens ``[N, T, E]`` of points in SAM's square, and flags of filler."""
         count = torch._shape_as_tensor(points)[0]
         points = torch.cat([points, torch.zeros((count, 1, 2))], dim=1)  # type: ignore[arg-type]
         has_points = ((labels == _BACKGROUND) | (labels == _FOREGROUND)).any(dim=1, keepdim=True)
@@ -104,15 +104,15 @@ class SamDecoder(nn.Module):
         sparse, _ = embed_prompts(self.prompt_encoder, Prompts(points, labels, None))
         decoder = self.mask_decoder
         own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        own = own.unsqueeze(0) + torch.zeros_like(sparse[:, :1])  # one row for each prompt
+        own = own.unsqueeze(0) + torch.zeros_like(sparse[:, :1])  # one row per prompt
         kept = torch.zeros_like(own[:, :, 0], dtype=torch.bool)
         return torch.cat([own, sparse], dim=1), torch.cat([kept, filler], dim=1)
 
     def _image_tokens(self, embedding: Tensor, masks: Tensor, boxes: Tensor) -> Tensor:
-        """The image with the coarse masks ``[N, G * G, E]``.
+        """Tokens ``[N, G * G, E]`` of the image with the coarse masks.
 
-        ``embedding`` ``[1 or N, E, G, G]``; of one, and without coarse masks, the image is
-        ``[1, G * G, E]``. ``boxes`` are in pixels of SAM's square.
+        ``embedding`` is ``[1 or N, E, G, G]``; with one embedding and no coarse masks, the tokens
+        are ``[1, G * G, E]``. ``boxes`` are in pixels of SAM's square.
         """
         encoder = self.prompt_encoder
         mask_side = encoder.mask_input_size[0]
@@ -120,13 +120,13 @@ class SamDecoder(nn.Module):
         none = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         given = ((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))[:, None, None, None]
         dense = torch.where(given, encoder.mask_downscaling(logits), none)
-        # Row 0 where there is no coarse mask, all others where there are some.
+        # Row 0 if there are no coarse masks, otherwise all other rows.
         dense = torch.cat([none.expand(1, -1, self.grid, self.grid), dense])
         dense = dense[torch.clamp(torch._shape_as_tensor(masks)[0], max=1) :]
         return (embedding + dense).flatten(2).transpose(1, 2)
 
     def _best_masks(self, image: Tensor, tokens: Tensor, filler: Tensor) -> tuple[Tensor, Tensor]:
-        """`MaskDecoder.predict_masks` up to the mask of the best quality.
+        """Run `MaskDecoder.predict_masks` up to the mask of the best quality.
 
         Returns its logits ``[N, 4 * G, 4 * G]`` and its quality ``[N]``.
         """
@@ -166,9 +166,10 @@ class SamDecoder(nn.Module):
 
 
 def _inmost(around: Tensor, tiles: Tensor) -> Tensor:
-    """For every hull ``[N, 4]`` the tile of ``[T, 4]`` that holds it best: int64 ``[N]``.
+    """Index of the tile of ``[T, 4]`` that holds each hull ``[N, 4]`` best: int64 ``[N]``.
 
-    That is the one from whose nearest inner edge it is farthest. The frame's edges do not count.
+    This is the tile in which the hull is farthest from the nearest inner edge. The frame's edges do
+    not count.
     """
     edges = torch.cat([tiles[:, :2].amin(dim=0), tiles[:, 2:].amax(dim=0)])
     inner = tiles != edges  # T, 4
@@ -180,11 +181,11 @@ def _inmost(around: Tensor, tiles: Tensor) -> Tensor:
 
 
 def _prompt_boxes(points: Tensor, labels: Tensor) -> Tensor:
-    """The box ``[N, 4]`` of every prompt, the hull of its foreground points, or zeros."""
+    """Box ``[N, 4]`` of every prompt: its own, the hull of its foreground points, or zeros."""
     corners = labels >= _BOX_START
     has_box = corners.any(dim=1, keepdim=True)
     counted = ((has_box & corners) | (~has_box & (labels == _FOREGROUND)))[:, :, None]
-    # A column of its own, so that a prompt without any point has a hull as well.
+    # An extra column, so that a prompt without any point has a hull as well.
     far = torch.zeros((torch._shape_as_tensor(points)[0], 1, 2)) + torch.inf  # type: ignore[arg-type]
     low = torch.cat([torch.where(counted, points, torch.inf), far], dim=1).amin(dim=1)
     high = torch.cat([torch.where(counted, points, -torch.inf), -far], dim=1).amax(dim=1)

@@ -1,4 +1,4 @@
-"""SAM's image encoder: the step `sam_encoder`."""
+"""The step `sam_encoder`: SAM's image encoder."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from export.sam.geometry import sides_left_open
 
 
 class ImageEncoder(nn.Module):
-    """`Sam.preprocess` and the vision transformer, for a whole frame; it depends on no prompt.
+    """`Sam.preprocess` and the vision transformer, for a whole frame and without prompts.
 
     Args:
-        sam: of any size.
-        half: compute in float16, which halves the file and, on a GPU, the time; what goes in and
-            comes out stays float32.
+        sam: a SAM of any size.
+        half: compute in float16, which halves the file and, on a GPU, the time; the dtypes of input
+            and output stay.
     """
 
     mean: Tensor
@@ -35,11 +35,12 @@ class ImageEncoder(nn.Module):
     def forward(self, sam_image: Tensor) -> Tensor:
         """Embedding float32 ``[B, E, G, G]`` of images uint8 ``[B, 4, S, S]``.
 
-        They are those of `export.sam.prepare.SamPrepare`; an image of another side is refused.
+        The images are those of `export.sam.prepare.SamPrepare`; an image with another side is
+        refused.
         """
         side = self.encoder.img_size
-        # The tokens' positions are learned for one side. It is written down here, so that a graph
-        # that is given another fails instead of answering something.
+        # The tokens' positions are learned for one side. It is fixed here, so that a graph that
+        # gets another side fails instead of giving a wrong answer.
         shape = torch._shape_as_tensor(sam_image)
         images = sam_image.reshape([shape[0], 4, side, side])  # type: ignore[list-item]  # traced
         shown = (images[:, 3:] > 0).float()

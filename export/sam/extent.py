@@ -1,4 +1,4 @@
-"""Where SAM's masks lie on the frame, found without making a mask of the frame's size."""
+"""Extent of SAM's masks on the frame, found without making a mask of the frame's size."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ def mask_boxes(
 ) -> tuple[Tensor, Tensor]:
     """Boxes around the pixels of the frame whose logit is above 0.
 
-    A mask is looked at on a grid that is no finer than SAM's input square, so memory does not
-    grow with the frame. On frames up to that size the grid is the frame's and the box is tight.
-    On larger ones an edge lies where the line through the samples on both sides of it crosses
-    0: never inside the mask, and less than a pixel of the square outside.
+    A mask is sampled on a grid that is no finer than SAM's input square, so memory does not grow
+    with the frame. On frames up to that size, the grid is the frame's and the box is tight. On
+    larger frames, an edge lies where the line through the samples on both sides of it crosses 0:
+    never inside the mask, and less than a pixel of the square outside.
 
     Args:
         logits: low-resolution masks float32 ``[N, M, M]``.
-        frame_size: int64 ``[2]``, H and W.
-        content: int64 ``[2]``, see `export.sam.geometry.content_size`.
-        side: S, of the square.
+        frame_size: H and W of the frame, int64 ``[2]``.
+        content: H and W of the square's part that the frame fills, int64 ``[2]``, see
+            `export.sam.geometry.content_size`.
+        side: side S of SAM's input square.
 
     Returns:
-        float32 ``[N, 4]`` (x0, y0, x1, y1), whole pixels of the frame, and bool ``[N]``, whether
-        the mask has any. The box of one that has none means nothing.
+        Boxes float32 ``[N, 4]`` (x0, y0, x1, y1) in whole pixels of the frame, and bool ``[N]``,
+        whether the mask has any pixel. The box of a mask without pixels means nothing.
     """
     samples = torch.minimum(frame_size, content)
     weights = []
@@ -61,12 +62,12 @@ def _extent(profile: Tensor, length: Tensor, count: Tensor) -> tuple[Tensor, Ten
 
 
 def _share(profile: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
-    """How far from the sample ``inside`` towards its neighbour ``outside`` the logit is 0."""
+    """Distance from the sample ``inside`` to where the logit is 0, towards ``outside``."""
     high = profile.gather(1, inside[:, None])[:, 0].double()
     low = profile.gather(1, outside[:, None])[:, 0].double()
     return high / torch.clamp(high - low, min=1e-12)
 
 
 def _pixel(sample: Tensor, scale: Tensor) -> Tensor:
-    """The frame's pixel, 0 at the centre of the first, of a place on the grid."""
+    """Frame pixel of a place on the grid; 0 is the centre of the first pixel."""
     return (sample + 0.5) / scale - 0.5

@@ -1,4 +1,4 @@
-"""How SAM's input square and its masks lie on a frame, as tensors that a graph can compute."""
+"""Geometry of SAM's input square and masks on a frame, in tensors that a graph can compute."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 def content_size(frame_size: Tensor, side: int) -> Tensor:
     """Rows and columns of SAM's input square that the frame fills: int64 ``[2]``.
 
-    As `ResizeLongestSide.get_preprocess_shape` rounds them, but never 0.
+    They are rounded as in `ResizeLongestSide.get_preprocess_shape`, but are never 0.
 
     Args:
-        frame_size: ``[2]`` of any integer dtype, H and W.
-        side: S, of the square.
+        frame_size: H and W of the frame, ``[2]`` of any integer dtype.
+        side: side S of SAM's input square.
     """
     size = frame_size.double()
     scale = side / size.amax()
@@ -23,16 +23,16 @@ def content_size(frame_size: Tensor, side: int) -> Tensor:
 def mask_sampling(positions: Tensor, content: Tensor, side: int, mask_side: int) -> Tensor:
     """Weights of SAM's low-resolution mask at places of the frame, along one axis.
 
-    What `Sam.postprocess_masks` does: the mask is brought to the input square bilinearly, the
-    square cropped to the content, and that is read bilinearly, edges clamped. Both steps are
-    linear, so one matrix does for both.
+    The result is that of `Sam.postprocess_masks`: the mask is brought to the input square
+    bilinearly, the square is cropped to the content, and the content is read bilinearly with
+    clamped edges. Both steps are linear, so one matrix does both.
 
     Args:
-        positions: float32 of any shape, in rows (or columns) of the content: 0 is the centre of
-            the first.
-        content: how many there are, see :func:`content_size`.
-        side: S, of the square.
-        mask_side: of the low-resolution mask.
+        positions: float32 of any shape, in rows (or columns) of the content: 0 is the centre of the
+            first.
+        content: number of rows (or columns) of the content, see :func:`content_size`.
+        side: side S of SAM's input square.
+        mask_side: side of the low-resolution mask.
 
     Returns:
         float32 ``[*positions.shape, mask_side]``.
@@ -43,15 +43,15 @@ def mask_sampling(positions: Tensor, content: Tensor, side: int, mask_side: int)
 
 
 def sides_left_open(values: Tensor, one: Tensor, first: int) -> Tensor:
-    """``values`` with sides from dim ``first`` on that a graph's shape inference cannot know.
+    """``values`` with sides that a graph's shape inference cannot know, from dim ``first`` on.
 
-    The contract leaves open what another size of SAM has otherwise, and Triton refuses a graph
-    that fixes what its configuration leaves open.
+    The contract leaves open what differs between the sizes of SAM, and Triton refuses a graph that
+    fixes what its configuration leaves open.
 
     Args:
-        values: of any shape.
-        one: int64 scalar, 1 in every run but computed from the sides of an input.
-        first: dim from which on sides are left open.
+        values: tensor of any shape.
+        one: int64 scalar that is 1 in every run, but computed from the sides of an input.
+        first: first dim whose side is left open.
     """
     shape = torch._shape_as_tensor(values)
     whole = [slice(None)] * first

@@ -1,4 +1,4 @@
-"""The whole chain of SAM's pipelines against `SamPredictor`, prompt by prompt, on whole frames."""
+"""Compare the chains of SAM's pipelines with `SamPredictor`, prompt by prompt, on whole frames."""
 
 from __future__ import annotations
 
@@ -36,28 +36,33 @@ from export.sam.reference import Candidates, PredictorSam, Prompt
 from training.checkpoint import LearnedScale
 
 MASK_IOU = 0.99
-"""Least mean IoU of the masks on a frame."""
+"""Minimum mean IoU of the masks on a frame."""
 
 LARGE = 2 * SAM_MASK_SIZE
-"""Side of a mask's box, in frame pixels, beyond which a patch is too coarse for its details: there
-the pixels within a patch pixel of the border count for neither side."""
+"""Side of a mask's box, in frame pixels, beyond which a patch is too coarse for its details.
+
+In larger boxes, the pixels within a patch pixel of the border count for neither side."""
 
 LOGIT_MARGIN = 0.1
-"""A pixel whose logit is closer to 0 may be called either: Pillow's resize rounds some pixels by
-one grey level otherwise than ours."""
+"""Distance of a pixel's logit from 0 below which the pixel may be called either.
+
+Pillow's resize rounds some pixels one grey level differently from ours."""
 
 QUALITY_TOLERANCE = 1e-3
-"""Largest deviation of a predicted quality. Masks whose qualities are closer may take each other's
-place."""
+"""Largest deviation of a predicted quality.
+
+Masks whose qualities are closer than this may take each other's place."""
 
 HALF_TOLERANCE = 0.02
-"""Of a pipeline with an encoder in float16: a quality may deviate by this, a mean IoU be less."""
+"""Tolerance of a pipeline with an encoder in float16.
+
+A quality may deviate by this much, and a mean IoU may be lower by this much."""
 
 PROMPTS = 32
-"""Most prompts of a frame that `SamPredictor` is asked for one by one."""
+"""Maximum number of prompts per frame that `SamPredictor` is given, one by one."""
 
 DETECTED_BOXES = "detected_boxes"
-"""Mask R-CNN's boxes inside the ensemble `maskrcnn_sam`."""
+"""Name of Mask R-CNN's boxes inside the ensemble `maskrcnn_sam`."""
 
 THRESHOLDS = (0.5, SCORE_THRESHOLD)
 
@@ -66,19 +71,19 @@ Frame = npt.NDArray[np.generic]
 
 @dataclass(frozen=True)
 class SamParity:
-    """Figures of one frame and one kind of prompts."""
+    """Parity figures of one frame and one kind of prompts."""
 
     frame: str
     prompts: str
     count: int
     empty: int
-    """Prompts that both sides answer without a pixel."""
+    """Number of prompts that both sides answer with an empty mask."""
     mask_iou: float
-    """Mean over the masks of boxes below `LARGE`; 1 where there is none."""
+    """Mean IoU of the masks in boxes up to `LARGE`; 1 where there is none."""
     large_mask_iou: float
-    """The same of the others, borders left out."""
+    """Mean IoU of the masks in larger boxes, border pixels ignored; 1 where there is none."""
     quality_deviation: float
-    """Largest."""
+    """Largest deviation of a predicted quality."""
 
 
 def check_prompts(
@@ -115,15 +120,15 @@ def check_cells(
     scale: LearnedScale,
     half: bool = False,
 ) -> list[SamParity]:
-    """Compare `maskrcnn_sam` with `SamPredictor` that is given the boxes of its Mask R-CNN.
+    """Compare `maskrcnn_sam` with a `SamPredictor` that gets the boxes of its Mask R-CNN.
 
-    Mask R-CNN itself is compared when the pipeline `maskrcnn` is exported. ``scale`` is the one at
-    which it sees frames. The first frame is compared once more, enlarged into several tiles of
-    SAM's. For the other arguments see :func:`check_prompts`.
+    Mask R-CNN itself is compared when the pipeline `maskrcnn` is exported. ``scale`` is the scale
+    at which it sees frames. The first frame is compared once more, enlarged into several tiles of
+    SAM. For the other arguments, see :func:`check_prompts`.
 
     Raises:
-        ParityError: a frame's figures are beyond tolerance, or cells are not chosen among SAM's
-            masks and sorted.
+        ParityError: a frame's figures are beyond tolerance, or the cells are not a sorted choice of
+            SAM's masks.
     """
     reference = PredictorSam(sam)
     inner = [PROMPT_BOXES.name, PROMPT_MASKS.name, QUALITIES.name, DETECTED_BOXES]
@@ -150,7 +155,7 @@ def check_cells(
 
 
 def sample_prompts(height: int, width: int) -> dict[str, list[Prompt]]:
-    """Prompts of every kind, spread over a frame and in part over its edge."""
+    """Prompts of every kind, spread over a frame, some of them across its edge."""
     random = np.random.default_rng(0)
     boxes = []
     for share in (0.05, 0.15, 0.4):
@@ -216,10 +221,11 @@ def _points(prompt: Prompt) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int
 
 
 def _check_order(frame: str, kind: str, answer: Arrays) -> None:
-    """Cells are answers to prompts, the best quality first; a prompt is left out for a better one.
+    """Check that the cells are answers to prompts, best quality first, and which are left out.
 
-    Which of two masks of one cell stays is the rule of `training.postprocessing.merge_cells`,
-    written once more: whatever is left out must be empty or lie on a cell that stays.
+    A prompt's answer is left out for a better one of the same cell by the rule of
+    `training.postprocessing`, written here a second time: whatever is left out must be
+    empty or lie on a cell that stays.
     """
     qualities = answer[QUALITIES.name].astype(np.float64)
     order = np.argsort(-qualities, kind="stable")
@@ -265,7 +271,7 @@ def _compare(
     shape: tuple[int, ...],
     half: bool,
 ) -> SamParity:
-    """Compare the answers to prompts, in their order, and hold them to the tolerances."""
+    """Compare the answers to prompts, in their order, and check the tolerances."""
     tolerance = HALF_TOLERANCE if half else QUALITY_TOLERANCE
     boxes = answer[PROMPT_BOXES.name].astype(np.float32)
     patches = answer[PROMPT_MASKS.name].astype(np.uint8)
@@ -302,7 +308,8 @@ def _compare(
 def _iou(ours: npt.NDArray[np.bool_], logits: npt.NDArray[np.float32], border: int) -> float:
     """IoU with the mask of ``logits``, without the pixels that count for neither side.
 
-    ``border`` is how far from its border, in pixels, they lie.
+    These are pixels whose logit is within `LOGIT_MARGIN` of 0 and, if ``border`` is above 0, pixels
+    within ``border`` pixels of the mask's border.
     """
     theirs = logits > 0
     counted = np.abs(logits) > LOGIT_MARGIN

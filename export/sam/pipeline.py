@@ -1,4 +1,4 @@
-"""Export of the pipeline `sam_prompt`, and what every pipeline with a SAM needs."""
+"""Export of the pipeline `sam_prompt`, and helpers for every pipeline with a SAM."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from training.checkpoint import CheckpointError, LearnedScale, Recipe, new_recip
 from training.sam.network import ARCHITECTURE, load_published, load_sam
 
 CLASS_NAMES = ("cell",)
-"""Of a published SAM, which was trained on no classes."""
+"""Class name of a published SAM, which was trained without classes."""
 
 
 class SamSizesError(ValueError):
@@ -32,11 +32,11 @@ def read_sam(path: Path, size: str | None) -> tuple[Sam, Recipe]:
 
     Args:
         path: folder or file.
-        size: of the published SAM; a folder tells its own.
+        size: size of a published SAM; None for a folder, which records its own.
 
     Raises:
-        CheckpointError: it is absent, damaged, of another network or size, or ``size`` is missing
-            or left over.
+        CheckpointError: the checkpoint is absent, damaged or of another network or size, or
+            ``size`` is missing or superfluous.
     """
     if path.is_dir():
         if size is not None:
@@ -69,14 +69,14 @@ def export_sam_prompt(
     """Export the steps of `sam_prompt`.
 
     Args:
-        checkpoint: see :func:`read_sam`, with ``size``.
-        size: see there.
+        checkpoint: folder or file, see :func:`read_sam`.
+        size: size of a published SAM, see :func:`read_sam`.
         half: let the encoder compute in float16.
-        say: told what is being done.
+        say: callback for progress messages.
 
     Raises:
         CheckpointError: the checkpoint is absent, damaged or of another network.
-        ParityError: a graph does not answer as its module does.
+        ParityError: a graph's answers deviate from its module's.
     """
     sam, recipe = read_sam(checkpoint, size)
     say("exporting sam_prepare, sam_encoder, sam_decoder")
@@ -114,7 +114,7 @@ def cells_pipeline(
         return check_cells(chain, sam, frames, scale, half)
 
     recipes = {"maskrcnn_network": network_recipe, "sam_encoder": recipe, "sam_decoder": recipe}
-    # The score of a cell is SAM's, but those that are prompted are chosen by Mask R-CNN's.
+    # A cell's score is SAM's, but Mask R-CNN's score decides which cells become prompts.
     threshold = None if network_recipe.threshold is None else network_recipe.threshold.value
     return ExportedPipeline(
         "maskrcnn_sam",
@@ -129,10 +129,10 @@ def cells_pipeline(
 
 
 def require_one_sam(exported: Sequence[ExportedStep]) -> None:
-    """Refuse an encoder and a decoder, or an input, of different SAMs.
+    """Refuse steps that were made for different SAMs.
 
     Raises:
-        SamSizesError: names the steps and what they were made for.
+        SamSizesError: two steps differ; the message names them and what they were made for.
     """
     made_for = {
         step.name: step.settings[SAM_SETTING] for step in exported if SAM_SETTING in step.settings

@@ -1,4 +1,4 @@
-"""From a camera frame to what SAM sees of it: the steps `sam_prepare` and `sam_prepare_tiles`."""
+"""The steps `sam_prepare` and `sam_prepare_tiles`: from a camera frame to what SAM sees of it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from training.preprocessing.normalise import PercentileLevels, as_rgb, to_8_bit
 from training.preprocessing.tiles import corners, in_rows, tile_starts
 
 OPAQUE = 255
-"""Of a pixel that shows the frame; the others are 0, transparent."""
+"""Opacity of a pixel that shows the frame; all other pixels have 0, transparent."""
 
 
 class SamPrepare(nn.Module):
-    """Make of one whole camera frame what `SamPredictor.set_image` makes of it in 8 bits.
+    """Prepare one whole camera frame in 8 bits as `SamPredictor.set_image` does.
 
     The longest side becomes S, whatever the frame's size: a smaller frame is enlarged and a larger
     one is shrunk. This is the step of `sam_prompt`, where a person points at one cell and each tile
     would cost another run of the encoder.
 
     The resizing is `ResizeLongestSide.apply_image`: Pillow's antialiased bilinear resize, columns
-    first and rounded to 8 bits after either side. `Sam.preprocess` follows in the encoder's graph,
-    so that 4 bytes per pixel go from step to step, and not 12. What it fills with zeros, to the
-    right and below, is transparent here. It is sent all the same: Triton's response cache compares
-    the bytes of inputs and not their shapes, and would take a black frame for its transpose.
+    first, rounded to 8 bits after each of the two axes. `Sam.preprocess` follows in the encoder's
+    graph, so that steps pass on 4 bytes per pixel instead of 12. The area to the right and below,
+    which `Sam.preprocess` fills with zeros, is transparent here. It is sent nevertheless: Triton's
+    response cache compares the bytes of inputs and not their shapes, and would take a black frame
+    for its transpose.
     """
 
     def __init__(self, sam: Sam) -> None:
@@ -51,13 +52,13 @@ class SamPrepare(nn.Module):
 
 
 class SamPrepareTiles(nn.Module):
-    """Make of one camera frame the tiles in which SAM sees it: the step of `maskrcnn_sam`.
+    """Cut a camera frame into the tiles in which SAM sees it: the step of `maskrcnn_sam`.
 
     SAM sees the whole frame, as `SamPrepare` shows it, where that is no smaller than Mask R-CNN
-    sees it: so frames up to S / scale pixels, and with a scale of "fit" all frames. A larger frame
-    is cut into overlapping tiles of S / scale pixels, so that the longest side of each becomes S
-    and SAM sees every cell as large as Mask R-CNN did. Each is made into what
-    `SamPredictor.set_image` makes of the tile cut out of the frame.
+    sees it. This holds for frames up to S / scale pixels, and for all frames with a scale of "fit".
+    A larger frame is cut into overlapping tiles of S / scale pixels, so that the longest side of
+    each becomes S and SAM sees every cell as large as Mask R-CNN did. Each tile is prepared as
+    `SamPredictor.set_image` prepares the tile cut out of the frame.
     """
 
     def __init__(self, sam: Sam) -> None:
@@ -70,13 +71,14 @@ class SamPrepareTiles(nn.Module):
 
         Args:
             image: the frame.
-            scale: float32 ``[1]``, of Mask R-CNN: network pixels per frame pixel.
-            tile_overlap: float32 ``[1]``, least overlap of neighbouring tiles in the network's
-                pixels, at most half a tile.
+            scale: Mask R-CNN's scale in network pixels per frame pixel, float32 ``[1]``.
+            tile_overlap: minimum overlap of neighbouring tiles in the network's pixels, float32
+                ``[1]``; at most half a tile.
 
         Returns:
-            sam_image: uint8 ``[T, 4, S, S]``, as `SamPrepare` makes them, the tiles row by row.
-            sam_tiles: int32 ``[T, 4]``, (x0, y0, x1, y1) in frame pixels, all of one size.
+            sam_image: images uint8 ``[T, 4, S, S]`` as `SamPrepare` makes them, the tiles row by
+                row.
+            sam_tiles: tiles int32 ``[T, 4]``, (x0, y0, x1, y1) in frame pixels, all of one size.
         """
         size = torch._shape_as_tensor(image)[:2]
         longest = size.amax()
@@ -98,12 +100,12 @@ class SamPrepareTiles(nn.Module):
 
 
 def sam_images(tiles: Tensor, side: int) -> Tensor:
-    """Tiles uint8 ``[T, C, h, w]`` with their longest side brought to S: ``[T, 4, S, S]``."""
+    """Scale tiles uint8 ``[T, C, h, w]`` to a longest side of S and pad them: ``[T, 4, S, S]``."""
     size = torch._shape_as_tensor(tiles)[2:]
     content = content_size(size, side)
     rows = bilinear_weights(size[0], content[0])
     columns = bilinear_weights(size[1], content[1])
-    # Halves are rounded up, as Pillow does: at twice the size every fourth value is one.
+    # Halves are rounded up, as in Pillow: at twice the size, every fourth value is a half.
     resized = torch.floor(torch.matmul(tiles.float(), columns.transpose(0, 1)) + 0.5)
     resized = torch.floor(torch.matmul(rows, resized) + 0.5)
     rgb = as_rgb(resized, channel_dim=1).to(torch.uint8)

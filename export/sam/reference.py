@@ -1,8 +1,8 @@
-"""The study's way of running SAM: segment-anything's `SamPredictor`, one prompt after another.
+"""Reference for SAM: segment-anything's `SamPredictor`, prompt after prompt, as in the study.
 
-What the served pipelines are proven equal to, and what they are timed against. Of a large frame the
-predictor is given tiles, cut out one by one; the rule is that of `export.sam.prepare`, written once
-more without tensors.
+The served pipelines are proven equal to this code and timed against it. Of a large frame, the
+predictor is given tiles, cut out one by one. The rule is that of `export.sam.prepare`, written a
+second time without tensors.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ class Prompt:
     """One prompt, as a person gives it."""
 
     box: npt.NDArray[np.float32] | None = None
-    """``[4]``, (x0, y0, x1, y1) in frame pixels."""
+    """Box ``[4]``, (x0, y0, x1, y1) in frame pixels."""
     points: npt.NDArray[np.float32] | None = None
-    """``[P, 2]``, (x, y) in frame pixels."""
+    """Points ``[P, 2]``, (x, y) in frame pixels."""
     point_labels: npt.NDArray[np.int32] | None = None
-    """``[P]``: 1 foreground, 0 background."""
+    """Labels ``[P]`` of the points: 1 foreground, 0 background."""
     coarse_mask: npt.NDArray[np.uint8] | None = None
-    """``[M, M]``, the probability 0..255 inside ``coarse_box``."""
+    """Coarse mask ``[M, M]``, the probability 0..255 inside ``coarse_box``."""
     coarse_box: npt.NDArray[np.float32] | None = None
-    """``[4]``, (x0, y0, x1, y1) in frame pixels."""
+    """Box ``[4]`` of the coarse mask, (x0, y0, x1, y1) in frame pixels."""
 
 
 @dataclass(frozen=True)
@@ -44,25 +44,25 @@ class Candidates:
     """The three masks that SAM answers a prompt with."""
 
     logits: npt.NDArray[np.float32]
-    """``[3, H, W]``; a mask is where they are above 0."""
+    """Logits ``[3, H, W]``; a mask is where they are above 0."""
     qualities: npt.NDArray[np.float32]
-    """``[3]``, the IoU that SAM predicts."""
+    """Qualities ``[3]``, the IoU that SAM predicts."""
 
 
 Tile = tuple[int, int, int, int]
-"""(x0, y0, x1, y1) in frame pixels."""
+"""A tile (x0, y0, x1, y1) in frame pixels."""
 
 
 def sam_tiles(frame_size: tuple[int, int], scale: float, overlap: float, side: int) -> list[Tile]:
-    """The tiles in which SAM sees a frame (H, W), row by row; one where it sees all of it.
+    """The tiles in which SAM sees a frame (H, W), row by row; one if it sees the whole frame.
 
     Args:
-        frame_size: of the frame.
-        scale: of Mask R-CNN, network pixels per frame pixel.
-        overlap: least overlap of neighbouring tiles, in the network's pixels.
-        side: of SAM's input square.
+        frame_size: (H, W) of the frame.
+        scale: Mask R-CNN's scale in network pixels per frame pixel.
+        overlap: minimum overlap of neighbouring tiles, in the network's pixels.
+        side: side of SAM's input square.
     """
-    factor = float(np.float32(scale))  # as it is sent
+    factor = float(np.float32(scale))  # float32, as it is sent
     length = min(math.ceil(side / factor), max(frame_size))
     apart = min(min(max(overlap, 0.0), MAX_TILE_OVERLAP) / factor, length // 2)
     tops, lefts = (tile_starts(content, length, apart) for content in frame_size)
@@ -71,7 +71,7 @@ def sam_tiles(frame_size: tuple[int, int], scale: float, overlap: float, side: i
 
 
 def best_tile(box: Sequence[float], tiles: Sequence[Tile]) -> int:
-    """The tile from whose nearest inner edge a box is farthest."""
+    """Index of the tile from whose nearest inner edge a box is farthest."""
     edges = [min(tile[side] for tile in tiles) for side in (0, 1)]
     edges += [max(tile[side] for tile in tiles) for side in (2, 3)]
 
@@ -84,7 +84,7 @@ def best_tile(box: Sequence[float], tiles: Sequence[Tile]) -> int:
 
 
 class PredictorSam:
-    """segment-anything's own prediction with a SAM of ours, frame by frame."""
+    """segment-anything's own prediction with one of our SAMs, frame by frame."""
 
     def __init__(self, sam: Sam) -> None:
         self.predictor = SamPredictor(sam)
@@ -114,7 +114,7 @@ class PredictorSam:
         return [found[number] for number in range(len(boxes))]
 
     def set_frame(self, image: npt.NDArray[np.generic]) -> None:
-        """Encode a camera frame ``[H, W]`` or ``[H, W, C]``, which later prompts are for."""
+        """Encode a camera frame ``[H, W]`` or ``[H, W, C]`` for the prompts that follow."""
         self.predictor.set_image(normalised_rgb(image))
 
     def candidates(self, prompt: Prompt) -> Candidates:

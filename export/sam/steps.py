@@ -1,4 +1,4 @@
-"""Every step of SAM: its module, an example to trace, and the cases of its parity."""
+"""Every step of SAM: its module, an example to trace, and the cases of its parity check."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HALF_TOLERANCE = 0.02
 
 
 def describe_sam(sam: Sam) -> dict[str, Any]:
-    """What the encoder, its input and the decoder of one SAM must agree in."""
+    """Properties in which the encoder, its input and the decoder of one SAM must agree."""
     encoder = sam.image_encoder
     return {
         "side": encoder.img_size,
@@ -42,10 +42,10 @@ def describe_sam(sam: Sam) -> dict[str, Any]:
 
 
 def sam_prepare(sam: Sam) -> ExportedStep:
-    """The step that makes SAM's input of a frame."""
+    """The step that turns a frame into SAM's input."""
     side = sam.image_encoder.img_size
     shapes = {
-        "odd grey": (97, 330, 1),  # traced with: the tracer would fold the sides of a 1x1 frame
+        "odd grey": (97, 330, 1),  # used for tracing, which would fold the sides of a 1x1 frame
         "odd RGB": (97, 33, 3),
         "1x1": (1, 1, 1),
         "one row": (1, 700, 1),
@@ -60,7 +60,7 @@ def sam_prepare(sam: Sam) -> ExportedStep:
 
 
 def sam_prepare_tiles(sam: Sam) -> ExportedStep:
-    """The step that makes SAM's input of a frame, in tiles where it is large."""
+    """The step that turns a frame into SAM's input, in tiles where the frame is large."""
     side = sam.image_encoder.img_size
     cases = [
         Case(name, (camera_frame(*shape), torch.tensor([scale]), torch.tensor([overlap])))
@@ -70,7 +70,7 @@ def sam_prepare_tiles(sam: Sam) -> ExportedStep:
                 (side + side // 2, 2 * side + 1, 1),
                 1.0,
                 40.0,
-            ),  # traced with
+            ),  # used for tracing
             ("whole: SAM sees it larger", (97, 33, 3), 0.5, 40.0),
             ("whole: fit", (2 * side, side + 7, 1), 0.5, 40.0),
             ("1x1", (1, 1, 1), 1.0, 0.0),
@@ -83,7 +83,7 @@ def sam_prepare_tiles(sam: Sam) -> ExportedStep:
 
 
 def sam_encoder(sam: Sam, half: bool = False) -> ExportedStep:
-    """The image encoder, tile by tile: the attention of one takes up to a gigabyte.
+    """The image encoder, tile by tile: the attention of one tile takes up to a gigabyte.
 
     ``half`` computes in float16 and is compared with float32.
     """
@@ -109,7 +109,7 @@ def sam_encoder(sam: Sam, half: bool = False) -> ExportedStep:
 
 
 def sam_box_prompts() -> ExportedStep:
-    """The step that makes prompts of boxes."""
+    """The step that turns boxes into prompts."""
     cases = [Case(f"{count} boxes", (_boxes(count, 330, 97),)) for count in (42, 0, 1, 500)]
     return export_step("sam_box_prompts", SamBoxPrompts(), cases)
 
@@ -120,7 +120,7 @@ def sam_decoder(sam: Sam) -> ExportedStep:
     side = sam.image_encoder.img_size
     cases = []
     for title, frame, count, tiles, coarse in (
-        ("coarse masks", (97, 330), CHUNK + 1, 3, True),  # traced with
+        ("coarse masks", (97, 330), CHUNK + 1, 3, True),  # used for tracing
         ("boxes", (97, 330), 2 * CHUNK + 1, 1, False),
         ("coarse masks of one tile", (97, 330), CHUNK + 1, 1, True),
         ("boxes of 4 tiles", (97, 330), 2 * CHUNK + 1, 4, False),
@@ -142,11 +142,11 @@ def sam_decoder(sam: Sam) -> ExportedStep:
 
 
 def sam_cells() -> ExportedStep:
-    """The step that makes cells of SAM's masks."""
+    """The step that turns SAM's masks into cells."""
     cases = []
     for count, classes in ((33, 2), (0, 1), (1, 1), (500, 3)):
         random = generator()
-        # No two alike: torch's sort, unlike ONNX's, leaves open which of them is first.
+        # No two are equal: torch's sort, unlike ONNX's, leaves open which of them is first.
         qualities = torch.randperm(count, generator=random) / max(count, 1)
         ids = torch.randint(0, classes, (count,), generator=random, dtype=torch.int32)
         inputs = (
@@ -179,7 +179,7 @@ def _decoder_case(
     boxes: Tensor,
     coarse: tuple[Tensor, Tensor],
 ) -> Case:
-    """Prompts by a box each, and beside it points: one of each label, and one that is none.
+    """A case of prompts with a box and points, one point per label and one labelled ``none``.
 
     The tiles lie side by side and overlap by two thirds.
     """
@@ -190,9 +190,9 @@ def _decoder_case(
     names = ("box_start", "box_end", "foreground", "background", "none")
     labels = torch.tensor([POINT_LABELS[name] for name in names], dtype=torch.int32)
     labels = labels.repeat(count, 1)
-    labels[1::3, :2] = POINT_LABELS["none"]  # every third by its points alone
+    labels[1::3, :2] = POINT_LABELS["none"]  # every third has points alone
     channels, grid = sam.mask_decoder.transformer_dim, sam.prompt_encoder.image_embedding_size
-    # Smooth, as an image's is: noise would make masks of noise.
+    # Smooth, like an image's: noise would make masks of noise.
     embedding = torch.randn((tiles, channels, 5, 5), generator=generator())
     embedding = torch.nn.functional.interpolate(embedding, grid, mode="bicubic")
     height, width = frame_size
@@ -205,7 +205,7 @@ def _decoder_case(
 
 
 def _sam_images(count: int, side: int, height: int, width: int) -> Tensor:
-    """Noise in the corner that is shown: uint8 ``[count, 4, side, side]``."""
+    """Images with noise in the corner that is shown: uint8 ``[count, 4, side, side]``."""
     images = torch.zeros((count, 4, side, side), dtype=torch.uint8)
     images[:, :3, :height, :width] = pixels(count, 3, height, width)
     images[:, 3, :height, :width] = OPAQUE

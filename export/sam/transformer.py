@@ -1,9 +1,9 @@
-"""SAM's two-way transformer for prompts of different lengths, sharing what they share.
+"""SAM's two-way transformer for prompts of different lengths; shared parts are computed once.
 
-The arithmetic is that of `segment_anything.modeling.transformer` (Kirillov et al. 2023, A) with
-its own weights; two things are added. Image tokens of a leading 1 stay so until a prompt has
-changed them: keys, values and queries of the first layer's image side are then computed once for
-all prompts. And tokens that only fill up a row are attended to by nobody.
+The arithmetic is that of `segment_anything.modeling.transformer` (Kirillov et al. 2023, appendix A)
+with its own weights; two things are added. Image tokens with a leading dim of 1 keep it until a
+prompt has changed them, so that keys, values and queries of the first layer's image side are
+computed once for all prompts. And no token attends to tokens that only fill up a row.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from segment_anything.modeling.transformer import Attention, TwoWayTransformer
 from torch import Tensor
 
 IGNORED = -1e4
-"""Added to the attention to a token that fills up a row: its share is exp(-10000) = 0."""
+"""Bias on the attention to a token that fills up a row: its share is exp(-10000) = 0."""
 
 
 def attend_both_ways(
     transformer: TwoWayTransformer, image: Tensor, positions: Tensor, tokens: Tensor, filler: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What `TwoWayTransformer.forward` answers for every prompt alone, without its filler.
+    """Compute what `TwoWayTransformer.forward` gives for every prompt alone, without its filler.
 
     Args:
-        transformer: of a `MaskDecoder`.
+        transformer: transformer of a `MaskDecoder`.
         image: tokens of the image float32 ``[1 or N, G * G, E]``.
         positions: encoding of their positions float32 ``[1, G * G, E]``.
-        tokens: of the prompts float32 ``[N, T, E]``.
-        filler: bool ``[N, T]``, tokens that are none.
+        tokens: tokens of the prompts float32 ``[N, T, E]``.
+        filler: bool ``[N, T]``, tokens that only fill up a row.
 
     Returns:
         Tokens float32 ``[N, T, E]`` (those of the filler mean nothing) and the image's

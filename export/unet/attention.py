@@ -1,4 +1,4 @@
-"""Attention of the MiT encoders on whole frames, in a memory that they leave room for."""
+"""Attention of the MiT encoders on whole frames, in parts that fit into memory."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from torch import Tensor, nn
 from training.unet.network import UNet
 
 PARTS = 16
-"""Of a 2592x1952 frame, the first stage of MiT-B3 weighs 316,224 tokens against 4,941: 6.25 GB, and
-its softmax as much again; a part takes 0.4 GB."""
+"""Number of parts that the tokens are split into.
+
+On a 2592x1952 frame, the first stage of MiT-B3 weighs 316,224 tokens against 4,941: this takes 6.25
+GB, and its softmax as much again. A part takes 0.4 GB."""
 
 
 class AttentionInParts(nn.Module):
-    """smp's `Attention` of a part of the tokens after the other; the arithmetic is the same.
+    """smp's `Attention` on one part of the tokens after the other, with the same arithmetic.
 
-    A token attends to all keys whatever the other tokens do, so parts change nothing. Sizes stay
-    tensors, so that a traced graph takes any; of fewer tokens than parts, some parts are empty.
+    A token attends to all keys regardless of the other tokens, so parts change nothing. Sizes stay
+    tensors, so that a traced graph takes any size. With fewer tokens than parts, some parts are
+    empty.
     """
 
     def __init__(self, attention: Attention) -> None:
@@ -28,12 +31,12 @@ class AttentionInParts(nn.Module):
         self.attention = attention
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
-        """``[B, N, C]`` of tokens ``[B, N, C]``, N = height * width."""
+        """Map tokens ``[B, N, C]``, N = height * width, to tokens ``[B, N, C]``."""
         own = self.attention
         batch, count, channels = x.shape
-        # Reshaped as smp does it: traced, `unflatten` would fix the tokens at those of the example.
+        # Reshaped as smp does it: when traced, `unflatten` would fix the number of tokens.
         heads = (batch, -1, own.num_heads, channels // own.num_heads)
-        queries = own.q(x).reshape(heads).transpose(1, 2)  # B, heads, N, channels a head
+        queries = own.q(x).reshape(heads).transpose(1, 2)  # B, heads, N, channels per head
         parts = _parts(torch._shape_as_tensor(x)[1])
         if own.sr_ratio > 1:
             image = x.transpose(1, 2).reshape(batch, channels, height, width)
@@ -55,14 +58,14 @@ def _parts(count: Tensor) -> list[Tensor]:
     step = torch.div(count + PARTS - 1, PARTS, rounding_mode="floor")
     ends = [torch.minimum(step * part, count) for part in range(PARTS + 1)]
     return [
-        # Traced with two ends, a range would stay that of the example.
+        # A range traced with two ends would keep the length that it has in the example.
         torch.arange(end - start) + start  # type: ignore[call-overload]  # not a number
         for start, end in itertools.pairwise(ends)
     ]
 
 
 def chunk_attention_queries(unet: UNet) -> UNet:
-    """The same network; one with a MiT encoder as a copy that attends in parts."""
+    """The network itself, or, if it has a MiT encoder, a copy that attends in parts."""
     if not any(isinstance(module, Attention) for module in unet.modules()):
         return unet
     changed = copy.deepcopy(unet)

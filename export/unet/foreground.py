@@ -1,4 +1,4 @@
-"""From a frame's probability to its foreground: the step `foreground`."""
+"""The step `foreground`: from a frame's probability to its foreground."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 
 class Foreground(nn.Module):
-    """The probability as it is answered, and the mask of the pixels at or above a threshold.
+    """The unchanged probability, and the mask of the pixels at or above a threshold.
 
-    A pixel of value ``v`` is foreground where ``v >= threshold * 255``, in float32 arithmetic:
-    the rule of `cytoserve.foreground.foreground_mask`. A threshold that is no number keeps
-    nothing.
+    A pixel of value ``v`` is foreground where ``v >= threshold * 255``, in float32 arithmetic: the
+    rule of `cytoserve.foreground.foreground_mask`. With a threshold that is not a number, no pixel
+    is foreground.
     """
 
     def forward(

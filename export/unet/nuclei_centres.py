@@ -1,4 +1,4 @@
-"""Nuclei as points, from a frame's probability: the step `nuclei_centres`."""
+"""The step `nuclei_centres`: nuclei as points, from a frame's probability."""
 
 from __future__ import annotations
 
@@ -10,37 +10,44 @@ from torch import Tensor, nn
 from training.checkpoint import CheckpointError
 
 QUANTUM = 16
-"""The smoothed probability is rounded to this part of a grey level: rounding errors of different
-summation orders must not choose between neighbours."""
+"""Steps per grey level to which the smoothed probability is rounded.
+
+Rounding errors of different summation orders must not choose between neighbours."""
 
 RAMP = 64
-"""Period, in pixels, of the ramp that breaks ties. The grid of tiles is a multiple of it, so parts
-of a frame that begin at a tile have the same centres as the whole."""
+"""Period, in pixels, of the ramp that breaks ties.
+
+The grid of tiles is a multiple of it, so parts of a frame that begin at a tile have the same
+centres as the whole."""
 
 LARGEST_RADIUS = 24
-"""So that the neighbourhood of a pixel, 49 pixels wide, holds no value of the ramp twice, and that
-what decides on a centre, 24 pixels of neighbourhood, 36 of smoothing and 3 of cleaning around it,
+"""Largest supported radius of nuclei, in frame pixels.
+
+Up to this radius, the neighbourhood of a pixel, 49 pixels wide, holds no value of the ramp twice.
+What decides on a centre (24 pixels of neighbourhood, 36 of smoothing and 3 of cleaning around it)
 stays within `TILE_MARGIN`: a client that sends a frame in parts overlaps them by that much more
 than tiles need."""
 
 FULL = 255 * QUANTUM
-"""The smoothed probability 1. ``FULL * RAMP**2`` is below 2**24: float32 holds all keys exactly."""
+"""Value of the smoothed probability 1.
+
+``FULL * RAMP**2`` is below 2**24, so float32 holds all keys exactly."""
 
 
 class NucleiCentres(nn.Module):
-    """Peaks of the smoothed probability, one for each nucleus.
+    """Peaks of the smoothed probability, one per nucleus.
 
-    The probability is smoothed by a Gaussian of half the nuclei's radius, its last pixels
-    repeated beyond the frame. A pixel is a centre where it is the highest within the radius (in a
-    square of ``2 * radius + 1`` pixels) and at or above the threshold. Of equal neighbours, the
+    The probability is smoothed by a Gaussian of half the nuclei's radius, with the edge pixels
+    repeated beyond the frame. A pixel is a centre if it is the highest within the radius (in a
+    square of ``2 * radius + 1`` pixels) and at or above the threshold. Among equal neighbours, the
     one farthest down, then right, within the period of the ramp is taken.
 
     Args:
-        radius: of the discs that the network was trained on, in frame pixels; 1 to
+        radius: radius of the discs that the network was trained on, in frame pixels; 1 to
             ``LARGEST_RADIUS``.
 
     Raises:
-        CheckpointError: the radius is beyond these.
+        CheckpointError: the radius is outside this range.
     """
 
     kernel: Tensor
@@ -77,7 +84,7 @@ class NucleiCentres(nn.Module):
         peaks = (keys == self._highest(keys)) & (scores >= probability_threshold)
         places = torch.nonzero(peaks.flatten())[:, 0]
         found = scores.flatten().index_select(0, places)
-        # One order for every implementation of sort: no two keys are the same.
+        # No two keys are equal, so every implementation of sort gives the same order.
         levels = torch.round(found * FULL).to(torch.int64)
         order = torch.sort(levels * shape.prod() - places, descending=True).indices
         places, found = places.index_select(0, order), found.index_select(0, order)
@@ -99,8 +106,8 @@ class NucleiCentres(nn.Module):
 def _highest_along(keys: Tensor, reach: int) -> Tensor:
     """The highest within ``reach`` rows above and below.
 
-    Windows double from one row to two, four and so on: 6 comparisons a pixel for a reach of 16,
-    where max-pooling takes 33.
+    Windows double from one row to two, four and so on. This takes 6 comparisons per pixel for a
+    reach of 16, where max-pooling takes 33.
     """
     keys = nn.functional.pad(keys, [0, 0, reach, reach])
     window, seen = 2 * reach + 1, 1

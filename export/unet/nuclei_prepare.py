@@ -1,4 +1,4 @@
-"""Camera frame to the tiles that the nuclei network sees: the step `nuclei_prepare`."""
+"""The step `nuclei_prepare`: from a camera frame to the tiles that the nuclei network sees."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from training.preprocessing.normalise import as_rgb
 
 
 class PrepareTiles(nn.Module):
-    """White level to 255, the cleaning chain on the whole frame, then the grid of tiles.
+    """Scale the white level to 255, clean the whole frame, then cut it into the grid of tiles.
 
     The frame is cleaned before it is mirrored, so that no tile has a border of its own.
     """
@@ -33,7 +33,7 @@ class PrepareTiles(nn.Module):
             frame_size: int32 ``[2]``, H and W.
         """
         scale = 255 / torch.clamp(white_level, min=1.0)
-        # A grey frame is cleaned three times: the cleaning wants a fixed number of channels, and
+        # A grey frame is cleaned three times: the cleaning needs a fixed number of channels, and
         # stained tissue has colours.
         planes = as_rgb(image.permute(2, 0, 1), channel_dim=0).float()[None]  # 1, 3, H, W
         cleaned = self.clean(torch.round(torch.clamp(planes * scale, max=255.0)))

@@ -22,10 +22,10 @@ from training.unet.network import load_unet
 from training.unet.settings import UnetSettings
 
 RADIUS = "radius"
-"""The recipe's setting with the radius of the discs that a nuclei network was trained on."""
+"""Recipe setting with the radius of the discs that a nuclei network was trained on."""
 
 _SCALE_SETTINGS = ("mode", "resolution", "window_scale")
-"""The recipe's settings that tell how large cells were in training."""
+"""Recipe settings that tell how large cells were in training."""
 
 
 def export_glioma_unet(
@@ -34,15 +34,15 @@ def export_glioma_unet(
     """Export the steps of `glioma_unet` or `glioma_unet_livecell`.
 
     Args:
-        name: of the pipeline.
+        name: name of the pipeline.
         checkpoint: checkpoint folder of `training.unet`.
         resize_to: (width, height) in pixels at which the network sees every frame; None is the
             frame's own size.
-        say: told what is being done.
+        say: callback for progress messages.
 
     Raises:
         CheckpointError: the checkpoint is absent, damaged or of another network.
-        ParityError: a graph does not answer as its module does.
+        ParityError: a graph's answers deviate from its module's.
     """
     unet, recipe = load_unet(checkpoint)
     [network] = [step for step in PIPELINES[name].steps if step.endswith("_network")]
@@ -62,7 +62,7 @@ def export_glioma_unet(
 
 
 def scale_advice(recipe: Recipe, resize_to: tuple[int, int] | None) -> list[str]:
-    """What to say where frames reach the network at another scale than in training."""
+    """Advice for frames that reach the network at another scale than in training."""
     told = {key: recipe.settings[key] for key in _SCALE_SETTINGS if key in recipe.settings}
     if not told:
         return []
@@ -87,7 +87,7 @@ def export_nuclei_unet(checkpoint: Path, say: Progress) -> ExportedPipeline:
     Raises:
         CheckpointError: the checkpoint is absent, damaged, of another network, or was not trained
             on discs around the centres of nuclei.
-        ParityError: a graph does not answer as its module does.
+        ParityError: a graph's answers deviate from its module's.
     """
     unet, recipe = load_unet(checkpoint)
     radius = recipe.settings.get(RADIUS)

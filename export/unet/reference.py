@@ -1,7 +1,7 @@
-"""The studies' way of running the same U-Nets: torch, one frame or one tile after another.
+"""Reference for the U-Nets: torch on one frame or tile after another, as the studies do it.
 
-What the served pipelines are proven equal to, and what they are timed against. Written plainly,
-with nothing of the graphs but the networks, the cleaning and the weights of the tiles.
+The served pipelines are proven equal to this code and timed against it. It is written plainly and
+shares with the graphs only the networks, the cleaning and the weights of the tiles.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from training.preprocessing.contrast import PrepareWholeFrame
 from training.unet.network import UNet
 
 Probability = npt.NDArray[np.float32]
-"""``[H, W]``, 0..255 is 0..1."""
+"""Probability ``[H, W]``, 0..255 for 0..1."""
 
 
 def predict_whole_frame(
@@ -25,7 +25,8 @@ def predict_whole_frame(
 ) -> Probability:
     """Probability of a camera frame ``[H, W]`` or ``[H, W, C]``, 0..255.
 
-    ``resize_to`` (width, height) is the size at which the network sees the frame; None is its own.
+    ``resize_to`` (width, height) is the size at which the network sees the frame; None: the frame's
+    own.
     """
     with torch.inference_mode():
         pixels = PrepareWholeFrame()(torch.from_numpy(np.atleast_3d(image).astype(np.int32)))

@@ -1,4 +1,4 @@
-"""Every step of the S2 and S3 pipelines: its module and the cases of its parity."""
+"""Every step of the S2 and S3 pipelines: its module and the cases of its parity check."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WHITE = 3000.0
 """White level of random frames, below their brightest values."""
 
 SIZES = {
-    "odd": (97, 330),  # traced with: the tracer would fold the sides of a 1x1 frame
+    "odd": (97, 330),  # used for tracing, which would fold the sides of a 1x1 frame
     "1x1": (1, 1),
     "one row": (1, 700),
     "one column": (300, 1),
@@ -30,7 +30,7 @@ SIZES = {
     "several tiles": (2 * TILE_STEP, 5 * TILE_STEP),
     "640x480": (480, 640),
 }
-"""H, W of frames, by what is tried."""
+"""Sizes (H, W) of frames, by what they test."""
 
 
 def glioma_prepare() -> ExportedStep:
@@ -44,7 +44,7 @@ def glioma_network(name: str, unet: UNet, resize_to: tuple[int, int] | None = No
     ``resize_to`` (width, height): see `export.unet.networks.WholeFrameNetwork`.
     """
     shapes = {
-        "odd": (1, 97, 130),  # traced with
+        "odd": (1, 97, 130),  # used for tracing
         "1x1": (1, 1, 1),
         "one row": (1, 1, 150),
         "one column": (1, 150, 1),
@@ -63,7 +63,7 @@ def nuclei_prepare() -> ExportedStep:
 
 
 def nuclei_network(unet: UNet) -> ExportedStep:
-    """A U-Net on tiles, in chunks of them."""
+    """A U-Net on tiles, which takes them in chunks."""
     cases = [
         Case(f"{count} tiles", (pixels(count, 3, TILE_SIZE, TILE_SIZE),))
         for count in (2, 1, TILE_CHUNK + 1)

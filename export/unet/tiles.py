@@ -1,7 +1,7 @@
-"""A frame in overlapping tiles, and back: the grid of the nuclei network.
+"""The grid of the nuclei network: cutting a frame into overlapping tiles, and stitching them.
 
-The grid starts ``TILE_MARGIN`` outside the frame, and neighbouring tiles overlap by half: its
-tiles consist of 2 x 2 blocks of ``TILE_STEP`` pixels. ``ceil(H / TILE_STEP)`` rows and
+The grid starts ``TILE_MARGIN`` outside the frame, and neighbouring tiles overlap by half: each tile
+consists of 2 x 2 blocks of ``TILE_STEP`` pixels. ``ceil(H / TILE_STEP)`` rows and
 ``ceil(W / TILE_STEP)`` columns of tiles put every pixel at least ``TILE_MARGIN`` inside some tile.
 """
 
@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from cytoserve.contract import TILE_MARGIN, TILE_SIZE, TILE_STEP
-from training.preprocessing.reflect_pad import reflect_pad
+from training.preprocessing.clean import reflect_pad
 
 EDGE = 48
 """Pixels at a tile's edge that count nothing where another tile covers them.
 
-Beyond its edge a network sees zeros: on stained tissue the plain U-Net answered up to 180/255
-otherwise there than it did with the true surroundings, by 11/255 (99th percentile) 32 pixels from
-the edge and by 2/255 at 64. Blended over the whole overlap, 95 % of the pixels kept within 3/255
-when the grid was shifted; with an edge of 32 to 48 pixels left out, 99.97 % did.
-"""
+Beyond its edge, a network sees zeros. On stained tissue, the plain U-Net's answer at the edge
+differed from its answer with the true surroundings by up to 180/255. It differed by 11/255 (99th
+percentile) 32 pixels from the edge, and by 2/255 at 64. Blended over the whole overlap, 95 % of the
+pixels stayed within 3/255 when the grid was shifted; with an edge of 32 to 48 pixels left out,
+99.97 % did."""
 
 if TILE_SIZE != 2 * TILE_STEP:
     raise ImportError(
@@ -32,16 +32,17 @@ if TILE_SIZE != 2 * TILE_STEP:
 
 
 def blend_weights() -> Tensor:
-    """How much a tile counts, float64 ``[TILE_STEP]``, from its ends to its middle."""
+    """Weight of a tile, float64 ``[TILE_STEP]``, from its ends to its middle."""
     centres = torch.arange(TILE_STEP, dtype=torch.float64) + 0.5
     rise = torch.clamp((centres - EDGE) / (TILE_STEP - 2 * EDGE), 0, 1)
     return torch.sin(rise * (math.pi / 2)) ** 2
 
 
 def tile_count(length: Tensor) -> Any:
-    """Tiles along a side of ``length`` >= 1 pixels.
+    """Number of tiles along a side of ``length`` >= 1 pixels.
 
-    A tensor, so that a traced graph takes any size; torch's stubs know sizes as numbers only.
+    The number is a tensor, so that a traced graph takes any size; torch's stubs know sizes only as
+    numbers.
     """
     return torch.div(length + TILE_STEP - 1, TILE_STEP, rounding_mode="floor")
 
@@ -50,7 +51,7 @@ class CutTiles(nn.Module):
     """Cut a frame into the tiles of its grid, mirrored beyond its ends."""
 
     def forward(self, frame: Tensor) -> Tensor:
-        """``[T, C, TILE_SIZE, TILE_SIZE]`` of a frame ``[C, H, W]``, row by row of the grid."""
+        """Tiles ``[T, C, TILE_SIZE, TILE_SIZE]`` of a frame ``[C, H, W]``, in rows of the grid."""
         shape = torch._shape_as_tensor(frame)
         rows, columns = tile_count(shape[1]), tile_count(shape[2])
         padded = reflect_pad(frame, 1, TILE_MARGIN, self._beyond(rows, shape[1]))
@@ -71,18 +72,18 @@ class CutTiles(nn.Module):
 class StitchTiles(nn.Module):
     """Blend the probabilities of overlapping tiles into one frame: the step `nuclei_stitch`.
 
-    Along both sides, a tile weighs nothing within `EDGE` of its ends, where the network sees least
-    around a pixel, and all in its middle; between them its weight rises as sin^2. As sin^2 + cos^2
-    = 1, the weights of neighbours that overlap by half add up to one, and blending is a linear mix
-    of two blocks, once from above and below and once from left and right. A block that only one
-    tile covers, at an end of the grid, is that tile's.
+    Along both axes, a tile weighs nothing within `EDGE` of its ends, where the network sees least
+    around a pixel, and has full weight in its middle; in between, its weight rises as sin^2. As
+    sin^2 + cos^2 = 1, the weights of neighbours that overlap by half add up to one. Blending is a
+    linear mix of two blocks, once from above and below and once from left and right. A block at an
+    end of the grid, which only one tile covers, is taken from that tile.
     """
 
     weights: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        # Of the tile that begins with a block, against that which ends with it.
+        # Weights of the tile that begins with a block; the tile that ends with it has the rest.
         self.register_buffer("weights", blend_weights().float(), persistent=False)
 
     def forward(self, tile_probabilities: Tensor, frame_size: Tensor) -> Tensor:
@@ -93,7 +94,7 @@ class StitchTiles(nn.Module):
             frame_size: int32 ``[2]``, H and W.
 
         Returns:
-            Probability uint8 ``[1, H, W]``, 0..255 is 0..1.
+            Probability uint8 ``[1, H, W]``, 0..255 for 0..1.
         """
         height, width = frame_size[0].long(), frame_size[1].long()
         rows, columns = tile_count(height), tile_count(width)

@@ -1,9 +1,9 @@
 """Networks in 8-bit integers for the variant `int8`: calibrated on real frames, proven on others.
 
-ONNX Runtime's static quantisation: weights per channel as signed integers, activations as unsigned
-ones, whose ranges are those seen on the calibration frames. On processors with VNNI instructions
-unsigned activations took half the time of signed ones. What decodes a network's answer stays in
-float32, see `decoding_nodes`.
+The method is ONNX Runtime's static quantisation. Weights are signed integers, scaled per channel.
+Activations are unsigned integers, whose ranges are those seen on the calibration frames. On
+processors with VNNI instructions, unsigned activations took half the time of signed ones. The nodes
+that decode a network's answer stay in float32, see `decoding_nodes`.
 """
 
 from __future__ import annotations
@@ -40,19 +40,22 @@ OPERATORS = (
     *("Conv", "Gemm", "Add", "Mul", "Sigmoid", "Relu"),
     *("Concat", "MaxPool", "GlobalAveragePool", "Resize"),
 )
-"""What is computed in integers. Convolutions alone are as exact, but every result between them is
-then converted there and back."""
+"""Operators that are computed in integers.
+
+Convolutions alone would be as exact, but every result between them would be converted there and
+back."""
 
 MOST_ROWS = 256
-"""Rows of a network that are looked at, an even share of every frame and one at least: thousands
-of crops tell no more than hundreds."""
+"""Maximum number of rows to calibrate a network on, shared evenly by the frames.
+
+Every frame gives at least one row. Thousands of crops show no more than hundreds."""
 
 Image = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user chose."""
+    """Options chosen by the user."""
 
     score_threshold: float
     overlap_threshold: float
@@ -60,10 +63,10 @@ class Settings:
 
 
 def networks_of(repository: Path, pipeline: str) -> dict[str, Path]:
-    """Step -> its graph, of a pipeline's steps that the variant configures.
+    """Step -> its graph, for those of a pipeline's steps that the variant configures.
 
     Raises:
-        FileNotFoundError: there is no such step, or one that is not exported.
+        FileNotFoundError: there is no such step, or one is not exported.
     """
     steps = PIPELINES[pipeline].steps
     named = [step for step in steps if config_file(repository / step, VARIANT).stem == VARIANT]
@@ -84,21 +87,21 @@ def export_int8(
     settings: Settings,
     tell: Callable[[str], None],
 ) -> list[Path]:
-    """Make the graphs of a pipeline's networks and install them if all of them keep its budget.
+    """Quantise a pipeline's networks and install them if the pipeline keeps its accuracy budget.
 
     Args:
-        repository: with the pipeline exported.
-        pipeline: an instance pipeline.
-        calibration: name -> camera frame ``[H, W]`` or ``[H, W, C]``.
-        annotated: other frames, with the truth.
-        settings: thresholds of the proof, and what goes into the manifest.
-        tell: gets a line a step.
+        repository: model repository that the pipeline is exported to.
+        pipeline: name of an instance pipeline.
+        calibration: name -> camera frame ``[H, W]`` or ``[H, W, C]`` to calibrate on.
+        annotated: other frames with their true cells, to prove the pipeline on.
+        settings: thresholds of the proof, and the command line for the manifest.
+        tell: called with one line per step.
 
     Returns:
-        The files, one a network.
+        The files, one per network.
 
     Raises:
-        ParityError: on ``annotated`` the pipeline is worse by more than the budget.
+        ParityError: on ``annotated``, the pipeline's figures drop by more than the budget.
     """
     with tempfile.TemporaryDirectory() as folder:
         files, graphs = {}, {}
@@ -140,7 +143,7 @@ def export_int8(
 
 
 def variant_file(repository: Path, name: str) -> str:
-    """The file that the variant serves a network from, in its version folder."""
+    """Name of the file, in a network's version folder, that the variant serves it from."""
     return str(read_config(config_file(repository / name, VARIANT)).default_model_filename)
 
 
@@ -148,7 +151,7 @@ def variant_file(repository: Path, name: str) -> str:
 def network_rows(
     chain: Chain, network: str, frames: Collection[Image], settings: Settings
 ) -> Iterator[Arrays]:
-    """What reaches a network when a pipeline sees ``frames``, see `MOST_ROWS`."""
+    """Inputs that reach a network when a pipeline sees ``frames``, see `MOST_ROWS`."""
     [step] = [step for step in chain.steps if step.model_name == network]
     share = max(1, MOST_ROWS // len(frames))
     for image in frames:
@@ -160,7 +163,7 @@ def network_rows(
 
 
 class Rows(CalibrationDataReader):  # type: ignore[misc]
-    """Hands the rows of one frame after the other to the calibration."""
+    """Feeds the rows of one frame after the other to the calibration."""
 
     def __init__(self, rows: Sequence[Arrays]) -> None:
         self._rows = iter(rows)
@@ -171,7 +174,7 @@ class Rows(CalibrationDataReader):  # type: ignore[misc]
 
 
 def quantised(graph: onnx.ModelProto, rows: Sequence[Arrays]) -> onnx.ModelProto:
-    """The same network in 8-bit integers, which takes its rows as ``graph`` does."""
+    """The network of ``graph`` in 8-bit integers; it takes its rows as ``graph`` does."""
     network = unwrap_loop(graph)
     with tempfile.TemporaryDirectory() as folder:
         names = ("network.onnx", "prepared.onnx", "integers.onnx")
@@ -197,10 +200,11 @@ def quantised(graph: onnx.ModelProto, rows: Sequence[Arrays]) -> onnx.ModelProto
 
 
 def decoding_nodes(graph: onnx.ModelProto) -> list[str]:
-    """Names of the nodes of a YOLO network that stay in float32; none of another network.
+    """Names of a YOLO network's nodes that stay in float32; none for another network.
 
-    These are its attention, the last convolution of every branch of its head, and what makes boxes
-    and scores of them: a box is a sum of 16 weighted distances, of which 8 bits would leave few.
+    These are its attention, the last convolution of every branch of its head, and the nodes that
+    make boxes and scores of their results: a box is a sum of 16 weighted distances, of which 8 bits
+    would leave few.
     """
     names = [node.name for node in graph.graph.node]
     heads = {name.split("/dfl/")[0] for name in names if "/dfl/" in name}

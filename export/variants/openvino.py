@@ -1,4 +1,4 @@
-"""Graphs for the variant `openvino`: those networks whose own graph OpenVINO cannot compute."""
+"""Graphs for the variant `openvino`, for networks whose default graph OpenVINO cannot compute."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ CHUNK_ROWS: Mapping[str, int] = {
     "resnet50_cells": 8,
     "nuclei_network": 1,
 }
-"""Rows that a network takes at once. Small for crops, since the last chunk is padded; 1 for tiles,
-since one tile keeps all cores busy. YOLO's own graphs go tile by tile as they are."""
+"""Number of rows that a network takes at once.
+
+The number is small for crops, since the last chunk is padded, and 1 for tiles, since one tile keeps
+all cores busy. YOLO's default graphs already go tile by tile."""
 
 TOLERANCE = {"u": 0.0, "f": 1e-6}
-"""Largest deviation from the graph that it is made of, by the kind of dtype: rounding alone."""
+"""Largest deviation from the source graph, by kind of dtype: rounding alone."""
 
 
 def export_openvino(repository: Path, command: Sequence[str]) -> list[Path]:
-    """Make the graphs of all networks that are exported; return the files.
+    """Make the graphs of these networks, as far as they are exported, and return the files.
 
     Raises:
-        ParityError: a graph does not answer as the one that it is made of.
-        FileNotFoundError: none of the networks is exported.
+        ParityError: a graph's answers deviate from those of its source.
+        FileNotFoundError: none of these networks is exported.
     """
     graphs = {name: newest_graph(repository / name) for name in CHUNK_ROWS}
     exported = {name: file for name, file in graphs.items() if file is not None}
@@ -60,10 +62,10 @@ def export_openvino(repository: Path, command: Sequence[str]) -> list[Path]:
 
 
 def check_same(name: str, source: Path, graph: onnx.ModelProto, rows: int) -> dict[str, float]:
-    """Run both graphs on noise, less than a chunk and more; number of rows -> deviation.
+    """Run both graphs on noise, with less than a chunk and more; number of rows -> deviation.
 
     Raises:
-        ParityError: they differ by more than rounding.
+        ParityError: the graphs deviate by more than rounding explains.
     """
     step = STEPS[name]
     expected, made = open_session(source), open_graph(graph)

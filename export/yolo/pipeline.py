@@ -22,11 +22,11 @@ from training.yolo.network import SegmentationModel, load_network
 def export_yolo(targets: Path, say: Progress, told: LearnedScale | None = None) -> ExportedPipeline:
     """Export the steps of `yolo` from the checkpoint folder of `training.yolo fine-tune`.
 
-    ``told`` is the scale of a checkpoint that records none.
+    ``told`` is the scale to use for a checkpoint that records none.
 
     Raises:
         CheckpointError: the checkpoint is absent, damaged or of another network.
-        ParityError: a graph does not answer as its module does.
+        ParityError: a graph's answers deviate from its module's.
     """
     network, recipe = load_network(targets)
     scale = recorded_scale(recipe, targets, told)
@@ -54,7 +54,7 @@ def yolo_pipeline(
     def check(chain: Chain, frames: Mapping[str, npt.NDArray[Any]]) -> list[ChainParity]:
         return check_chain(chain, UltralyticsYolo(network), classify, frames, scale)
 
-    chosen = next(iter(recipes.values())).threshold  # the network's comes first
+    chosen = next(iter(recipes.values())).threshold  # the network's recipe comes first
     threshold = None if chosen is None else chosen.value
     return ExportedPipeline(
         name, class_names, exported, recipes, "ultralytics", check, threshold, scale

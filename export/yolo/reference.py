@@ -1,6 +1,7 @@
-"""YOLO11n-seg by ultralytics' own network and NMS: what the served pipelines are proven equal to.
+"""Reference for YOLO11n-seg: ultralytics' own network and NMS, which pipelines must equal.
 
-`UltralyticsYolo.predict` on a whole frame is study S1's own way, which they are timed against.
+`UltralyticsYolo.predict` on a whole frame works as study S1 does; the served pipelines are timed
+against it.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from ultralytics.utils.nms import non_max_suppression  # isort: skip
 
 
 class UltralyticsYolo:
-    """ultralytics' own prediction with a network of ours.
+    """ultralytics' own prediction with one of our networks.
 
     Args:
         network: a trained YOLO11n-seg; it is copied.
-        masks_on_frame: compute masks at the frame's resolution (``retina_masks``), as a
-            comparison wants it; ultralytics' default computes them at the network's.
+        masks_on_frame: compute masks at the frame's resolution (``retina_masks``), as a comparison
+            needs; ultralytics' default is the network's resolution.
     """
 
     library = "ultralytics"
@@ -44,7 +45,7 @@ class UltralyticsYolo:
     def predict(
         self, rgb: npt.NDArray[np.uint8], score_threshold: float, overlap_threshold: float
     ) -> Any:
-        """ultralytics' ``Results`` of an 8-bit RGB image ``[H, W, 3]``."""
+        """ultralytics' ``Results`` for an 8-bit RGB image ``[H, W, 3]``."""
         with all_threads():
             return self.yolo.predict(
                 np.ascontiguousarray(rgb[:, :, ::-1]),  # ultralytics takes BGR
@@ -66,10 +67,10 @@ class UltralyticsYolo:
         score_threshold: float,
         overlap_threshold: float,
     ) -> ReferenceCells:
-        """See `export.parity.reference.Detector`: ultralytics' network and NMS on every tile.
+        """Find cells by ultralytics' network and NMS on every tile.
 
-        Where a mask goes on beyond its box the box is moved out by the served rule; masks are
-        interpolated by torch over the whole tile.
+        See `export.parity.reference.Detector`. Where a mask extends beyond its box, the box is
+        widened by the served rule. torch interpolates masks over the whole tile.
         """
         camera = np.atleast_3d(camera)
         scaled = scaled_rgb(camera, scale)
@@ -99,7 +100,7 @@ class UltralyticsYolo:
         score_threshold: float,
         box_overlap: float,
     ) -> ReferenceCells:
-        """The cells of one tile, uint8 ``[S, S, 3]``, which shows the frame in ``content``."""
+        """Find the cells of one tile uint8 ``[S, S, 3]``, which shows the frame in ``content``."""
         network = self.yolo.model
         image = torch.from_numpy(rgb.transpose(2, 0, 1)[None] / np.float32(255))
         with torch.inference_mode():

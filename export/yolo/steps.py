@@ -1,4 +1,4 @@
-"""The steps of `yolo`: their modules, examples to trace, and the cases of their parity."""
+"""The steps of `yolo`: their modules, examples to trace, and the cases of their parity checks."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from training.yolo.decode import CHUNK, COEFFICIENTS, YoloDecode
 from training.yolo.network import SegmentationModel, YoloNetwork
 
 TILE_OVERLAP = 128.0
-"""Overlap of tiles in the cases, in network pixels."""
+"""Overlap of tiles in the test cases, in network pixels."""
 
 
 def yolo_prepare() -> ExportedStep:
     """The step that normalises, scales and tiles a frame."""
     shapes = {
-        "odd grey": ((97, 330, 1), 1.0),  # traced with: the tracer would fold a side of 1
+        "odd grey": ((97, 330, 1), 1.0),  # used for tracing, which would fold a side of 1
         "odd RGB": ((97, 33, 3), 1.0),
         "1x1": ((1, 1, 1), 1.0),
         "one row": ((1, 700, 1), 1.0),
@@ -57,7 +57,7 @@ def yolo_prepare() -> ExportedStep:
 def yolo_network(name: str, network: SegmentationModel) -> ExportedStep:
     """A YOLO11n-seg under the step name `yolo_cells` or `yolo_targets`, one tile at a time.
 
-    One tile keeps all cores of a processor as busy as several, and its activations, about 60 MB,
+    One tile keeps all cores of a processor as busy as several do, and its activations, about 60 MB,
     do not grow with the frame.
     """
     cases = [Case(f"{n} tiles", (pixels(n, 3, NETWORK_SIZE, NETWORK_SIZE),)) for n in (1, 3)]
@@ -65,7 +65,7 @@ def yolo_network(name: str, network: SegmentationModel) -> ExportedStep:
 
 
 def yolo_decode() -> ExportedStep:
-    """The step that makes cells of raw predictions."""
+    """The step that turns raw predictions into cells."""
     cases = [
         Case(
             f"{cells} cells, {classes} classes, {tiles} tiles", _predictions(cells, classes, tiles)
@@ -89,7 +89,7 @@ def yolo_decode() -> ExportedStep:
 def _predictions(cells: int, classes: int, tiles: int) -> tuple[Tensor, ...]:
     """Inputs of `yolo_decode` with ``cells`` anchors of all tiles above the default threshold.
 
-    A third of them claim the cell of another one, a little beside it.
+    A third of these anchors claim the cell of another anchor, with a small offset.
     """
     random = generator()
     anchors = PREDICTIONS.dims[1]
@@ -109,7 +109,7 @@ def _predictions(cells: int, classes: int, tiles: int) -> tuple[Tensor, ...]:
         first = values[tile[::3][:again], part, anchor[::3][:again]]
         values[tile[1::3], part, anchor[1::3]] = first
     values[tile[1::3], :2, anchor[1::3]] += 0.1 * values[tile[1::3], 2:4, anchor[1::3]]
-    # Smooth, as a network's are: of noise every second pixel would be on the verge of a mask.
+    # Smooth, like a network's: in noise, every second pixel would be on the verge of a mask.
     coarse = torch.randn((tiles, PROTOTYPES.dims[0], 20, 20), generator=random)
     prototypes = torch.nn.functional.interpolate(coarse, PROTOTYPES.dims[1:], mode="bicubic")
     origins = torch.stack([torch.arange(tiles) * 500.0, torch.zeros(tiles)], dim=1)

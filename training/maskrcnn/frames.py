@@ -17,7 +17,7 @@ from training.datasets.blank_frames import blank_frame
 from training.maskrcnn.network import NetworkSettings
 from training.maskrcnn.settings import MaskrcnnSettings
 from training.preprocessing.tiles import scaled_frame
-from training.run.epoch_batches import Draw
+from training.run.lightning import Draw
 
 BACKGROUND_MARGIN = 4
 """Distance that a background window keeps from every annotated cell's box, in network pixels."""

@@ -12,7 +12,7 @@ from training.checkpoint import ChosenThreshold, LearnedScale
 from training.datasets.annotated import AnnotatedDataset
 from training.evaluation.score_threshold import choose_score_threshold, validation_frames
 from training.maskrcnn.network import keep_sizes
-from training.postprocessing.merge_cells import merge_cells, tile_cuts
+from training.postprocessing import merge_cells, tile_cuts
 from training.preprocessing.tiles import FrameTiles
 
 LOWEST = 0.05

@@ -14,9 +14,8 @@ from torchvision.models.detection import MaskRCNN
 from training.maskrcnn.frames import Batch
 from training.maskrcnn.network import keep_sizes
 from training.maskrcnn.settings import MaskrcnnSettings
-from training.run.best_epoch import BestEpochTraining
-from training.run.epoch_batches import EpochBatches
-from training.run.progress import EpochProgress
+from training.run.lightning import EpochBatches
+from training.run.progress import BestEpochTraining, EpochProgress
 
 VALIDATION_LOSS = "validation/loss"
 """Metric that the learning-rate schedule monitors."""

@@ -128,3 +128,8 @@ def to_8_bit(values: Tensor, levels: Tensor) -> Tensor:
     # Flattened: if the last dim is 1, ONNX Runtime computes value by value, 20 times slower.
     grey = (values.reshape(-1) - levels[0]) * (255 / span)
     return torch.round(torch.clamp(grey, 0.0, 255.0)).to(torch.uint8).reshape(values.shape)
+
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Mean and standard deviation per channel of RGB in 0..1, as torchvision documents them."""

@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from training.checkpoint import Recipe, fill_network, load_checkpoint
-from training.preprocessing.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from training.preprocessing.normalise import IMAGENET_MEAN, IMAGENET_STD
 
 ARCHITECTURE = "resnet50"
 

@@ -10,8 +10,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from torchvision.transforms import v2
 
 from training.resnet.network import CellClassifier
-from training.run.best_epoch import BestEpochTraining
-from training.run.progress import EpochProgress
+from training.run.progress import BestEpochTraining, EpochProgress
 
 
 class ClassifierTraining(BestEpochTraining):

@@ -39,10 +39,9 @@ from training.checkpoint import (
 from training.datasets.annotated import AnnotatedDataset
 from training.datasets.splits import refuse_shared_frames
 from training.run.command_line import choose_settings
-from training.run.epoch_batches import EpochBatches
 from training.run.file_hashes import hash_files
 from training.run.folder import RunFolder
-from training.run.lightning import STATE_NAME, fit
+from training.run.lightning import STATE_NAME, EpochBatches, fit
 from training.run.options import read_split, run_options, split_options
 from training.run.progress import EpochProgress
 from training.sam.embeddings import KeptEmbeddings

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from training.run.epoch_batches import Draw
+from training.run.lightning import Draw
 from training.sam.dense import dense_truth
 from training.sam.frames import SamFrame, Sides
 from training.sam.prompts import (

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from training.checkpoint import CheckpointError, Recipe, fill_network, load_checkpoint
-from training.preprocessing.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from training.preprocessing.normalise import IMAGENET_MEAN, IMAGENET_STD
 from training.unet.encoders import NETWORKS, PLAIN_UNET, smp_unet
 
 ARCHITECTURE = "unet"

@@ -23,10 +23,9 @@ from training.datasets.annotated import AnnotatedDataset
 from training.datasets.splits import refuse_shared_frames
 from training.evaluation.score_threshold import draw_threshold
 from training.nuclei_tiles import Tile, read_tile_index
-from training.run.epoch_batches import EpochBatches
 from training.run.file_hashes import hash_files
 from training.run.folder import RunFolder
-from training.run.lightning import STATE_NAME, fit
+from training.run.lightning import STATE_NAME, EpochBatches, fit
 from training.run.progress import EpochProgress
 from training.unet.blanks import (
     BlankPixels,

@@ -39,10 +39,9 @@ from training.run.folder import RunFolder
 from training.run.options import run_options
 from training.run.progress import EpochProgress
 from training.yolo.dataset import DATA_FILE, WindowSettings, write_yolo_dataset
-from training.yolo.network import ARCHITECTURE, new_network
+from training.yolo.network import ARCHITECTURE, fetch_coco_weights, new_network
 from training.yolo.threshold import yolo_threshold
 from training.yolo.trainer import YoloTrainer
-from training.yolo.weights import fetch_coco_weights
 
 
 class YoloSettings(BaseModel):

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cytoserve.contract import MASK_SIZE, MAX_CANDIDATES, NETWORK_SIZE, PROTOTYPES
-from training.postprocessing.merge_cells import merge_cells, tile_cuts
-from training.postprocessing.nms import NonMaximumSuppression
+from training.postprocessing import NonMaximumSuppression, merge_cells, tile_cuts
 
 COEFFICIENTS = PROTOTYPES.dims[0]
 PROTOTYPE_STRIDE = 4
@@ -141,7 +140,7 @@ def _decode_masks(
 
 
 with warnings.catch_warnings():
-    # Scripted, so that loops stay loops in the graph; see `training.postprocessing.merge_cells`.
+    # Scripted, so that loops stay loops in the graph; see `training.postprocessing`.
     warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
     _scripted_decode_masks = torch.jit.script(_decode_masks)
 
@@ -195,7 +194,7 @@ class YoloDecode(nn.Module):
     """Applies threshold, class-agnostic NMS per tile, masks, merging of all tiles, and the cap.
 
     Each cell is returned once, even if it matches several classes or lies in several tiles; see
-    `training.postprocessing.merge_cells`.
+    `training.postprocessing`.
     """
 
     def forward(

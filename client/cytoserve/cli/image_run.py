@@ -24,11 +24,11 @@ from cytoserve.errors import (
     ServerUnreachable,
 )
 from cytoserve.foreground import Foreground
+from cytoserve.frame_parts import frame_limits
 from cytoserve.images import read_frame, read_pixel_size
 from cytoserve.outputs import OVERLAY, encode_output, outputs, write_atomically
 from cytoserve.self_test import run_self_test
 from cytoserve.settings import ForegroundSettings, Settings
-from cytoserve.windows import frame_limits
 
 PAUSE_S = 1.0
 """Pause between two checks of a server that stopped answering, in seconds."""

@@ -8,9 +8,8 @@ from pathlib import Path
 import click
 
 from cytoserve import contract
-from cytoserve.cli.exit_codes import EPILOG
 from cytoserve.cli.inputs import Input
-from cytoserve.cli.options import numbers_option, out_option, timeout_option, url_option
+from cytoserve.cli.options import EPILOG, numbers_option, out_option, timeout_option, url_option
 from cytoserve.cli.pipeline_options import (
     DEFAULT_SAVE,
     check_overlay_options,
@@ -18,8 +17,7 @@ from cytoserve.cli.pipeline_options import (
     parse_save,
 )
 from cytoserve.cli.prompt_files import prompts_of_options, read_prompts
-from cytoserve.cli.run_facts import run_facts
-from cytoserve.cli.run_record import DONE, open_record
+from cytoserve.cli.run_record import DONE, open_record, run_facts
 from cytoserve.client import Client
 from cytoserve.frames import request_limits
 from cytoserve.images import read_frame, read_pixel_size

@@ -7,13 +7,39 @@ next run starts, the lines go into ``run.json``, which is replaced as a whole.
 from __future__ import annotations
 
 import json
+import platform
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
+import cytoserve
+from cytoserve.client import Client
 from cytoserve.outputs import write_atomically
+
+
+def run_facts(
+    client: Client, url: str, pipeline: str, settings: Any, save: Sequence[str], timeout: float
+) -> Entry:
+    """Return versions, server, pipeline and settings; ``settings`` is written unchanged."""
+    server = client.server_info()
+    return {
+        "cytoserve": cytoserve.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "server": {"url": url, "name": server.name, "version": server.version},
+        "pipeline": pipeline,
+        "settings": settings,
+        "save": list(save),
+        "timeout_s": timeout,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
 
 DONE, SKIPPED, FAILED, NOT_DONE = STATES = ("done", "skipped", "failed", "not done")
 """State of an image after a run; a skipped image was done earlier and is up to date."""

@@ -12,10 +12,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cytoserve import contract
-from cytoserve.cli.exit_codes import EPILOG, ExitCode
 from cytoserve.cli.image_run import ImageRun, Job
 from cytoserve.cli.inputs import Input, find_inputs
-from cytoserve.cli.options import numbers_option, out_option, timeout_option, url_option
+from cytoserve.cli.options import (
+    EPILOG,
+    ExitCode,
+    numbers_option,
+    out_option,
+    timeout_option,
+    url_option,
+)
 from cytoserve.cli.pipeline_options import (
     ScaleType,
     check_options,
@@ -25,8 +31,7 @@ from cytoserve.cli.pipeline_options import (
     parse_save,
     takers_help,
 )
-from cytoserve.cli.run_facts import run_facts
-from cytoserve.cli.run_record import FAILED, STATES, open_record
+from cytoserve.cli.run_record import FAILED, STATES, open_record, run_facts
 from cytoserve.client import Client
 from cytoserve.operating_point import scale_factor
 from cytoserve.settings import DEFAULT_PIPELINE, ForegroundSettings, Settings

@@ -1,11 +1,11 @@
 """Triton's ``onnxruntime`` backend in Python, for servers without NVIDIA's native one.
 
-A model whose configuration says ``backend: "onnxruntime"`` behaves here as it does there: what
-is filled in from the ONNX file, what is refused at load and in which words, one run for a whole
-batch, and ``onnx runtime error N: ...`` answers. So a model repository needs no second version.
+A model whose configuration says ``backend: "onnxruntime"`` behaves here as it does there: what is
+filled in from the ONNX file, what is refused at load and in which words, one run for a whole batch,
+and answers of ``onnx runtime error N: ...``. So a model repository needs no second version.
 
-Triton's worker process (the "stub") imports this file by itself, so it leans on nothing of
-cytoserve. The reference is ``src/onnxruntime.cc`` of triton-inference-server/onnxruntime_backend.
+Triton's worker process (the "stub") imports this file by itself, so it uses nothing of cytoserve.
+The reference is ``src/onnxruntime.cc`` of triton-inference-server/onnxruntime_backend.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Accelerator = tuple[str, dict[str, str]]
 CPU, OPENVINO = "CPUExecutionProvider", "OpenVINOExecutionProvider"
 
 DEFAULT_MAX_BATCH_SIZE = 4
-"""Triton's own ``--backend-config=default-max-batch-size``."""
+"""Default of Triton's own ``--backend-config=default-max-batch-size``."""
 
 CONFIG_TYPES = {
     "tensor(bool)": "TYPE_BOOL",
@@ -60,7 +60,7 @@ GRAPH_LEVELS = {
 """``optimization.graph.level``; every other value, 0 included, enables all optimisations."""
 
 SPIN_US = 20
-"""Microseconds for which an idle thread of a session waits awake for its next piece of work."""
+"""Microseconds for which an idle thread of a session spins while it waits for its next work."""
 
 EXECUTION_MODES = {
     0: ort.ExecutionMode.ORT_SEQUENTIAL,
@@ -112,7 +112,7 @@ class TritonPythonModel:
         try:
             results = self.run(readable, wanted) if readable else []
         except Exception as error:  # whatever a graph may throw ends in its requests' answers
-            # An object for each: one shared by two responses makes the server crash.
+            # One object each: an error shared by two responses makes the server crash.
             text, internal = error_text(error), pb_utils.TritonError.INTERNAL
             results = [pb_utils.TritonError(text, internal) for _ in readable]
         remaining = iter(results)
@@ -125,7 +125,7 @@ class TritonPythonModel:
     def feed(self, request: Any) -> Any:
         """Input arrays by name, or the error of an unusable request.
 
-        The worker has copied them out of shared memory before this file sees the request.
+        The worker has copied the arrays out of shared memory before this file sees the request.
         """
         arrays = {}
         for name in self.inputs:
@@ -148,7 +148,7 @@ class TritonPythonModel:
         return [name for name in self.outputs if name in asked]
 
     def run(self, feeds: Sequence[dict[str, Array]], wanted: list[str]) -> list[dict[str, Array]]:
-        """Run all ``feeds`` at once; the arrays of each, by output name."""
+        """Run all ``feeds`` at once; return the arrays of each, by output name."""
         if len(feeds) == 1:
             return [self.named(wanted, self.session.run(wanted, feeds[0]))]
         joined = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
@@ -188,7 +188,7 @@ def error_text(error: Exception) -> str:
     """Spell an error as the native backend does: status number, and no path of this machine."""
     found = re.match(r"\[ONNXRuntimeError\] : (\d+) : \w+ : (.*)", str(error), re.DOTALL)
     number, text = found.groups() if found else ("1", str(error))
-    # What is cut are folders of the build machine, /onnxruntime_src/..., not the names of nodes.
+    # This cuts folders of the build machine, /onnxruntime_src/..., but not the names of nodes.
     text = re.sub(r"/onnxruntime_src/(?:\S*/)?", "", text)
     return f"onnx runtime error {number}: {text.strip()}"
 
@@ -209,7 +209,7 @@ def open_session(
     providers = [*accelerated_by, (CPU, {})]
     try:
         session = ort.InferenceSession(path, options, providers=providers)
-    except Exception as error:  # ONNX Runtime's errors share no base of their own
+    except Exception as error:  # ONNX Runtime's errors share no base class
         refuse(error_text(error).replace(f"{path.parent}/", ""))
     # ONNX Runtime's Python falls back to its own provider where another one fails.
     if absent := {name for name, _ in providers} - set(session.get_providers()):
@@ -220,9 +220,10 @@ def open_session(
 def accelerators(config: Config) -> list[Accelerator]:
     """Read ``optimization.execution_accelerators``, as for an instance on a CPU.
 
-    The native backend knows ``openvino`` alone, and only if it was built with it; it passes none of
-    the accelerator's parameters on. Here they are OpenVINO's provider options, as those of ``cuda``
-    are there: so a configuration may ask for bfloat16 and loads in both, there in float32.
+    The native backend knows only ``openvino``, and only if it was built with it; it passes on none
+    of the accelerator's parameters. Here, they are OpenVINO's provider options, as those of
+    ``cuda`` are in the native backend. So a configuration may ask for bfloat16 and loads in both;
+    the native backend then computes in float32.
     """
     entries = config.get("optimization", {}).get("execution_accelerators", {})
     found = []
@@ -258,12 +259,12 @@ def session_options(config: Config) -> ort.SessionOptions:
 
 
 def spinning(version: str) -> dict[str, str]:
-    """How long idle threads wait awake: until the next operator, not until the next request.
+    """Session options for idle threads: spin until the next operator, not the next request.
 
-    To wake a thread for every operator took 7 % of the time of YOLO and ResNet50 on 2 cores. But
-    threads that spin on after a run, by default for a million turns, take the cores from the
-    worker of the next step. With 20 us, requests at the same time lose 1 to 2 %, with 50 us 3 to 9.
-    Before 1.26 ONNX Runtime knows no such limit, and there no thread spins.
+    Waking a thread for every operator took 7 % of the time of YOLO and ResNet50 on 2 cores. But
+    threads that keep spinning after a run, by default for a million turns, take the cores from the
+    worker of the next step. Requests at the same time lose 1 to 2 % with 20 us, and 3 to 9 % with
+    50 us. ONNX Runtime before 1.26 has no such limit, so there no thread spins.
     """
     between_graphs = {"session.inter_op.allow_spinning": "0"}
     if tuple(int(part) for part in version.split(".")[:2]) < (1, 26):
@@ -274,7 +275,7 @@ def spinning(version: str) -> dict[str, str]:
 def thread_count(config: Config) -> int:
     """Threads of one operator: the model's own number, or else its share of the launcher's bound.
 
-    Instances of one model are there to run at the same time, so they share the bound. 0 is ONNX
+    Instances of one model are meant to run at the same time, so they share the bound. 0 is ONNX
     Runtime's own choice, every core of the machine.
     """
     own: int = parameter(config, "intra_op_thread_count", integer, 0)
@@ -363,7 +364,7 @@ def graph_inputs(session: ort.InferenceSession) -> list[Any]:
 
 
 def check_inputs(config: Config, session: ort.InferenceSession) -> None:
-    """Refuse inputs that the graph has not, or has with another type or shape."""
+    """Refuse inputs that the graph lacks, or has with another type or shape."""
     expected = sum(not tensor["optional"] for tensor in config["input"])
     if expected != len(session.get_inputs()):
         refuse(
@@ -381,7 +382,7 @@ def check_inputs(config: Config, session: ort.InferenceSession) -> None:
 
 
 def check_outputs(config: Config, session: ort.InferenceSession) -> None:
-    """Refuse outputs that the graph has not, or has with another type or shape."""
+    """Refuse outputs that the graph lacks, or has with another type or shape."""
     nodes = {node.name: node for node in session.get_outputs()}
     for tensor in config["output"]:
         check_tensor(config, tensor, nodes, "output")

@@ -12,7 +12,7 @@ import torch
 from cytoserve.contract import MASK_SIZE
 from export.parity.reference import ReferenceCells
 from export.parity.reference_merge import TileGrid, merge_tiles, scaled_sides, tile_starts
-from training.postprocessing.merge_cells import merge_cells, tile_cuts
+from training.postprocessing import merge_cells, tile_cuts
 
 Box = tuple[float, float, float, float]
 WIDTH, HEIGHT = 100, 80

@@ -16,7 +16,7 @@ from training.datasets.annotated import (
     AnnotatedFrame,
     AnnotationError,
 )
-from training.datasets.readers.polygons import cell_from_polygons
+from training.datasets.readers.masks import cell_from_polygons
 
 
 def frame(name: str, *class_ids: int) -> AnnotatedFrame:

@@ -23,7 +23,7 @@ from training.maskrcnn.frames import (
 )
 from training.maskrcnn.settings import MaskrcnnSettings
 from training.preprocessing.normalise import PercentileLevels, to_8_bit
-from training.run.epoch_batches import Draw
+from training.run.lightning import Draw
 
 MakeDataset = Callable[..., AnnotatedDataset]
 SMALL = MaskrcnnSettings(min_size=100, max_size=200)

@@ -22,8 +22,8 @@ from training.maskrcnn.network import ARCHITECTURE, build_maskrcnn, load_maskrcn
 from training.maskrcnn.settings import PRESETS, MaskrcnnSettings
 from training.maskrcnn.trainer import MaskrcnnTraining
 from training.run.command_line import read_data
-from training.run.epoch_batches import EpochBatches
 from training.run.file_hashes import hash_files
+from training.run.lightning import EpochBatches
 from training.run.progress import EpochProgress
 
 Run = Callable[..., Any]

@@ -13,7 +13,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 
 from training.datasets.annotated import AnnotatedCell, AnnotatedDataset
 from training.preprocessing.normalise import PercentileLevels, to_8_bit
-from training.run.epoch_batches import Draw
+from training.run.lightning import Draw
 from training.sam.frames import SamFrame, Sides, prepare_frames
 from training.sam.samples import TrainingSamples
 from training.sam.settings import PRESETS, SamSettings

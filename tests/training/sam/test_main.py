@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from training.checkpoint import load_checkpoint
 from training.datasets.annotated import AnnotatedDataset
-from training.run.epoch_batches import EpochBatches
+from training.run.lightning import EpochBatches
 from training.run.progress import EpochProgress
 from training.sam import network as sam_network
 from training.sam.__main__ import main, train_sam

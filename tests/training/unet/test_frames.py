@@ -12,15 +12,16 @@ import pytest
 import torch
 
 from training.datasets.annotated import AnnotatedDataset
-from training.run.epoch_batches import EpochBatches
-from training.unet.augment import change_appearance, turn
+from training.run.lightning import EpochBatches
 from training.unet.frames import (
     MaskedImage,
     TrainingWindows,
     ValidationImages,
+    change_appearance,
     foreground_mask,
     prepare_frames,
     read_tiles,
+    turn,
     weigh_borders,
 )
 from training.unet.settings import GLIOMA_PRESETS, UnetSettings

@@ -19,7 +19,7 @@ from training.checkpoint import load_checkpoint
 from training.datasets.annotated import AnnotatedDataset
 from training.nuclei_tiles import Tile, TileIndex
 from training.run.command_line import read_data
-from training.run.epoch_batches import EpochBatches
+from training.run.lightning import EpochBatches
 from training.run.progress import EpochProgress
 from training.unet.__main__ import main
 from training.unet.dice import dice_at

@@ -22,9 +22,8 @@ from training.evaluation.score_threshold import THRESHOLDS
 from training.rendered import RenderSettings
 from training.yolo.__main__ import YoloSettings, main
 from training.yolo.dataset import WindowSettings
-from training.yolo.masks import CentreMasks
 from training.yolo.network import ARCHITECTURE, load_network
-from training.yolo.trainer import YoloTrainer
+from training.yolo.trainer import CentreMasks, YoloTrainer
 
 Run = Callable[..., Any]
 

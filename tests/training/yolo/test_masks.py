@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.yolo.masks import POINTS, CentreMasks, centre_masks
+from training.yolo.trainer import POINTS, CentreMasks, centre_masks
 
 from ultralytics.data.augment import Format  # isort: skip
 from ultralytics.utils.instance import Instances  # isort: skip

@@ -15,8 +15,7 @@ import pytest
 import torch
 
 from training.checkpoint import CheckpointError
-from training.yolo.network import SegmentationModel, new_network
-from training.yolo.weights import fetch_coco_weights, read_published
+from training.yolo.network import SegmentationModel, fetch_coco_weights, new_network, read_published
 
 
 class QuietHandler(SimpleHTTPRequestHandler):

@@ -46,8 +46,7 @@ from training.datasets.annotated import (
     AnnotationError,
 )
 from training.datasets.readers.files import image_size, images_in, parse, read_json
-from training.datasets.readers.polygons import cell_from_polygons, polygon_points
-from training.datasets.readers.rle import cell_from_rle
+from training.datasets.readers.masks import cell_from_polygons, cell_from_rle, polygon_points
 
 
 class _Image(BaseModel):

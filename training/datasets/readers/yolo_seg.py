@@ -29,7 +29,7 @@ from training.datasets.readers.files import (
     read_text,
     read_yaml,
 )
-from training.datasets.readers.polygons import cell_from_polygons, polygon_points
+from training.datasets.readers.masks import cell_from_polygons, polygon_points
 
 
 class _Data(BaseModel):

@@ -20,10 +20,10 @@ from cytoserve import (
     ServerError,
     UnsupportedImage,
 )
-from cytoserve.cell_windows import cell_windows
 from cytoserve.codec import cards
 from cytoserve.codec.cards import ModelCard
 from cytoserve.contract import IMAGE, MASK_SIZE, MAX_TILES, PIPELINES
+from cytoserve.frame_parts import cell_windows
 from cytoserve.frames import request_limits
 from cytoserve.operating_point import operating_point
 from cytoserve.settings import Settings

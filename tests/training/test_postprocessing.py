@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cytoserve.contract import MASK_SIZE
-from training.postprocessing.merge_cells import (
+from training.postprocessing import (
     mask_areas,
     merge_cells,
     suppress_by_masks,

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-import cytoserve.windows
+import cytoserve.frame_parts
 from cytoserve import (
     AsyncClient,
     Client,
@@ -25,7 +25,7 @@ from cytoserve import (
 from cytoserve.codec import cards
 from cytoserve.codec.cards import ModelCard
 from cytoserve.contract import IMAGE, PIPELINES, TILE_MARGIN, TILE_SIZE, TILE_STEP
-from cytoserve.windows import CORE_SIDE, HALO, MAX_STITCHED_SIDE, WINDOW_SIDE, windows
+from cytoserve.frame_parts import CORE_SIDE, HALO, MAX_STITCHED_SIDE, WINDOW_SIDE, windows
 
 NUCLEI = PIPELINES["nuclei_unet"]
 
@@ -70,7 +70,7 @@ def tiled(frame):
 @pytest.fixture
 def small_windows(monkeypatch):
     """Windows of at most 1024 px, so that small frames need many."""
-    monkeypatch.setattr(cytoserve.windows, "CORE_SIDE", 4 * TILE_STEP)
+    monkeypatch.setattr(cytoserve.frame_parts, "CORE_SIDE", 4 * TILE_STEP)
     monkeypatch.setitem(PIPELINES, NUCLEI.name, replace(NUCLEI, max_pixels=1024 * 1024))
 
 
@@ -122,7 +122,7 @@ def test_stitched_windows_equal_the_whole(small_windows, shape):
     ],
 )
 def test_what_makes_windows_equal_the_whole_is_needed(small_windows, monkeypatch, name, value):
-    monkeypatch.setattr(cytoserve.windows, name, value)
+    monkeypatch.setattr(cytoserve.frame_parts, name, value)
     frame = textured((1301, 1411))
     stitched = Client(transport=FakeServer(foreground=tiled)).foreground(frame, NUCLEI.name)
     whole = tiled(frame[..., None].astype(np.uint16))
