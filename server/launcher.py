@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cytoserve.contract import Pipeline
-from server.backend_directory import lay_out
 from server.errors import RepositoryError
 from server.installation import Installation, find_installation
 from server.port import reserve
@@ -31,7 +30,7 @@ from server.watcher import (
     start_watcher,
     sweep_shared_memory,
 )
-from server.worker_environment import worker_environment
+from server.worker_environment import lay_out, worker_environment
 
 MODEL_LOAD_THREADS = 16
 

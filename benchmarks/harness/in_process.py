@@ -22,7 +22,7 @@ import numpy.typing as npt
 from cytoserve.contract import PIPELINES
 from cytoserve.errors import PipelineNotServed
 from cytoserve.transport import Request, ServerInfo, Tensors
-from export.graphs.session import open_session
+from export.graphs.files import open_session
 from export.parity.chain import Arrays, Chain, newest_graph
 from server.worker_environment import available_cores
 

@@ -20,7 +20,7 @@ from benchmarks.harness.memory import PeakMemory, resident_bytes
 from benchmarks.harness.timing import time_interleaved
 from cytoserve import Client
 from cytoserve.contract import CROP_PROBS, CROPS
-from export.graphs.session import open_session
+from export.graphs.files import open_session
 from export.parity.chain import newest_graph
 from export.resnet.network import CLASSIFIER_CHUNK
 from server.embedded import EmbeddedServer

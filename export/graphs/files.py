@@ -1,8 +1,9 @@
-"""Graphs on disk, including those too large for one file."""
+"""ONNX graphs as files and sessions, in the terms of the contract."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,7 +12,37 @@ import onnx
 import onnxruntime
 from onnx import external_data_helper, helper
 
-from export.graphs.session import open_session
+OPSET = 17
+"""Newest opset that the tracing exporter of every supported torch version writes."""
+
+CONTRACT_DTYPES = {
+    onnx.TensorProto.UINT8: "UINT8",
+    onnx.TensorProto.UINT16: "UINT16",
+    onnx.TensorProto.INT32: "INT32",
+    onnx.TensorProto.INT64: "INT64",
+    onnx.TensorProto.FLOAT: "FP32",
+    onnx.TensorProto.STRING: "BYTES",
+}
+"""ONNX element type -> its name in the contract, which is also Triton's."""
+
+ELEMENT_TYPES = {name: element_type for element_type, name in CONTRACT_DTYPES.items()}
+"""Name of a dtype in the contract -> ONNX element type."""
+
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library is loaded
+
+
+def open_session(model: Path | bytes, threads: int = 0) -> onnxruntime.InferenceSession:
+    """Open a CPU session for a model file or its bytes; ``threads`` 0 uses all cores."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Same setting as the server's, see `spinning` in server/backends/onnxruntime/model.py.
+    brief = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 26)
+    name, value = ("spin_duration_us", "20") if brief else ("allow_spinning", "0")
+    options.add_session_config_entry(f"session.intra_op.{name}", value)
+    source = str(model) if isinstance(model, Path) else model
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
 
 MAX_MESSAGE_BYTES = 1_900_000_000
 """Maximum bytes of weights in the graph's own file: a protobuf message is limited to 2 GiB."""
@@ -57,7 +88,7 @@ def save_graph(graph: onnx.ModelProto, file: Path) -> None:
 
 
 def open_graph(graph: onnx.ModelProto, threads: int = 0) -> onnxruntime.InferenceSession:
-    """Open a CPU session for a graph in memory, see `export.graphs.session.open_session`."""
+    """Open a CPU session for a graph in memory, see `export.graphs.files.open_session`."""
     if weight_bytes(graph) <= MAX_MESSAGE_BYTES:
         return open_session(graph.SerializeToString(), threads)
     with tempfile.TemporaryDirectory() as folder:

@@ -13,7 +13,7 @@ from onnx.external_data_helper import load_external_data_for_model
 
 from cytoserve.contract import Step
 from cytoserve.contract import Tensor as ContractTensor
-from export.graphs.types import ELEMENT_TYPES, OPSET
+from export.graphs.files import ELEMENT_TYPES, OPSET
 
 
 def trace_graph(

@@ -19,11 +19,9 @@ from cytoserve.contract import (
 )
 from export.graphs.micro_batches import wrap_in_loop
 from export.graphs.trace import trace_graph
-from export.maskrcnn.cells import MaskRcnnCells
-from export.maskrcnn.network import MaskRcnnNetwork, MaskRcnnTile
+from export.maskrcnn.network import MaskRcnnCells, MaskRcnnNetwork, MaskRcnnTile
 from export.parity.cells import check_cells
-from export.parity.sample_inputs import camera_frame, generator, pixels
-from export.parity.steps import Case
+from export.parity.steps import Case, camera_frame, generator, pixels
 from export.repository.exported_step import ExportedStep, export_step
 from training.preprocessing.tiles import FrameTiles
 

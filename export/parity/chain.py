@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cytoserve.model_config import MODEL_FILES, read_config, versions
-from export.graphs.session import open_session
+from export.graphs.files import open_session
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 

@@ -9,9 +9,28 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
+from torch import Tensor
 
 from cytoserve.contract import Step
 from export.graphs.files import open_graph
+
+
+def camera_frame(height: int, width: int, channels: int) -> Tensor:
+    """A camera frame int32 ``[H, W, C]``: 12-bit values on a gradient."""
+    gradient = torch.linspace(0, 1000, width).to(torch.int32)[None, :, None]
+    noise = torch.randint(0, 3000, (height, width, channels), generator=generator())
+    return noise.to(torch.int32) + gradient
+
+
+def pixels(*shape: int) -> Tensor:
+    """Uniform noise, uint8 of any shape."""
+    return torch.randint(0, 256, shape, generator=generator(), dtype=torch.uint8)
+
+
+def generator() -> torch.Generator:
+    """A generator that starts at the same seed each time."""
+    return torch.Generator().manual_seed(0)
+
 
 FLOAT_TOLERANCE = 1e-4
 """Largest deviation of a float tensor, as a share of its largest magnitude (at least 1)."""

@@ -11,8 +11,7 @@ import onnx
 from onnx import compose, helper
 
 from cytoserve.contract import Step, Tensor
-from export.graphs.files import open_graph
-from export.graphs.types import ELEMENT_TYPES
+from export.graphs.files import ELEMENT_TYPES, open_graph
 from export.parity.chain import Chain
 from export.parity.instances import THRESHOLDS, instance_inputs
 from export.parity.steps import ParityError, allowed, deviation

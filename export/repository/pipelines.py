@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -10,15 +11,38 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+import onnx
+from onnx import helper
 
 from cytoserve import __version__
-from cytoserve.contract import PIPELINES, STEPS
-from export.graphs.card import card_graph
+from cytoserve.contract import CARD_INPUT, CARD_OUTPUT, PIPELINES, STEPS
+from export.graphs.files import OPSET
 from export.parity.chain import Chain
 from export.repository.exported_step import ExportedStep
 from export.repository.install import MODEL_FILE, StagedModel, Staging
 from export.repository.merged import export_merged
 from training.checkpoint import LearnedScale, Recipe
+
+
+def card_graph(content: dict[str, Any]) -> onnx.ModelProto:
+    """Build a graph that answers page 0 with ``content`` as JSON.
+
+    A graph without any input would do as well, but Triton's requests carry at least one.
+    """
+    pages = helper.make_tensor(
+        "pages", onnx.TensorProto.STRING, [1], [json.dumps(content, sort_keys=True).encode()]
+    )
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["pages", CARD_INPUT.name], [CARD_OUTPUT.name])],
+        "card",
+        [helper.make_tensor_value_info(CARD_INPUT.name, onnx.TensorProto.INT64, [1])],
+        [helper.make_tensor_value_info(CARD_OUTPUT.name, onnx.TensorProto.STRING, [1])],
+        [pages],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
 
 Progress = Callable[[str], None]
 """Callback for progress messages: it is called with what is being done."""

@@ -12,7 +12,7 @@ STEP_MODULES = {
     "cell_classes": "export.resnet.network.CellClasses",
     "maskrcnn_prepare": "training.preprocessing.tiles.FrameTiles",
     "maskrcnn_network": "export.maskrcnn.network.MaskRcnnNetwork",
-    "maskrcnn_cells": "export.maskrcnn.cells.MaskRcnnCells",
+    "maskrcnn_cells": "export.maskrcnn.network.MaskRcnnCells",
     "sam_prepare": "export.sam.prepare.SamPrepare",
     "sam_prepare_tiles": "export.sam.prepare.SamPrepareTiles",
     "sam_encoder": "export.sam.encoder.ImageEncoder",
@@ -22,11 +22,11 @@ STEP_MODULES = {
     "glioma_prepare": "training.preprocessing.contrast.PrepareWholeFrame",
     "glioma_network": "export.unet.networks.WholeFrameNetwork",
     "glioma_livecell_network": "export.unet.networks.WholeFrameNetwork",
-    "nuclei_prepare": "export.unet.nuclei_prepare.PrepareTiles",
+    "nuclei_prepare": "export.unet.tiles.PrepareTiles",
     "nuclei_network": "export.unet.networks.TileNetwork",
     "nuclei_stitch": "export.unet.tiles.StitchTiles",
     "nuclei_centres": "export.unet.nuclei_centres.NucleiCentres",
-    "foreground": "export.unet.foreground.Foreground",
+    "foreground": "export.unet.networks.Foreground",
 }
 """Step -> ``package.module.Class`` of the torch module that its graph is traced from.
 

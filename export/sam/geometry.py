@@ -68,3 +68,68 @@ def _upsampling(side: int, mask_side: int) -> Tensor:
 def _hats(places: Tensor, count: int) -> Tensor:
     """Bilinear weights of ``count`` samples at ``places`` between 0 and ``count - 1``."""
     return torch.clamp(1 - torch.abs(places.unsqueeze(-1) - torch.arange(count)), min=0.0)
+
+
+def mask_boxes(
+    logits: Tensor, frame_size: Tensor, content: Tensor, side: int
+) -> tuple[Tensor, Tensor]:
+    """Boxes around the pixels of the frame whose logit is above 0.
+
+    A mask is sampled on a grid that is no finer than SAM's input square, so memory does not grow
+    with the frame. On frames up to that size, the grid is the frame's and the box is tight. On
+    larger frames, an edge lies where the line through the samples on both sides of it crosses 0:
+    never inside the mask, and less than a pixel of the square outside.
+
+    Args:
+        logits: low-resolution masks float32 ``[N, M, M]``.
+        frame_size: H and W of the frame, int64 ``[2]``.
+        content: H and W of the square's part that the frame fills, int64 ``[2]``, see
+            `export.sam.geometry.content_size`.
+        side: side S of SAM's input square.
+
+    Returns:
+        Boxes float32 ``[N, 4]`` (x0, y0, x1, y1) in whole pixels of the frame, and bool ``[N]``,
+        whether the mask has any pixel. The box of a mask without pixels means nothing.
+    """
+    samples = torch.minimum(frame_size, content)
+    weights = []
+    for axis in (0, 1):
+        indices: Tensor = torch.arange(samples[axis])  # type: ignore[call-overload]  # no number
+        places = (indices.double() + 0.5) * (content[axis].double() / samples[axis].double()) - 0.5
+        weights.append(mask_sampling(places.float(), content[axis], side, logits.shape[-1]))
+    grid = weights[0] @ logits @ weights[1].transpose(0, 1)  # N, rows, columns
+    top, bottom = _extent(grid.amax(dim=2), frame_size[0], samples[0])
+    left, right = _extent(grid.amax(dim=1), frame_size[1], samples[1])
+    return torch.stack([left, top, right, bottom], dim=1), grid.flatten(1).amax(dim=1) > 0
+
+
+def _extent(profile: Tensor, length: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """First and one beyond the last pixel of the frame where ``profile`` ``[N, count]`` is above 0.
+
+    ``profile`` holds the highest logit of every row (or column) of the grid.
+    """
+    indices: Tensor = torch.arange(count)  # type: ignore[call-overload]  # not a number
+    inside, last = profile > 0, count - 1
+    first = torch.where(inside, indices, last).amin(dim=1)
+    final = torch.where(inside, indices, 0).amax(dim=1)
+    scale, length = count.double() / length.double(), length.double()
+    # In pixels of the frame: where the line crosses 0, and the nearest sample that is inside.
+    crossing = _pixel(first - _share(profile, first, torch.clamp(first - 1, min=0)), scale)
+    start = torch.minimum(torch.floor(crossing) + 1, torch.ceil(_pixel(first.double(), scale)))
+    crossing = _pixel(final + _share(profile, final, torch.minimum(final + 1, last)), scale)
+    stop = torch.maximum(torch.ceil(crossing), torch.floor(_pixel(final.double(), scale)) + 1)
+    start = torch.where(first == 0, torch.zeros_like(start), torch.clamp(start, min=0.0))
+    stop = torch.where(final == last, length, torch.minimum(stop, length))
+    return start.float(), stop.float()
+
+
+def _share(profile: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
+    """Distance from the sample ``inside`` to where the logit is 0, towards ``outside``."""
+    high = profile.gather(1, inside[:, None])[:, 0].double()
+    low = profile.gather(1, outside[:, None])[:, 0].double()
+    return high / torch.clamp(high - low, min=1e-12)
+
+
+def _pixel(sample: Tensor, scale: Tensor) -> Tensor:
+    """Frame pixel of a place on the grid; 0 is the centre of the first pixel."""
+    return (sample + 0.5) / scale - 0.5

@@ -18,8 +18,7 @@ from cytoserve.contract import (
     PROMPT_POINTS,
     SAM_MASK_SIZE,
 )
-from export.parity.sample_inputs import camera_frame, generator, pixels
-from export.parity.steps import FLOAT_TOLERANCE, Case
+from export.parity.steps import FLOAT_TOLERANCE, Case, camera_frame, generator, pixels
 from export.repository.exported_step import ExportedStep, export_step
 from export.repository.install import SAM_SETTING
 from export.sam.cells import SamBoxPrompts, SamCells

@@ -6,14 +6,11 @@ import torch
 from torch import Tensor
 
 from cytoserve.contract import PROBABILITY_THRESHOLD, TILE_MARGIN, TILE_SIZE, TILE_STEP
-from export.parity.sample_inputs import camera_frame, pixels
-from export.parity.steps import Case
+from export.parity.steps import Case, camera_frame, pixels
 from export.repository.exported_step import ExportedStep, export_step
-from export.unet.foreground import Foreground
-from export.unet.networks import TILE_CHUNK, TileNetwork, WholeFrameNetwork
+from export.unet.networks import TILE_CHUNK, Foreground, TileNetwork, WholeFrameNetwork
 from export.unet.nuclei_centres import NucleiCentres
-from export.unet.nuclei_prepare import PrepareTiles
-from export.unet.tiles import StitchTiles, tile_count
+from export.unet.tiles import PrepareTiles, StitchTiles, tile_count
 from training.preprocessing.contrast import PrepareWholeFrame
 from training.unet.network import UNet
 

@@ -10,9 +10,8 @@ import onnx
 
 from cytoserve.contract import STEPS
 from cytoserve.model_config import config_file, read_config
-from export.graphs.files import open_graph
+from export.graphs.files import open_graph, open_session
 from export.graphs.micro_batches import unwrap_loop, wrap_in_scan
-from export.graphs.session import open_session
 from export.parity.chain import newest_graph
 from export.parity.steps import ParityError, deviation
 from export.repository.install import MODEL_FILE, Staging

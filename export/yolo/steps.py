@@ -16,8 +16,7 @@ from cytoserve.contract import (
 )
 from export.graphs.trace import trace_graph
 from export.parity.cells import check_cells
-from export.parity.sample_inputs import camera_frame, generator, pixels
-from export.parity.steps import Case
+from export.parity.steps import Case, camera_frame, generator, pixels
 from export.repository.exported_step import ExportedStep, export_step
 from training.preprocessing.tiles import NetworkTiles
 from training.yolo.decode import CHUNK, COEFFICIENTS, YoloDecode

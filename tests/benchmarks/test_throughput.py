@@ -38,7 +38,7 @@ from benchmarks.throughput.windows import (
 from cytoserve import Client
 from cytoserve.contract import LABELS
 from cytoserve.model_config import config_file, read_config
-from export.graphs.session import open_session
+from export.graphs.files import open_session
 from export.parity.chain import newest_graph
 
 ROOT = Path(__file__).parents[2]

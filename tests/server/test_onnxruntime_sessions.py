@@ -10,9 +10,9 @@ import onnx.parser
 import onnxruntime
 import pytest
 
-from export.graphs.session import open_session
-from server.backend_directory import OWN_BACKENDS
+from export.graphs.files import open_session
 from server.installation import find_installation
+from server.worker_environment import OWN_BACKENDS
 
 
 @pytest.fixture

@@ -11,15 +11,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from export.graphs.files import open_session
 from export.graphs.micro_batches import wrap_in_loop
-from export.graphs.session import open_session
 
 CHANNELS, SIDE, CLASSES = 48, 24, 3
 
 PEAK = """
 import re, sys
 import numpy as np
-from export.graphs.session import open_session
+from export.graphs.files import open_session
 from pathlib import Path
 
 def peak():

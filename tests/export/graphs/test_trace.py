@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cytoserve.contract import STEPS
-from export.graphs.session import open_session
+from export.graphs.files import open_session
 from export.graphs.trace import trace_graph
 
 STEP = STEPS["resnet50_cells"]

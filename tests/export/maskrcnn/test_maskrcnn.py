@@ -15,20 +15,17 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from cytoserve.contract import INSTANCE_OUTPUTS, MASK_SIZE, STEPS
 from cytoserve.patches import regions
-from export.graphs.files import open_graph
-from export.graphs.session import open_session
+from export.graphs.files import open_graph, open_session
 from export.maskrcnn import reference as maskrcnn_reference
 from export.maskrcnn import steps as maskrcnn_steps
-from export.maskrcnn.cells import MaskRcnnCells
 from export.maskrcnn.heads import BoxHead, MaskHead, pasting_weights
-from export.maskrcnn.network import MaskRcnnNetwork
+from export.maskrcnn.network import MaskRcnnCells, MaskRcnnNetwork
 from export.maskrcnn.reference import TorchvisionMaskRcnn
 from export.parity.cells import check_cells
 from export.parity.chain import Arrays, Chain
 from export.parity.instances import check_chain, instance_inputs, pair_cells
 from export.parity.reference_merge import frame_grid, scaled_rgb
-from export.parity.sample_inputs import camera_frame
-from export.parity.steps import FLOAT_TOLERANCE, LEVEL_TOLERANCE, Case, ParityError
+from export.parity.steps import FLOAT_TOLERANCE, LEVEL_TOLERANCE, Case, ParityError, camera_frame
 from training.checkpoint import LearnedScale
 from training.preprocessing.tiles import FrameTiles
 from training.rendered import RenderSettings, render_frame

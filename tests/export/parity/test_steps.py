@@ -12,13 +12,12 @@ import pytest
 from onnx import numpy_helper
 
 from cytoserve.contract import CARD_INPUT, CARD_OUTPUT, STEPS
-from export.graphs.card import card_graph
+from export.graphs.files import open_session
 from export.graphs.micro_batches import unwrap_loop
-from export.graphs.session import open_session
-from export.parity.sample_inputs import pixels
-from export.parity.steps import Case, ParityError, check_parity, deviation
+from export.parity.steps import Case, ParityError, check_parity, deviation, pixels
 from export.repository import exported_step
 from export.repository.install import MANIFEST_FILE
+from export.repository.pipelines import card_graph
 from export.resnet import steps as resnet_steps
 from export.resnet.network import ClassifierNetwork
 from export.yolo import steps

@@ -25,8 +25,7 @@ from cytoserve.contract import STEPS
 from cytoserve.patches import regions
 from export.graphs.files import open_graph
 from export.parity.reference import normalised_rgb
-from export.parity.sample_inputs import pixels
-from export.parity.steps import ParityError
+from export.parity.steps import ParityError, pixels
 from export.repository.exported_step import ExportedStep
 from export.repository.install import SAM_SETTING
 from export.sam import steps as sam_steps

@@ -10,7 +10,7 @@ from PIL import Image
 from cytoserve.foreground import foreground_mask
 from export.graphs.resize import resize
 from export.unet import steps as foreground_steps
-from export.unet.foreground import Foreground
+from export.unet.networks import Foreground
 
 
 def test_every_threshold_cuts_where_the_client_says() -> None:
