@@ -16,8 +16,9 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from cytoserve.contract import PIPELINES, STEPS, Pipeline, Step, Tensor
+from cytoserve.files import file_sha256
 from cytoserve.model_config import MODEL_FILES, VARIANT_FOLDER, versions
-from export.graphs.files import CONTRACT_DTYPES, file_sha256
+from export.graphs.files import CONTRACT_DTYPES
 from export.repository.configs import COMMAND, card_step, configs
 from export.repository.install import CARD_FILE, MANIFEST_FILE, MODEL_FILE, SAM_SETTING, STAGING
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from cytoserve.files import write_atomically
 from training.validation_errors import explain
 
 WEIGHTS_FILE = "model.safetensors"
@@ -118,12 +119,10 @@ def _module_and_arguments() -> list[str]:
 
 def save_checkpoint(directory: Path, weights: Mapping[str, torch.Tensor], recipe: Recipe) -> None:
     """Write the weights, then the recipe. A folder without a recipe is an unfinished checkpoint."""
-    directory.mkdir(parents=True, exist_ok=True)
-    part = directory / f"{WEIGHTS_FILE}.part"
-    part.write_bytes(save({name: t.detach().cpu().contiguous() for name, t in weights.items()}))
+    content = save({name: t.detach().cpu().contiguous() for name, t in weights.items()})
     (directory / RECIPE_FILE).unlink(missing_ok=True)
-    part.replace(directory / WEIGHTS_FILE)
-    (directory / RECIPE_FILE).write_text(recipe.model_dump_json(indent=2) + "\n")
+    write_atomically(directory / WEIGHTS_FILE, content)
+    write_atomically(directory / RECIPE_FILE, f"{recipe.model_dump_json(indent=2)}\n".encode())
 
 
 def load_checkpoint(directory: Path, architecture: str) -> tuple[dict[str, torch.Tensor], Recipe]:

@@ -12,7 +12,6 @@ match it. Zip files are unpacked and kept.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import re
 import shutil
@@ -30,6 +29,7 @@ from urllib.request import Request, urlopen
 import click
 from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from cytoserve.files import file_sha256
 from training.datasets.public import PUBLIC_DATASETS, PublicDataset, PublicFile
 
 CHECKSUMS = "checksums.json"
@@ -86,11 +86,11 @@ def _fetch_file(file: PublicFile, out: Path) -> str:
         if not target.is_file():
             part = target.with_name(f"{target.name}.part")
             _download(file, part)
-            checksum = _sha256(part)
+            checksum = file_sha256(part)
             _verify(file, part, checksum, expected)
             part.replace(target)
         else:
-            checksum = _sha256(target)
+            checksum = file_sha256(target)
             _verify(file, target, checksum, expected)
         _record(out, file.path, checksum)
         if target.suffix == ".zip":
@@ -219,14 +219,6 @@ def _network_errors(file: PublicFile, part: Path) -> Iterator[None]:
 
 
 # -- Checksums -----------------------------------------------------------------------------------
-
-
-def _sha256(path: Path) -> str:
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            total.update(block)
-    return total.hexdigest()
 
 
 def _verify(file: PublicFile, path: Path, checksum: str, expected: str | None) -> None:

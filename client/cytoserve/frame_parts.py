@@ -6,7 +6,8 @@ lie in the same tiles as those of the whole frame. The exceptions are tiles that
 window's edge and are filled with its mirror image. They affect pixels at most
 ``TILE_SIZE - TILE_MARGIN`` px from the edge, and a few px more for the cleaning filters and the
 smoothing of the centres. Every window therefore overlaps its neighbours by a halo of ``HALO`` px,
-and only its core is kept. The cores tile the frame, so the result is the same as if the server had processed the frame as a whole.
+and only its core is kept. The cores tile the frame, so the result is the same as if the server had
+processed the frame as a whole.
 This needs memory for the result (2 bytes per pixel) and for one window, its request and its answer.
 The frame itself may be a ``numpy.memmap``: it is read window by window.
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import cv2
@@ -149,22 +147,6 @@ def encode_output(
     if isinstance(result, Cells):
         return CELLS_OUTPUTS[kind].encode(frame, result, name)
     return FOREGROUND_OUTPUTS[kind].encode(frame, result, name)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that at any moment it is either the old file or the complete new one.
-
-    Raises:
-        OSError: the disk is full, or the folder is not writable.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def _tiff(image: NDArray[Any]) -> bytes:

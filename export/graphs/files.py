@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -11,6 +10,8 @@ from pathlib import Path
 import onnx
 import onnxruntime
 from onnx import external_data_helper, helper
+
+from cytoserve.files import file_sha256
 
 OPSET = 17
 """Newest opset that the tracing exporter of every supported torch version writes."""
@@ -58,8 +59,6 @@ DATA_HASH = "external_data_sha256"
 
 The entry is part of the graph's own file, so the hash of that file identifies the weights, too."""
 
-_READ_BYTES = 1 << 24
-
 
 def save_graph(graph: onnx.ModelProto, file: Path) -> None:
     """Write ``graph``; if its weights exceed `MAX_MESSAGE_BYTES`, they go into a second file.
@@ -100,12 +99,3 @@ def open_graph(graph: onnx.ModelProto, threads: int = 0) -> onnxruntime.Inferenc
 def weight_bytes(graph: onnx.ModelProto) -> int:
     """Bytes of the weights; protobuf cannot tell the size of more than 2 GiB."""
     return sum(len(weight.raw_data) for weight in graph.graph.initializer)
-
-
-def file_sha256(file: Path) -> str:
-    """The sha256 of a file of any size, in bounded memory."""
-    total = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(_READ_BYTES):
-            total.update(block)
-    return total.hexdigest()

@@ -13,8 +13,9 @@ from typing import Any
 
 import onnx
 
+from cytoserve.files import file_sha256
 from cytoserve.model_config import MODEL_FILES, versions
-from export.graphs.files import file_sha256, save_graph
+from export.graphs.files import save_graph
 
 MODEL_FILE = MODEL_FILES["onnxruntime"]
 CARD_FILE = "card.json"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy.typing as npt
 from segment_anything.modeling import Sam
 
-from export.graphs.files import file_sha256
+from cytoserve.files import file_sha256
 from export.parity.chain import Chain
 from export.repository.exported_step import ExportedStep
 from export.repository.install import SAM_SETTING

@@ -12,6 +12,7 @@ import pytest
 import tifffile
 from pycocotools.coco import COCO
 
+from cytoserve.files import write_atomically
 from cytoserve.outputs import (
     CELLS_OUTPUTS,
     OVERLAY,
@@ -19,7 +20,6 @@ from cytoserve.outputs import (
     encode_output,
     labels_tiff,
     table_csv,
-    write_atomically,
 )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 
+from cytoserve.files import write_atomically
 from training.datasets.annotated import AnnotatedCell
 from training.datasets.readers.masks import rle_from_cell
 from training.rendered.frame import render_frame
@@ -61,9 +62,7 @@ def render_dataset(
         "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASS_NAMES)],
         "annotations": annotations,
     }
-    unfinished = directory / "instances.json.part"
-    unfinished.write_text(json.dumps(instances), encoding="utf-8")
-    unfinished.replace(directory / "instances.json")
+    write_atomically(directory / "instances.json", json.dumps(instances).encode())
 
 
 def _annotation(cell: AnnotatedCell, image: dict[str, Any]) -> dict[str, Any]:

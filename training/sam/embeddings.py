@@ -12,9 +12,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from segment_anything.modeling import Sam
 from torch import Tensor
+
+from cytoserve.files import write_atomically
 
 
 class KeptEmbeddings:
@@ -43,10 +45,7 @@ class KeptEmbeddings:
         if kept is not None:
             return kept.to(image.device)
         embedding = self._compute(image)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / f"{name}.part"
-        save_file({"embedding": embedding.cpu()}, part)
-        part.replace(self.folder / name)
+        write_atomically(self.folder / name, save({"embedding": embedding.cpu()}))
         return embedding
 
     def drop_others(self) -> None:

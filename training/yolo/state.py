@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from cytoserve.files import write_atomically
 from training.checkpoint import CheckpointError
 
 Tensors = dict[str, torch.Tensor]
@@ -54,9 +55,7 @@ class YoloState:
         # Clones: the averaged weights may also be the best ones, and safetensors stores no shared
         # memory.
         tensors = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
-        part = file.with_name(f"{file.name}.part")
-        part.write_bytes(save(tensors, metadata={"state": json.dumps(facts)}))
-        part.replace(file)
+        write_atomically(file, save(tensors, metadata={"state": json.dumps(facts)}))
 
     @classmethod
     def read(cls, file: Path) -> YoloState:

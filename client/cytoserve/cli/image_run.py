@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -23,10 +22,11 @@ from cytoserve.errors import (
     ServerError,
     ServerUnreachable,
 )
+from cytoserve.files import file_sha256, write_atomically
 from cytoserve.foreground import Foreground
 from cytoserve.frame_parts import frame_limits
 from cytoserve.images import read_frame, read_pixel_size
-from cytoserve.outputs import OVERLAY, encode_output, outputs, write_atomically
+from cytoserve.outputs import OVERLAY, encode_output, outputs
 from cytoserve.self_test import run_self_test
 from cytoserve.settings import ForegroundSettings, Settings
 
@@ -92,7 +92,7 @@ class ImageRun:
         """Process and record one image; return its state, one of ``run_record.STATES``."""
         entry: Entry = {"source": str(given.path), "job": self._asked()}
         try:
-            entry["sha256"] = _sha256(given.path)
+            entry["sha256"] = file_sha256(given.path)
             known = self.record.files.get(given.key, {})
             if self._is_up_to_date(given, entry, known):
                 entry = {**known, "status": SKIPPED}
@@ -246,11 +246,3 @@ def _operating_point(found: Cells | Foreground, settings: Settings | ForegroundS
     if isinstance(settings, Settings) and settings.pixel_size_um is not None:
         point["pixel_size_um"] = settings.pixel_size_um
     return point
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1024 * 1024):
-            digest.update(block)
-    return digest.hexdigest()

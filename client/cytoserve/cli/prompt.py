@@ -19,9 +19,10 @@ from cytoserve.cli.pipeline_options import (
 from cytoserve.cli.prompt_files import prompts_of_options, read_prompts
 from cytoserve.cli.run_record import DONE, open_record, run_facts
 from cytoserve.client import Client
+from cytoserve.files import write_atomically
 from cytoserve.frames import request_limits
 from cytoserve.images import read_frame, read_pixel_size
-from cytoserve.outputs import CELLS_OUTPUTS, encode_output, write_atomically
+from cytoserve.outputs import CELLS_OUTPUTS, encode_output
 from cytoserve.prompts import Prompts
 from cytoserve.settings import DEFAULT_PROMPT_PIPELINE, find_prompted_pipeline
 

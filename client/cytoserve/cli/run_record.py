@@ -19,7 +19,7 @@ import numpy as np
 
 import cytoserve
 from cytoserve.client import Client
-from cytoserve.outputs import write_atomically
+from cytoserve.files import write_atomically
 
 
 def run_facts(

@@ -10,15 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from cytoserve.files import file_sha256
 from export.graphs import files as graph_files
-from export.graphs.files import (
-    DATA_HASH,
-    DATA_SUFFIX,
-    file_sha256,
-    open_graph,
-    open_session,
-    save_graph,
-)
+from export.graphs.files import DATA_HASH, DATA_SUFFIX, open_graph, open_session, save_graph
 from export.repository.install import MANIFEST_FILE, MODEL_FILE, Staging
 
 ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)

@@ -1,0 +1,34 @@
+"""Files written completely or not at all, and their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from pathlib import Path
+
+_READ_BYTES = 1 << 24
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that at any moment it is either the old file or the complete new one.
+
+    Raises:
+        OSError: the disk is full, or the folder is not writable.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file of any size, in bounded memory."""
+    total = hashlib.sha256()
+    with path.open("rb") as opened:
+        while block := opened.read(_READ_BYTES):
+            total.update(block)
+    return total.hexdigest()
