@@ -52,20 +52,20 @@ VALUES: dict[str, np.ndarray[Any, Any]] = {
     COARSE_BOXES.name: np.empty((0, *COARSE_BOXES.dims[1:]), np.float32),
 }
 
-INTERVAL = 2.0
+MIN_INTERVAL_S = 2.0
 """Minimum seconds between two checks of a pipeline: a canary costs as much as a frame."""
 
-SHARE = 0.05
+MAX_CANARY_TIME_SHARE = 0.05
 """Maximum share of the time that a pipeline's canaries take: slow networks are checked less."""
 
-FRESH = 300.0
+FRAME_LIFETIME_S = 300.0
 """Seconds after which canaries carry another frame.
 
 A step whose answers are in Triton's response cache does not run for a frame that it has seen. A new
 frame every time would push out of the cache what users come back to.
 """
 
-DEADLINE = 60.0
+MIN_DEADLINE_S = 60.0
 """Minimum deadline, in seconds, for a canary or any other request of its pipeline.
 
 It is long, because a canary that waits behind others' requests is no sign of death. A worker's
@@ -76,12 +76,12 @@ SLOWDOWN_FACTOR = 10.0
 
 SAM's largest encoder alone may take a minute on a processor."""
 
-BUSY = 0.2
+BUSY_CPU_SHARE = 0.2
 """Minimum share of one core that a pipeline's workers use while they compute.
 
 As long as they use that much for others' requests, they are slow, not dead."""
 
-CALL_TIMEOUT = 1.0
+CALL_TIMEOUT_S = 1.0
 """Timeout, in seconds, of a question that the server answers without running a model."""
 
 ERRORS_TO_FAIL = 2
@@ -103,7 +103,7 @@ class Canary:
         self,
         client: InferenceServerClient,
         pipeline: Pipeline,
-        deadline: float = DEADLINE,
+        deadline: float = MIN_DEADLINE_S,
         worked: Callable[[Collection[str]], float] = lambda models: 0.0,
     ) -> None:
         self.client = client
@@ -115,7 +115,7 @@ class Canary:
         self.flying = False
         self.sent = 0.0
         self.errors = 0
-        self.due = time.monotonic() + INTERVAL
+        self.due = time.monotonic() + MIN_INTERVAL_S
         self.count = answered(client, pipeline)
 
     def failure(self) -> str | None:
@@ -131,7 +131,9 @@ class Canary:
         self.flying = False
         reason = self.judge(error)
         now = time.monotonic()
-        self.due = now + (0 if self.errors else max(INTERVAL, (now - self.sent) / SHARE))
+        self.due = now + (
+            0 if self.errors else max(MIN_INTERVAL_S, (now - self.sent) / MAX_CANARY_TIME_SHARE)
+        )
         self.count = answered(self.client, self.pipeline)
         return reason
 
@@ -140,7 +142,7 @@ class Canary:
         count = answered(self.client, self.pipeline)
         if count != self.count:
             self.count = count
-            self.due = time.monotonic() + INTERVAL
+            self.due = time.monotonic() + MIN_INTERVAL_S
             return
         self.flying, self.sent = True, time.monotonic()
         self.worked_before = self.worked(self.pipeline.steps)
@@ -164,7 +166,7 @@ class Canary:
             used = answered(self.client, self.pipeline) != self.count
             worked = self.worked(self.pipeline.steps) - self.worked_before
             silence = f"No request of {self.pipeline.name} ended in {self.deadline:.0f} s"
-            return None if used or worked > BUSY * self.deadline else silence
+            return None if used or worked > BUSY_CPU_SHARE * self.deadline else silence
         self.errors += 1
         if self.errors < ERRORS_TO_FAIL:
             return None
@@ -178,7 +180,7 @@ def first_answer(client: InferenceServerClient, pipeline: Pipeline, timeout: flo
     """
     begun = time.monotonic()
     client.infer(pipeline.name, inputs(pipeline), outputs=outputs(pipeline), client_timeout=timeout)
-    return max(DEADLINE, SLOWDOWN_FACTOR * (time.monotonic() - begun))
+    return max(MIN_DEADLINE_S, SLOWDOWN_FACTOR * (time.monotonic() - begun))
 
 
 def inputs(pipeline: Pipeline) -> list[InferInput]:
@@ -193,9 +195,9 @@ def inputs(pipeline: Pipeline) -> list[InferInput]:
 
 
 def frame(now: float) -> np.ndarray[Any, Any]:
-    """Return the frame that canaries carry at ``now``, a new one every ``FRESH`` seconds."""
+    """Return the frame that canaries carry at ``now``; it changes every ``FRAME_LIFETIME_S``."""
     ramp = VALUES[IMAGE.name].copy()
-    ramp.flat[0] = int(now / FRESH) % (ramp.size - 1)  # the range of the ramp stays
+    ramp.flat[0] = int(now / FRAME_LIFETIME_S) % (ramp.size - 1)  # the range of the ramp stays
     return ramp
 
 
@@ -210,7 +212,7 @@ def answered(client: InferenceServerClient, pipeline: Pipeline) -> int:
     Answers with an error do not count.
     """
     try:
-        statistics = client.get_inference_statistics(pipeline.name, client_timeout=CALL_TIMEOUT)
+        statistics = client.get_inference_statistics(pipeline.name, client_timeout=CALL_TIMEOUT_S)
     except InferenceServerException:
         return -1
     return int(statistics.model_stats[0].inference_stats.success.count)

@@ -14,14 +14,14 @@ from types import TracebackType
 from cytoserve.contract import PIPELINES
 from server.errors import StartError
 from server.launcher import READY, RESPONSE_CACHE_MB
-from server.supervisor import START_TIMEOUT
+from server.supervisor import START_TIMEOUT_S
 from server.worker_environment import folder_of, joined
 
 LAST_LINES = 20
-POLL = 0.05
+POLL_S = 0.05
 """Seconds between two checks for the ready line."""
 
-STOP_TIMEOUT = 30.0
+STOP_TIMEOUT_S = 30.0
 """Seconds within which the launcher must end when told to stop."""
 
 
@@ -48,7 +48,7 @@ class EmbeddedServer:
         response_cache_mb: int = RESPONSE_CACHE_MB,
         options: Sequence[str] = (),
         variables: Mapping[str, str] | None = None,
-        timeout: float = START_TIMEOUT + 30,  # longer, so that the launcher reports what is wrong
+        timeout: float = START_TIMEOUT_S + 30,  # longer, so that the launcher reports what is wrong
     ) -> None:
         self.command = [
             *(sys.executable, "-m", "server"),
@@ -94,14 +94,14 @@ class EmbeddedServer:
                 last = "\n".join(self.output.splitlines()[-LAST_LINES:])
                 self.stop()
                 raise StartError(f"`{' '.join(self.command)}` did not become ready:\n{last}")
-            time.sleep(POLL)
+            time.sleep(POLL_S)
         self.url = ready["url"]
 
     def stop(self) -> None:
         """Stop the launcher, which lets running requests finish."""
         self.process.terminate()
         try:
-            self.process.wait(STOP_TIMEOUT)
+            self.process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.process.kill()  # its watcher cleans up the rest
             self.process.wait()

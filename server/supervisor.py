@@ -11,26 +11,26 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from cytoserve.contract import Pipeline
-from server.canary import CALL_TIMEOUT, DEADLINE, Canary, first_answer
+from server.canary import CALL_TIMEOUT_S, MIN_DEADLINE_S, Canary, first_answer
 from server.errors import StartError
 from server.tritonserver import TritonServer
 from server.workers import Worker, can_work, processor_seconds, workers_of
 
-POLL = 0.2
+POLL_S = 0.2
 """Seconds between two checks of the processes."""
 
-RELIST = 10
+POLLS_PER_LISTING = 10
 """Number of checks after which the list of workers is refreshed.
 
 An administrator may load and unload models."""
 
-START_TIMEOUT = 300.0
+START_TIMEOUT_S = 300.0
 """Seconds within which all models must load, and then each pipeline answer its first frame."""
 
-LONGEST_PAUSE = 30.0
+MAX_PAUSE_S = 30.0
 """Maximum seconds between two starts of a server that does not come up."""
 
-SHUTDOWN = 5.0
+SHUTDOWN_TIMEOUT_S = 5.0
 """Maximum seconds that Triton itself needs to end when no request runs."""
 
 
@@ -72,7 +72,7 @@ class Supervisor:
                 if self.stopping.is_set():
                     return
                 try:
-                    deadline = first_answer(client, pipeline, START_TIMEOUT)
+                    deadline = first_answer(client, pipeline, START_TIMEOUT_S)
                 except InferenceServerException as error:
                     raise StartError(
                         f"Pipeline {pipeline.name} is loaded, but fails on a frame of 32 x 32 "
@@ -82,17 +82,17 @@ class Supervisor:
 
     def wait_until_ready(self, server: TritonServer, client: InferenceServerClient) -> None:
         """Wait until all models are loaded; raise `StartError` if that does not happen."""
-        deadline = time.monotonic() + START_TIMEOUT
-        while not self.stopping.wait(POLL):
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self.stopping.wait(POLL_S):
             if end := server.end():
                 raise StartError(self.explain(server, end))
             if time.monotonic() > deadline:
                 raise StartError(
-                    f"tritonserver is not ready after {START_TIMEOUT:.0f} s. Its last words:\n"
+                    f"tritonserver is not ready after {START_TIMEOUT_S:.0f} s. Its last words:\n"
                     + server.last_lines()
                 )
             try:
-                if client.is_server_ready(client_timeout=CALL_TIMEOUT):
+                if client.is_server_ready(client_timeout=CALL_TIMEOUT_S):
                     return
             except InferenceServerException:  # it listens only when all is loaded
                 continue
@@ -116,7 +116,7 @@ class Supervisor:
             if self.stopping.wait(pause):
                 return
             failure = self.restart()
-            pause = min(max(1.0, 2 * pause), LONGEST_PAUSE) if failure else 0.0
+            pause = min(max(1.0, 2 * pause), MAX_PAUSE_S) if failure else 0.0
             reason = failure or self.wait_for_death()
 
     def restart(self) -> str | None:
@@ -137,7 +137,7 @@ class Supervisor:
         begun = time.monotonic()
         with closing(InferenceServerClient(self.url)) as client:
             drain(client, self.pipelines, timeout)
-        self.server.stop(timeout - (time.monotonic() - begun) + SHUTDOWN)
+        self.server.stop(timeout - (time.monotonic() - begun) + SHUTDOWN_TIMEOUT_S)
 
     def wait_for_death(self) -> str | None:
         """Say why the server is dead, once it is; None if told to stop before."""
@@ -150,16 +150,21 @@ class Supervisor:
 
         with closing(InferenceServerClient(self.url)) as client:
             canaries = [
-                Canary(client, pipeline, self.canary_deadlines.get(pipeline.name, DEADLINE), worked)
+                Canary(
+                    client,
+                    pipeline,
+                    self.canary_deadlines.get(pipeline.name, MIN_DEADLINE_S),
+                    worked,
+                )
                 for pipeline in self.pipelines
             ]
-            while not self.stopping.wait(POLL):
+            while not self.stopping.wait(POLL_S):
                 if end := server.end():
                     return f"tritonserver {end}"
                 looks += 1
                 # Listed before the known workers are checked: one that ends in between is in one of
                 # the two lists.
-                listed = workers_of(server.pid) if looks % RELIST == 0 else workers
+                listed = workers_of(server.pid) if looks % POLLS_PER_LISTING == 0 else workers
                 if lost := lost_worker(workers, server, client):
                     return f"The worker of {lost.model} (pid {lost.process.pid}) is dead or stopped"
                 workers = listed
@@ -178,12 +183,12 @@ def drain(client: InferenceServerClient, pipelines: Sequence[Pipeline], timeout:
     deadline = time.monotonic() + timeout
     try:
         for pipeline in pipelines:
-            client.unload_model(pipeline.name, client_timeout=CALL_TIMEOUT)
+            client.unload_model(pipeline.name, client_timeout=CALL_TIMEOUT_S)
         while time.monotonic() < deadline:
-            index = client.get_model_repository_index(client_timeout=CALL_TIMEOUT).models
+            index = client.get_model_repository_index(client_timeout=CALL_TIMEOUT_S).models
             if not any(model.state == "UNLOADING" for model in index):
                 return
-            time.sleep(POLL)
+            time.sleep(POLL_S)
     except InferenceServerException:  # a server that does not answer has nothing to finish
         return
 
@@ -203,6 +208,6 @@ def lost_worker(
 def is_loaded(model: str, client: InferenceServerClient) -> bool:
     """Ask whether ``model`` is loaded; False if the server does not say."""
     try:
-        return bool(client.is_model_ready(model, client_timeout=CALL_TIMEOUT))
+        return bool(client.is_model_ready(model, client_timeout=CALL_TIMEOUT_S))
     except InferenceServerException:
         return False

@@ -14,7 +14,7 @@ from server.workers import can_work
 
 LOAD_FAILURE = re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.*)\"$")
 LAST_LINES = 10
-LAST_THREADS = 5.0
+LAST_THREADS_S = 5.0
 """Maximum seconds that an ending process may take: a killed one frees its memory first."""
 
 
@@ -50,9 +50,9 @@ class TritonServer:
                 return "was stopped"
             # Its first thread is gone; how the process ended is known when the last one is gone.
             try:
-                code = self.process.wait(LAST_THREADS)
+                code = self.process.wait(LAST_THREADS_S)
             except subprocess.TimeoutExpired:
-                return f"lost its first thread and has not ended within {LAST_THREADS:g} s"
+                return f"lost its first thread and has not ended within {LAST_THREADS_S:g} s"
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
 
     def stop(self, timeout: float) -> None:

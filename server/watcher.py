@@ -21,7 +21,7 @@ RUN_VARIABLE = "CYTOSERVE_RUN"
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Triton's workers make their segments
 
-KILL_TIMEOUT = 5.0
+KILL_TIMEOUT_S = 5.0
 """Maximum seconds that killed processes may take to vanish."""
 
 
@@ -44,7 +44,7 @@ def clean_up(run_id: str, folder: Path) -> None:
 
 def kill_processes(run_id: str) -> None:
     """Kill every process of the run and wait until none is left."""
-    deadline = time.monotonic() + KILL_TIMEOUT
+    deadline = time.monotonic() + KILL_TIMEOUT_S
     while (pids := list(processes_of(run_id))) and time.monotonic() < deadline:
         for pid in pids:
             try:

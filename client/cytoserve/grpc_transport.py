@@ -29,7 +29,7 @@ from cytoserve.errors import (
 )
 from cytoserve.inference_message import inference_call, message
 from cytoserve.model_config import MODEL_FILES
-from cytoserve.prompts import MOST_PROMPTS
+from cytoserve.prompts import MAX_PROMPTS
 from cytoserve.settings import DEFAULT_URL, MAX_CELLS_LIMIT
 from cytoserve.transport import Request, ServerInfo, Tensors
 
@@ -41,7 +41,7 @@ _CELL_BYTES = (
 _PROMPT_BYTES = MASK_SIZE**2 + 1024  # coarse mask, box, and all points with their labels
 
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_send_message_length", MAX_FRAME_BYTES + MOST_PROMPTS * _PROMPT_BYTES + _HEAD_BYTES),
+    ("grpc.max_send_message_length", MAX_FRAME_BYTES + MAX_PROMPTS * _PROMPT_BYTES + _HEAD_BYTES),
     # The largest answer: a label image as large as the frame, and every cell's patch.
     (
         "grpc.max_receive_message_length",

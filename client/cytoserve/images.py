@@ -26,7 +26,7 @@ from cytoserve.frames import (
     check_layout,
 )
 from cytoserve.image_headers import image_size
-from cytoserve.settings import LEAST_SCALE, MOST_SCALE
+from cytoserve.settings import MAX_SCALE, MIN_SCALE
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 """Suffixes of image files, in lower case; other files are ignored when a folder is searched."""
@@ -105,7 +105,7 @@ def read_pixel_size(path: str | os.PathLike[str]) -> float | None:
             size = _ome_pixel_size(tiff) if tiff.is_ome else _imagej_pixel_size(tiff)
     except Exception:  # tifffile may raise anything on a damaged file
         return None
-    return size if size is not None and LEAST_SCALE <= size <= MOST_SCALE else None
+    return size if size is not None and MIN_SCALE <= size <= MAX_SCALE else None
 
 
 def _ome_pixel_size(tiff: tifffile.TiffFile) -> float | None:

@@ -25,10 +25,10 @@ from cytoserve.cells import Cells
 from cytoserve.contract import DEFAULT_MAX_CELLS, MASK_SIZE, POINT_LABELS
 from cytoserve.errors import InvalidPrompts
 
-MOST_PROMPTS = DEFAULT_MAX_CELLS
+MAX_PROMPTS = DEFAULT_MAX_CELLS
 """Maximum number of cells per request; the server caches the frame's embedding for the next."""
 
-MOST_POINTS = 64
+MAX_POINTS = 64
 """Maximum number of points per cell."""
 
 BACKGROUND, FOREGROUND, NONE = (POINT_LABELS[name] for name in ("background", "foreground", "none"))
@@ -47,7 +47,7 @@ class Prompts:
     Args:
         boxes: N times (x0, y0, x1, y1), or None for a cell without a box.
         points: N times ``[P, 2]``, (x, y), or None for a cell without points. P may differ between
-            cells, up to ``MOST_POINTS``.
+            cells, up to ``MAX_POINTS``.
         point_labels: N times ``[P]``: 1 in the cell (foreground), 0 not in it (background), or
             None for a cell without points. By default all points are in their cells.
         masks: uint8 ``[N, M, M]``, M = ``contract.MASK_SIZE``: the probability 0..255 inside the
@@ -242,9 +242,9 @@ def _row_count(**given: Rows | None) -> int:
             "place of what a cell does not have."
         )
     number = next(iter(counts.values()))
-    if number > MOST_PROMPTS:
+    if number > MAX_PROMPTS:
         raise InvalidPrompts(
-            f"A request has at most {MOST_PROMPTS} prompts; given: {number}. Ask several times: "
+            f"A request has at most {MAX_PROMPTS} prompts; given: {number}. Ask several times: "
             "the server keeps what it knows of the frame."
         )
     return number
@@ -262,8 +262,8 @@ def _row(
         raise _refusal("Points are [P, 2], (x, y)", f"shape {places.shape}", row, "Add a bracket")
     if box is None and not len(places):
         raise _refusal("A prompt is a box, or points", "no prompts", row, "Leave the row out")
-    if len(places) > MOST_POINTS:
-        rule = f"A cell has at most {MOST_POINTS} points"
+    if len(places) > MAX_POINTS:
+        rule = f"A cell has at most {MAX_POINTS} points"
         raise _refusal(rule, str(len(places)), row, "Leave some out")
     if not np.isfinite(places).all():
         given = _numbers(places[~np.isfinite(places).all(axis=1)][0])

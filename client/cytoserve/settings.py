@@ -25,7 +25,7 @@ LONGEST_TIMEOUT_S = 1e9
 
 _LEARNED = "the one that the model's training chose"
 
-LEAST_SCALE, MOST_SCALE = 1e-4, 1e4
+MIN_SCALE, MAX_SCALE = 1e-4, 1e4
 """Range of a scale factor, of a pixel size in um, and of a cell diameter in pixels."""
 
 MAX_CELLS_LIMIT = 65_535
@@ -273,12 +273,12 @@ def check_scale(name: str, value: Any) -> None:
         value: the given value.
 
     Raises:
-        InvalidSetting: the value is not a number from ``LEAST_SCALE`` to ``MOST_SCALE``.
+        InvalidSetting: the value is not a number from ``MIN_SCALE`` to ``MAX_SCALE``.
     """
-    if not _is_between(value, Real, LEAST_SCALE, MOST_SCALE):
+    if not _is_between(value, Real, MIN_SCALE, MAX_SCALE):
         fit = f', or "{FIT}"' if name == "scale" else ""
         raise InvalidSetting(
-            f"{name} ({_SCALES[name]}) is a number from {LEAST_SCALE:g} to {MOST_SCALE:g}{fit}; "
+            f"{name} ({_SCALES[name]}) is a number from {MIN_SCALE:g} to {MAX_SCALE:g}{fit}; "
             f"given: {value!r}. Leave it out where it is not known."
         )
 

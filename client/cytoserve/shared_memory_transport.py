@@ -46,15 +46,15 @@ from cytoserve.grpc_transport import (
 from cytoserve.settings import DEFAULT_URL
 from cytoserve.transport import Request, Tensors
 
-LARGE = 64 * 1024
+MIN_SHARED_BYTES = 64 * 1024
 """Minimum number of bytes of a tensor that goes through shared memory."""
 
 FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux shows shared memory as files
 
-REGION_STEP = 1024 * 1024
+REGION_STEP_BYTES = 1024 * 1024
 """Unit of a region's size in bytes, so that frames of nearly the same size share a region."""
 
-ALIGNMENT = 64
+ALIGNMENT_BYTES = 64
 """Tensors in a region begin at multiples of this number of bytes."""
 
 FORGET_TIMEOUT_S = 2.0
@@ -181,9 +181,11 @@ def layout(tensors: Tensors) -> tuple[dict[str, int], int]:
     """Place the large tensors in one region; return name -> offset, and the total bytes."""
     offsets, end = {}, 0
     for name, tensor in tensors.items():
-        if tensor.nbytes >= LARGE and tensor.dtype != np.object_:  # text has no fixed size
+        if (
+            tensor.nbytes >= MIN_SHARED_BYTES and tensor.dtype != np.object_
+        ):  # text has no fixed size
             offsets[name] = end
-            end += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
+            end += -(-tensor.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
     return offsets, end
 
 
@@ -200,7 +202,7 @@ class _Region:
         self._memory = shared_memory
         self.name = f"cytoserve-client-{os.getpid()}-{secrets.token_hex(4)}"
         self.key = f"/{self.name}"
-        self.size = -(-size // REGION_STEP) * REGION_STEP
+        self.size = -(-size // REGION_STEP_BYTES) * REGION_STEP_BYTES
         self.registered = False
         try:
             self._handle = shared_memory.create_shared_memory_region(

@@ -12,7 +12,7 @@ from cytoserve.contract import DEFAULT_MAX_CELLS, MASK_SIZE
 from export.maskrcnn.heads import PYRAMID_LEVELS, BoxHead, MaskHead, scripted
 from training.postprocessing import NonMaximumSuppression, merge_cells, tile_cuts
 
-LEAST_SIDE = 1e-2
+MIN_SIDE = 1e-2
 """Minimum side of a cell's box in network pixels, as in torchvision."""
 
 BOX_OVERLAP = 0.7
@@ -180,7 +180,7 @@ class MaskRcnnTile(nn.Module):
         overlap_threshold: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Boxes, scores, labels and proposal rows of the cells of one class."""
-        rows = (scores > score_threshold) & (_sides(boxes).amin(dim=1) >= LEAST_SIDE)
+        rows = (scores > score_threshold) & (_sides(boxes).amin(dim=1) >= MIN_SIDE)
         rows = torch.nonzero(rows)[:, 0]
         kept = NonMaximumSuppression.apply(
             boxes.index_select(0, rows), scores.index_select(0, rows), overlap_threshold

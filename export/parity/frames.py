@@ -19,7 +19,7 @@ from training.rendered import RenderSettings, render_frame
 
 COUNT = 4
 
-MOST_SIDE = 1280
+MAX_PARITY_SIDE = 1280
 """Maximum side, in pixels, of a frame that a chain is proven on: several tiles with seams.
 
 Libraries hold one mask as large as the frame per cell: 4 GB for 200 cells in 2048 x 2048 pixels."""
@@ -52,9 +52,9 @@ def parity_frames(given: Path | None, recipe: Recipe) -> dict[str, npt.NDArray[A
 
 
 def _middle(frame: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The middle of ``[H, W]`` or ``[H, W, C]``, at most `MOST_SIDE` pixels along each side."""
-    top, left = (max(0, side - MOST_SIDE) // 2 for side in frame.shape[:2])
-    return frame[top : top + MOST_SIDE, left : left + MOST_SIDE]
+    """The middle of ``[H, W]`` or ``[H, W, C]``, at most `MAX_PARITY_SIDE` pixels per side."""
+    top, left = (max(0, side - MAX_PARITY_SIDE) // 2 for side in frame.shape[:2])
+    return frame[top : top + MAX_PARITY_SIDE, left : left + MAX_PARITY_SIDE]
 
 
 def all_frames(given: Path, left_out: Collection[Path]) -> dict[str, npt.NDArray[Any]]:

@@ -58,7 +58,7 @@ with more pixels, a frame is not compared."""
 TILED = 1.2
 """Side of an enlarged frame in sides of the network's field, so that it takes several tiles."""
 
-MOST_ENLARGED = 3.0
+MAX_ENLARGED = 3.0
 """Maximum enlargement of a frame: beyond it, a network would see what it never saw before."""
 
 THRESHOLDS = (0.5, SCORE_THRESHOLD, 0.05)
@@ -155,7 +155,7 @@ def sized_views(
     for index, (name, image) in enumerate(frames.items()):
         yield name, image, scale.network_scale, thresholds
         enlarged = TILED * field / max(image.shape[:2])
-        if index == 0 and 1 < enlarged / scale.network_scale <= MOST_ENLARGED:
+        if index == 0 and 1 < enlarged / scale.network_scale <= MAX_ENLARGED:
             yield f"{name} in tiles", image, enlarged, thresholds[:1]
 
 

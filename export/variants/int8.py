@@ -45,7 +45,7 @@ OPERATORS = (
 Convolutions alone would be as exact, but every result between them would be converted there and
 back."""
 
-MOST_ROWS = 256
+MAX_ROWS = 256
 """Maximum number of rows to calibrate a network on, shared evenly by the frames.
 
 Every frame gives at least one row. Thousands of crops show no more than hundreds."""
@@ -151,9 +151,9 @@ def variant_file(repository: Path, name: str) -> str:
 def network_rows(
     chain: Chain, network: str, frames: Collection[Image], settings: Settings
 ) -> Iterator[Arrays]:
-    """Inputs that reach a network when a pipeline sees ``frames``, see `MOST_ROWS`."""
+    """Inputs that reach a network when a pipeline sees ``frames``, see `MAX_ROWS`."""
     [step] = [step for step in chain.steps if step.model_name == network]
-    share = max(1, MOST_ROWS // len(frames))
+    share = max(1, MAX_ROWS // len(frames))
     for image in frames:
         inputs = _inputs(image, settings)
         values = chain.run(inputs, list(step.input_map.values()))

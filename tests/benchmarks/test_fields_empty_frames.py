@@ -15,7 +15,7 @@ import pytest
 from benchmarks.fields.empty_frames import (
     COUNT,
     KINDS,
-    LEAST_SIDE,
+    MIN_SIDE,
     NOT_EMPTY,
     SIZES,
     SOURCES,
@@ -130,7 +130,7 @@ def test_windows_keep_away_from_cells_annotated_or_not(data):
         _, _, name, place = window.name.split(", ", 3)
         width, height, x, y = map(int, re.findall(r"\d+", place))
         assert window.image.shape == (height, width)
-        assert min(height, width) >= LEAST_SIDE
+        assert min(height, width) >= MIN_SIDE
         assert not taken[name][y : y + height, x : x + width].any()
 
 
@@ -223,5 +223,5 @@ def test_real_images_have_background(source):
     assert NOT_EMPTY[source] <= {frame.name for frame in dataset.frames}
     few = dataset.subset([frame.name for frame in dataset.frames[:6]])
     for window in background_windows(few, source, NOT_EMPTY[source]):
-        assert min(window.image.shape[:2]) >= LEAST_SIDE
+        assert min(window.image.shape[:2]) >= MIN_SIDE
         assert window.name.startswith(f"{WINDOW}, {source}, ")

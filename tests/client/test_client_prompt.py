@@ -22,7 +22,7 @@ from cytoserve import (
 from cytoserve.codec import cards, prompted
 from cytoserve.contract import MASK_SIZE, MAX_FRAME_BYTES, PIPELINES, SAM_MASK_SIZE
 from cytoserve.grpc_transport import CHANNEL_OPTIONS
-from cytoserve.prompts import MOST_PROMPTS
+from cytoserve.prompts import MAX_PROMPTS
 
 PROMPTED = [name for name, pipeline in PIPELINES.items() if pipeline.is_prompted]
 SAM = PIPELINES["sam_prompt"]
@@ -196,9 +196,9 @@ def test_a_prompted_card_has_one_class():
 
 def test_the_largest_request_and_answer_fit_the_channel():
     limits = dict(CHANNEL_OPTIONS)
-    coarse = MOST_PROMPTS * (MASK_SIZE**2 + 16)
+    coarse = MAX_PROMPTS * (MASK_SIZE**2 + 16)
     assert limits["grpc.max_send_message_length"] > MAX_FRAME_BYTES + coarse
-    assert limits["grpc.max_receive_message_length"] > MOST_PROMPTS * SAM_MASK_SIZE**2
+    assert limits["grpc.max_receive_message_length"] > MAX_PROMPTS * SAM_MASK_SIZE**2
 
 
 @pytest.mark.parametrize("name", [n for n, p in PIPELINES.items() if p.is_instance])

@@ -10,7 +10,7 @@ import pytest
 from cytoserve import CytoserveError, InvalidPrompts, InvalidRequest, Prompts
 from cytoserve.contract import MASK_SIZE, SAM_MASK_SIZE
 from cytoserve.patches import paint_labels
-from cytoserve.prompts import MOST_POINTS, MOST_PROMPTS
+from cytoserve.prompts import MAX_POINTS, MAX_PROMPTS
 
 BOX = (10, 12, 60, 50)
 SMALL = (5, 5, 9, 9)
@@ -82,9 +82,9 @@ def coarse(number=1, size=MASK_SIZE, dtype=np.uint8):
             "a mask without a box, in row 1",
             id="mask-without-a-box",
         ),
-        pytest.param({"boxes": np.tile(BOX, (MOST_PROMPTS + 1, 1))}, "at most 4096", id="too-many"),
+        pytest.param({"boxes": np.tile(BOX, (MAX_PROMPTS + 1, 1))}, "at most 4096", id="too-many"),
         pytest.param(
-            {"points": [np.ones((MOST_POINTS + 1, 2))]}, "given: 65, in row 0", id="too-many-points"
+            {"points": [np.ones((MAX_POINTS + 1, 2))]}, "given: 65, in row 0", id="too-many-points"
         ),
     ],
 )

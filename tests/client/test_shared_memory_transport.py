@@ -19,7 +19,12 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from cytoserve import Client, DeadlineExceeded, InvalidSetting, Prompts
-from cytoserve.shared_memory_transport import FOLDER, LARGE, SharedMemoryTransport, layout
+from cytoserve.shared_memory_transport import (
+    FOLDER,
+    MIN_SHARED_BYTES,
+    SharedMemoryTransport,
+    layout,
+)
 from server.embedded import EmbeddedServer
 from training.rendered import RenderSettings, render_frame
 
@@ -298,7 +303,10 @@ def test_importing_it_imports_nothing_of_linux():
 
 
 def test_layout():
-    large, text = np.zeros(LARGE + 1, np.uint8), np.full(LARGE, b"x", np.object_)
-    tensors = {"a": large, "small": large[: LARGE - 1], "text": text, "b": large}
-    assert layout(tensors) == ({"a": 0, "b": LARGE + 64}, 2 * (LARGE + 64))
+    large, text = (
+        np.zeros(MIN_SHARED_BYTES + 1, np.uint8),
+        np.full(MIN_SHARED_BYTES, b"x", np.object_),
+    )
+    tensors = {"a": large, "small": large[: MIN_SHARED_BYTES - 1], "text": text, "b": large}
+    assert layout(tensors) == ({"a": 0, "b": MIN_SHARED_BYTES + 64}, 2 * (MIN_SHARED_BYTES + 64))
     assert layout({"none": large[:0]}) == ({}, 0)

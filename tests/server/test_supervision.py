@@ -146,7 +146,7 @@ def test_a_worker_that_ends_just_before_they_are_listed_is_missed(
             return workers_of(server_pid)
 
         monkeypatch.setattr("server.supervisor.workers_of", list_workers)
-        monkeypatch.setattr("server.supervisor.RELIST", 2)
+        monkeypatch.setattr("server.supervisor.POLLS_PER_LISTING", 2)
         supervisor = Supervisor(lambda: running, shared_server.url, [], print, stopping)
         supervisor.server = running
         threading.Timer(NOTICED, stopping.set).start()
@@ -224,7 +224,7 @@ def slow_canaries(monkeypatch: pytest.MonkeyPatch) -> float:
     seconds = 1.0
     slow = np.full((4, 4, 1), 1000 * seconds, np.uint16)
     monkeypatch.setattr("server.canary.frame", lambda now: slow)
-    monkeypatch.setattr("server.canary.DEADLINE", seconds / 5)
+    monkeypatch.setattr("server.canary.MIN_DEADLINE_S", seconds / 5)
     return seconds
 
 

@@ -100,7 +100,7 @@ def test_a_process_that_does_not_end_is_not_waited_for_long(
     end_of: Callable[[TritonServer], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("server.tritonserver.LAST_THREADS", 0.2)
+    monkeypatch.setattr("server.tritonserver.LAST_THREADS_S", 0.2)
     server = started(leader_first("time.sleep(60)"))
     assert end_of(server) == "lost its first thread and has not ended within 0.2 s"
     assert server.process.poll() is None

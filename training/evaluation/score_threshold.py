@@ -32,7 +32,7 @@ THRESHOLDS = tuple(round(0.02 * step, 2) for step in range(1, 50))
 TOLERANCE = 0.005
 """Thresholds whose F1 is this close to the highest count as equally good."""
 
-MOST_TOLERANCE = 0.02
+MAX_TOLERANCE = 0.02
 """A threshold that misses one more cell also counts as equally good if its F1 is this close to the
 highest: one of a few dozen cells may be missed by chance."""
 
@@ -123,7 +123,7 @@ def choose_threshold(
     figures = 2 * matched / (found + annotated)
     best = int(figures.argmax())
     one_less = 2 * (matched[best] - 1) / (found[best] - 1 + annotated)
-    drop = min(max(TOLERANCE, figures[best] - one_less), MOST_TOLERANCE)
+    drop = min(max(TOLERANCE, figures[best] - one_less), MAX_TOLERANCE)
     return ChosenThreshold(
         value=_middle_of_the_best(figures, figures[best] - drop),
         metric=metric,

@@ -24,7 +24,7 @@ compression blur noise over a pixel or two; cells and their surroundings are smo
 NOISE_SIDE = 64
 """Rows and columns of the grid that the noise is measured on."""
 
-LEAST_SPAN = 16.0
+MIN_SPAN = 16.0
 """Least distance between black and white, in standard deviations of the frame's noise.
 
 The percentiles of pure noise lie 5.2 standard deviations apart, so percentiles alone would stretch
@@ -33,7 +33,7 @@ than its surroundings by 3 standard deviations still stands out by 48 of 255 gre
 is measured on the frame itself. The range of the training frames cannot be used instead: the same
 specimen has different camera values with another camera, exposure or bit depth."""
 
-LEAST_NOISE = 1.0
+MIN_NOISE = 1.0
 """Least standard deviation of the noise that is assumed, in camera values. In a frame with only a
 few photons, or in a dark 8-bit frame, the median of all differences is 0."""
 
@@ -54,7 +54,7 @@ class PercentileLevels(nn.Module):
     interpolated linearly between order statistics, as `numpy.percentile` does by default, over a
     grid of ``SAMPLE_SIDE`` x ``SAMPLE_SIDE`` pixels spread evenly over the frame.
 
-    The levels lie at least ``LEAST_SPAN`` standard deviations of the noise apart. Where they are
+    The levels lie at least ``MIN_SPAN`` standard deviations of the noise apart. Where they are
     widened, their midpoint stays. So an empty frame becomes an even grey with weak noise.
     """
 
@@ -66,8 +66,8 @@ class PercentileLevels(nn.Module):
         low = _order_statistic(samples, LOW_PERCENTILE / 100, largest=False)
         high = _order_statistic(samples, 1 - HIGH_PERCENTILE / 100, largest=True)
         middle = (low + high) / 2
-        spread = torch.clamp(noise(image), min=LEAST_NOISE)
-        half = torch.maximum((high - low) / 2, spread * (LEAST_SPAN / 2))
+        spread = torch.clamp(noise(image), min=MIN_NOISE)
+        half = torch.maximum((high - low) / 2, spread * (MIN_SPAN / 2))
         return torch.stack([middle - half, middle + half])
 
 

@@ -30,7 +30,7 @@ BRIGHTNESS = 25.0
 """Maximum value that is added to every pixel, on a scale of 255."""
 NOISE = 8.0
 """Maximum standard deviation of added noise, on a scale of 255."""
-LEAST_SHARE = 0.25
+MIN_SHARE = 0.25
 """Minimum share of a cell that a view must keep; otherwise the cell is dropped."""
 
 Affine = npt.NDArray[np.float64]
@@ -102,7 +102,7 @@ def _seen(cell: AnnotatedCell, affine: Affine, size: tuple[int, int]) -> Annotat
         flags=cv2.INTER_NEAREST,
     ).astype(bool)
     whole = cell.area * abs(float(np.linalg.det(affine[:, :2])))
-    if not mask.any() or np.count_nonzero(mask) < LEAST_SHARE * whole:
+    if not mask.any() or np.count_nonzero(mask) < MIN_SHARE * whole:
         return None
     return AnnotatedCell.cut(mask, cell.class_id, x=int(low[0]), y=int(low[1]))
 

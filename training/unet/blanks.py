@@ -23,7 +23,7 @@ FEW_IMAGES = 6
 """Number of validation images up to which there are as many empty frames; six, for the six
 kinds."""
 
-LEAST_SCALE = 0.25
+MIN_SCALE = 0.25
 """Smallest sides of an empty frame that is resized, as a share of the sides of the images."""
 
 BlankPixels = Callable[[np.random.Generator, int, int, int], Tensor]
@@ -84,7 +84,7 @@ def blanks_like(
     """
     shapes = tuple((len(image.pixels), *image.size) for image in images)
     resized = settings.mode == "resize" and settings.size is not None
-    return BlankImages(pixels, shapes, LEAST_SCALE if resized else 1.0, background_weight)
+    return BlankImages(pixels, shapes, MIN_SCALE if resized else 1.0, background_weight)
 
 
 def training_blanks(images: int, settings: UnetSettings) -> int:

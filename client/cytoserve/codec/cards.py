@@ -10,11 +10,11 @@ import numpy as np
 
 from cytoserve import contract
 from cytoserve.codec.tensors import malformed
-from cytoserve.settings import LEAST_SCALE, MOST_SCALE
+from cytoserve.settings import MAX_SCALE, MIN_SCALE
 from cytoserve.transport import Request, Tensors
 
 _TOLD = ("network_scale", "cell_diameter_px", "largest_cell_px")
-_LENGTHS = (LEAST_SCALE, MOST_SCALE)
+_LENGTHS = (MIN_SCALE, MAX_SCALE)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from export.parity.frames import COUNT, MOST_SIDE, all_frames, parity_frames
+from export.parity.frames import COUNT, MAX_PARITY_SIDE, all_frames, parity_frames
 from training.checkpoint import Recipe
 
 SIDE = 8
@@ -115,11 +115,11 @@ def test_they_are_spread_evenly(count: int, chosen: list[int], tmp_path: Path) -
 
 @pytest.mark.parametrize("channels", [(), (3,)], ids=["grey", "RGB"])
 def test_of_a_large_frame_the_middle_is_taken(channels: tuple[int, ...], tmp_path: Path) -> None:
-    frame = np.zeros((MOST_SIDE + 100, MOST_SIDE - 5, *channels), np.uint8)
+    frame = np.zeros((MAX_PARITY_SIDE + 100, MAX_PARITY_SIDE - 5, *channels), np.uint8)
     frame[50:-50] = 7
     tifffile.imwrite(tmp_path / "a.tif", frame)
     [part] = parity_frames(tmp_path, trained_on()).values()
-    assert part.shape == (MOST_SIDE, MOST_SIDE - 5, *channels)
+    assert part.shape == (MAX_PARITY_SIDE, MAX_PARITY_SIDE - 5, *channels)
     assert part.min() == 7
 
 

@@ -86,7 +86,7 @@ def test_a_network_in_chunks_stays_so() -> None:
 def test_every_frame_gives_its_share_of_rows(
     exported_repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(int8, "MOST_ROWS", 7)
+    monkeypatch.setattr(int8, "MAX_ROWS", 7)
     chain = Chain(exported_repository, "yolo_resnet")
     settings = Settings(score_threshold=0.0, overlap_threshold=1.0, command=())
     frames = [

@@ -11,7 +11,7 @@ import torch
 from training.datasets.blank_frames import OFFSET, blank_frame, blank_slide
 from training.preprocessing.clean import clean_image
 from training.unet.blanks import (
-    LEAST_SCALE,
+    MIN_SCALE,
     BlankImages,
     blank_tile,
     blank_whole_frame,
@@ -77,8 +77,8 @@ def test_frames_are_prepared_and_slides_are_cleaned_as_images_are() -> None:
 @pytest.mark.parametrize(
     ("given", "least"),
     [
-        pytest.param({"resolution": "32x16"}, LEAST_SCALE, id="resized frames: many sizes"),
-        pytest.param({"resolution": "32x16", "window_scale": 0.5}, LEAST_SCALE, id="windows"),
+        pytest.param({"resolution": "32x16"}, MIN_SCALE, id="resized frames: many sizes"),
+        pytest.param({"resolution": "32x16", "window_scale": 0.5}, MIN_SCALE, id="windows"),
         pytest.param({"resolution": "32x16", "mode": "crop"}, 1.0, id="crops at native scale"),
         pytest.param({"resolution": "native"}, 1.0, id="native"),
     ],

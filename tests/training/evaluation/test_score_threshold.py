@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from training.evaluation.score_threshold import (
-    MOST_TOLERANCE,
+    MAX_TOLERANCE,
     PICTURE,
     THRESHOLDS,
     Frame,
@@ -68,7 +68,7 @@ def test_the_curve_is_that_of_counting_cells_one_by_one(seed: int) -> None:
         assert chosen.precision[index] == pytest.approx(true / found if found else 1, abs=1e-4)
         f1 = true / (true + (found - true) / 2 + (annotated - true) / 2)
         assert chosen.best[index] == pytest.approx(f1, abs=1e-4)
-    assert chosen.best[THRESHOLDS.index(chosen.value)] >= max(chosen.best) - MOST_TOLERANCE - 1e-4
+    assert chosen.best[THRESHOLDS.index(chosen.value)] >= max(chosen.best) - MAX_TOLERANCE - 1e-4
 
 
 def test_only_the_stretch_around_the_best_threshold_counts() -> None:

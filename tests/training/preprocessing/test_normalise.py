@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from training.preprocessing.normalise import (
-    LEAST_NOISE,
-    LEAST_SPAN,
+    MIN_NOISE,
+    MIN_SPAN,
     NOISE_SIDE,
     SAMPLE_SIDE,
     PercentileLevels,
@@ -88,7 +88,7 @@ def test_a_frame_with_cells_keeps_its_percentiles(settings: dict[str, float]) ->
 @pytest.mark.parametrize("shape", [(50, 40, 1), (50, 40, 3), (1, 1, 1), (1, 2, 1), (1, 90, 3)])
 def test_a_constant_frame_becomes_middle_grey(value: int, shape: tuple[int, ...]) -> None:
     frame = np.full(shape, value)
-    least = LEAST_SPAN * LEAST_NOISE
+    least = MIN_SPAN * MIN_NOISE
     assert levels_of(frame).tolist() == [value - least / 2, value + least / 2]
     assert set(np.unique(seen(frame)).tolist()) == {128}
 
@@ -97,7 +97,7 @@ def test_a_few_photons_in_the_dark_are_not_white() -> None:
     """Most differences of such a frame are 0, and so is their median."""
     frame = np.random.default_rng(0).poisson(0.1, (300, 300, 1))
     low, high = levels_of(frame)
-    assert high - low >= LEAST_SPAN * LEAST_NOISE
+    assert high - low >= MIN_SPAN * MIN_NOISE
     assert np.percentile(seen(frame), 99) - np.percentile(seen(frame), 1) <= 255 / 3
 
 
@@ -127,7 +127,7 @@ def test_the_levels_keep_their_middle_where_they_are_widened() -> None:
     frame = np.rint(noisy(1000, 30, 128, 128, 1))
     sigma = float(measured_noise(as_tensor(frame)))
     low, high = levels_of(frame)
-    assert high - low == pytest.approx(LEAST_SPAN * sigma, rel=1e-4)
+    assert high - low == pytest.approx(MIN_SPAN * sigma, rel=1e-4)
     assert (low + high) / 2 == pytest.approx(np.percentile(frame, [0.5, 99.5]).mean(), abs=0.1)
 
 

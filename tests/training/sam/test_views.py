@@ -11,7 +11,7 @@ import torch
 
 from training.datasets.annotated import AnnotatedCell, AnnotatedDataset
 from training.sam.frames import SamFrame, Sides, prepare_frames
-from training.sam.views import LEAST_SHARE, ZOOM, draw_view
+from training.sam.views import MIN_SHARE, ZOOM, draw_view
 
 MakeDataset = Callable[..., AnnotatedDataset]
 
@@ -80,7 +80,7 @@ def test_what_a_view_hardly_shows_is_no_cell_in_it(make_dataset: MakeDataset) ->
     at_border = [c for v in views for c in v.cells if c.x == 0 or c.y == 0]
     assert at_border  # cut cells are kept
     smallest = min(cell.area for cell in at_border)
-    assert smallest >= 0.9 * LEAST_SHARE * 20 * 20 * ZOOM[0] ** 2
+    assert smallest >= 0.9 * MIN_SHARE * 20 * 20 * ZOOM[0] ** 2
 
 
 def test_a_frame_never_loses_its_last_cell(make_dataset: MakeDataset) -> None:
