@@ -22,12 +22,13 @@ all. `int8` and `openvino` add the graphs of the variants of these names to exis
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 import numpy.typing as npt
@@ -59,19 +60,31 @@ FRAMES = click.option(
     help="Image file or folder to prove the chain on. Default: frames that the checkpoint was "
     "trained on, or rendered ones where those are gone.",
 )
-NETWORK_SCALE = click.option(
-    "--network-scale",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Network pixels per frame pixel, for a checkpoint of an earlier version, which records no "
-    "scale: what its training resized frames by.",
-)
-CELL_DIAMETER = click.option(
-    "--cell-diameter",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Median diameter of its cells in frame pixels, given with --network-scale.",
-)
 LARGEST_OVER_MEDIAN = 3.0
 """Side of the largest cells per median diameter, used where only the latter is given."""
+
+
+def scale_options(command: Command) -> Command:
+    """Options that give the scale of an old checkpoint; the command gets them as ``told``."""
+
+    @click.option(
+        "--network-scale",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Network pixels per frame pixel, for a checkpoint of an earlier version, which "
+        "records no scale: what its training resized frames by.",
+    )
+    @click.option(
+        "--cell-diameter",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Median diameter of its cells in frame pixels, given with --network-scale.",
+    )
+    @functools.wraps(command)
+    def with_scale(
+        network_scale: float | None, cell_diameter: float | None, **options: Any
+    ) -> None:
+        command(told=told_scale(network_scale, cell_diameter), **options)
+
+    return cast(Command, with_scale)
 
 
 def told_scale(network_scale: float | None, cell_diameter: float | None) -> LearnedScale | None:
@@ -146,72 +159,66 @@ def main() -> None:
 
 @main.command()
 @_checkpoint("--targets", "Checkpoint of `python -m training.yolo fine-tune`.")
-@NETWORK_SCALE
-@CELL_DIAMETER
+@scale_options
 @REPOSITORY
 @FRAMES
 def yolo(
     targets: Path,
-    network_scale: float | None,
-    cell_diameter: float | None,
+    told: LearnedScale | None,
     repository: Path,
     frames: Path | None,
 ) -> None:
     """Pipeline `yolo`: a network fine-tuned to the target classes."""
     from export.parity.frames import parity_frames
     from export.yolo.pipeline import export_yolo
-    from training.yolo.network import load_network
+    from training.checkpoint import read_recipe
+    from training.yolo.network import ARCHITECTURE
 
-    chosen = parity_frames(frames, load_network(targets)[1])
-    told = told_scale(network_scale, cell_diameter)
+    chosen = parity_frames(frames, read_recipe(targets, ARCHITECTURE))
     _install(export_yolo(targets, _say, told), repository, chosen)
 
 
 @main.command("yolo_resnet")
 @_checkpoint("--cells", "Checkpoint of `python -m training.yolo general`.")
 @_checkpoint("--classifier", "Checkpoint of `python -m training.resnet`.")
-@NETWORK_SCALE
-@CELL_DIAMETER
+@scale_options
 @REPOSITORY
 @FRAMES
 def yolo_resnet(
     cells: Path,
     classifier: Path,
-    network_scale: float | None,
-    cell_diameter: float | None,
+    told: LearnedScale | None,
     repository: Path,
     frames: Path | None,
 ) -> None:
     """Pipeline `yolo_resnet`: a one-class network, then a classifier on every cell."""
     from export.combined import export_yolo_resnet
     from export.parity.frames import parity_frames
-    from training.yolo.network import load_network
+    from training.checkpoint import read_recipe
+    from training.yolo.network import ARCHITECTURE
 
-    chosen = parity_frames(frames, load_network(cells)[1])
-    told = told_scale(network_scale, cell_diameter)
+    chosen = parity_frames(frames, read_recipe(cells, ARCHITECTURE))
     _install(export_yolo_resnet(cells, classifier, _say, told), repository, chosen)
 
 
 @main.command()
 @_checkpoint("--checkpoint", "Checkpoint of `python -m training.maskrcnn`.")
-@NETWORK_SCALE
-@CELL_DIAMETER
+@scale_options
 @REPOSITORY
 @FRAMES
 def maskrcnn(
     checkpoint: Path,
-    network_scale: float | None,
-    cell_diameter: float | None,
+    told: LearnedScale | None,
     repository: Path,
     frames: Path | None,
 ) -> None:
     """Pipeline `maskrcnn`: torchvision's Mask R-CNN."""
     from export.maskrcnn.pipeline import export_maskrcnn
     from export.parity.frames import parity_frames
-    from training.maskrcnn.network import load_maskrcnn
+    from training.checkpoint import read_recipe
+    from training.maskrcnn.network import ARCHITECTURE
 
-    chosen = parity_frames(frames, load_maskrcnn(checkpoint)[1])
-    told = told_scale(network_scale, cell_diameter)
+    chosen = parity_frames(frames, read_recipe(checkpoint, ARCHITECTURE))
     _install(export_maskrcnn(checkpoint, _say, told), repository, chosen)
 
 
@@ -236,8 +243,7 @@ FP16 = click.option(
 @SAM
 @SAM_SIZE
 @FP16
-@NETWORK_SCALE
-@CELL_DIAMETER
+@scale_options
 @REPOSITORY
 @FRAMES
 def maskrcnn_sam(
@@ -245,18 +251,17 @@ def maskrcnn_sam(
     sam: Path,
     sam_size: str | None,
     fp16: bool,
-    network_scale: float | None,
-    cell_diameter: float | None,
+    told: LearnedScale | None,
     repository: Path,
     frames: Path | None,
 ) -> None:
     """Pipeline `maskrcnn_sam`: boxes of Mask R-CNN as prompts for SAM."""
     from export.combined import export_maskrcnn_sam
     from export.parity.frames import parity_frames
-    from training.maskrcnn.network import load_maskrcnn
+    from training.checkpoint import read_recipe
+    from training.maskrcnn.network import ARCHITECTURE
 
-    chosen = parity_frames(frames, load_maskrcnn(maskrcnn)[1])
-    told = told_scale(network_scale, cell_diameter)
+    chosen = parity_frames(frames, read_recipe(maskrcnn, ARCHITECTURE))
     pipeline = export_maskrcnn_sam(maskrcnn, sam, sam_size, fp16, _say, told)
     _install(pipeline, repository, chosen)
 
@@ -337,9 +342,10 @@ def _glioma(
 ) -> None:
     from export.parity.frames import parity_frames
     from export.unet.pipeline import export_glioma_unet
-    from training.unet.network import load_unet
+    from training.checkpoint import read_recipe
+    from training.unet.network import ARCHITECTURE
 
-    chosen = parity_frames(frames, load_unet(checkpoint)[1])
+    chosen = parity_frames(frames, read_recipe(checkpoint, ARCHITECTURE))
     _install(export_glioma_unet(name, checkpoint, resize_to, _say), repository, chosen)
 
 
@@ -351,9 +357,10 @@ def nuclei_unet(checkpoint: Path, repository: Path, frames: Path | None) -> None
     """Pipeline `nuclei_unet`: a U-Net on overlapping tiles of stained tissue."""
     from export.parity.frames import parity_frames
     from export.unet.pipeline import export_nuclei_unet
-    from training.unet.network import load_unet
+    from training.checkpoint import read_recipe
+    from training.unet.network import ARCHITECTURE
 
-    chosen = parity_frames(frames, load_unet(checkpoint)[1])
+    chosen = parity_frames(frames, read_recipe(checkpoint, ARCHITECTURE))
     _install(export_nuclei_unet(checkpoint, _say), repository, chosen)
 
 

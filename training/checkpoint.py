@@ -125,8 +125,8 @@ def save_checkpoint(directory: Path, weights: Mapping[str, torch.Tensor], recipe
     write_atomically(directory / RECIPE_FILE, f"{recipe.model_dump_json(indent=2)}\n".encode())
 
 
-def load_checkpoint(directory: Path, architecture: str) -> tuple[dict[str, torch.Tensor], Recipe]:
-    """Read a checkpoint made for ``architecture``.
+def read_recipe(directory: Path, architecture: str) -> Recipe:
+    """Read the recipe of a checkpoint made for ``architecture``, without its weights.
 
     Raises:
         CheckpointError: a file is missing or damaged, or the checkpoint is for another network.
@@ -147,6 +147,16 @@ def load_checkpoint(directory: Path, architecture: str) -> tuple[dict[str, torch
         raise CheckpointError(
             f"{directory} is a checkpoint of {recipe.architecture}; here {architecture} is needed."
         )
+    return recipe
+
+
+def load_checkpoint(directory: Path, architecture: str) -> tuple[dict[str, torch.Tensor], Recipe]:
+    """Read the weights and the recipe of a checkpoint made for ``architecture``.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the checkpoint is for another network.
+    """
+    recipe = read_recipe(directory, architecture)
     try:
         return load_file(directory / WEIGHTS_FILE), recipe
     except SafetensorError as error:
