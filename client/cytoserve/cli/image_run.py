@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +26,13 @@ from cytoserve.files import file_sha256, write_atomically
 from cytoserve.foreground import Foreground
 from cytoserve.frame_parts import frame_limits
 from cytoserve.images import read_frame, read_pixel_size
-from cytoserve.outputs import OVERLAY, encode_output, outputs
+from cytoserve.outputs import (
+    CELLS_OUTPUTS,
+    FOREGROUND_OUTPUTS,
+    OVERLAY,
+    encode_output,
+    outputs,
+)
 from cytoserve.self_test import run_self_test
 from cytoserve.settings import ForegroundSettings, Settings
 
@@ -67,9 +73,24 @@ class Job:
     timeout: float
     wait_for_server: float
 
-    def output(self, given: Input, kind: str) -> str:
-        """Return the path of one result of an image below ``out``."""
-        return given.output(outputs(PIPELINES[self.pipeline])[kind].ending)
+
+def write_results(
+    out: Path,
+    given: Input,
+    kinds: Sequence[str],
+    frame: NDArray[Any],
+    result: Cells | Foreground,
+    numbers: bool,
+    pixel_size_um: float | None,
+) -> list[str]:
+    """Write every kind of result of one image below ``out``; return their paths below it."""
+    offered = CELLS_OUTPUTS if isinstance(result, Cells) else FOREGROUND_OUTPUTS
+    written = []
+    for kind in kinds:
+        content = encode_output(kind, frame, result, given.path.name, numbers, pixel_size_um)
+        written.append(given.output(offered[kind].ending))
+        write_atomically(out / written[-1], content)
+    return written
 
 
 @dataclass
@@ -121,13 +142,9 @@ class ImageRun:
         settings = self._settings(pixel_size_um)
         found = self._patiently(lambda: self._segment(frame, settings))
         clock.append(time.perf_counter())
-        written = []
-        for kind in self.job.save:
-            content = encode_output(
-                kind, frame, found, given.path.name, self.job.numbers, pixel_size_um
-            )
-            written.append(self.job.output(given, kind))
-            write_atomically(self.job.out / written[-1], content)
+        written = write_results(
+            self.job.out, given, self.job.save, frame, found, self.job.numbers, pixel_size_um
+        )
         clock.append(time.perf_counter())
         if isinstance(found, Cells) and found.capped:
             self.tell(
@@ -214,7 +231,8 @@ class ImageRun:
         return asked
 
     def _is_up_to_date(self, given: Input, entry: Entry, known: Entry) -> bool:
-        wanted = [self.job.output(given, kind) for kind in self.job.save]
+        offered = outputs(PIPELINES[self.job.pipeline])
+        wanted = [given.output(offered[kind].ending) for kind in self.job.save]
         return (
             known.get("status") in (DONE, SKIPPED)
             and known.get("sha256") == entry["sha256"]

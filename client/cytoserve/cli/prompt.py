@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from cytoserve import contract
+from cytoserve.cli.image_run import write_results
 from cytoserve.cli.inputs import Input
 from cytoserve.cli.options import EPILOG, numbers_option, out_option, timeout_option, url_option
 from cytoserve.cli.pipeline_options import (
@@ -19,10 +20,9 @@ from cytoserve.cli.pipeline_options import (
 from cytoserve.cli.prompt_files import prompts_of_options, read_prompts
 from cytoserve.cli.run_record import DONE, open_record, run_facts
 from cytoserve.client import Client
-from cytoserve.files import write_atomically
 from cytoserve.frames import request_limits
 from cytoserve.images import read_frame, read_pixel_size
-from cytoserve.outputs import CELLS_OUTPUTS, encode_output
+from cytoserve.outputs import CELLS_OUTPUTS
 from cytoserve.prompts import Prompts
 from cytoserve.settings import DEFAULT_PROMPT_PIPELINE, find_prompted_pipeline
 
@@ -127,20 +127,13 @@ def prompt(
         record = open_record(out, run)
         cells = client.prompt(frame, prompts, pipeline)
         models = client.models(pipeline)
-    contents = {
-        given.output(CELLS_OUTPUTS[kind].ending): encode_output(
-            kind, frame, cells, image.name, numbers, pixel_size_um
-        )
-        for kind in kinds
-    }
-    for name, content in contents.items():
-        write_atomically(out / name, content)
+    written = write_results(out, given, kinds, frame, cells, numbers, pixel_size_um)
     entry = {
         "source": str(given.path),
         "job": {"pipeline": pipeline, **run["settings"]},
         "status": DONE,
         "models": models,
-        "outputs": list(contents),
+        "outputs": written,
         "cells": len(cells),
         "qualities": [round(float(quality), 4) for quality in cells.scores],
     }
