@@ -31,12 +31,10 @@ from training.checkpoint import (
     fill_network,
     load_checkpoint,
     new_recipe,
-    save_checkpoint,
 )
 from training.datasets.annotated import AnnotatedDataset
 from training.datasets.scale import describe_scale, measure_scale
 from training.datasets.splits import refuse_shared_frames
-from training.evaluation.score_threshold import draw_threshold
 from training.maskrcnn.frames import (
     TrainingInstances,
     ValidationInstances,
@@ -124,9 +122,7 @@ def train_maskrcnn(
     fill_network(best, training.best_weights, str(out))
     threshold = maskrcnn_threshold(best, validation, scale, seed)
     recipe = new_recipe(**facts, metrics=training.best_metrics, threshold=threshold)
-    save_checkpoint(out, training.best_weights, recipe)
-    draw_threshold(threshold, out)
-    folder.finish()
+    folder.finish(training.best_weights, recipe)
     return recipe
 
 
@@ -247,7 +243,8 @@ def main(
 ) -> None:
     """Train a Mask R-CNN. The module's docstring is the help text."""
     settings = choose_settings(PRESETS, preset, file, **overrides)
-    with RunFolder(out, STATE_NAME).reported():
+    folder = RunFolder(out, STATE_NAME)
+    with folder.reported():
         train, kept, hashes = read_split(
             data,
             validation,
@@ -259,13 +256,7 @@ def main(
         recipe = train_maskrcnn(
             train, kept, settings, out, init=init, seed=seed, resume=resume, data=hashes
         )
-    metrics = ", ".join(f"{name} {value:.4f}" for name, value in recipe.metrics.items())
-    click.echo(f"checkpoint {out}: {', '.join(recipe.class_names)}, {metrics}")
-    if recipe.threshold is not None:
-        click.echo(
-            f"score threshold {recipe.threshold.value:g}, F1 {max(recipe.threshold.best):.3f} in "
-            "validation"
-        )
+    folder.report(recipe)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from training.checkpoint import (
     CheckpointError,
     load_checkpoint,
     new_recipe,
-    save_checkpoint,
 )
 from training.crops import Crop, CropIndex, read_index
 from training.resnet.network import ARCHITECTURE, CellClassifier
@@ -171,9 +170,9 @@ def train(
             bf16=settings.bf16,
             resume=resume,
         )
-    save_checkpoint(out, training.best_weights, new_recipe(**facts, metrics=training.best_metrics))
-    folder.finish()
-    click.echo(f"checkpoint {out}: {', '.join(index.class_names)}, {training.best_metrics}")
+    recipe = new_recipe(**facts, metrics=training.best_metrics)
+    folder.finish(training.best_weights, recipe)
+    folder.report(recipe)
 
 
 def _all_crops(index: CropIndex) -> tuple[Crop, ...]:

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 
-from training.checkpoint import CheckpointError
+from training.checkpoint import CheckpointError, Recipe, save_checkpoint
+from training.evaluation.score_threshold import draw_threshold
 
 RESUME_HELP = "Go on with the run that was cut off in OUT; give the other options as before."
 
@@ -74,9 +76,22 @@ class RunFolder:
                 + "\nGive the same options and data, or omit --resume to begin anew."
             )
 
-    def finish(self) -> None:
-        """Remove what only an interrupted run needs."""
+    def finish(self, weights: Mapping[str, torch.Tensor], recipe: Recipe) -> None:
+        """Write the checkpoint, its threshold as a picture, and remove what only resuming needs."""
+        save_checkpoint(self.out, weights, recipe)
+        if recipe.threshold is not None:
+            draw_threshold(recipe.threshold, self.out)
         shutil.rmtree(self.state.parent)
+
+    def report(self, recipe: Recipe) -> None:
+        """Print what the run has made: classes, metrics and threshold."""
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in recipe.metrics.items())
+        click.echo(f"checkpoint {self.out}: {', '.join(recipe.class_names)}; {metrics}")
+        chosen = recipe.threshold
+        if chosen is not None:
+            kind = "score" if chosen.metric == "F1" else "probability"
+            best = f"{chosen.metric} {max(chosen.best):.3f} in validation"
+            click.echo(f"{kind} threshold {chosen.value:g}, {best}")
 
     @contextmanager
     def reported(self) -> Iterator[None]:

@@ -34,7 +34,6 @@ from training.checkpoint import (
     CheckpointError,
     Recipe,
     new_recipe,
-    save_checkpoint,
 )
 from training.datasets.annotated import AnnotatedDataset
 from training.datasets.splits import refuse_shared_frames
@@ -134,8 +133,7 @@ def train_sam(
     if kept is not None:
         kept.drop_others()
     recipe = new_recipe(**facts, metrics=training.best_metrics)
-    save_checkpoint(out, training.best_sam(), recipe)
-    folder.finish()
+    folder.finish(training.best_sam(), recipe)
     return recipe
 
 
@@ -225,7 +223,8 @@ def main(
 ) -> None:
     """Train SAM. The module's docstring is the help text."""
     settings = choose_settings(PRESETS, preset, file, **overrides)
-    with RunFolder(out, STATE_NAME).reported():
+    folder = RunFolder(out, STATE_NAME)
+    with folder.reported():
         train, kept, hashes = read_split(
             data,
             validation,
@@ -236,8 +235,7 @@ def main(
         recipe = train_sam(
             train, kept, settings, out, init=init, seed=seed, resume=resume, data=hashes
         )
-    metrics = ", ".join(f"{name} {value:.4f}" for name, value in recipe.metrics.items())
-    click.echo(f"checkpoint {out}: {recipe.settings['size']}, {metrics}")
+    folder.report(recipe)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ from typing import Any
 
 import click
 
-from training.checkpoint import Recipe
 from training.run.command_line import choose_settings
 from training.run.folder import RunFolder
 from training.run.lightning import STATE_NAME
@@ -39,13 +38,6 @@ from training.unet.train import train_nuclei, train_unet
 
 INIT_HELP = "`random`, `imagenet` (the encoder), or a checkpoint folder (the whole model)."
 SEED_HELP = "Of the split, the weights, the windows and their changes."
-
-
-def _report(out: Path, recipe: Recipe) -> None:
-    metrics = ", ".join(f"{name} {value:.4f}" for name, value in recipe.metrics.items())
-    chosen = recipe.threshold
-    threshold = "" if chosen is None else f"; probability threshold {chosen.value:g}"
-    click.echo(f"checkpoint {out}: {recipe.class_names[0]}, {metrics}{threshold}")
 
 
 @click.group(help=__doc__, context_settings={"show_default": True})
@@ -78,14 +70,15 @@ def glioma(
 ) -> None:
     """Study S2: cells of phase-contrast frames; all annotated objects are one foreground."""
     settings = choose_settings(GLIOMA_PRESETS, preset, file, **overrides)
-    with RunFolder(out, STATE_NAME).reported():
+    folder = RunFolder(out, STATE_NAME)
+    with folder.reported():
         train, kept, hashes = read_split(
             data, validation, share=settings.validation_share, seed=seed
         )
         recipe = train_unet(
             train, kept, settings, out, init=init, seed=seed, resume=resume, data=hashes
         )
-    _report(out, recipe)
+    folder.report(recipe)
 
 
 @main.command()
@@ -117,9 +110,10 @@ def nuclei(
     settings = choose_settings(
         NUCLEI_PRESETS, preset, file, encoder=NUCLEI_NETWORKS[network], **overrides
     )
-    with RunFolder(out, STATE_NAME).reported():
+    folder = RunFolder(out, STATE_NAME)
+    with folder.reported():
         recipe = train_nuclei(tiles, settings, out, init=init, seed=seed, resume=resume)
-    _report(out, recipe)
+    folder.report(recipe)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,9 @@ from training.checkpoint import (
     fill_network,
     load_checkpoint,
     new_recipe,
-    save_checkpoint,
 )
 from training.datasets.annotated import AnnotatedDataset
 from training.datasets.splits import refuse_shared_frames
-from training.evaluation.score_threshold import draw_threshold
 from training.nuclei_tiles import Tile, read_tile_index
 from training.run.file_hashes import hash_files
 from training.run.folder import RunFolder
@@ -175,10 +173,7 @@ def _train(
     device = next(iter(training.best_weights.values())).device
     threshold = unet_threshold(unet, kept, device)
     recipe = new_recipe(**facts, metrics=training.best_metrics, threshold=threshold)
-    save_checkpoint(folder.out, training.best_weights, recipe)
-    if threshold is not None:
-        draw_threshold(threshold, folder.out)
-    folder.finish()
+    folder.finish(training.best_weights, recipe)
     return recipe
 
 

@@ -29,11 +29,9 @@ from training.checkpoint import (
     fill_network,
     load_checkpoint,
     new_recipe,
-    save_checkpoint,
 )
 from training.datasets.scale import describe_scale, measure_scale
 from training.datasets.splits import split_by_frame
-from training.evaluation.score_threshold import draw_threshold
 from training.run.command_line import choose_settings, data_option, pixel_size_option, read_data
 from training.run.folder import RunFolder
 from training.run.options import run_options
@@ -157,13 +155,8 @@ def train(
     fill_network(network, trainer.best_weights, str(out))
     threshold = yolo_threshold(network.eval(), validation, scale, seed)
     recipe = new_recipe(**facts, metrics=trainer.best_metrics, threshold=threshold)
-    save_checkpoint(out, trainer.best_weights, recipe)
-    draw_threshold(threshold, out)
-    folder.finish()
-    click.echo(
-        f"checkpoint {out}: {len(dataset.class_names)} classes, {trainer.best_metrics}; "
-        f"score threshold {threshold.value:g}, F1 {max(threshold.best):.3f} in validation"
-    )
+    folder.finish(trainer.best_weights, recipe)
+    folder.report(recipe)
 
 
 def _folder(out: Path) -> RunFolder:

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 import pytest
+import torch
 
-from training.checkpoint import CheckpointError
+from training.checkpoint import CheckpointError, ChosenThreshold, load_checkpoint, new_recipe
 from training.run.folder import RunFolder
 
 FACTS: dict[str, Any] = {"seed": 0, "class_names": ("a", "b"), "settings": {"epochs": 3}}
@@ -53,8 +54,44 @@ def test_a_new_run_forgets_the_old_one(interrupted: RunFolder) -> None:
     assert not interrupted.log.exists()
 
 
-def test_a_finished_run_cannot_be_resumed(interrupted: RunFolder) -> None:
-    interrupted.finish()
+CURVE = {"thresholds": (0.2, 0.4), "precision": (0.5, 1.0), "recall": (1.0, 0.5)}
+CHOSEN = ChosenThreshold(value=0.4, metric="F1", best=(0.6, 0.8125), **CURVE)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "lines"),
+    [
+        pytest.param(None, ["a, b; accuracy 0.75, loss 12.35"], id="no threshold"),
+        pytest.param(
+            CHOSEN,
+            ["a, b; accuracy 0.75, loss 12.35", "score threshold 0.4, F1 0.812 in validation"],
+            id="score",
+        ),
+        pytest.param(
+            CHOSEN.model_copy(update={"metric": "Dice"}),
+            ["a, b; accuracy 0.75, loss 12.35", "probability threshold 0.4, Dice 0.812 in"],
+            id="probability",
+        ),
+    ],
+)
+def test_a_finished_run_is_a_checkpoint_and_is_reported(
+    interrupted: RunFolder,
+    threshold: ChosenThreshold | None,
+    lines: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    facts = {**FACTS, "architecture": "resnet50", "class_names": ("a", "b"), "data": {}}
+    facts = {**facts, "initialised_from": "random", "seed": 0}
+    recipe = new_recipe(**facts, metrics={"accuracy": 0.75, "loss": 12.345}, threshold=threshold)
+    interrupted.finish({"weight": torch.ones(2)}, recipe)
+    weights, read = load_checkpoint(interrupted.out, "resnet50")
+    assert weights["weight"].tolist() == [1, 1]
+    assert read == recipe
+    assert (interrupted.out / "threshold.png").is_file() == (threshold is not None)
+    interrupted.report(recipe)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len(lines)
+    assert all(line in found for line, found in zip(lines, printed, strict=True))
     with pytest.raises(CheckpointError, match="no interrupted run to resume"):
         interrupted.begin(FACTS, resume=True)
 
