@@ -1,14 +1,14 @@
-"""Every pipeline in one repository, to measure with: networks that find something, soon trained.
+"""Exports every pipeline into one repository for measurements, from briefly trained networks.
 
 \b
     make demo
     python -m benchmarks.all_pipelines --brecahad data/BreCaHAD
     python -m benchmarks.latency --model-repository runs/all/model_repository --json latency.json
 
-YOLO and ResNet50 are those of the first command, `yolo` with the same network as `yolo_resnet`, so
+The first command trains YOLO and ResNet50. `yolo` and `yolo_resnet` use the same YOLO network, so
 that both find the same cells. Mask R-CNN, SAM of size `tiny` and the glioma U-Net are trained for a
-few minutes on rendered frames, by the presets `demo`: what they cost is that of any weights, what
-they find is not the studies'. `nuclei_unet` needs stained tissue to learn from, and is left out
+few minutes on rendered frames, with the presets `demo`. They cost as much as any weights, but do
+not find what the studies' networks find. `nuclei_unet` learns from stained tissue and is left out
 without it.
 """
 
@@ -26,17 +26,17 @@ FRAMES = 24
 SIDE = 1024
 CELLS = 15
 TILES = "256/128"
-"""Study S3's set that `nuclei_unet` learns from."""
+"""Study S3's set of tiles that `nuclei_unet` learns from."""
 
 SEED = 201
-"""Far from the seeds of the frames that are measured."""
+"""Seed of the rendered frames, far from the seeds of the frames that are measured."""
 
 EPOCHS = {"maskrcnn": 20, "sam": 4, "unet": 4, "nuclei": 1}
-"""Mask R-CNN's are enough to find cells: what SAM's decoder costs hangs on how many there are."""
+"""Epochs per network. Mask R-CNN's suffice to find cells, on whose number SAM's decoder depends."""
 
 
 def train(stages: Stages, out: Path) -> None:
-    """Mask R-CNN, SAM and the glioma U-Net, on rendered frames."""
+    """Train Mask R-CNN, SAM and the glioma U-Net on rendered frames."""
     frames, fast = out / "frames", precision_options()
     stages.run(
         f"Rendering {FRAMES} frames of {CELLS} cells",
@@ -57,7 +57,7 @@ def train(stages: Stages, out: Path) -> None:
 
 
 def train_nuclei(stages: Stages, brecahad: Path, out: Path) -> None:
-    """The U-Net of stained tissue."""
+    """Train the U-Net for stained tissue."""
     tiles = out / "tiles"
     stages.run(
         "Cutting tiles of stained tissue",
@@ -73,7 +73,7 @@ def train_nuclei(stages: Stages, brecahad: Path, out: Path) -> None:
 
 
 def export(stages: Stages, cells: Path, classifier: Path, out: Path, repository: Path) -> None:
-    """All pipelines whose networks are there, into a fresh model repository."""
+    """Export all pipelines whose networks exist into a fresh model repository."""
     copy_repository(repository)
     networks = {
         "yolo": ("--targets", cells),
@@ -123,7 +123,7 @@ def main(cells: Path, classifier: Path, brecahad: Path | None, out: Path, resume
     if brecahad is not None:
         train_nuclei(stages, brecahad, out)
     export(stages, cells, classifier, out, repository)
-    click.echo(f"\nTo be measured: --model-repository {repository}")
+    click.echo(f"\nMeasure it with: --model-repository {repository}")
 
 
 if __name__ == "__main__":

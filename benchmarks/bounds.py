@@ -1,8 +1,7 @@
-"""What the served pipelines are held to: ratios, their bounds, and where the results hold them.
+"""Bounds of the served pipelines: ratios, their limits, and where the results hold them.
 
-A bound is judged by the worst of the rows that it is about; a result that lacks them is not
-judged. Ratios of one run on one machine survive a busy or a slow machine; seconds do not, and
-none is bounded here.
+A bound is judged by its worst row. A bound whose rows no result holds is not judged. Ratios of one
+run on one machine stay valid on a busy or slow machine. Seconds do not, so none is bounded here.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from benchmarks.harness.load import USUAL_CELLS
+from benchmarks.harness.markdown import markdown_table
 from benchmarks.harness.results import machine_note
 from benchmarks.harness.serving import DEFAULT, SINGLE_GRAPH
 from benchmarks.peers.tables import OURS, served_name
@@ -20,29 +20,29 @@ from benchmarks.throughput.windows import ONE_ON_THE_MACHINE
 from export.parity.accuracy_budget import LARGEST_DROP
 
 Results = Mapping[str, Mapping[str, Any]]
-"""Name of a result, such as ``latency`` -> what its JSON file holds."""
+"""Name of a result, such as ``latency`` -> content of its JSON file."""
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Selector:
-    """Where figures stand in the results."""
+    """Selects figures from the results."""
 
     result: str
     """Name of the result: its file without ``.json``."""
     rows: str
-    """Key of a list of rows, or of one row; keys of nested ones are joined by dots, "" is the
-    result itself."""
+    """Key of a list of rows, or of one row; dots join the keys of nested ones, "" is the result
+    itself."""
     column: str
-    """The figure's key in each row; "" where the rows are a mapping of name -> figure."""
+    """The figure's key in each row; "" if the rows are a mapping of name -> figure."""
     among: Mapping[str, Any] = field(default_factory=dict)
     """Only rows with these values count."""
     named_by: tuple[str, ...] = ()
-    """Keys that tell rows apart, such as ``pipeline``."""
+    """Keys that distinguish rows, such as ``pipeline``."""
 
     def figures(self, results: Results) -> Iterator[tuple[str, float]]:
-        """Yield name and figure of every row that counts and has it."""
+        """Yield name and figure of every row that counts and has the figure."""
         for row in self._rows(results):
             if not self.column:
                 yield from ((name, float(figure)) for name, figure in row.items())
@@ -61,12 +61,12 @@ class Selector:
 
 @dataclass(frozen=True)
 class Bound:
-    """One promise: a ratio, and the limit that its worst measurement must keep."""
+    """A ratio, and the limit that its worst measurement must keep."""
 
     name: str
-    """What it is about, in a few words."""
+    """Subject of the bound in a few words."""
     ratio: str
-    """What is divided by what."""
+    """Dividend and divisor, in words."""
     sign: Literal["<=", ">=", ">"]
     """The measured ratio stands on its left, the limit on its right."""
     limit: float
@@ -74,7 +74,7 @@ class Bound:
 
     @property
     def limit_text(self) -> str:
-        """The limit as it is printed."""
+        """Sign and limit as they are printed."""
         return f"{self.sign} {self.limit:g}"
 
     def judge(self, results: Results) -> Verdict:
@@ -95,13 +95,13 @@ class Verdict:
 
     bound: Bound
     measured: float | None
-    """The worst figure; None where no result holds one."""
+    """The worst figure; None if no result holds one."""
     of: str
-    """Whose it is, such as the name of a pipeline; "" where there is only one."""
+    """Name of the worst row, such as a pipeline; "" if there is only one row."""
 
     @property
     def word(self) -> str:
-        """``reached``, as a reader wants to see it."""
+        """``reached`` in words."""
         return {True: "reached", False: "not reached", None: "not measured"}[self.reached]
 
     @property
@@ -111,7 +111,7 @@ class Verdict:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the bound is kept; None where nothing was measured."""
+        """Whether the bound is kept; None if nothing was measured."""
         if self.measured is None:
             return None
         if self.bound.sign == "<=":
@@ -122,27 +122,21 @@ class Verdict:
 
 
 def judge(bounds: Sequence[Bound], results: Results) -> list[Verdict]:
-    """Judge every bound, in their order."""
+    """Return the verdict on every bound, in their order."""
     return [bound.judge(results) for bound in bounds]
 
 
 def verdicts_table(verdicts: Sequence[Verdict]) -> str:
-    """Verdicts as a Markdown table."""
-    return "\n".join(
-        [
-            "| bound | ratio | limit | measured | worst of | |",
-            "|---|---|---|---|---|---|",
-            *(_line(verdict) for verdict in verdicts),
-        ]
-    )
+    """Return verdicts as a Markdown table."""
+    head = ["bound", "ratio", "limit", "measured", "worst of", ""]
+    return markdown_table(head, map(_cells, verdicts))
 
 
-def _line(verdict: Verdict) -> str:
+def _cells(verdict: Verdict) -> list[str]:
     bound = verdict.bound
     of = f"`{verdict.of}`" if verdict.of else ""
     word = f"**{verdict.word}**" if verdict.reached is False else verdict.word
-    cells = (bound.name, bound.ratio, bound.limit_text, verdict.measured_text, of, word)
-    return f"| {' | '.join(cells)} |"
+    return [bound.name, bound.ratio, bound.limit_text, verdict.measured_text, of, word]
 
 
 def _known(value: float, unknown: float) -> float:
@@ -160,18 +154,17 @@ REGRESSION = (
     Bound("growth", "ratio of seconds / ratio of cells", "<=", 2, _checked("growth")),
     Bound("memory", "bytes of a further cell / pixels of the frame", "<=", 0.1, _checked("memory")),
 )
-"""What no change may break, on any machine however busy; see `benchmarks.regression`."""
+"""Bounds that every change must keep, even on a busy machine; see `benchmarks.regression`."""
 
 
 def regression_table(result: Mapping[str, Any]) -> str:
-    """All figures, and the worst of each kind with its bound, as Markdown."""
-    rows = [
-        "| check | of | ratio |",
-        "|---|---|---|",
-        *(f"| {row['check']} | `{row['of']}` | {row['ratio']:.3g} |" for row in result["checks"]),
-    ]
+    """Return all figures, and the worst of each kind with its bound, as Markdown."""
+    checks = markdown_table(
+        ["check", "of", "ratio"],
+        [[row["check"], f"`{row['of']}`", f"{row['ratio']:.3g}"] for row in result["checks"]],
+    )
     verdicts = verdicts_table(judge(REGRESSION, {"regression": result}))
-    return "\n".join([verdicts, "", *rows, "", machine_note(result["machine"]), ""])
+    return "\n".join([verdicts, "", checks, "", machine_note(result["machine"]), ""])
 
 
 def _fields(rows: str, column: str, *named_by: str, **among: str) -> Selector:
@@ -250,11 +243,11 @@ FIELDS = (
         }.items()
     ),
 )
-"""What an answer must keep whatever the frame's size, place and scale; see `benchmarks.fields`."""
+"""Bounds on answers for any size, place and scale of a frame; see `benchmarks.fields`."""
 
 
 def _nuclei_bounds(network: str, dice: float) -> tuple[Bound, ...]:
-    """What study S3's networks are held to; ``dice`` is the study's on original images."""
+    """Return the bounds of a network of study S3; ``dice`` is the study's on original images."""
     result = f"brecahad{S3_ENDINGS[network]}"
     return (
         Bound(
@@ -457,4 +450,4 @@ TARGETS = (
         for bound in _nuclei_bounds(network, dice)
     ),
 )
-"""What is aimed at, on a quiet machine."""
+"""Bounds that a quiet machine should reach."""

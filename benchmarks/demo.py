@@ -1,11 +1,11 @@
-"""The whole way in minutes: rendered cells, short training, export, server, both approaches of S1.
+"""Runs everything in minutes: rendered cells, short training, export, server, approaches of S1.
 
 \b
     make demo
 
-Every stage is one of the commands that the README shows for a user's own images, printed as it is
-run. All that it leaves is in `runs/demo/`; the models are exported into a copy of the model
-repository there, so nothing that is served elsewhere changes.
+Every stage is a command that the README shows for a user's own images, and is printed when it runs.
+All files are in `runs/demo/`. The models are exported into a copy of the model repository there, so
+nothing that is served elsewhere changes.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from benchmarks.harness.stages import Stages, begin_afresh, copy_repository, pre
 from server.embedded import EmbeddedServer
 
 FRAMES = {"general": 40, "target": 16, "test": 8}
-"""Rendered frames by use; the study had 600 general frames and 16 target frames."""
+"""Number of rendered frames by use; the study had 600 general frames and 16 target frames."""
 
 EMPTY = {"general": 8, "target": 4}
-"""Further frames without a cell, so that the networks learn what is none."""
+"""Number of further frames without a cell, so that the networks learn what is no cell."""
 
 DEBRIS = "20"
-"""Specks in frames without a cell: five times the usual, for clumps of specks look like cells."""
+"""Specks in frames without a cell: five times the default, as clumps of specks look like cells."""
 
 SIZE = ("--width", "640", "--height", "480")
 
 
 def render(stages: Stages, data: Path) -> dict[str, list[Path]]:
-    """Render the data; return the folders of each use, frames with cells first."""
+    """Render the data and return the folders of each use, frames with cells first."""
     folders: dict[str, list[Path]] = {}
     for seed, (use, count) in enumerate(FRAMES.items(), start=1):
         folders[use] = [data / use]
@@ -52,7 +52,7 @@ def render(stages: Stages, data: Path) -> dict[str, list[Path]]:
 
 
 def train(stages: Stages, out: Path, folders: dict[str, list[Path]]) -> None:
-    """Train the three networks, each into a folder of ``out``."""
+    """Train the three networks, each into its own folder in ``out``."""
     fast = precision_options()
     stages.run(
         "Training YOLO11n-seg on the general frames, one class",
@@ -97,9 +97,9 @@ def export(stages: Stages, out: Path, repository: Path) -> None:
 
 
 def serve_and_measure(stages: Stages, out: Path, data: Path, repository: Path) -> None:
-    """Start Triton, segment the unseen frames with the CLI, print the study's table.
+    """Start Triton, segment the unseen frames with the CLI, and print the study's table.
 
-    Beside the study's figures the table has recall, precision, F1, AP50 and panoptic quality.
+    Besides the study's figures, the table has recall, precision, F1, AP50 and panoptic quality.
     """
     click.secho("\nStarting the embedded Triton", bold=True)
     click.echo(f"$ python -m server --model-repository {repository} --grpc-port 0")

@@ -1,4 +1,4 @@
-"""What the published studies measured: printed beside our figures, never computed with."""
+"""Figures of the published studies, which tables print beside ours but never mix with them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class ApproachFigures:
     iou: float
     accuracy: float
     seconds: float
-    """Per prediction, on the study's machine."""
+    """Seconds per prediction on the study's machine."""
 
 
 S1 = {
     "yolo": ApproachFigures("fine-tuning", 0.70, 0.56, 0.2),
     "yolo_resnet": ApproachFigures("segmentation + classification", 0.71, 0.75, 0.65),
 }
-"""YOLO11n-seg with and without a ResNet50 classifier, from 16 annotated images; by pipeline."""
+"""Pipeline -> YOLO11n-seg with or without a ResNet50 classifier, from 16 annotated images."""
 
 TestSizes = tuple[str, str]
 """(R1, R2) of DS^C: predicted at R1, compared with the truth at R2."""
@@ -30,26 +30,26 @@ TestSizes = tuple[str, str]
 
 @dataclass(frozen=True)
 class GliomaModel:
-    """How a U-Net of study S2 was made: one row of its tables."""
+    """A U-Net of study S2 and its training: one row of the study's tables."""
 
     encoder: str
-    """By the study's name."""
+    """The study's name of the encoder."""
     init: str
-    """``random``, ``imagenet`` (the encoder), or the name of a pre-training of the whole model."""
+    """Initial weights: ``random``, ``imagenet`` (encoder only), or a pre-training's name (all)."""
     mode: Literal["resize", "crop"]
     resolution: str
-    """``704p``, ``1472p`` or ``2592p``, of the training on Glioma C6."""
+    """Resolution of the training on Glioma C6: ``704p``, ``1472p`` or ``2592p``."""
     augmentation: tuple[str, ...] = ()
-    """Of the training on Glioma C6."""
+    """Augmentations in the training on Glioma C6."""
 
     @property
     def network(self) -> str:
-        """The whole model's name; the plain U-Net has no encoder of another name."""
+        """Name of the whole model; the plain U-Net has no separate encoder."""
         return self.encoder if self.encoder == "U-Net" else f"U-Net-{self.encoder}"
 
     @property
     def training(self) -> str:
-        """How it was trained on Glioma C6, in words."""
+        """Training on Glioma C6 in words."""
         return " + ".join([f"{self.mode} {self.resolution}", *self.augmentation])
 
     def __str__(self) -> str:
@@ -63,16 +63,16 @@ class GliomaTable:
     title: str
     tests: tuple[TestSizes, ...]
     figures: Mapping[GliomaModel, tuple[str, ...]] = field(hash=False)
-    """Model -> the study's figure of every test, as it is printed."""
+    """Model -> the study's figure for every test, as printed."""
 
 
 MIT_B3, VGG19 = "MiT-B3", "VGG19"
 
 LIVECELL = "livecell"
-"""Pre-training on LIVECell at 704p."""
+"""Name of the pre-training on LIVECell at 704p."""
 
 LIVECELL_57_30 = "livecell-57-30"
-"""Pre-training on LIVECell with random resized crop, window scale 57 % +- 30 %, to 1472p."""
+"""Name of the pre-training on LIVECell with random resized crop to 1472p, scale 57 % +- 30 %."""
 
 
 def _resized(encoder: str, init: str, resolution: str) -> GliomaModel:
@@ -146,21 +146,20 @@ S2_TABLES = {
         },
     ),
 }
-"""DiceScore^AV over K = 10 splits 15/5/10 of 30 images, by number of the study's table.
+"""Number of the study's table -> DiceScore^AV over K = 10 splits 15/5/10 of 30 images.
 
-The rows of table 2 are hard to read in the source. Its tables 4 and 5 repeat figures of table 3's
-crops at 1472p, so their models are listed as such.
+The rows of table 2 are hard to read in the source. Tables 4 and 5 repeat figures of table 3's crops
+at 1472p, so their models are listed as such.
 """
 
 S2_LEARNING_CURVE = {5: "0.065", 15: "0.061"}
-"""DiceLoss^AV by training images; about, from the study's text."""
-
+"""Number of training images -> approximate DiceLoss^AV, from the study's text."""
 
 S3_NETWORKS = ("U-Net", "U-Net_ResNet50")
 """The columns of `S3`."""
 
 S3_ENDINGS: Mapping[str, str] = dict(zip(S3_NETWORKS, ("", "-resnet50"), strict=True))
-"""Network -> what the names of our settings, checkpoint, repository and result of it end in."""
+"""Network -> ending of the names of its settings, checkpoint, repository and result."""
 
 S3 = {
     "original": ((0.384, 0.255), (0.439, 0.377)),
@@ -173,17 +172,17 @@ S3 = {
     "128/64": ((0.662, 0.501), (0.676, 0.515)),
     "128/64 zero": ((0.708, 0.555), (0.691, 0.533)),
 }
-"""Set of tiles -> (Dice, IoU) in the test of both networks; 80/20 of 162 images."""
+"""Set of tiles -> (Dice, IoU) of both networks in the test; split 80/20 of 162 images."""
 
 
 @dataclass(frozen=True)
 class InstanceFigures:
-    """Study S4 on one of its data sets; figures of both networks by pipeline."""
+    """Figures of study S4 on one of its data sets, by pipeline for both networks."""
 
     annotated: float
-    """Cells an image in the truth."""
+    """Mean annotated cells per image."""
     found: float
-    """Cells an image that Mask R-CNN found, and SAM with it."""
+    """Mean cells per image that Mask R-CNN found, and SAM with it."""
     confidence: Mapping[str, float] = field(hash=False)
     mean_average_precision: Mapping[str, float] = field(hash=False)
 
@@ -202,4 +201,7 @@ S4 = {
         mean_average_precision={"maskrcnn": 0.306, "maskrcnn_sam": 0.262},
     ),
 }
-"""Mask R-CNN ResNet-50-FPN v2 and SAM ViT-H on its boxes; 80/20 of 48 and of 207 images."""
+"""Data set -> Mask R-CNN ResNet-50-FPN v2 and SAM ViT-H on its boxes.
+
+They were trained and tested on 80/20 of 48 and of 207 images.
+"""

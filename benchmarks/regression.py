@@ -1,4 +1,4 @@
-"""Whether serving has become slow: ratios of one run against generous bounds, in three minutes.
+"""Checks in three minutes whether serving has become slow: ratios of one run against wide bounds.
 
 \b
     python -m benchmarks.regression --model-repository model_repository
@@ -6,14 +6,14 @@
 \b
 overhead   every exported pipeline through the server / its graphs in this process
 speedup    PyTorch, which classifies the same cells one by one / yolo_resnet through the server
-batch      frames in an execution of yolo's network while 8 clients ask
-growth     seconds of many cells / of few, as a multiple of the counts' ratio
+batch      frames per execution of yolo's network while 8 clients ask
+growth     seconds with many cells / with few, as a multiple of the counts' ratio
 memory     bytes that one more cell adds to the server's peak / pixels of the frame
 
-Prints the figures beside their bounds, and ends with exit code 1 where one is broken. The bounds
-are so wide that a busy machine keeps them: they see a mask per cell as large as the frame, a batch
-that is never formed, an adapter that copies in a loop, not a few percent. How many cells a frame
-has is decided by the score threshold, so that any weights will do, random ones too.
+This prints the figures beside their bounds, and exits with code 1 if a bound is broken. The bounds
+are so wide that a busy machine keeps them. They detect a frame-sized mask per cell, a batch that is
+never formed, or an adapter that copies in a loop, but not a few percent. The score threshold
+decides how many cells a frame has, so any weights will do, even random ones.
 """
 
 from __future__ import annotations
@@ -62,32 +62,32 @@ from training.yolo.network import new_network
 Image = npt.NDArray[Any]
 
 CLASSIFIED = "yolo_resnet"
-"""The pipeline whose work grows with the cells."""
+"""Pipeline whose work grows with the cells."""
 
 BATCHED = "yolo"
-"""The pipeline whose network shall run on the frames of several clients at once."""
+"""Pipeline whose network shall run on the frames of several clients at once."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """How much is measured."""
+    """Numbers of frames, cells and requests that are measured."""
 
     repeats: int = 3
-    """Timed rounds, of which the median counts."""
+    """Number of timed rounds, of which the median counts."""
     frame: tuple[int, int] = (640, 480)
     """(width, height) in pixels: one tile of the network."""
     cells: int = 15
-    """Of such a frame."""
+    """Number of cells in such a frame."""
     side: int = 2048
-    """Of the frame on which cells become many, in pixels."""
+    """Side in pixels of the frame with growing numbers of cells."""
     few: int = 100
-    """Cells that growth begins at."""
+    """Smaller number of cells for the growth."""
     many: int = 2000
-    """Cells that it ends at."""
+    """Larger number of cells for the growth."""
     clients: int = 8
-    """That ask at the same time."""
+    """Number of clients that ask at the same time."""
     requests: int = 8
-    """Of every client."""
+    """Number of requests per client."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Check:
     """One ratio."""
 
     check: str
-    """Of the module's docstring."""
+    """Name of the check, see the module's docstring."""
     of: str
     """The pipeline or step."""
     ratio: float
@@ -104,10 +104,10 @@ class Check:
 def measure(
     server: EmbeddedServer, repository: Path, pipelines: Sequence[str], load: Load
 ) -> list[Check]:
-    """Take all ratios from a server that serves ``pipelines`` of ``repository``.
+    """Measure all ratios of a server that serves ``pipelines`` of ``repository``.
 
     Raises:
-        click.ClickException: `yolo_resnet` cannot be made to find so many cells.
+        click.ClickException: `yolo_resnet` cannot find that many cells.
     """
     checks = []
     with Client(server.url, timeout=300) as client, paused_supervisor(server):
@@ -115,7 +115,7 @@ def measure(
             image = load_frame(load.side, load.side, load.few).image
             few, many = best_cells(client, repository, image, (load.few, load.many))
             checks += [
-                # First, for what the server keeps of many cells would hide what they cost.
+                # Memory goes first: what the server retains of many cells would hide their cost.
                 Check("memory", CLASSIFIED, memory(few, many, server.pid) / image.size),
                 Check("growth", CLASSIFIED, growth(few, many, load.repeats)),
                 speedup(client, repository, load),
@@ -129,13 +129,13 @@ def measure(
 def best_cells(
     client: Client, repository: Path, image: Image, counts: Sequence[int]
 ) -> list[Callable[[], Cells]]:
-    """Requests to `yolo_resnet` for the best cells of ``image``, which may overlap; one a count.
+    """Return a request to `yolo_resnet` per count, for the best cells of ``image``.
 
-    The score threshold cuts, not the cap, so that no step sees more cells than are answered. The
-    frame is seen as one tile, which has candidates enough.
+    The cells may overlap. The score threshold limits them, not the cap, so that no step sees more
+    cells than the answer has. The frame is one tile, which has enough candidates.
 
     Raises:
-        click.ClickException: there are not that many.
+        click.ClickException: the pipeline finds fewer cells.
     """
     pipeline = PIPELINES[CLASSIFIED]
     settings = Settings(score_threshold=0, overlap_threshold=1, scale="fit")
@@ -161,11 +161,11 @@ def best_cells(
 
 
 def overhead(client: Client, repository: Path, pipeline: str, load: Load) -> Check:
-    """Seconds through the server / seconds of the same client and graphs in this process."""
+    """Measure seconds through the server / of the same client and graphs in this process."""
     frame = load_frame(*load.frame, load.cells)
 
     def asking(client: Client) -> Callable[[], object]:
-        # A new frame each time: nothing comes from the server's response cache.
+        # Each frame is new, so that no answer comes from the server's response cache.
         return each_time_new(
             lambda image: ask(client, pipeline, replace(frame, image=image)),
             frame.image,
@@ -178,11 +178,11 @@ def overhead(client: Client, repository: Path, pipeline: str, load: Load) -> Che
 
 
 def speedup(client: Client, repository: Path, load: Load) -> Check:
-    """Seconds of PyTorch, cell by cell / seconds of the server, for the same cells.
+    """Measure seconds of PyTorch, cell by cell / of the server, for the same cells.
 
-    The frame is as large as the network's field, for PyTorch, as in the study, shrinks larger ones
-    to it. Its networks have random weights, for their time does not depend on them. So its detector
-    finds nothing: decoding masks, which the server does, is not even counted.
+    The frame is as large as the network's field, because PyTorch, as in the study, shrinks larger
+    ones to it. PyTorch's networks have random weights, on which their time does not depend. Its
+    detector therefore finds nothing, and does not even decode masks, which the server does.
     """
     image = load_frame(NETWORK_SIZE, NETWORK_SIZE, load.cells).image
     [served] = best_cells(client, repository, image, [load.cells])
@@ -200,15 +200,15 @@ def speedup(client: Client, repository: Path, load: Load) -> Check:
 
 
 def growth(few: Callable[[], Cells], many: Callable[[], Cells], repeats: int) -> float:
-    """How many times longer many cells take than few, over how many times more they are."""
+    """Measure the ratio of seconds with many and few cells / the ratio of the counts."""
     cells = len(many()) / len(few())
     seconds = time_interleaved({"few": few, "many": many}, max(1, repeats // 2))
     return _ratio(seconds, "many", "few") / cells
 
 
 def memory(few: Callable[[], Cells], many: Callable[[], Cells], pid: int) -> float:
-    """Bytes that one more cell adds to the peak of the server whose launcher is ``pid``."""
-    few()  # what the first answer of all costs is not its cells' cost
+    """Measure the bytes that one more cell adds to the peak of the server with launcher ``pid``."""
+    few()  # the first answer has costs that are not its cells'
     peaks, cells = [], []
     for request in (few, many):
         with PeakMemory(pid) as sampled:
@@ -218,7 +218,7 @@ def memory(few: Callable[[], Cells], many: Callable[[], Cells], pid: int) -> flo
 
 
 def batch(url: str, load: Load) -> Check:
-    """Frames in one execution of a network, on average, while several clients ask at a time."""
+    """Measure the mean frames per execution of a network while several clients ask at once."""
     [network] = [name for name in PIPELINES[BATCHED].steps if STEPS[name].batches]
     frame = load_frame(*load.frame, load.cells)
 
@@ -236,9 +236,12 @@ def batch(url: str, load: Load) -> Check:
 
 
 def refuse_broken_bounds(result: Mapping[str, Any]) -> None:
-    """Raise `click.ClickException`, naming them, where bounds are broken.
+    """Raise an error if bounds are broken.
 
-    What was not measured, because its pipeline is not exported, breaks none.
+    A bound that was not measured, because its pipeline is not exported, is not broken.
+
+    Raises:
+        click.ClickException: a bound is broken; the text names all broken ones.
     """
     verdicts = judge(REGRESSION, {"regression": result})
     broken = [

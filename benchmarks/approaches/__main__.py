@@ -1,18 +1,17 @@
-"""The table of study S1 on any annotated data set: both approaches through the server.
+"""Fills the table of study S1 from any annotated data set: both approaches through the server.
 
 \b
     python -m benchmarks.approaches --data data/test --cells runs/general \\
         --targets runs/targets --classifier runs/classifier --json approaches.json
 
-Quality comes from the answers of the embedded server: IoU, accuracy, recall, precision, F1 and
+Quality is measured on the answers of the embedded server: IoU, accuracy, recall, precision, F1 and
 panoptic quality of cells matched at mask IoU 0.5, and COCO's AP50, the mean over classes.
 
-Seconds are end to end, from the camera frame as an array to finished cells, and are taken in turn,
-frame by frame, in one run for: the server (`approaches`), the same weights the way the study ran
-them, in PyTorch (`baseline`), and the same ONNX graphs without a server, asked by the same client
-(`in_process`). With `--variant` another server, which serves that variant of the repository, stands
-beside it and is timed, too. Ratios are medians over frames of each frame's own: they survive a busy
-machine.
+Seconds are end to end, from the camera frame as an array to finished cells. One run measures, frame
+by frame and interleaved: the server (`approaches`), the same weights as the study ran them, in
+PyTorch (`baseline`), and the same ONNX graphs without a server, with the same client
+(`in_process`). `--variant` also times a second server with that variant of the repository. Each
+ratio is the median over frames of the frames' own ratios, so it is valid on a busy machine.
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ from benchmarks.approaches.tables import approaches_table
 from benchmarks.harness.in_process import InProcess
 from benchmarks.harness.load import USUAL_CELLS
 from benchmarks.harness.options import (
+    checkpoint_option,
     json_option,
     markdown_option,
     repository_option,
@@ -74,7 +74,7 @@ class Checkpoints:
     classifier: Path
 
     def by_step(self) -> dict[tuple[str, str], Path]:
-        """Of every pipeline and network step that is measured."""
+        """Return the folder of every measured pipeline and network step."""
         return {
             ("yolo", "yolo_targets"): self.targets,
             ("yolo_resnet", "yolo_cells"): self.cells,
@@ -83,10 +83,10 @@ class Checkpoints:
 
 
 def baseline(checkpoints: Checkpoints, thresholds: Mapping[str, float]) -> dict[str, Approach]:
-    """Both approaches as the study ran them: ultralytics' predictor, a torch loop over crops.
+    """Return both approaches as the study ran them: ultralytics' predictor, then a loop over crops.
 
-    The predictor sees a frame as a whole, shrunk to 640 pixels where it is larger. Normalisation to
-    8 bits is done beforehand, outside of the time: the study's images had it.
+    The predictor sees a frame as a whole, shrunk to 640 pixels if it is larger. Frames are
+    normalised to 8 bits beforehand, which is not timed: the study's images were 8 bits.
     """
     targets = UltralyticsYolo(load_network(checkpoints.targets)[0], masks_on_frame=False)
     cells = UltralyticsYolo(load_network(checkpoints.cells)[0], masks_on_frame=False)
@@ -105,7 +105,7 @@ def baseline(checkpoints: Checkpoints, thresholds: Mapping[str, float]) -> dict[
 
 
 def through(client: Client, thresholds: Mapping[str, float]) -> dict[str, Callable[[Image], Cells]]:
-    """Both pipelines through a client, be it of a server or of graphs in this process."""
+    """Return both pipelines through a client of a server, or of graphs in this process."""
 
     def approach(name: str) -> Callable[[Image], Cells]:
         return lambda image: client.segment(image, name, score_threshold=thresholds[name])
@@ -123,16 +123,16 @@ def measure(
     repeats: int,
     score_threshold: float | None,
 ) -> dict[str, Any]:
-    """Run everything on every frame in turn; see the module's docstring for the keys.
+    """Run everything on one frame after the other; the module's docstring explains the keys.
 
     Args:
         dataset: annotated frames.
-        client: of the server.
-        alone: of the same graphs in this process.
+        client: client of the server.
+        alone: client of the same graphs in this process.
         variants: name -> client of a server of that variant.
-        checkpoints: what all of them were exported from.
-        repeats: timed rounds a frame.
-        score_threshold: of all ways; None takes those of the cards.
+        checkpoints: weights that all of them were exported from.
+        repeats: timed rounds per frame.
+        score_threshold: threshold for all contenders; None takes those of the cards.
 
     Raises:
         CheckpointError: a server answers with other weights.
@@ -202,7 +202,7 @@ def measure(
 def _time_frame(
     ways: dict[str, dict[str, Any]], image: Image, repeats: int
 ) -> dict[tuple[str, str], list[float]]:
-    """Seconds of every way and pipeline, taken in turn so that a busy moment hits them all."""
+    """Return the seconds of every contender and pipeline, interleaved: load hits them all alike."""
     rgb = normalised_rgb(image)
     return time_interleaved(
         {
@@ -217,7 +217,7 @@ def _time_frame(
 def _compared(
     seconds: Mapping[tuple[str, str], Sequence[float]], way: str
 ) -> dict[str, dict[str, float]]:
-    """How a server does beside the study's way and beside its own graphs, by pipeline."""
+    """Compare a server with the reference implementation and with its own graphs, per pipeline."""
     took = {name: seconds[way, name] for name in PIPELINES}
     return {
         "speedup": {n: median_ratio(seconds["baseline", n], took[n]) for n in PIPELINES},
@@ -228,14 +228,14 @@ def _compared(
 def _cost_of_usual_cells(
     seconds: Mapping[str, Sequence[float]], found: Sequence[int]
 ) -> dict[str, float]:
-    """The ratio of both pipelines where `USUAL_CELLS` are found, by a line through the frames.
+    """Return the ratio of both pipelines at `USUAL_CELLS` cells, from a line through the frames.
 
     Args:
-        seconds: of every frame, by pipeline.
-        found: cells that were classified in every frame.
+        seconds: pipeline -> seconds of every frame.
+        found: number of cells that were classified in every frame.
 
     Returns:
-        ``cells``, ``ratio``, and the line; nothing where all frames have equally many.
+        ``cells``, ``ratio``, and the line; nothing if all frames have the same number of cells.
     """
     if len(set(found)) < 2:
         return {}
@@ -248,7 +248,7 @@ def _cost_of_usual_cells(
 def _nested(
     seconds: Mapping[tuple[str, str], Sequence[float]], frame: int
 ) -> dict[str, dict[str, float]]:
-    """One frame's seconds by way, then by pipeline."""
+    """Return one frame's seconds by contender, then by pipeline."""
     nested: dict[str, dict[str, float]] = defaultdict(dict)
     for (way, name), values in seconds.items():
         nested[way][name] = values[frame]
@@ -264,22 +264,17 @@ def _describe(frame: AnnotatedFrame) -> dict[str, Any]:
     }
 
 
-def _checkpoint(name: str, text: str) -> Callable[[Any], Any]:
-    path = click.Path(path_type=Path, exists=True, file_okay=False)
-    return click.option(name, type=path, required=True, help=f"Checkpoint of {text}.")
-
-
 @click.command(help=__doc__, context_settings={"show_default": True})
 @data_option
-@_checkpoint("--cells", "the one-class network (`yolo_cells`)")
-@_checkpoint("--targets", "the fine-tuned network (`yolo_targets`)")
-@_checkpoint("--classifier", "the classifier (`resnet50_cells`)")
+@checkpoint_option("--cells", "the one-class network (`yolo_cells`)")
+@checkpoint_option("--targets", "the fine-tuned network (`yolo_targets`)")
+@checkpoint_option("--classifier", "the classifier (`resnet50_cells`)")
 @json_option
 @markdown_option
 @repository_option
 @variants_option
 @click.option("--url", help="Measure a server that runs. Default: start the embedded one.")
-@click.option("--repeats", type=click.IntRange(1), default=5, help="Timed rounds a frame.")
+@click.option("--repeats", type=click.IntRange(1), default=5, help="Timed rounds per frame.")
 @score_threshold_option
 def main(
     data: Sequence[str],

@@ -5,44 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.harness.markdown import ABSENT, markdown_table
 from benchmarks.harness.options import score_threshold_text
 from benchmarks.harness.results import machine_note
 from benchmarks.published import S1
 
-ABSENT = "-"
-"""Printed for a figure that a result of an earlier version lacks."""
-
 
 def approaches_table(result: dict[str, Any]) -> str:
-    """The table of study S1 and what it cost, from the result of `benchmarks.approaches`."""
-    ours = result["approaches"]
-    rows = [
-        "| approach | pipeline | IoU | Accuracy | balanced accuracy | recall | precision "
-        "| F1 | AP50 | PQ | found a frame | s per frame | study: IoU | Accuracy | s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name, study in S1.items():
-        q = ours[name]
-        rows.append(
-            f"| {study.name} | `{name}` | {q['iou']:.3f} | {q['accuracy']:.3f} "
-            f"| {q['balanced_accuracy']:.3f} | {q['recall']:.3f} | {q['precision']:.3f} "
-            f"| {_figure(q, 'f1')} | {_figure(q, 'ap50')} | {_figure(q, 'panoptic_quality')} "
-            f"| {q['found_per_image']:.1f} | {q['seconds']:.3f} "
-            f"| {study.iou:.2f} | {study.accuracy:.2f} | {study.seconds:g} |"
-        )
-    times = [
-        "| pipeline | served s | in process s | overhead | the study's way s | speedup |",
-        "|---|---|---|---|---|---|",
-    ]
-    default = {"seconds": {name: ours[name]["seconds"] for name in S1}, **result}
-    for variant, served in {"": default, **result["variants"]}.items():
-        suffix = f", variant `{variant}`" if variant else ""
-        for name in S1:
-            times.append(
-                f"| `{name}`{suffix} | {served['seconds'][name]:.3f} "
-                f"| {result['in_process'][name]['seconds']:.3f} | {served['overhead'][name]:.2f} "
-                f"| {result['baseline'][name]['seconds']:.3f} | {served['speedup'][name]:.2f} |"
-            )
+    """Return the tables of quality and of time, from the result of `benchmarks.approaches`."""
+    parts = [_quality(result["approaches"]), "", _seconds(result), ""]
     study_cost = S1["yolo_resnet"].seconds / S1["yolo"].seconds
     usual = ""
     if line := result["cost_of_usual_cells"]:
@@ -61,8 +32,51 @@ def approaches_table(result: dict[str, Any]) -> str:
         f"{study_cost:.2f} times).",
         machine_note(result["machine"]),
     ]
-    return "\n".join([*rows, "", *times, "", *(f"{note}\n" for note in notes)])
+    return "\n".join([*parts, *(f"{note}\n" for note in notes)])
 
 
-def _figure(quality: Mapping[str, float], name: str) -> str:
-    return f"{quality[name]:.3f}" if name in quality else ABSENT
+def _quality(ours: Mapping[str, Mapping[str, float]]) -> str:
+    figures = {
+        "iou": "IoU",
+        "accuracy": "Accuracy",
+        "balanced_accuracy": "balanced accuracy",
+        "recall": "recall",
+        "precision": "precision",
+        "f1": "F1",
+        "ap50": "AP50",
+        "panoptic_quality": "PQ",
+    }
+    return markdown_table(
+        [
+            *("approach", "pipeline", *figures.values(), "found a frame", "s per frame"),
+            *("study: IoU", "Accuracy", "s"),
+        ],
+        [
+            [
+                *(study.name, f"`{name}`"),
+                *(f"{ours[name][f]:.3f}" if f in ours[name] else ABSENT for f in figures),
+                *(f"{ours[name]['found_per_image']:.1f}", f"{ours[name]['seconds']:.3f}"),
+                *(f"{study.iou:.2f}", f"{study.accuracy:.2f}", f"{study.seconds:g}"),
+            ]
+            for name, study in S1.items()
+        ],
+    )
+
+
+def _seconds(result: Mapping[str, Any]) -> str:
+    default = {"seconds": {name: result["approaches"][name]["seconds"] for name in S1}, **result}
+    return markdown_table(
+        ["pipeline", "served s", "in process s", "overhead", "the study's way s", "speedup"],
+        [
+            [
+                f"`{name}`" + (f", variant `{variant}`" if variant else ""),
+                f"{served['seconds'][name]:.3f}",
+                f"{result['in_process'][name]['seconds']:.3f}",
+                f"{served['overhead'][name]:.2f}",
+                f"{result['baseline'][name]['seconds']:.3f}",
+                f"{served['speedup'][name]:.2f}",
+            ]
+            for variant, served in {"": default, **result["variants"]}.items()
+            for name in S1
+        ],
+    )

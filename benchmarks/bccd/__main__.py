@@ -1,15 +1,16 @@
-"""Study S1 on real images, from random weights: blood cells of two classes.
+"""Repeats study S1 on real images, from random weights: blood cells of two classes.
 
 \b
     python -m benchmarks.bccd --bccd data/bccd --dsb2018 data/dsb2018
 
-General cells: dsb2018's nuclei and 30 fields of bccd, as one class. Target: 16 other fields of bccd
-with two classes. Test: the 14 left. The lists of fields and the settings are in `benchmarks/bccd/`.
-Everything from training to the table runs by the README's commands, ten minutes on two cores
-that multiply bfloat16 natively, most of an hour on others. The table, the commands and their times
-are written to `benchmarks/results/bccd.md`, the figures to `bccd.json` beside it.
+The general cells are dsb2018's nuclei and 30 fields of bccd, as one class. The target cells are 16
+other fields of bccd with two classes. The test uses the remaining 14. The lists of fields and the
+settings are in `benchmarks/bccd/`. Everything from training to the table is done with the README's
+commands. It takes ten minutes on two cores that multiply bfloat16 natively, and most of an hour on
+others. The table, the commands and their times are written to `benchmarks/results/bccd.md`, the
+figures to `bccd.json` beside it.
 
-BCCD's annotations are boxes: its masks are the ellipses inscribed in them, so the IoU here is not
+BCCD's annotations are boxes. Its masks are the ellipses inscribed in them, so the IoU here is not
 that of hand-drawn outlines, as the study's is. DIR of bccd is a COCO data set of BCCD_Dataset
 (MIT), that of dsb2018 label images of the Data Science Bowl 2018 (CC0).
 """
@@ -31,11 +32,11 @@ CAVEAT = (
 )
 
 REPEATS = "15"
-"""Of every frame: of 5, a frame's own overhead lay anywhere from 0.8 to 1.5."""
+"""Timed rounds per frame. With 5, a frame's own overhead lay anywhere from 0.8 to 1.5."""
 
 
 def train(stages: Stages, bccd: Path, dsb2018: Path, out: Path) -> None:
-    """The two YOLO networks and the classifier."""
+    """Train the two YOLO networks and the classifier."""
     fast = precision_options()
     stages.run(
         "Training YOLO11n-seg on general cells, one class",
@@ -64,7 +65,7 @@ def train(stages: Stages, bccd: Path, dsb2018: Path, out: Path) -> None:
 
 
 def export_and_measure(stages: Stages, bccd: Path, out: Path) -> None:
-    """Both pipelines into a repository of this run, and the table of the study."""
+    """Export both pipelines into a repository of this run, and measure the study's table."""
     repository = out / "model_repository"
     copy_repository(repository)
     common = ("--model-repository", repository)
@@ -97,7 +98,7 @@ def export_and_measure(stages: Stages, bccd: Path, out: Path) -> None:
 @click.option("--bccd", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--dsb2018", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/bccd"))
-@click.option("--resume", is_flag=True, help="Go on with a run that was cut off.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run.")
 def main(bccd: Path, dsb2018: Path, out: Path, resume: bool) -> None:
     """Run all stages; the module's docstring is the help."""
     if not resume:

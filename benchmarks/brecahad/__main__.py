@@ -1,17 +1,18 @@
-"""Study S3 on real images, from random weights: nuclei in stained tissue.
+"""Repeats study S3 on real images, from random weights: nuclei in stained tissue.
 
 \b
     python -m benchmarks.brecahad --brecahad data/BreCaHAD
 
-The study's nine sets of tiles are cut, with one case kept back, and the plain U-Net is trained and
-tested on each. The study's two networks are then trained longer on 256/128 and 256/128 zero,
-classes balanced less, exported as `nuclei_unet` and tested through the server on whole frames of
-the case kept back.
-Settings are in `benchmarks/brecahad/`. Everything runs by the README's commands. The tables, the
-commands and their times are written to `benchmarks/results/brecahad.md`, the figures to
+The study's nine sets of tiles are cut, with one case held out, and the plain U-Net is trained and
+tested on each. The study's two networks are then trained longer on 256/128 and 256/128 zero, with
+less balancing of classes. They are exported as `nuclei_unet` and tested through the server on whole
+frames of the held-out case.
+
+Settings are in `benchmarks/brecahad/`. Everything is done with the README's commands. The tables,
+the commands and their times are written to `benchmarks/results/brecahad.md`, the figures to
 `brecahad.json` (U-Net), `brecahad-resnet50.json` and `brecahad-sets.json` beside it.
 
-`--resume` goes on with a run that was cut off.
+`--resume` continues an interrupted run.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from training.run.lightning import STATE_NAME
 SETTINGS = Path("benchmarks/brecahad")
 RESULTS = Path("benchmarks/results")
 SERVED_SETS = dict(zip(S3_NETWORKS, ("256/128", "256/128 zero"), strict=True))
-"""Network -> the set that it is served from. The tiles of both are the pipeline's; U-Net_ResNet50,
-whose passes take longest, does without the empty ones, as where it did best in the study."""
+"""Network -> the set that its served weights are trained on. Both sets have the pipeline's tiles.
+U-Net_ResNet50, whose passes take longest, leaves out empty ones, as in the study's best result."""
 
 
 def train(
@@ -45,7 +46,7 @@ def train(
     case: str,
     networks: Sequence[str],
 ) -> None:
-    """The networks on all sets; `nuclei_protocol` itself goes on where it was cut off."""
+    """Train the networks on all sets; the protocol itself continues where it was interrupted."""
     files = {name: settings / f"{set_folder(Path(), name)}.yaml" for name in S3}
     stages.run(
         "Training on the sets of tiles",
@@ -73,7 +74,7 @@ def serve_and_measure(
     case: str,
     network: str,
 ) -> str:
-    """One network in a repository of its own; its quality, seams and speed as Markdown."""
+    """Serve a network from a repository of its own; return quality, seams and speed as Markdown."""
     end, set_name = S3_ENDINGS[network], SERVED_SETS[network]
     repository, checkpoint = out / f"model_repository{end}", out / f"served{end}"
     table = out / f"served{end}.md"

@@ -1,26 +1,26 @@
-"""Are the cells of a frame found whatever its size, place and scale, and none where there are none?
+"""Measures whether size, place and scale of a frame change the answer, and counts false cells.
 
 \b
     make demo
     python -m server --model-repository runs/demo/model_repository
     python -m benchmarks.fields --url localhost:8001 --data data --json fields.json
 
-A running server is asked with rendered scenes, whose cells are as large and lie as densely as in
-the frames of `make demo`; so the models must be those of the demo, or trained on similar frames.
-For each pipeline that finds cells:
+A running server segments rendered scenes, whose cells are as large and as dense as in the frames of
+`make demo`. The models must therefore be those of the demo, or trained on similar frames. For each
+pipeline that finds cells, this measures:
 
 \b
     size      scenes of 1 to 36 training fields, whole and cut into fields,
               and a field alone and in the corner of a larger frame
     place     cells found as the camera moves by some pixels
-    scale     frames resized by 0.5 to 2, with and without their scale told
+    scale     frames resized by 0.5 to 2, with and without a stated scale
     empty     cells found in frames without any: rendered, constant, noise,
               gradients, debris, and background of the real images in --data
     outlines  cells doubled, cut off by their boxes, or away from the truth
-    time      seconds of a frame of 2048 x 2048 pixels per tile
+    time      seconds per frame of 2048 x 2048 pixels, and per tile
 
-A pipeline that tells foreground is asked with the empty frames only, where it is named. Thresholds
-are those of the card. Frames in which a false cell was found are drawn beside --picture.
+A pipeline that finds foreground segments the empty frames only, and only if --pipeline names it.
+Thresholds are those of the card. Frames with a false cell are drawn beside --picture.
 """
 
 from __future__ import annotations
@@ -51,26 +51,26 @@ TIMEOUT = 600.0
 """Seconds for one frame."""
 
 SEED = 0
-"""Of the empty frames."""
+"""Seed of the empty frames."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """How much is measured."""
+    """Number of frames and requests that are measured."""
 
     sizes: Mapping[int, int] = field(default_factory=lambda: {1: 36, 4: 9, 10: 4, 16: 2, 36: 1})
-    """Training fields of a scene -> scenes of that size."""
+    """Number of training fields per scene -> number of scenes of that size."""
     corner_scenes: int = 4
     offset_scenes: int = 2
     offset_side: int = 2048
     """Side in pixels of the scenes that are shifted."""
     factor_scenes: int = 4
     factor_side: int = 1280
-    """Side in pixels of the scenes that are resized, before."""
+    """Side in pixels of the scenes before they are resized."""
     empty: int = COUNT
-    """Frames without cells."""
+    """Number of frames without cells."""
     repeats: int = 5
-    """Timed requests of a size."""
+    """Number of timed requests per size."""
 
 
 QUICK = Load(
@@ -87,24 +87,24 @@ QUICK = Load(
 
 @dataclass(frozen=True)
 class Measured:
-    """All figures, and what is to be looked at."""
+    """All figures, and frames to look at."""
 
     rows: dict[str, list[Row]]
-    """Rows by the question that they answer, see `QUESTIONS`."""
+    """Question of `QUESTIONS` -> the rows that answer it."""
     thresholds: dict[str, float]
     """Score threshold of each pipeline."""
     false_cells: dict[str, list[EmptyFrame]]
-    """Frames with false cells, and their outlines, by pipeline."""
+    """Pipeline -> frames with false cells, drawn with their outlines."""
 
 
 def measure(client: Client, pipelines: Sequence[str], data: Path | None, load: Load) -> Measured:
-    """Ask every pipeline; see the module's docstring.
+    """Measure every pipeline; see the module's docstring.
 
     Args:
-        client: of a server that serves them.
-        pipelines: instance and semantic ones.
-        data: see `benchmarks.fields.empty_frames.empty_frames`.
-        load: how much.
+        client: client of a server that serves them.
+        pipelines: instance and semantic pipelines.
+        data: folder of real images, see `benchmarks.fields.empty_frames.empty_frames`.
+        load: number of frames and requests.
     """
     measured = Measured({name: [] for name in QUESTIONS}, {}, {})
     empty = list(empty_frames(SEED, data, load.empty))
@@ -136,10 +136,10 @@ def _measure_instances(
 
 
 def served_pipelines(client: Client, wanted: Sequence[str]) -> list[str]:
-    """The wanted pipelines, or all that find cells.
+    """Return the wanted pipelines, or all that find cells.
 
     Raises:
-        click.ClickException: the server does not serve one that is wanted, or none.
+        click.ClickException: the server does not serve a wanted pipeline, or serves none.
     """
     served = client.pipelines()
     missing = [name for name in wanted if name not in served]
@@ -154,7 +154,7 @@ def served_pipelines(client: Client, wanted: Sequence[str]) -> list[str]:
 
 
 def save_pictures(measured: Measured, result: Mapping[str, Any], file: Path) -> list[Path]:
-    """Write the picture, and beside it the frames with false cells; return all files.
+    """Write the picture and, beside it, the frames with false cells; return all files.
 
     Raises:
         OSError: a file cannot be written.

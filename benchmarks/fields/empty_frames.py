@@ -1,11 +1,11 @@
-"""Frames without a cell, on which none may be found.
+"""Frames without a cell, in which no cell may be found.
 
-`empty_frames` makes them one after the other from a seed. They are written apart from
+`empty_frames` makes them one after the other from a seed. The code is separate from
 `training.datasets.blank_frames`, so that a network is not judged by the code that trained it.
 
-Background windows are cut from real images. Many cells of those data sets are not annotated: what
-stands out like a cell is left out, and so are the frames in `NOT_EMPTY`, whose windows show cells
-all the same by a look at `save_contact_sheet`. Look again where windows change.
+Background windows are cut from real images. Many cells of those data sets are not annotated, so
+anything that stands out like a cell is left out. The frames in `NOT_EMPTY` are left out too: a look
+at `save_contact_sheet` found cells in their windows. Look again if windows change.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.fields.windows import background, largest_rectangles
+from benchmarks.harness.pictures import write_picture
 from cytoserve.picture import Picture, frame_picture
 from training.datasets.annotated import AnnotatedDataset
 from training.datasets.readers import read_annotated
 from training.rendered import RenderSettings, render_frame
 
 COUNT = 200
-"""Frames of a whole list."""
+"""Number of frames in a whole list."""
 
 SOURCES = ("bccd", "t98g", "dsb2018")
 """Folders of annotated data sets, inside the data folder, that windows are cut from."""
 
 MOST_WINDOWS = 60
-"""Background windows of a whole list, the same number from each source where there are enough."""
+"""Maximum background windows in a whole list, the same number per source if there are enough."""
 
 LEAST_SIDE = 96
-"""Least width and height of a background window in pixels."""
+"""Minimum width and height of a background window in pixels."""
 
 MARGIN = 12
-"""Pixels between a background window and any annotated cell."""
+"""Distance in pixels between a background window and any annotated cell."""
 
 WINDOWS_PER_FRAME = 2
 
@@ -59,10 +60,10 @@ NOT_EMPTY = {
         *("6fb82031f7fc5f4f", "da31f2aa8601afec", "21408476af050633"),
     },
 }
-"""Frames by source whose background shows cells, by a look at their windows."""
+"""Source -> frames whose background windows show cells, as a look at them found."""
 
 SIZES = ((640, 640), (480, 640), (512, 512), (600, 800))
-"""Height and width of the frames that are made, in turn."""
+"""Height and width in pixels of the frames that are made, one after the other."""
 
 Image = npt.NDArray[Any]
 Kind = type[np.uint8] | type[np.uint16]
@@ -74,7 +75,7 @@ class EmptyFrame:
     """A frame without a cell."""
 
     name: str
-    """Unique in a list: its kind, what is special, its number."""
+    """Kind, peculiarity and number of the frame; unique in a list."""
     kind: str
     """A key of `KINDS`, or ``background window``."""
     image: Image
@@ -82,14 +83,14 @@ class EmptyFrame:
 
 
 def empty_frames(seed: int, data: Path | None = None, count: int = COUNT) -> Iterator[EmptyFrame]:
-    """Yield ``count`` frames: every kind in turn, then background windows of real images.
+    """Yield ``count`` frames: the kinds one after the other, then background windows.
 
-    The same arguments give the same frames. Without windows there are more of the other kinds.
+    The same arguments give the same frames. Without windows, there are more of the other kinds.
 
     Args:
-        seed: of everything drawn.
+        seed: seed of everything drawn.
         data: folder that holds some of `SOURCES`; None, or one that holds none, gives no window.
-        count: frames, windows included; windows are at most `MOST_WINDOWS` of `COUNT`.
+        count: number of frames, windows included; windows are at most `MOST_WINDOWS` of `COUNT`.
     """
     windows = chosen_windows(data, count * MOST_WINDOWS // COUNT) if data else []
     for number in range(count - len(windows)):
@@ -102,12 +103,12 @@ def empty_frames(seed: int, data: Path | None = None, count: int = COUNT) -> Ite
 
 
 # -- Kinds ----------------------------------------------------------------------------------------
-# Each takes the random numbers, how many of its kind came before, and height and width in pixels.
-# It returns what is special about the frame, and the frame.
+# Each function takes the random numbers, the number of earlier frames of its kind, and height and
+# width in pixels. It returns the frame's peculiarity and the frame.
 
 
 def rendered(rng: Random, nth: int, height: int, width: int) -> tuple[str, Image]:
-    """A rendered phase-contrast frame with debris, but without cells."""
+    """Render a phase-contrast frame with debris, but without cells."""
     debris = (4.0, 0.0, 12.0, 30.0)[nth % 4]
     settings = RenderSettings(
         height=height,
@@ -124,7 +125,7 @@ def rendered(rng: Random, nth: int, height: int, width: int) -> tuple[str, Image
 
 
 def constant(rng: Random, nth: int, height: int, width: int) -> tuple[str, Image]:
-    """One value everywhere."""
+    """Return a frame with the same value in every pixel."""
     kind, value = CONSTANTS[nth % len(CONSTANTS)]
     colour = nth % 5 == 4  # RGB
     shape = (height, width, 3) if colour else (height, width)
@@ -133,7 +134,7 @@ def constant(rng: Random, nth: int, height: int, width: int) -> tuple[str, Image
 
 
 def read_noise(rng: Random, nth: int, height: int, width: int) -> tuple[str, Image]:
-    """Normal noise about a camera's offset, as in the dark."""
+    """Draw normal noise about a camera's offset, as in the dark."""
     sigma = (0.5, 1.0, 2.0, 5.0, 20.0)[nth % 5]
     kind: Kind = np.uint8 if nth % 3 == 1 else np.uint16
     offset = 20 if kind is np.uint8 else 100
@@ -142,7 +143,7 @@ def read_noise(rng: Random, nth: int, height: int, width: int) -> tuple[str, Ima
 
 
 def shot_noise(rng: Random, nth: int, height: int, width: int) -> tuple[str, Image]:
-    """Photons of an even background."""
+    """Draw the photons of an even background."""
     mean = (0.1, 1.0, 5.0, 20.0, 100.0, 1000.0, 10000.0)[nth % 7]
     kind: Kind = np.uint8 if mean <= 100 and nth % 2 else np.uint16
     offset = 0 if kind is np.uint8 else 100
@@ -151,7 +152,7 @@ def shot_noise(rng: Random, nth: int, height: int, width: int) -> tuple[str, Ima
 
 
 def gradient(rng: Random, nth: int, height: int, width: int) -> tuple[str, Image]:
-    """Uneven light with shot noise: a slope, then a field that darkens to its corners, in turn."""
+    """Draw uneven light with shot noise: alternately a slope and a field with darker corners."""
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
     drop = float(rng.uniform(0.1, 0.7))  # from the brightest to the darkest pixel
     angle = rng.uniform(0, 2 * np.pi)
@@ -164,17 +165,17 @@ def gradient(rng: Random, nth: int, height: int, width: int) -> tuple[str, Image
 
 
 def hot_pixels(rng: Random, nth: int, height: int, width: int) -> tuple[str, Image]:
-    """Read noise with single pixels far above it."""
+    """Draw read noise with single pixels far above it."""
     share = (1e-5, 1e-4, 1e-3)[nth % 3]
     light = 100 + rng.normal(0, 3, (height, width))
     hot = rng.random((height, width)) < share
-    hot[rng.integers(height), rng.integers(width)] = True  # one at least
+    hot[rng.integers(height), rng.integers(width)] = True  # at least one
     light[hot] = rng.uniform(300, 65535, np.count_nonzero(hot))
     return f"{np.count_nonzero(hot)} pixels", _counts(light, np.uint16)
 
 
 def defocused_debris(rng: Random, nth: int, height: int, width: int) -> tuple[str, Image]:
-    """Blobs of low contrast without an edge, dark and bright: dust far out of focus."""
+    """Draw dark and bright blobs of low contrast without an edge: dust far out of focus."""
     contrast = (0.01, 0.02, 0.04)[nth % 3]
     blobs = np.zeros((height, width), np.float32)
     for _ in range(int(rng.integers(3, 12))):
@@ -201,7 +202,7 @@ CONSTANTS: tuple[tuple[Kind, int], ...] = (
     (np.uint8, 200),
     (np.uint16, 4095),
 )
-"""Type and value of the constant frames, in turn."""
+"""Type and value of the constant frames, one after the other."""
 
 KINDS: dict[str, Callable[[Random, int, int, int], tuple[str, Image]]] = {
     "rendered": rendered,
@@ -212,13 +213,13 @@ KINDS: dict[str, Callable[[Random, int, int, int], tuple[str, Image]]] = {
     "hot pixels": hot_pixels,
     "defocused debris": defocused_debris,
 }
-"""What makes a frame, by kind."""
+"""Kind -> function that makes a frame of it."""
 
 WINDOW = "background window"
 
 
 def _counts(light: npt.NDArray[Any], kind: Kind) -> Image:
-    """Light rounded to whole counts, clipped to what the type holds."""
+    """Round light to whole counts and clip it to the range of the type."""
     return np.asarray(np.clip(np.rint(light), 0, np.iinfo(kind).max).astype(kind))
 
 
@@ -226,12 +227,12 @@ def _counts(light: npt.NDArray[Any], kind: Kind) -> Image:
 
 
 def chosen_windows(data: Path, most: int) -> list[EmptyFrame]:
-    """The first windows of every source in ``data``, at most ``most`` in all.
+    """Return the first windows of every source in ``data``, at most ``most`` in all.
 
-    Sources share the number equally; what one has too few of is left to the others.
+    Sources share the number equally. If one has too few, the others give more.
 
     Raises:
-        AnnotationError: a source is there and cannot be read.
+        AnnotationError: a source exists and cannot be read.
     """
     sources = [name for name in SOURCES if (data / name).is_dir()]
     found = {name: list(islice(_windows_of(data / name), most)) for name in sources}
@@ -252,7 +253,7 @@ def background_windows(
 
     Args:
         dataset: annotated frames.
-        source: begins the windows' names.
+        source: first word of the windows' names.
         not_empty: names of frames to leave out.
     """
     for frame in dataset.frames:
@@ -272,17 +273,18 @@ TILE = 240
 """Side of a frame on the contact sheet, in pixels."""
 
 CAPTION = 36
-"""Height of the two lines below it."""
+"""Height of the two lines below it, in pixels."""
 
 
 def contact_sheet(frames: Sequence[EmptyFrame], columns: int = 6) -> Picture:
-    """All frames side by side under their names: uint8 RGB ``[h, w, 3]``.
+    """Return all frames side by side above their names: uint8 RGB ``[h, w, 3]``.
 
-    Every frame is stretched from its darkest to its brightest pixels, so faint things show.
+    The contrast of every frame is stretched from its darkest to its brightest pixels, so that faint
+    things show.
 
     Args:
-        frames: one at least.
-        columns: frames in a row.
+        frames: at least one frame.
+        columns: number of frames per row.
     """
     tiles = [_tile(frame) for frame in frames]
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
@@ -296,9 +298,7 @@ def save_contact_sheet(frames: Sequence[EmptyFrame], file: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(file), contact_sheet(frames)[:, :, ::-1]):  # cv2 is BGR
-        raise OSError(f"{file} could not be written; is the disk full?")
+    write_picture(file, contact_sheet(frames))
 
 
 def _tile(frame: EmptyFrame) -> Picture:

@@ -1,4 +1,4 @@
-"""What is found in frames without a cell."""
+"""Counts what is found in frames without a cell."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from cytoserve import Client
 from cytoserve.overlay import draw_overlay
 
 ALL = "all"
-"""The kind of a row over all frames."""
+"""Kind of the row over all frames."""
 
 
 def measure_false_cells(
     pipeline: ServedPipeline, frames: Sequence[EmptyFrame]
 ) -> tuple[list[Row], list[EmptyFrame]]:
-    """Count the cells of an instance pipeline.
+    """Count the cells that an instance pipeline finds.
 
     Returns:
         rows by kind of frame, and the frames in which a cell was found, with its outline.
@@ -46,7 +46,7 @@ def measure_false_cells(
 def measure_false_foreground(
     client: Client, pipeline: str, frames: Sequence[EmptyFrame]
 ) -> list[Row]:
-    """Mean share of foreground pixels that a semantic pipeline finds, by kind of frame."""
+    """Return the mean share of foreground pixels of a semantic pipeline, by kind of frame."""
     shares = [float(client.foreground(frame.image, pipeline).mask.mean()) for frame in frames]
     return [
         {
@@ -61,7 +61,7 @@ def measure_false_foreground(
 
 
 def _by_kind(frames: Sequence[EmptyFrame], values: Sequence[float]) -> Mapping[str, list[float]]:
-    """One value per frame, by kind, and those of `ALL` frames last."""
+    """Group one value per frame by kind; the values of `ALL` frames come last."""
     kinds: dict[str, list[float]] = {}
     for frame, value in zip(frames, values, strict=True):
         kinds.setdefault(frame.kind, []).append(value)

@@ -1,6 +1,6 @@
-"""How true the outlines of found cells are: cut off by boxes, away from the truth, or doubled.
+"""Errors of found outlines: cut off by boxes, away from the truth, or doubled.
 
-`measure_frame` takes one frame's cells, `outline_figures` puts all frames together.
+`measure_frame` measures one frame's cells, `outline_figures` summarises all frames.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from training.datasets.annotated import AnnotatedCell
 from training.evaluation.matching import match_cells
 
 NEAR_PX = 0.5
-"""An outline runs along an edge of its box, or of the frame, when it is this near."""
+"""Maximum distance in pixels of an outline that runs along an edge of its box or of the frame."""
 
 GRID_PX = 0.25
-"""Outlines lie on a grid of up to half a pixel, so they may be off by this much."""
+"""Tolerance in pixels, since outlines lie on a grid of up to half a pixel."""
 
 STRAIGHT_PX = 0.25
-"""A straight run leaves its line by no more than this."""
+"""Maximum deviation of a straight run from its line, in pixels."""
 
 SHORTEST_PX = 3.0
-"""Shorter runs are not looked at."""
+"""Minimum length of a run in pixels; shorter ones are ignored."""
 
 INSIDE_PX = 2.0
-"""Depth under a run at which a cell's width is taken."""
+"""Depth under a run, in pixels, at which the cell's width is measured."""
 
 SMOOTH_SHARE = 0.75
-"""A smooth end is narrower than this share of the cell's width `INSIDE_PX` deeper."""
+"""Share of the cell's width `INSIDE_PX` deeper that a smooth end stays below."""
 
 LEAST_DIAMETER_PX = 20.0
-"""Annotated cells whose disc of equal area is smaller have no distance measured."""
+"""Minimum diameter in pixels of a disc with an annotated cell's area, to measure distances."""
 
 DOUBLED_OVERLAP = 0.7
-"""Two masks are one cell twice when they share more than this part of the smaller one."""
+"""Share of the smaller of two masks above which both are the same cell."""
 
 STEP_PX = 0.5
-"""Distance between the points of an outline whose distances are averaged."""
+"""Distance in pixels between the points of an outline whose distances are averaged."""
 
 FINE_STEP_PX = 0.1
-"""Distance between the points of the outline that the distances lead to."""
+"""Distance in pixels between the points of the outline that the distances lead to."""
 
 Outline = npt.NDArray[np.floating[Any]]
 """``[P, 2]``, (x, y) in continuous frame pixels, closed from the last point to the first."""
@@ -60,10 +60,10 @@ class FrameOutlines:
 
     Attributes:
         lengths: float ``[N]``, length of each outline in pixels.
-        along_box: float ``[N]``, how much of it runs along the cell's own box, see `along_box`.
-        to_truth: float ``[K]``, of each matched cell of `LEAST_DIAMETER_PX` or more: mean distance
+        along_box: float ``[N]``, pixels of it that run along the cell's own box, see `along_box`.
+        to_truth: float ``[K]``, per matched cell of `LEAST_DIAMETER_PX` or more the mean distance
             in pixels from the points of its outline to the annotated outline.
-        from_truth: float ``[K]``, likewise from the annotated outline to the cell's.
+        from_truth: float ``[K]``, the same from the annotated outline to the cell's.
         doubled: bool ``[N]``, see `doubled_cells`.
     """
 
@@ -76,24 +76,24 @@ class FrameOutlines:
 
 @dataclass(frozen=True)
 class OutlineFigures:
-    """Figures over the cells of all frames together; NaN where there is nothing to measure."""
+    """Figures over the cells of all frames together; NaN if there is nothing to measure."""
 
     along_box: float
     """Share of the length of all outlines that runs along the cells' own boxes."""
     to_truth_px: float
-    """Mean over matched cells of the mean distance from their outline to the annotated one."""
+    """Mean distance in pixels from a matched cell's outline to the annotated one, over cells."""
     from_truth_px: float
-    """Likewise from the annotated outline: it sees what a found outline leaves out."""
+    """The same from the annotated outline, which sees what a found outline leaves out."""
     doubled: float
     """Share of found cells that are one of two for the same cell."""
     cells: int
-    """Found cells."""
+    """Number of found cells."""
     measured: int
-    """Matched cells whose distances were measured."""
+    """Number of matched cells whose distances were measured."""
 
 
 def measure_frame(found: Cells, annotated: Sequence[AnnotatedCell]) -> FrameOutlines:
-    """Measure the outlines of one frame; no cell, found or annotated, is an ordinary frame."""
+    """Measure the outlines of one frame, which may have no found or annotated cell."""
     outlines, shape = found.polygons(), found.frame_shape
     along = [along_box(o, box, shape) for o, box in zip(outlines, found.boxes, strict=True)]
     distances = []
@@ -113,7 +113,7 @@ def measure_frame(found: Cells, annotated: Sequence[AnnotatedCell]) -> FrameOutl
 
 
 def outline_figures(frames: Sequence[FrameOutlines]) -> OutlineFigures:
-    """Figures over the cells of all frames together."""
+    """Return the figures over the cells of all frames together."""
     length = sum(float(frame.lengths.sum()) for frame in frames)
     along = sum(float(frame.along_box.sum()) for frame in frames)
     cells = sum(len(frame.lengths) for frame in frames)
@@ -134,17 +134,17 @@ def outline_figures(frames: Sequence[FrameOutlines]) -> OutlineFigures:
 def along_box(
     outline: Outline, box: npt.NDArray[np.floating[Any]], shape: tuple[int, int]
 ) -> float:
-    """Length in pixels of the straight runs that an outline makes along its own box.
+    """Return the length in pixels of the straight runs that an outline makes along its own box.
 
-    A tight box touches every cell, and a smooth end lies along it for a little. So a run counts
-    when it is longer than such an end: longer than an ellipse that fills the box lies in its
+    A tight box touches every cell, and a smooth end of a cell runs along it briefly. A run counts
+    only if it is longer than such an end: longer than an ellipse that fills the box stays in its
     outermost pixel, or nearly as wide as the cell is a little deeper. Sides of the box at the
-    frame's border do not count: there the frame cuts the cell.
+    frame's border do not count, because there the frame cuts the cell.
 
     Args:
-        outline: of one cell.
+        outline: outline of one cell.
         box: ``[4]``, (x0, y0, x1, y1) in continuous frame pixels.
-        shape: ``(H, W)`` of the frame.
+        shape: ``(H, W)`` of the frame in pixels.
     """
     total = 0.0
     for axis, size in ((0, shape[1]), (1, shape[0])):
@@ -158,11 +158,11 @@ def along_box(
 
 
 def _straight_runs(outline: Floats, smooth: float) -> float:
-    """Length of the runs along one side of the box that are longer than a smooth end.
+    """Return the length of the runs along one side of the box that are longer than a smooth end.
 
     Args:
         outline: ``[P, 2]``, (place along the side, depth from it into the box), in pixels.
-        smooth: the length that an ellipse in the box has there.
+        smooth: length in pixels that an ellipse in the box has there.
     """
     depth = outline[:, 1]
     near = np.abs(depth) <= NEAR_PX + GRID_PX
@@ -170,7 +170,7 @@ def _straight_runs(outline: Floats, smooth: float) -> float:
         return 0.0
     line = depth[near].min()
     near &= depth <= line + STRAIGHT_PX
-    on_line = near & np.roll(near, -1)  # the part from this point to the next
+    on_line = near & np.roll(near, -1)  # the segment from this point to the next
     lengths, total = _lengths(outline), 0.0
     for run in _cyclic_runs(on_line):
         length = float(lengths[run].sum())
@@ -182,14 +182,14 @@ def _straight_runs(outline: Floats, smooth: float) -> float:
 
 
 def _elliptic_end(span: float, depth: float) -> float:
-    """Length of an ellipse's outermost pixel along the ``span`` of its box, one pixel added."""
+    """Return an ellipse's length in the outermost pixel along its box's ``span``, plus 1 pixel."""
     if depth <= 2:
         return float("inf")
     return float(span * np.sqrt(1 - (1 - 2 / depth) ** 2)) + 1
 
 
 def _width_at(outline: Floats, depth: float, start: float, stop: float) -> float:
-    """Width of the cell at a depth, where it lies under ``start`` to ``stop``; else infinite."""
+    """Return the cell's width at a depth, if it lies under ``start`` to ``stop``, else infinity."""
     here, there = outline, np.roll(outline, -1, axis=0)
     crosses = (here[:, 1] < depth) != (there[:, 1] < depth)
     here, there = here[crosses], there[crosses]
@@ -200,10 +200,10 @@ def _width_at(outline: Floats, depth: float, start: float, stop: float) -> float
 
 
 def _cyclic_runs(chosen: npt.NDArray[np.bool_]) -> list[list[int]]:
-    """Indices of neighbouring true values, the last beside the first; none where all are true."""
+    """Return runs of true values, which may wrap around; none if all values are true."""
     if chosen.all():
         return []
-    first = int(np.argmin(chosen))  # a false one: no run goes over it
+    first = int(np.argmin(chosen))  # a false value, which no run crosses
     runs: list[list[int]] = [[]]
     for index in (np.arange(len(chosen)) + first) % len(chosen):
         if chosen[index]:
@@ -217,15 +217,15 @@ def _cyclic_runs(chosen: npt.NDArray[np.bool_]) -> list[list[int]]:
 
 
 def mean_distance(outline: Outline, other: Outline, shape: tuple[int, int]) -> float:
-    """Mean distance in pixels from the points of one outline to another outline.
+    """Return the mean distance in pixels from the points of one outline to another outline.
 
-    Points at the frame's border are left out, since there the frame cuts both. NaN where no point
-    is left.
+    Points at the frame's border are left out, since there the frame cuts both outlines. The result
+    is NaN if no point remains.
 
     Args:
-        outline: whose points are averaged, every `STEP_PX`.
-        other: the outline that the distances lead to.
-        shape: ``(H, W)`` of the frame.
+        outline: outline with the points, one every `STEP_PX`.
+        other: outline that the distances lead to.
+        shape: ``(H, W)`` of the frame in pixels.
     """
     points = _dense(outline, STEP_PX)
     border = NEAR_PX + GRID_PX
@@ -238,7 +238,7 @@ def mean_distance(outline: Outline, other: Outline, shape: tuple[int, int]) -> f
 
 
 def _dense(outline: Outline, step: float) -> Floats:
-    """Points every ``step`` pixels or less along an outline, ``[Q, 2]``."""
+    """Return points every ``step`` pixels or less along an outline, ``[Q, 2]``."""
     parts = np.maximum(np.ceil(_lengths(outline) / step), 1).astype(int)
     before = np.repeat(np.cumsum(parts) - parts, parts)
     share = (np.arange(parts.sum()) - before) / np.repeat(parts, parts)
@@ -248,12 +248,12 @@ def _dense(outline: Outline, step: float) -> Floats:
 
 
 def _lengths(outline: Outline) -> Floats:
-    """Length of the part from each point to the next, ``[P]``."""
+    """Return the length in pixels of the segment from each point to the next, ``[P]``."""
     return np.asarray(np.linalg.norm(np.roll(outline, -1, axis=0) - outline, axis=1), np.float64)
 
 
 def _mean(values: Iterable[Floats]) -> float:
-    """Mean of all that could be measured."""
+    """Return the mean of all values that are not NaN."""
     known = np.concatenate([np.empty(0), *values])
     known = known[~np.isnan(known)]
     return float(known.mean()) if len(known) else float("nan")
@@ -263,9 +263,9 @@ def _mean(values: Iterable[Floats]) -> float:
 
 
 def doubled_cells(found: Cells) -> npt.NDArray[np.bool_]:
-    """Which cells share more than `DOUBLED_OVERLAP` of the smaller mask with another: bool ``[N]``.
+    """Find cells that share over `DOUBLED_OVERLAP` of the smaller mask with another: bool ``[N]``.
 
-    Masks are those that the network gave, before cells were told apart in the label image.
+    The masks are the network's, before the label image separates the cells.
     """
     claims = list(regions(found.boxes, found.patches, found.frame_shape))
     areas = np.array([np.count_nonzero(claim.mask) for claim in claims])
@@ -282,7 +282,7 @@ def doubled_cells(found: Cells) -> npt.NDArray[np.bool_]:
 
 
 def _shared(one: Region, other: Region) -> int:
-    """Pixels that two regions share."""
+    """Count the pixels that two regions share."""
     masks = []
     for region, beside in ((one, other), (other, one)):
         window = tuple(

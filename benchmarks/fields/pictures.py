@@ -1,4 +1,4 @@
-"""The figures of `benchmarks.fields` in one picture: size, scale, and empty frames."""
+"""Draws the figures of `benchmarks.fields` in one picture: size, scale, and empty frames."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
 from benchmarks.fields.views import NOTHING
-
-Row = Mapping[str, Any]
+from benchmarks.harness.results import Row, rows_by
 
 
 def save_picture(result: Mapping[str, Any], file: Path) -> None:
@@ -31,7 +30,7 @@ def save_picture(result: Mapping[str, Any], file: Path) -> None:
 
 def _draw_sizes(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set(title="Size of the frame", xlabel="fields of the frame", ylabel="F1")
-    for number, (name, own) in enumerate(_by("pipeline", rows).items()):
+    for number, (name, own) in enumerate(rows_by("pipeline", rows).items()):
         fields = [row["fields"] for row in own]
         axes.plot(fields, [row["f1"] for row in own], "o-", color=f"C{number}", label=name)
         cut = [row["cut_f1"] for row in own]
@@ -46,9 +45,9 @@ def _draw_sizes(axes: Axes, rows: Sequence[Row]) -> None:
 
 def _draw_factors(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set(title="Scale of the frame", xlabel="resized by", ylabel="F1", ylim=(0, 1.02))
-    styles = dict(zip(_by("told", rows), (":", "-.", "-", "--"), strict=False))
-    for number, (name, own) in enumerate(_by("pipeline", rows).items()):
-        for told, line in _by("told", own).items():
+    styles = dict(zip(rows_by("told", rows), (":", "-.", "-", "--"), strict=False))
+    for number, (name, own) in enumerate(rows_by("pipeline", rows).items()):
+        for told, line in rows_by("told", own).items():
             label = f"{name}, {told} told" if told != NOTHING else f"{name}, not told"
             points = [row["factor"] for row in line], [row["f1"] for row in line]
             axes.plot(*points, styles[told], marker="o", color=f"C{number}", label=label)
@@ -58,7 +57,7 @@ def _draw_factors(axes: Axes, rows: Sequence[Row]) -> None:
 
 def _draw_false_cells(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set(title="Frames without cells", xlabel="false cells per frame")
-    pipelines = _by("pipeline", rows)
+    pipelines = rows_by("pipeline", rows)
     height = 0.8 / max(1, len(pipelines))
     for number, (name, own) in enumerate(pipelines.items()):
         places = [place + number * height for place in range(len(own))]
@@ -67,11 +66,3 @@ def _draw_false_cells(axes: Axes, rows: Sequence[Row]) -> None:
     if rows:
         axes.invert_yaxis()
         axes.legend()
-
-
-def _by(column: str, rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Rows by their value in a column, in the order of its first appearance."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(str(row[column]), []).append(row)
-    return groups

@@ -1,4 +1,4 @@
-"""The pipelines that are measured: what they find in a scene, and how long they take."""
+"""Measures served pipelines: quality of the cells found in scenes, and seconds per frame."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cytoserve.settings import Settings
 from training.evaluation.matching import match_cells, quality
 
 FIRST_SEED = 500_000
-"""Of the scenes: far from the seeds of rendered data sets."""
+"""Seed of the first scene, far from the seeds of rendered data sets."""
 
 FIGURES = {
     "recall": "recall",
@@ -31,7 +31,7 @@ FIGURES = {
     "ap50": "AP50",
     "panoptic_quality": "PQ",
 }
-"""Figures of `quality_of`, and their titles in tables."""
+"""Figure of `quality_of` -> its title in tables."""
 
 Image = npt.NDArray[Any]
 Row = dict[str, Any]
@@ -47,25 +47,25 @@ class ServedPipeline:
     card: ModelCard
 
     def find(self, image: Image, **scale: Any) -> Cells:
-        """The cells of a frame, with the thresholds of the card.
+        """Return the cells of a frame, with the thresholds of the card.
 
         Args:
             image: the frame.
-            scale: one of the arguments of `Client.segment` that tell a frame's scale, or none.
+            scale: an argument of `Client.segment` that states the frame's scale, or nothing.
         """
         return self.client.segment(image, self.name, **scale)
 
 
-@cache  # all pipelines are asked with the same scenes
+@cache  # all pipelines segment the same scenes
 def scene_number(number: int, height: int, width: int) -> Scene:
-    """Render one of the scenes of a size; another ``number``, another scene."""
+    """Render a scene of a size; each ``number`` gives another scene."""
     return render_scene(height, width, FIRST_SEED + number)
 
 
 def quality_of(answers: Answers) -> dict[str, float]:
-    """The figures of `FIGURES` over all scenes together; NaN where there is nothing to measure.
+    """Return `FIGURES` over all scenes together, as NaN if there is nothing to measure.
 
-    Cells that lie on slivers count neither as right nor as wrong.
+    Cells on slivers count neither as right nor as wrong.
     """
     counted = [(without_slivers(found, scene), scene.cells) for found, scene in answers]
     found = quality([match_cells(cells, truth) for cells, truth in counted])
@@ -81,7 +81,7 @@ def quality_of(answers: Answers) -> dict[str, float]:
 
 
 def ratios(ours: dict[str, float], reference: dict[str, float]) -> dict[str, float]:
-    """``ratio_<figure>`` of every figure, and ``least_ratio``; NaN where one is NaN or 0."""
+    """Return ``ratio_<figure>`` per figure, and ``least_ratio``; NaN if a figure is NaN or 0."""
     each = {
         f"ratio_{name}": ours[name] / reference[name] if reference[name] else float("nan")
         for name in FIGURES
@@ -90,13 +90,13 @@ def ratios(ours: dict[str, float], reference: dict[str, float]) -> dict[str, flo
 
 
 SIDES = (SIDE, 2048)
-"""Of the frames in pixels."""
+"""Sides of the timed square frames in pixels."""
 
 
 def measure_seconds(pipeline: ServedPipeline, repeats: int) -> list[Row]:
-    """Median seconds of a frame, end to end, and those per tile; both sizes are timed in turn.
+    """Return median seconds per frame, end to end, and per tile; both sizes are interleaved.
 
-    Every request is of a new frame, so that nothing comes from the server's response cache.
+    Every request has a new frame, so that no answer comes from the server's response cache.
     """
     kind = PIPELINES[pipeline.name]
     scenes = {side: scene_number(0, side, side) for side in SIDES}

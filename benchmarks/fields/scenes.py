@@ -1,7 +1,7 @@
-"""Rendered scenes of any size, and the same scene cropped, shifted and resized with its truth.
+"""Renders scenes of any size, and crops, shifts and resizes a scene with its truth.
 
-The cells are as large in pixels, and lie as densely, as in the fields that networks are trained on:
-`CELLS` in `SIDE` x `SIDE` pixels, whatever the size of the scene.
+The cells are as large in pixels and as dense as in the fields that networks are trained on: `CELLS`
+per `SIDE` x `SIDE` pixels, for every size of scene.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ SIDE = 640
 """Side in pixels of the fields that networks are trained on."""
 
 CELLS = 15
-"""Cells in them."""
+"""Number of cells in such a field."""
 
 LEAST_VISIBLE = 0.5
-"""Share of a cell's pixels that a crop must show for the cell to be counted."""
+"""Minimum share of a cell's pixels that a crop must show for the cell to count."""
 
 OFFSETS = ((1, 0), (0, 1), (3, 5), (8, 8), (16, 4), (4, 16), (13, 29), (31, 18))
-"""(x, y) in pixels of the shifted versions: fractions of a network's stride, and whole ones."""
+"""(x, y) in pixels of the shifted versions: fractions and multiples of a network's stride."""
 
 FACTORS = (0.5, 0.7, 1.5, 2.0)
-"""Of the resized versions."""
+"""Factors of the resized versions."""
 
 Image = npt.NDArray[Any]
 """uint8 or uint16, ``[H, W]`` or ``[H, W, 3]`` RGB."""
@@ -44,7 +44,7 @@ class Scene:
     name: str
     image: Image
     cells: tuple[AnnotatedCell, ...]
-    """Those that must be found."""
+    """Cells that must be found."""
     slivers: tuple[AnnotatedCell, ...] = ()
     """Cells of which a crop shows less than `LEAST_VISIBLE`: finding them is neither right nor
     wrong, see `without_slivers`."""
@@ -53,13 +53,13 @@ class Scene:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """``(H, W)`` in pixels."""
+        """Height and width in pixels."""
         height, width = self.image.shape[:2]
         return height, width
 
 
 def cell_count(height: int, width: int) -> int:
-    """Cells in a scene, by its area: at least one."""
+    """Return the number of cells in a scene from its area: at least one."""
     return max(1, round(CELLS * height * width / SIDE**2))
 
 
@@ -67,7 +67,7 @@ def render_scene(height: int, width: int, seed: int) -> Scene:
     """Render a scene of the training's scale and density; the same seed gives the same bytes.
 
     Raises:
-        CrowdedFrameError: the cells do not fit, as into a scene hardly larger than a cell.
+        CrowdedFrameError: the cells do not fit, for example if the scene is hardly larger than one.
     """
     settings = RenderSettings(height=height, width=width, cells=cell_count(height, width))
     image, cells = render_frame(settings, seed)
@@ -85,19 +85,19 @@ def crop(
     width: int = SIDE,
     least_visible: float = LEAST_VISIBLE,
 ) -> Scene:
-    """Cut a window out of a scene, its truth with it.
+    """Cut a window out of a scene, together with its truth.
 
-    A cell that the window's edge cuts keeps its visible part. It is a sliver where that is less
-    than ``least_visible`` of the cell.
+    A cell at the window's edge keeps its visible part. It is a sliver if that part is less than
+    ``least_visible`` of the cell.
 
     Args:
-        scene: larger than the crop.
+        scene: a scene at least as large as the crop.
         x, y: upper left pixel of the window.
-        height, width: of the window in pixels.
+        height, width: size of the window in pixels.
         least_visible: share of a cell's pixels, 0..1.
 
     Raises:
-        ValueError: the window sticks out of the scene.
+        ValueError: the window is not inside the scene.
     """
     whole_height, whole_width = scene.shape
     if x < 0 or y < 0 or x + width > whole_width or y + height > whole_height:
@@ -121,7 +121,7 @@ def crop(
 
 
 def crops(scene: Scene, side: int = SIDE) -> list[Scene]:
-    """Square crops that cover the scene, row by row; the last of a row or column may overlap.
+    """Cut square crops that cover the scene, row by row; the last per row or column may overlap.
 
     Raises:
         ValueError: the scene is smaller than one crop.
@@ -133,10 +133,10 @@ def crops(scene: Scene, side: int = SIDE) -> list[Scene]:
 
 
 def shifted(scene: Scene, offsets: Iterable[tuple[int, int]] = OFFSETS) -> list[Scene]:
-    """The scene as seen by a camera that was moved by each offset, all of one size.
+    """Return the scene as a camera sees it after a move by each offset, all of the same size.
 
-    They are crops, as large as the farthest offset leaves; that of no offset is their common
-    reference: ``shifted(scene, [(0, 0), *OFFSETS])``.
+    They are crops, as large as the farthest offset allows. The crop at offset (0, 0) is their
+    common reference: ``shifted(scene, [(0, 0), *OFFSETS])``.
     """
     offsets = list(offsets)
     far_x, far_y = (max(abs(offset[axis]) for offset in (*offsets, *OFFSETS)) for axis in (0, 1))
@@ -145,7 +145,7 @@ def shifted(scene: Scene, offsets: Iterable[tuple[int, int]] = OFFSETS) -> list[
 
 
 def without_slivers(found: Cells, scene: Scene) -> Cells:
-    """The found cells without those that lie on a sliver with more than half of their pixels."""
+    """Return the found cells without those that have more than half of their pixels on slivers."""
     if not scene.slivers:
         return found
     slivers = np.zeros(scene.shape, np.bool_)
@@ -163,7 +163,7 @@ def without_slivers(found: Cells, scene: Scene) -> Cells:
 def _cut(
     cells: Iterable[AnnotatedCell], x: int, y: int, height: int, width: int
 ) -> Iterator[AnnotatedCell]:
-    """The visible parts of cells in a window, in its pixels."""
+    """Yield the visible parts of cells in a window, in the window's pixels."""
     for cell in cells:
         top, left = max(0, y - cell.y), max(0, x - cell.x)
         bottom, right = max(0, y + height - cell.y), max(0, x + width - cell.x)
@@ -174,7 +174,7 @@ def _cut(
 
 
 def _starts(length: int, side: int) -> list[int]:
-    """Where crops of one side begin along a length that they cover."""
+    """Return where crops of a side begin along a length that they cover."""
     return [min(start, length - side) for start in range(0, max(length, side), side)]
 
 
@@ -182,14 +182,14 @@ def _starts(length: int, side: int) -> list[int]:
 
 
 def resized(scene: Scene, factor: float) -> Scene:
-    """The scene with its sides times ``factor``, as another camera or magnification gives it.
+    """Multiply the scene's sides by ``factor``, as another camera or magnification does.
 
-    Pixels are averaged where it shrinks, and interpolated linearly where it grows. A cell that has
-    no pixel left is left out.
+    Pixels are averaged if the scene shrinks, and interpolated linearly if it grows. A cell without
+    a remaining pixel is left out.
     """
     height, width = (max(1, round(side * factor)) for side in scene.shape)
-    way = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-    image: Image = np.asarray(cv2.resize(scene.image, (width, height), interpolation=way))
+    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    image: Image = np.asarray(cv2.resize(scene.image, (width, height), interpolation=method))
     scales = width / scene.shape[1], height / scene.shape[0]
     return Scene(
         f"{scene.name}, times {factor:g}",
@@ -202,9 +202,9 @@ def resized(scene: Scene, factor: float) -> Scene:
 def _resized_cells(
     cells: Iterable[AnnotatedCell], scales: tuple[float, float], shape: tuple[int, int]
 ) -> Iterator[AnnotatedCell]:
-    """Cells on the grid of a resized frame; ``scales`` are of x and y, ``shape`` is (H, W).
+    """Yield cells on the grid of a resized frame; ``scales`` are for x and y, ``shape`` is (H, W).
 
-    A pixel belongs to a cell when its place in the old frame lies half or more inside.
+    A pixel belongs to a cell if at least half of its place in the old frame is inside the cell.
     """
     scale_x, scale_y = scales
     for cell in cells:

@@ -1,26 +1,28 @@
-"""The figures of `benchmarks.fields` as Markdown: the bounds, then a table for each question."""
+"""The figures of `benchmarks.fields` as Markdown: the bounds, then a table per question."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.bounds import FIELDS, judge, verdicts_table
 from benchmarks.fields.pipelines import FIGURES
+from benchmarks.harness.markdown import markdown_table
 from benchmarks.harness.results import machine_note
 
 Row = Mapping[str, Any]
 Columns = Mapping[str, Callable[[Row], str]]
-"""Title -> text of a row."""
+"""Title of a column -> function from a row to its cell."""
 
 
 def fields_table(result: Mapping[str, Any]) -> str:
-    """All that was measured; a question that was not asked has no table."""
+    """Return bounds, tables and notes; a question without rows has no table."""
     verdicts = [v for v in judge(FIELDS, {"fields": result}) if v.measured is not None]
     lines = [verdicts_table(verdicts), ""]
     for name, (text, columns) in QUESTIONS.items():
         if rows := result[name]:
-            lines += [text, "", *_table(rows, columns), ""]
+            cells = [[cell(row) for cell in columns.values()] for row in rows]
+            lines += [text, "", markdown_table(list(columns), cells), ""]
     return "\n".join([*lines, *_notes(result)])
 
 
@@ -37,21 +39,13 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _table(rows: Sequence[Row], columns: Columns) -> list[str]:
-    return [
-        f"| {' | '.join(columns)} |",
-        "|---" * len(columns) + "|",
-        *(f"| {' | '.join(text(row) for text in columns.values())} |" for row in rows),
-    ]
-
-
 def _said(name: str, form: str = "") -> Callable[[Row], str]:
-    """The text of a row's value; nothing where it is None."""
+    """Return a column that formats a value, with an empty cell for None."""
     return lambda row: "" if row[name] is None else format(row[name], form)
 
 
 def _compared(name: str) -> Callable[[Row], str]:
-    """A figure, and its ratio to that of the same cells in single fields."""
+    """Return a column of a figure and its ratio to that of the same cells in single fields."""
     return lambda row: f"{row[name]:.3f} ({row[f'ratio_{name}']:.3f})"
 
 
@@ -147,4 +141,4 @@ QUESTIONS: Mapping[str, tuple[str, Columns]] = {
         },
     ),
 }
-"""Name of the rows in a result -> what is asked, and the columns of its table."""
+"""Name of the rows in a result -> question, and the columns of its table."""

@@ -1,4 +1,4 @@
-"""The same scenes at other sizes, scales and places: what changes in the answers."""
+"""Measures how answers change with the size, scale and place of the same scenes."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from cytoserve.codec.cards import LearnedScale
 from cytoserve.settings import FIT
 
 NOTHING = "nothing"
-"""The caller tells no scale."""
+"""Name of the option to state no scale."""
 
 Arguments = Callable[[float], dict[str, Any]]
-"""Factor by which a frame was resized -> what the caller tells of its scale."""
+"""Factor by which a frame was resized -> arguments that state its scale."""
 
 
 def measure_factors(pipeline: ServedPipeline, scenes: int, side: int) -> list[Row]:
-    """Resize scenes of ``side`` x ``side`` pixels, and ask with their scale told in several ways.
+    """Resize scenes of ``side`` x ``side`` pixels, and segment them with their scale stated or not.
 
     Returns:
-        a row for each way and factor. ``drop`` is the F1 of the scenes as they were rendered less
-        that of the row; None in the rows of factor 1 and of those that tell no scale.
+        one row per option and factor. ``drop`` is the F1 of the scenes as rendered minus that of
+        the row. It is None for factor 1 and for options that state no scale.
     """
     rendered = [scene_number(number, side, side) for number in range(scenes)]
     usual = quality_of([(pipeline.find(scene.image), scene) for scene in rendered])
     rows = []
-    for told, arguments in ways_to_tell(pipeline.card.scale).items():
+    for told, arguments in scale_options(pipeline.card.scale).items():
         for factor in sorted((1.0, *FACTORS)):
             views = [resized(scene, factor) for scene in rendered] if factor != 1 else rendered
             if (told, factor) == (NOTHING, 1.0):
@@ -55,28 +55,28 @@ def measure_factors(pipeline: ServedPipeline, scenes: int, side: int) -> list[Ro
     return rows
 
 
-def ways_to_tell(learned: LearnedScale | None) -> dict[str, Arguments]:
-    """What a caller can tell of a frame's scale to a pipeline with this card, by its name."""
-    ways: dict[str, Arguments] = {NOTHING: lambda factor: {}, FIT: lambda factor: {"scale": FIT}}
+def scale_options(learned: LearnedScale | None) -> dict[str, Arguments]:
+    """Return the options to state a frame's scale to a pipeline with this card, by name."""
+    options: dict[str, Arguments] = {NOTHING: lambda factor: {}, FIT: lambda factor: {"scale": FIT}}
     if learned is None:
-        return ways
+        return options
     diameter, pixel_size = learned.cell_diameter_px, learned.pixel_size_um
-    ways["cell diameter"] = lambda factor: {"cell_diameter_px": diameter * factor}
+    options["cell diameter"] = lambda factor: {"cell_diameter_px": diameter * factor}
     if pixel_size is not None:
-        ways["pixel size"] = lambda factor: {"pixel_size_um": pixel_size / factor}
-    return ways
+        options["pixel size"] = lambda factor: {"pixel_size_um": pixel_size / factor}
+    return options
 
 
 MARGIN = 64
-"""Pixels from the border of the common part within which no cell is counted."""
+"""Distance in pixels from the border of the common part within which no cell counts."""
 
 
 def measure_offsets(pipeline: ServedPipeline, scenes: int, side: int) -> list[Row]:
     """Count the cells of scenes of ``side`` x ``side`` pixels at no offset and at `OFFSETS`.
 
     Returns:
-        a row for each offset: ``found`` in all scenes, and ``deviation`` from the mean over all
-        offsets, as a share of it. The deviation is NaN where nothing was found.
+        one row per offset: ``found`` in all scenes, and ``deviation`` from the mean over all
+        offsets, as a share of it. The deviation is NaN if nothing was found.
     """
     offsets = [(0, 0), *OFFSETS]
     counts = np.zeros(len(offsets))
@@ -98,7 +98,7 @@ def measure_offsets(pipeline: ServedPipeline, scenes: int, side: int) -> list[Ro
 
 
 def count_common(found: Cells, part: Scene, side: int) -> int:
-    """Cells of a shifted part of a scene whose middle all parts see, `MARGIN` from the border."""
+    """Count a shifted part's cells whose middle all parts see, `MARGIN` or more from the border."""
     middles = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2 + np.array(part.origin)
     low = np.max(OFFSETS, axis=0) + MARGIN
     high = side - np.max(OFFSETS, axis=0) - MARGIN
@@ -106,23 +106,23 @@ def count_common(found: Cells, part: Scene, side: int) -> int:
 
 
 GRIDS = {1: (1, 1), 4: (2, 2), 10: (2, 5), 16: (4, 4), 36: (6, 6)}
-"""Fields of a scene -> rows and columns of fields."""
+"""Number of fields in a scene -> rows and columns of fields."""
 
 CORNER_FRAME = (960, 1280)
-"""Height and width in pixels of the frame whose corners are looked at."""
+"""Height and width in pixels of the frame whose corners are measured."""
 
 
 def measure_sizes(
     pipeline: ServedPipeline, scenes: Mapping[int, int]
 ) -> tuple[list[Row], list[FrameOutlines]]:
-    """Compare whole scenes with the same scenes in fields.
+    """Compare whole scenes with the same scenes cut into fields.
 
     Args:
-        pipeline: is asked.
-        scenes: fields of a scene, one of `GRIDS`, -> number of such scenes.
+        pipeline: the pipeline to measure.
+        scenes: number of fields per scene, one of `GRIDS`, -> number of such scenes.
 
     Returns:
-        a row for each size, and the outlines that were found in the whole scenes.
+        one row per size, and the outlines that were found in the whole scenes.
     """
     rows, outlines = [], []
     for fields, count in scenes.items():
@@ -177,7 +177,7 @@ def measure_corners(pipeline: ServedPipeline, scenes: int) -> Row:
 
 
 def cells_inside(whole: Cells, field: Scene) -> Cells:
-    """The cells of a frame's answer as a crop of the frame shows them, in pixels of the crop."""
+    """Return the cells of a frame's answer as a crop shows them, in pixels of the crop."""
     (x, y), (height, width) = field.origin, field.shape
     labels = whole.label_image()[y : y + height, x : x + width]
     numbers = np.unique(labels[labels > 0]).astype(int)

@@ -1,4 +1,4 @@
-"""The largest rectangles of a frame that keep clear of its cells, annotated or not."""
+"""Finds the largest rectangles of a frame that avoid its cells, annotated or not."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy.typing as npt
 from training.datasets.annotated import AnnotatedCell, AnnotatedFrame
 
 BLOCK = 8
-"""Rectangles are sought in blocks of this many pixels a side: fast, and a few pixels from best."""
+"""Side in pixels of the blocks that rectangles consist of: fast, and a few pixels from best."""
 
 STANDS_OUT = 0.35
-"""A pixel that differs from the background by this share of what annotated cells do is no
-background: it may be of a cell that is not annotated."""
+"""Share of the annotated cells' difference from the background. A pixel that differs by more may
+belong to a cell that is not annotated, so it is not background."""
 
 BLUR = 3.0
-"""Standard deviation in pixels of the blur before, so that neither noise nor specks stand out."""
+"""Standard deviation in pixels of a blur that keeps noise and specks from standing out."""
 
 
 @dataclass(frozen=True)
@@ -34,29 +34,29 @@ class Rectangle:
 
     @property
     def area(self) -> int:
-        """Pixels in it."""
+        """Number of pixels."""
         return self.width * self.height
 
     @property
     def rows(self) -> slice:
-        """Rows of the frame."""
+        """Rows of the frame that it covers."""
         return slice(self.y, self.y + self.height)
 
     @property
     def columns(self) -> slice:
-        """Columns of the frame."""
+        """Columns of the frame that it covers."""
         return slice(self.x, self.x + self.width)
 
 
 def background(
     frame: AnnotatedFrame, image: npt.NDArray[Any], margin: int
 ) -> npt.NDArray[np.bool_]:
-    """Pixels that are away from annotated cells and from whatever stands out as much as they do.
+    """Find pixels away from annotated cells and from anything that stands out as much.
 
     Args:
         frame: the annotated cells.
         image: the frame's pixels, ``[H, W]`` or ``[H, W, 3]``.
-        margin: distance in pixels, by row or column.
+        margin: distance in pixels along rows and columns.
 
     Returns:
         bool ``[H, W]``.
@@ -70,14 +70,14 @@ def background(
     smooth = cv2.GaussianBlur(np.atleast_3d(image).astype(np.float32), (0, 0), BLUR)
     smooth = smooth.reshape(*free.shape, -1)  # OpenCV drops the axis of a single channel
     difference = np.abs(smooth - np.median(smooth[free], axis=0)).max(axis=2)
-    # The strongest pixels of a cell: of a phase-contrast cell most are as grey as the background.
+    # Only the strongest pixels count: most of a phase-contrast cell is as grey as the background.
     strengths = [np.percentile(_part(difference, cell)[cell.mask], 95) for cell in frame.cells]
     free &= ~_grown(difference > STANDS_OUT * np.median(strengths), margin)
     return free
 
 
 def _part(image: npt.NDArray[Any], cell: AnnotatedCell) -> npt.NDArray[Any]:
-    """The pixels under a cell's patch, as a view."""
+    """Return the pixels under a cell's patch, as a view."""
     height, width = cell.mask.shape
     return image[cell.y : cell.y + height, cell.x : cell.x + width]
 
@@ -88,15 +88,15 @@ def _grown(mask: npt.NDArray[np.bool_], margin: int) -> npt.NDArray[np.bool_]:
 
 
 def largest_rectangles(free: npt.NDArray[np.bool_], least_side: int, most: int) -> list[Rectangle]:
-    """Rectangles of free pixels that share none, the largest first.
+    """Return rectangles of free pixels that do not overlap, the largest first.
 
     Args:
         free: bool ``[H, W]``.
-        least_side: least width and height in pixels.
-        most: rectangles at most.
+        least_side: minimum width and height in pixels.
+        most: maximum number of rectangles.
     """
     height, width = (side // BLOCK * BLOCK for side in free.shape)
-    # A block is free when all of its pixels are; what is left at the frame's end is not looked at.
+    # A block is free if all of its pixels are. Pixels beyond the last whole block are ignored.
     blocks = free[:height, :width].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)
     open_blocks = blocks.all(axis=(1, 3))
     least = -(-least_side // BLOCK)
@@ -113,10 +113,10 @@ def largest_rectangles(free: npt.NDArray[np.bool_], least_side: int, most: int) 
 
 
 def _maximal(free: npt.NDArray[np.bool_]) -> Iterator[Rectangle]:
-    """Every rectangle of free places that cannot grow up, left or right.
+    """Yield every rectangle of free places that cannot grow up, left or right.
 
-    Row by row, with the heights of the free columns that end there on a stack (the largest
-    rectangle in a histogram); every rectangle that cannot grow at all is among them.
+    Each row puts the heights of the free columns that end there on a stack (the largest rectangle
+    in a histogram). Every rectangle that cannot grow at all is among the results.
     """
     heights = np.zeros(free.shape[1], int)
     for row, line in enumerate(free):

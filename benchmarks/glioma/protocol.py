@@ -1,17 +1,17 @@
-"""Study S2's protocol: U-Nets trained and tested on K random splits, in the form of its tables.
+"""Runs study S2's protocol: trains and tests U-Nets on K random splits, for tables like its own.
 
 \b
     python -m benchmarks.glioma.protocol --data data/glioma_c6 --table 1 --table 2 \\
         --pretrained livecell=runs/livecell-mit-b3 --pretrained livecell=runs/livecell-vgg19 \\
         --out runs/glioma-protocol
 
-`--table N` takes the rows of the study's table N and prints its figures beside ours. Rows of one's
-own are all combinations of `--encoder`, `--init`, `--mode` and `--resolution`. `--learning-curve`
-trains on fewer images too; `--zero-shot` tests a checkpoint that was trained elsewhere, as it is.
-Every training is an ordinary checkpoint below OUT.
+`--table N` takes the rows of the study's table N and prints its figures beside ours. A table of
+your own has all combinations of `--encoder`, `--init`, `--mode` and `--resolution`.
+`--learning-curve` also trains on fewer images. `--zero-shot` tests a checkpoint that was trained
+elsewhere, without further training. Every training leaves an ordinary checkpoint below OUT.
 
-The same command again goes on where it was cut off: finished trainings and tests are kept in OUT.
-For a trial on small images add `--scale 0.25 --splits 2 --sizes 3/1/2 --epochs 1`.
+The same command continues an interrupted run: OUT holds finished trainings and tests. For a trial
+on small images, add `--scale 0.25 --splits 2 --sizes 3/1/2 --epochs 1`.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from training.unet.settings import GLIOMA_PRESETS
 from training.validation_errors import explain
 
 STUDY_SPLITS = 10
-"""K of the study."""
+"""The study's number K of random splits."""
 
 
 def read_tests(texts: Sequence[str]) -> tuple[TestSizes, ...]:
-    """Tests as they are written on the command line, ``R1,R2``.
+    """Read tests from the command line, ``R1,R2`` each.
 
     Raises:
-        click.UsageError: one is not of that form, or names no resolution.
+        click.UsageError: a text does not have that form, or names no resolution.
     """
     tests = []
     for text in texts:
@@ -64,10 +64,10 @@ def read_tests(texts: Sequence[str]) -> tuple[TestSizes, ...]:
 
 
 def read_sizes(text: str) -> SplitSizes:
-    """Sizes of a split as they are written on the command line, ``15/5/10``.
+    """Read the sizes of a split from the command line, ``15/5/10``.
 
     Raises:
-        click.UsageError: it is not of that form, or a part is empty.
+        click.UsageError: the text does not have that form, or a part is empty.
     """
     if not re.fullmatch(r"\d+/\d+/\d+", text):
         raise click.UsageError(
@@ -80,10 +80,10 @@ def read_sizes(text: str) -> SplitSizes:
 
 
 def read_pretrained(texts: Sequence[str]) -> dict[tuple[str, str], Path]:
-    """Checkpoint folders of pre-trained models by (name of the pre-training, encoder).
+    """Read the folders of pre-trained models: (name of the pre-training, encoder) -> folder.
 
     Raises:
-        click.UsageError: an argument is not ``NAME=DIR``, or two stand for the same.
+        click.UsageError: an argument is not ``NAME=DIR``, or two mean the same model.
         CheckpointError: a folder holds no checkpoint of a U-Net.
     """
     folders: dict[tuple[str, str], Path] = {}
@@ -95,17 +95,17 @@ def read_pretrained(texts: Sequence[str]) -> dict[tuple[str, str], Path]:
         if (name, encoder) in folders:
             raise click.UsageError(
                 f"--pretrained {name} is given twice for {encoder}: {folders[name, encoder]} and "
-                f"{folder}. Call one otherwise."
+                f"{folder}. Give one another name."
             )
         folders[name, encoder] = Path(folder)
     return folders
 
 
 def read_curve(text: str) -> tuple[int, ...]:
-    """Numbers of training images as they are written on the command line, ``5,10,15``.
+    """Read numbers of training images from the command line, ``5,10,15``.
 
     Raises:
-        click.UsageError: one is not a whole number from 1 on.
+        click.UsageError: a text is not a positive whole number.
     """
     numbers = text.split(",") if text else []
     if not all(re.fullmatch(r"[1-9]\d*", number) for number in numbers):
@@ -123,7 +123,7 @@ def own_table(
     augmentation: Sequence[str],
     tests: Sequence[TestSizes],
 ) -> GliomaTable:
-    """All combinations of what was given, as a table without figures of the study."""
+    """Return all combinations of the options as a table without figures of the study."""
     models = [
         GliomaModel(encoder, init, "crop" if mode == "crop" else "resize", size, (*augmentation,))
         for encoder, init, mode, size in itertools.product(encoders, inits, modes, resolutions)

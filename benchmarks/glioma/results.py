@@ -1,4 +1,4 @@
-"""The figures of study S2's protocol: every model of its tables over all splits."""
+"""Gathers the figures of study S2's protocol: every model of its tables over all splits."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def measure(
     zero_shot: Sequence[Path],
     zero_shot_tests: Sequence[TestSizes],
 ) -> dict[str, Any]:
-    """Train and test all that is not kept yet, and gather the figures of every table.
+    """Train and test what is not cached yet, and gather the figures of every table.
 
     Args:
-        protocol: data, settings and the kept results.
-        tables: models to train, and what each is tested by.
-        seeds: of the splits, K of them.
+        protocol: data, settings and cached results.
+        tables: models to train, and the tests of each.
+        seeds: the K seeds of the splits.
         curve: numbers of training images of the learning curve.
         zero_shot: checkpoint folders to test without training.
-        zero_shot_tests: what those are tested by.
+        zero_shot_tests: tests of those checkpoints.
 
     Raises:
-        ValueError: data, weights or kept results do not fit, see `benchmarks.glioma.runs`.
+        ValueError: data, weights or cached results do not fit, see `benchmarks.glioma.runs`.
     """
     models = _models(tables)
     able = [model for model in models if protocol.can_train(model)]
@@ -74,7 +74,7 @@ def measure(
 
 
 def _models(tables: Sequence[GliomaTable]) -> dict[GliomaModel, list[TestSizes]]:
-    """Every model of the tables once, with all that it is tested by."""
+    """Return every model of the tables once, with all of its tests."""
     models: dict[GliomaModel, dict[TestSizes, None]] = {}
     for table in tables:
         for model in table.figures:
@@ -88,7 +88,7 @@ def _train_and_test(
     seeds: Sequence[int],
     curve: Sequence[int],
 ) -> None:
-    """All runs, split by split, so that the first tables can be printed early."""
+    """Do all runs, split by split, so that the first tables can be printed early."""
     counts = sorted({*curve, protocol.sizes.training}, reverse=True)
     plan = list(itertools.product(seeds, models.items(), counts))
     for number, (seed, (model, tests), count) in enumerate(plan, start=1):
@@ -131,7 +131,7 @@ def _averages(
     tests: Sequence[TestSizes],
     seeds: Sequence[int],
 ) -> list[Average]:
-    """A model's average by test, from kept results; empty where it could not be trained."""
+    """Return a model's average per test from cached results; empty if it cannot be trained."""
     if not protocol.can_train(model):
         return []
     runs = [run_scores(protocol, Run(model, images, seed), tests, _say) for seed in seeds]
@@ -144,7 +144,7 @@ def _learning_curve(
     seeds: Sequence[int],
     counts: Sequence[int],
 ) -> list[dict[str, Any]]:
-    """DiceLoss^AV by number of training images, of every model by the first test of its table."""
+    """Return each model's DiceLoss^AV by number of training images, in its table's first test."""
     return [
         {
             "model": str(model),

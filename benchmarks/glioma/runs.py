@@ -1,4 +1,4 @@
-"""Training and testing one U-Net of study S2's protocol on one random split."""
+"""Trains and tests one U-Net of study S2's protocol on one random split."""
 
 from __future__ import annotations
 
@@ -26,15 +26,14 @@ from training.unet.settings import UnetSettings
 from training.unet.train import IMAGENET, train_unet
 
 OWN = "own"
-"""In a test's R1: the resolution at which cells are as large as in the model's training."""
-
+"""Resolution R1 of a test at which cells are as large as in the model's training."""
 
 AUGMENTATIONS: dict[str, dict[str, object]] = {
     "flips": {"flip_probability": 0.5},
     "sharpness": {"sharpness": 0.5},
     "contrast": {"contrast": 0.3},
 }
-"""The study's options by name -> settings; it prints no strengths."""
+"""Name of the study's option -> settings; the study does not publish the strengths."""
 
 
 @dataclass(frozen=True)
@@ -44,36 +43,36 @@ class Run:
     model: GliomaModel
     training_images: int
     seed: int
-    """Of the split, the weights and the order of training."""
+    """Seed of the split, the weights and the order of training."""
 
     @property
     def folder(self) -> str:
-        """Where its result is kept, below the protocol's folder."""
+        """Folder of its cached result, relative to the protocol's folder."""
         return f"{slug(str(self.model))}/{self.training_images}-images/split-{self.seed:02}"
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What all runs share.
+    """Data and settings that all runs share.
 
-    ``scale`` shrinks every resolution, for small images and short runs; ``checkpoints`` are
-    folders by (name of the pre-training, encoder).
+    ``scale`` shrinks every resolution, for small images and short runs. ``checkpoints`` maps (name
+    of the pre-training, encoder) to a folder.
     """
 
     dataset: AnnotatedDataset
     hashes: Mapping[str, str]
     sizes: SplitSizes
     settings: UnetSettings
-    """Of every training, but for what its model says."""
+    """Settings of every training, except those that its model defines."""
     scale: float
     checkpoints: Mapping[tuple[str, str], Path]
     results: KeptResults
 
     def begin(self) -> None:
-        """See that what is kept belongs to this protocol; number of splits and models may differ.
+        """Check that cached results belong to this protocol; splits and models may differ.
 
         Raises:
-            OtherProtocolError: it does not.
+            OtherProtocolError: they do not.
         """
         self.results.begin(
             {
@@ -85,14 +84,14 @@ class Protocol:
         )
 
     def resolution(self, name: str) -> str:
-        """A resolution as `training.unet.dice.parse_resolution` reads it, scaled."""
+        """Return a scaled resolution in the form that `parse_resolution` reads."""
         if name not in RESOLUTIONS or self.scale == 1:
             return name
         size = RESOLUTIONS[name]
         return size_text(*(max(1, round(side * self.scale)) for side in size))
 
     def training_settings(self, model: GliomaModel) -> UnetSettings:
-        """Settings of the training of one model.
+        """Return the settings for training one model.
 
         Raises:
             pydantic.ValidationError: the model has an unknown encoder or resolution.
@@ -107,14 +106,14 @@ class Protocol:
         return UnetSettings.model_validate({**self.settings.model_dump(), **changes})
 
     def tested_at(self, model: GliomaModel, sizes: TestSizes) -> TestSizes:
-        """Both resolutions of a test of a model, with that of its training in place of `OWN`."""
+        """Return both resolutions of a model's test, with that of its training for `OWN`."""
         r1, r2 = sizes
         if r1 == OWN:
             return self.training_settings(model).whole_image_resolution, self.resolution(r2)
         return self.resolution(r1), self.resolution(r2)
 
     def split(self, run: Run) -> DatasetSplit:
-        """The frames of a run.
+        """Return the frames of a run.
 
         Raises:
             ValueError: the data set is too small, see `training.datasets.splits`.
@@ -122,13 +121,14 @@ class Protocol:
         return random_split(self.dataset, self.sizes, run.seed).first(run.training_images)
 
     def can_train(self, model: GliomaModel) -> bool:
-        """Whether the weights that it starts from were given."""
+        """Return whether the weights that it starts from were given."""
         return model.init in (IMAGENET, RANDOM) or self._pretrained(model) is not None
 
     def initial_weights(self, model: GliomaModel) -> str:
-        """Where its training starts: ``random``, ``imagenet`` or a checkpoint folder.
+        """Return the start of its training: ``random``, ``imagenet`` or a checkpoint folder.
 
-        Raises ValueError where the folder was not given.
+        Raises:
+            ValueError: the folder was not given.
         """
         folder = self._pretrained(model)
         if folder is None and model.init not in (IMAGENET, RANDOM):
@@ -143,28 +143,28 @@ class Protocol:
 
 
 def slug(text: str) -> str:
-    """A folder name of a title."""
+    """Turn a title into the name of a folder."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 @dataclass(frozen=True)
 class Average:
-    """DiceScore^AV of a model, or its loss."""
+    """DiceScore^AV of a model, or DiceLoss^AV."""
 
     mean: float
-    """Over all test images and splits."""
+    """Mean over all test images and splits."""
     spread: float | None
-    """Standard deviation of the splits' means (of a sample, K - 1); None of a single split."""
+    """Sample standard deviation of the splits' means (K - 1); None for a single split."""
     splits: tuple[float, ...]
-    """Mean over the test images of every split."""
+    """Mean over the test images of each split."""
 
     def as_loss(self) -> Average:
-        """DiceLoss^AV = 1 - DiceScore^AV."""
+        """Return DiceLoss^AV = 1 - DiceScore^AV."""
         return Average(1 - self.mean, self.spread, tuple(1 - score for score in self.splits))
 
 
 def average(splits: Sequence[Sequence[float]]) -> Average:
-    """The mean over images and splits, from the scores of every split's test images."""
+    """Return the mean over images and splits, from the scores of each split's test images."""
     means = tuple(float(np.mean(scores)) for scores in splits)
     return Average(
         mean=float(np.mean([score for scores in splits for score in scores])),
@@ -176,12 +176,12 @@ def average(splits: Sequence[Sequence[float]]) -> Average:
 def run_scores(
     protocol: Protocol, run: Run, tests: Collection[TestSizes], say: Callable[[str], None]
 ) -> dict[TestSizes, list[float]]:
-    """Dice of every test image of a run by test sizes; trains and tests only what is not kept.
+    """Return Dice of a run's test images by test; train and test only what is not cached.
 
     Raises:
         ValueError: the data set is too small, or a frame cannot be trained on.
         CheckpointError: initial weights are absent or do not fit.
-        OtherProtocolError: the kept run began with other weights than it would now.
+        OtherProtocolError: the cached run began with other weights than it would now.
     """
     init = protocol.initial_weights(run.model)
     origin = init if init in (IMAGENET, RANDOM) else hash_files([Path(init) / WEIGHTS_FILE])
@@ -207,7 +207,7 @@ def run_scores(
 
 
 def _train(protocol: Protocol, run: Run, split: DatasetSplit, out: Path, init: str) -> None:
-    """Train, or go on with a training of this run that was cut off after a whole epoch."""
+    """Train, or continue this run's training if it was interrupted after a whole epoch."""
     train_unet(
         split.training,
         split.validation,
@@ -223,10 +223,10 @@ def _train(protocol: Protocol, run: Run, split: DatasetSplit, out: Path, init: s
 def zero_shot_scores(
     protocol: Protocol, checkpoint: Path, test: TestSizes, seeds: Sequence[int]
 ) -> list[list[float]]:
-    """Dice of a checkpoint on the test images of every split, without any training.
+    """Return Dice of a checkpoint on the test images of every split, without training.
 
     Raises:
-        CheckpointError: it is absent, damaged or of another network.
+        CheckpointError: the checkpoint is absent, damaged or of another network.
         ValueError: the data set is too small.
     """
     unet = load_unet(checkpoint)[0]
@@ -245,7 +245,7 @@ def zero_shot_scores(
 def dice_of_frames(
     unet: UNet, frames: Iterable[AnnotatedFrame], r1: str, r2: str
 ) -> dict[str, float]:
-    """DS^C(R1, R2) of every frame, by its name."""
+    """Return frame name -> DS^C(R1, R2)."""
     prepare, scores = PrepareWholeFrame(), {}
     for frame in frames:
         camera = torch.from_numpy(np.atleast_3d(frame.read()).astype(np.int32))

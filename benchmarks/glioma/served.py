@@ -1,13 +1,13 @@
-"""A whole-frame U-Net of study S2 through the server: Dice, speed, memory, pictures.
+"""Measures a whole-frame U-Net of study S2 through the server: Dice, speed, memory, pictures.
 
 \b
     python -m benchmarks.glioma.served --data data/t98g@benchmarks/t98g/test.txt \\
         --checkpoint runs/t98g/unet --json t98g.json
 
 Dice is that of the server's mask on frames that the checkpoint was not trained on. Seconds are end
-to end and taken in turn, in one run, for the server, the same ONNX graphs without it, and the same
-weights in PyTorch eager mode (segmentation-models-pytorch). Memory is the peak of launcher, Triton
-and workers while a frame of each of the study's resolutions, three channels, is answered.
+to end. One run interleaves the server, the same ONNX graphs without it, and the same weights in
+PyTorch eager mode (segmentation-models-pytorch). Memory is the peak of launcher, Triton and workers
+while they answer a frame of each of the study's resolutions with three channels.
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ from training.unet.frames import foreground_mask
 from training.unet.network import load_unet
 
 TIMEOUT = 300.0
-"""Seconds for one frame: a large one on a slow processor takes its time."""
+"""Maximum seconds per frame: a large one is slow on a slow processor."""
 
 Image = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class FrameMemory:
-    """The server's memory while one frame was answered."""
+    """The server's memory while it answered one frame."""
 
     resolution: str
     height: int
     width: int
     peak_bytes: int
-    """Most of launcher, Triton and workers; shared pages count once."""
+    """Peak memory of launcher, Triton and workers in bytes; shared pages count once."""
 
 
 def measure_quality(
     client: Client, pipeline: str, frames: Sequence[AnnotatedFrame], pictures: Path | None
 ) -> list[dict[str, Any]]:
-    """Dice and IoU of the server's mask on every frame, which is drawn into ``pictures``."""
+    """Return Dice and IoU of the server's mask per frame, and draw the masks into ``pictures``."""
     figures = []
     for frame in track(frames, "segmenting", transient=True):
         image = frame.read()
@@ -86,7 +86,7 @@ def measure_quality(
 def measure_memory(
     server: EmbeddedServer, client: Client, pipeline: str, image: Image, sizes: Mapping[str, Any]
 ) -> list[FrameMemory]:
-    """Answer the image at sizes (H, W) in three channels, from the smallest, and watch the peak."""
+    """Segment the image at sizes (H, W) in three channels, smallest first; return the peaks."""
     figures = []
     for name, (height, width) in sorted(sizes.items(), key=lambda item: item[1]):
         frame = _enlarged(image, height, width)
@@ -112,7 +112,7 @@ def measure(
     sizes: Mapping[str, tuple[int, int]],
     pictures: Path | None,
 ) -> dict[str, Any]:
-    """All figures; see the module's docstring.
+    """Return all figures; see the module's docstring.
 
     Raises:
         CheckpointError: the server answers with other weights than those of the checkpoint.
@@ -164,7 +164,7 @@ def measure(
     default="glioma_unet",
 )
 @repository_option
-@click.option("--repeats", type=click.IntRange(1), default=3, help="Timed rounds a frame.")
+@click.option("--repeats", type=click.IntRange(1), default=3, help="Timed rounds per frame.")
 @click.option("--timed-frames", type=click.IntRange(1), default=2, help="Frames that are timed.")
 @click.option(
     "--memory",

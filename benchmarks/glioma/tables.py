@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.harness.foregrounds import speed_table
+from benchmarks.harness.markdown import ABSENT, markdown_table
 from benchmarks.harness.results import machine_note, training_text
 from benchmarks.published import S2_LEARNING_CURVE
 
-ABSENT = "-"
-
 
 def protocol_page(result: dict[str, Any]) -> str:
-    """All tables, from the result of `benchmarks.glioma.protocol`."""
+    """Return all tables, from the result of `benchmarks.glioma.protocol`."""
     parts = [scores_table(table) for table in result["tables"]]
     if result["learning_curve"]:
         parts.append(learning_curve_table(result["learning_curve"]))
@@ -23,42 +22,42 @@ def protocol_page(result: dict[str, Any]) -> str:
 
 
 def scores_table(table: dict[str, Any]) -> str:
-    """DiceScore^AV of models: one of tables 1 to 5, rows of one's own, or the zero-shot test."""
-    columns = "".join(f" DiceScore^AV({test}) | study |" for test in table["tests"])
+    """Return DiceScore^AV of models: one of tables 1 to 5, a table of one's own, or zero-shot."""
+    columns = [title for test in table["tests"] for title in (f"DiceScore^AV({test})", "study")]
     rows = [
-        f"### {table['title']}",
-        "",
-        f"| model | initialisation | training |{columns}",
-        "|---|---|---|" + "---|---|" * len(table["tests"]),
+        [
+            *(row["network"], row["init"], row["training"]),
+            *(
+                cell
+                for score, figure in zip(
+                    row["scores"], row["study"] or [ABSENT] * len(table["tests"]), strict=True
+                )
+                for cell in (average_text(score), figure)
+            ),
+        ]
+        for row in table["rows"]
     ]
-    for row in table["rows"]:
-        study = row["study"] or [ABSENT] * len(table["tests"])
-        cells = "".join(
-            f" {average_text(score)} | {figure} |"
-            for score, figure in zip(row["scores"], study, strict=True)
-        )
-        rows.append(f"| {row['network']} | {row['init']} | {row['training']} |{cells}")
-    return "\n".join([*rows, ""])
+    scores = markdown_table(["model", "initialisation", "training", *columns], rows)
+    return f"### {table['title']}\n\n{scores}\n"
 
 
 def learning_curve_table(curve: Sequence[dict[str, Any]]) -> str:
-    """DiceLoss^AV = 1 - DiceScore^AV by the number of training images."""
-    rows = [
-        "### Learning curve",
-        "",
-        "| model | R1, R2 | training images | DiceLoss^AV(R1, R2) | study, about |",
-        "|---|---|---|---|---|",
-    ]
-    rows += [
-        f"| {row['model']} | {row['test']} | {row['images']} | {average_text(row['loss'])} "
-        f"| {S2_LEARNING_CURVE.get(row['images'], ABSENT)} |"
-        for row in curve
-    ]
-    return "\n".join([*rows, ""])
+    """Return DiceLoss^AV = 1 - DiceScore^AV by the number of training images."""
+    losses = markdown_table(
+        ["model", "R1, R2", "training images", "DiceLoss^AV(R1, R2)", "study, about"],
+        [
+            [
+                *(row["model"], row["test"], f"{row['images']}", average_text(row["loss"])),
+                S2_LEARNING_CURVE.get(row["images"], ABSENT),
+            ]
+            for row in curve
+        ],
+    )
+    return f"### Learning curve\n\n{losses}\n"
 
 
 def average_text(score: dict[str, Any] | None) -> str:
-    """Mean and, of several splits, standard deviation over them."""
+    """Return the mean and, of several splits, the standard deviation over them."""
     if score is None:
         return ABSENT
     spread = "" if score["spread"] is None else f" ± {score['spread']:.3f}"
@@ -88,20 +87,30 @@ def _size_text(resize_to: Sequence[int] | None) -> str:
 
 
 def served_page(result: dict[str, Any]) -> str:
-    """Quality, speed and memory through the server, from `benchmarks.glioma.served`."""
-    quality = ["| field | foreground | Dice | IoU |", "|---|---|---|---|"]
-    quality += [
-        f"| {frame['name']} | {frame['foreground']:.3f} | {frame['dice']:.3f} "
-        f"| {frame['iou']:.3f} |"
-        for frame in result["frames"]
-    ]
-    quality.append(f"| mean | | {result['dice']:.3f} | {result['iou']:.3f} |")
-    memory = ["| frame | size | server memory, peak MB |", "|---|---|---|"]
-    memory += [
-        f"| {row['resolution']} | {row['width']}x{row['height']}x3 "
-        f"| {row['peak_bytes'] / 1e6:.0f} |"
-        for row in result["memory"]["frames"]
-    ]
+    """Return quality, speed and memory through the server, from `benchmarks.glioma.served`."""
+    mean = {**result, "name": "mean"}
+    quality = markdown_table(
+        ["field", "foreground", "Dice", "IoU"],
+        [
+            [
+                frame["name"],
+                f"{frame['foreground']:.3f}" if "foreground" in frame else "",
+                f"{frame['dice']:.3f}",
+                f"{frame['iou']:.3f}",
+            ]
+            for frame in (*result["frames"], mean)
+        ],
+    )
+    memory = markdown_table(
+        ["frame", "size", "server memory, peak MB"],
+        [
+            [
+                *(row["resolution"], f"{row['width']}x{row['height']}x3"),
+                f"{row['peak_bytes'] / 1e6:.0f}",
+            ]
+            for row in result["memory"]["frames"]
+        ],
+    )
     notes = [
         f"`{result['pipeline']}`: {training_text(result['recipe'])}. Fields that it was not "
         f"trained on, whole, through the server, which shows them to the network "
@@ -111,5 +120,5 @@ def served_page(result: dict[str, Any]) -> str:
         f"{result['memory']['before_bytes'] / 1e6:.0f} MB.",
         machine_note(result["machine"]),
     ]
-    parts = [*quality, "", *speed_table(result["speed"]), "", *memory, ""]
+    parts = [quality, "", speed_table(result["speed"]), "", memory, ""]
     return "\n".join([*parts, *(f"{note}\n" for note in notes)])

@@ -1,4 +1,4 @@
-"""Speed and pictures of semantic pipelines."""
+"""Measures the speed of semantic pipelines and draws their answers."""
 
 from __future__ import annotations
 
@@ -9,41 +9,42 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy.typing as npt
 
 from benchmarks.harness.in_process import InProcess
+from benchmarks.harness.markdown import markdown_table
+from benchmarks.harness.pictures import write_picture
 from benchmarks.harness.timing import time_interleaved
 from cytoserve import Client, Foreground
 from cytoserve.overlay import draw_foreground
 
 Image = npt.NDArray[Any]
-Way = Callable[[Image], object]
+Segmentation = Callable[[Image], object]
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Medians over the frames, end to end, from the camera frame as an array."""
+    """Median seconds over the frames, end to end, from the camera frame as an array."""
 
     served: float
     """Seconds through the server."""
     in_process: float
     """Seconds of the same ONNX graphs in this process, asked by the same client."""
     torch: float
-    """Seconds of the same weights the way the study ran them, in PyTorch eager mode."""
+    """Seconds of the same weights as the study ran them, in PyTorch eager mode."""
 
     @property
     def overhead(self) -> float:
-        """What the server adds: served / in process."""
+        """Overhead of the server: served / in process."""
         return self.served / self.in_process
 
     @property
     def speedup(self) -> float:
-        """How many times faster than PyTorch: torch / served."""
+        """Speedup over PyTorch: torch / served."""
         return self.torch / self.served
 
     def figures(self) -> dict[str, float]:
-        """Seconds and ratios by name."""
+        """Return seconds and ratios by name."""
         return {**vars(self), "overhead": self.overhead, "speedup": self.speedup}
 
 
@@ -51,33 +52,33 @@ def measure_speed(
     client: Client,
     repository: Path,
     pipeline: str,
-    torch_way: Way,
+    torch: Segmentation,
     frames: Sequence[Image],
     repeats: int,
 ) -> Speed:
-    """Time the three ways in turn, frame by frame, so that a busy moment hits them all."""
+    """Time all three, interleaved frame by frame, so that other load hits them alike."""
     seconds: dict[str, list[float]] = {}
     with Client(transport=InProcess(repository, [pipeline])) as alone:
-        ways: Mapping[str, Way] = {
+        contenders: Mapping[str, Segmentation] = {
             "served": lambda image: client.foreground(image, pipeline),
             "in_process": lambda image: alone.foreground(image, pipeline),
-            "torch": torch_way,
+            "torch": torch,
         }
         for image in frames:
-            bound = {name: partial(way, image) for name, way in ways.items()}
+            bound = {name: partial(run, image) for name, run in contenders.items()}
             for name, times in time_interleaved(bound, repeats).items():
                 seconds.setdefault(name, []).append(statistics.median(times))
     return Speed(**{name: statistics.median(times) for name, times in seconds.items()})
 
 
-def speed_table(speed: Mapping[str, float]) -> list[str]:
-    """Lines of a Markdown table of :meth:`Speed.figures`."""
-    return [
-        "| served s | in process s | overhead | PyTorch eager s | speedup |",
-        "|---|---|---|---|---|",
-        f"| {speed['served']:.3f} | {speed['in_process']:.3f} | {speed['overhead']:.2f} "
-        f"| {speed['torch']:.3f} | {speed['speedup']:.2f} |",
+def speed_table(speed: Mapping[str, float]) -> str:
+    """Return `Speed.figures` as a Markdown table."""
+    cells = [
+        *(f"{speed['served']:.3f}", f"{speed['in_process']:.3f}", f"{speed['overhead']:.2f}"),
+        *(f"{speed['torch']:.3f}", f"{speed['speedup']:.2f}"),
     ]
+    head = ["served s", "in process s", "overhead", "PyTorch eager s", "speedup"]
+    return markdown_table(head, [cells])
 
 
 def save_pictures(
@@ -88,10 +89,7 @@ def save_pictures(
     Raises:
         OSError: a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     overlay, probability = folder / f"{name}_overlay.png", folder / f"{name}_probability.png"
-    pictures = {overlay: draw_foreground(frame, foreground)[:, :, ::-1]}  # cv2 is BGR
-    for file, picture in {**pictures, probability: foreground.probability}.items():
-        if not cv2.imwrite(str(file), picture):
-            raise OSError(f"{file} could not be written; is the disk full?")
+    write_picture(overlay, draw_foreground(frame, foreground))
+    write_picture(probability, foreground.probability)
     return overlay, probability

@@ -1,12 +1,12 @@
-"""The limit that a server is held to: a client whose requests are answered in its own process.
+"""A client whose requests its own process answers: the limit that a server is compared with.
 
 ::
 
     client = Client(transport=InProcess(Path("model_repository"), ["yolo_resnet"]))
     cells = client.segment(frame)
 
-The request is encoded, the graphs are run in the ensemble's order, and the answer is decoded by the
-code that does so with a server. What a server adds is the rest: the wire, and the steps' hops.
+The same code as with a server encodes the request and decodes the answer, and the graphs run in the
+ensemble's order. A server adds the rest: the wire, and the hops between steps.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class InProcess:
 
     Args:
         repository: a model repository with exported models.
-        pipelines: those to open.
-        threads: threads per session; None takes as many as the server's have. (0 would let ONNX
-            Runtime bind them to cores, which it does not do there.)
+        pipelines: pipelines to open.
+        threads: threads per session; None takes as many as the server's sessions have. 0 would let
+            ONNX Runtime bind them to cores, which it does not do in the server.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class InProcess:
     def time_steps(
         self, pipeline: str, clock: Callable[[], float] = time.perf_counter
     ) -> Mapping[str, list[float]]:
-        """From now on note the seconds of every run of each step of ``pipeline``, by step.
+        """Start to record the seconds of every run of each step of ``pipeline``, by step.
 
-        With ``time.thread_time`` they are processor seconds, of sessions with one thread: it is
-        the thread that asks.
+        With ``time.thread_time`` they are processor seconds of the calling thread, so sessions must
+        have one thread.
         """
         sessions = self._chains[pipeline].sessions
         noted: dict[str, list[float]] = {step: [] for step in sessions}
@@ -64,38 +64,37 @@ class InProcess:
         return noted
 
     async def infer(self, request: Request, timeout: float) -> Tensors:
-        """Run what the request's outputs depend on; there is no deadline."""
+        """Run what the request's outputs depend on, without a deadline."""
         inputs = dict(request.inputs)
         if request.model in self._cards:
             answers = self._cards[request.model].run(list(request.outputs), inputs)
-            # ONNX Runtime gives text, the wire bytes.
+            # ONNX Runtime returns text, the wire has bytes.
             return {n: as_bytes(a) for n, a in zip(request.outputs, answers, strict=True)}
         if request.model not in self._chains:
             raise PipelineNotServed(request.model)
         return self._chains[request.model].run(inputs, request.outputs)
 
     async def is_ready(self, model: str, timeout: float) -> bool:
-        """Whether ``model`` is a pipeline that was opened."""
+        """Return whether ``model`` is an opened pipeline."""
         return model in self._chains
 
     async def execution(self, model: str, timeout: float) -> str:
-        """Every graph is run as it is."""
+        """Return "", since every graph runs as it is."""
         return ""
 
     async def server_info(self, timeout: float) -> ServerInfo:
-        """Say that there is no server."""
+        """Return that there is no server."""
         return ServerInfo("in process", "")
 
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
+    async def sleep(self, seconds: float) -> None:  # noqa: D102
         time.sleep(seconds)
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is no connection."""
 
 
 class _TimedSession:
-    """A session of ONNX Runtime that notes the seconds of its runs."""
+    """A session of ONNX Runtime that records the seconds of its runs."""
 
     def __init__(self, session: Any, seconds: list[float], clock: Callable[[], float]) -> None:
         self._session = session
@@ -110,6 +109,6 @@ class _TimedSession:
 
 
 def as_bytes(texts: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:
-    """An array of ``str`` as UTF-8."""
+    """Encode an array of ``str`` as UTF-8."""
     encoded = [str(text).encode() for text in texts.flat]
     return np.array(encoded, dtype=np.object_).reshape(texts.shape)

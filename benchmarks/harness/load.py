@@ -1,4 +1,4 @@
-"""Frames to measure with: rendered ones by size and number of cells, and real ones."""
+"""Frames for measurements: rendered ones by size and number of cells, and real ones."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from server.repository import survey
 from training.rendered import RenderSettings, render_frame
 
 CELL_DIAMETER = 36.0
-"""Mean diameter of the rendered cells in pixels, on a frame of any size: that of rendered training
-frames, since a network sees every frame at the scale that it was trained at."""
+"""Mean diameter of the rendered cells in pixels, on frames of any size. It is that of rendered
+training frames, since a network sees every frame at the scale that it was trained at."""
 
 MOST_PROMPTS = 500
-"""Of a frame with more cells so many are prompted."""
+"""Maximum number of cells of a frame that are prompted."""
 
 IMAGE_SIZES = ((640, 480), (1024, 1024), (2048, 2048), (2592, 1952))
-"""(width, height) in pixels of the frames of cameras."""
+"""(width, height) in pixels of camera frames."""
 
 CELL_COUNTS = (0, 15, 100, 500, 2000)
 
 
 @dataclass(frozen=True)
 class LoadFrame:
-    """A rendered frame and what may be asked of it."""
+    """A frame, and the prompts that may go with it."""
 
     image: npt.NDArray[Any]
     """uint16 ``[H, W]``."""
     cells: int
     prompts: Prompts | None
-    """A box for every cell, for pipelines that are prompted; None where there is no cell."""
+    """A box per cell, for prompted pipelines; None if there is no cell."""
 
 
 def load_frame(width: int, height: int, cells: int, seed: int = 0) -> LoadFrame:
-    """Render a frame; the same for the same arguments.
+    """Render a frame; the same arguments give the same frame.
 
-    Where the cells do not fit, they are rendered smaller.
+    If the cells do not fit, they are rendered smaller.
     """
     settings = RenderSettings(
         width=width,
@@ -66,8 +66,8 @@ def read_frames(folder: Path) -> list[LoadFrame]:
     """Read a folder's images, in the order of their names.
 
     Raises:
-        CytoserveError: one of them is no frame.
-        click.UsageError: there is none.
+        CytoserveError: an image is no frame.
+        click.UsageError: there is no image.
     """
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not files:
@@ -92,17 +92,17 @@ def ask(client: Client, pipeline: str, frame: LoadFrame) -> Cells | Foreground:
 
 
 def count_answered(answer: Cells | Foreground) -> int:
-    """Cells of an answer, or centres of a foreground; 0 where it has none."""
+    """Return the number of cells, or of centres of a foreground; 0 if it has no centres."""
     if isinstance(answer, Cells):
         return len(answer)
     return 0 if answer.centres is None else len(answer.centres)
 
 
 USUAL_SIZE = (2048, 2048)
-"""Width and height of the frames along which the cells grow."""
+"""Width and height in pixels of the frames with growing numbers of cells."""
 
 USUAL_CELLS = 15
-"""Cells of the frames along which the size grows."""
+"""Number of cells in the frames of growing size."""
 
 
 @dataclass(frozen=True, order=True)
@@ -115,20 +115,20 @@ class Case:
 
     @property
     def megapixels(self) -> float:
-        """Millions of pixels."""
+        """Size in millions of pixels."""
         return self.width * self.height / 1e6
 
-    @cache  # noqa: B019 - thousands of cells take seconds to render, and cases live on
+    @cache  # noqa: B019 - thousands of cells take seconds to render, and cases are few
     def frame(self) -> LoadFrame:
-        """Render such a frame, once."""
+        """Render such a frame once."""
         return load_frame(self.width, self.height, self.cells)
 
 
 def cross(sizes: Sequence[tuple[int, int]], counts: Sequence[int]) -> list[Case]:
-    """Every size at one count of cells, and every count at one size: no full product.
+    """Return every size at one count of cells, and every count at one size.
 
-    The fixed ones are `USUAL_CELLS` and `USUAL_SIZE`, or the first count and the last size where
-    these are not among those given.
+    The fixed ones are `USUAL_CELLS` and `USUAL_SIZE`, or the first count and the last size if these
+    are not given.
     """
     count = USUAL_CELLS if USUAL_CELLS in counts else counts[0]
     size = USUAL_SIZE if USUAL_SIZE in sizes else sizes[-1]
@@ -137,15 +137,15 @@ def cross(sizes: Sequence[tuple[int, int]], counts: Sequence[int]) -> list[Case]
 
 
 def product(sizes: Sequence[tuple[int, int]], counts: Sequence[int]) -> list[Case]:
-    """Every size with every count."""
+    """Return every size with every count."""
     return [Case(*size, count) for size in sizes for count in counts]
 
 
 def asked(pipeline: str, cases: Sequence[Case]) -> list[Case]:
-    """The cases that a pipeline answers in one request, and that differ for it.
+    """Return the cases that a pipeline answers in one request, and that differ for it.
 
-    Prompted pipelines need a cell. To semantic ones, which look at all pixels alike, cells make no
-    difference: of every size they are asked with the first count.
+    Prompted pipelines need a cell. Semantic pipelines treat all pixels alike, so cells make no
+    difference to them: they get the first count of each size.
     """
     kind = PIPELINES[pipeline]
     fitting = [
@@ -162,10 +162,10 @@ def asked(pipeline: str, cases: Sequence[Case]) -> list[Case]:
 
 
 def exported(repository: Path, names: Sequence[str]) -> list[str]:
-    """The named pipelines, or all, that the repository has.
+    """Return the named pipelines, or all that the repository has.
 
     Raises:
-        click.ClickException: it lacks one that is named, or has none, or is no repository.
+        click.ClickException: it lacks a named pipeline, has none, or is no repository.
     """
     try:
         exports = survey(repository, names or PIPELINES)
@@ -185,14 +185,14 @@ Image = npt.NDArray[Any]
 Answer = TypeVar("Answer")
 
 _SHIFTS = itertools.count(1)
-"""Of the whole process: what one measurement has shown to the server, the next must not."""
+"""Shifts for the whole process: no measurement may reuse a frame that the server has seen."""
 
 
 def new_frames(image: Image, count: int) -> Iterator[Image]:
-    """Yield ``count`` frames of the same pixels ``[H, W]`` or ``[H, W, C]``, each shifted anew.
+    """Yield ``count`` frames of the same pixels ``[H, W]`` or ``[H, W, C]``, each shifted further.
 
-    The same cells at other places: the same work, but another frame, until all ``H * W`` shifts
-    are used up.
+    They have the same cells at other places, so they are the same work but different frames, until
+    all ``H * W`` shifts are used up.
     """
     height, width = image.shape[:2]
     for _ in range(count):
@@ -201,9 +201,9 @@ def new_frames(image: Image, count: int) -> Iterator[Image]:
 
 
 def each_time_new(run: Callable[[Image], Answer], image: Image, times: int) -> Callable[[], Answer]:
-    """Bind ``run`` to another frame of :func:`new_frames` at each of its calls.
+    """Bind ``run`` to a new frame of `new_frames` for each of its ``times`` calls.
 
-    The frames are made beforehand, outside of any time that is taken.
+    The frames are made beforehand, so that this takes no measured time.
     """
     frames = iter(list(new_frames(image, times)))
     return lambda: run(next(frames))

@@ -1,4 +1,4 @@
-"""Memory of the server while it answers."""
+"""Measures the memory of the server while it answers."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ from types import TracebackType
 import psutil
 
 INTERVAL = 0.02
-"""Seconds between two samples. One costs some milliseconds a process: take them more rarely where
-time is measured as well."""
+"""Seconds between two samples. A sample costs some milliseconds per process, so take them more
+rarely if you measure time as well."""
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """Return a process and its descendants."""
+    root = psutil.Process(pid)
+    return [root, *root.children(recursive=True)]
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory of a process and its descendants that is theirs alone, shared pages counted once."""
-    root = psutil.Process(pid)
+    """Return the bytes that belong to a process and its descendants; shared pages count once."""
     total = 0
-    for process in (root, *root.children(recursive=True)):
-        with contextlib.suppress(psutil.NoSuchProcess):  # ended since it was listed
+    for process in family(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended after it was listed
             total += process.memory_full_info().pss
     return total
 
 
 class PeakMemory:
-    """Samples a process and its descendants in a thread, as long as the block runs.
+    """Samples the memory of a process and its descendants in a thread while the block runs.
 
     ::
 
@@ -37,7 +42,7 @@ class PeakMemory:
         self.pid = pid
         self.interval = interval
         self.peak = 0
-        """Most bytes seen, see `resident_bytes`."""
+        """Maximum of the sampled `resident_bytes`."""
         self.samples = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)

@@ -1,8 +1,8 @@
-"""Options that several commands share."""
+"""Command-line options that several benchmarks share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,14 @@ from server.variants import VARIANTS
 
 
 class ImageSize(click.ParamType):  # type: ignore[type-arg]  # no class with arguments before 8.3
-    """``640x480``: width and height in pixels, as a tuple."""
+    """Reads ``640x480``, width and height in pixels, into a tuple."""
 
     name = "WxH"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, int]:
-        """Read the text; a default is a tuple already."""
+        """Return width and height; a default is already a tuple."""
         if isinstance(value, tuple):
             return value
         sides = str(value).split("x")
@@ -55,7 +55,7 @@ variants_option = click.option(
     "variants",
     type=click.Choice(list(VARIANTS)),
     multiple=True,
-    help="Serve this variant too, as one more way; may be repeated.",
+    help="Serve this variant too, as a further contender; may be repeated.",
 )
 sizes_option = click.option(
     "--size",
@@ -75,6 +75,12 @@ counts_option = click.option(
 )
 
 
+def checkpoint_option(name: str, text: str) -> Callable[[Any], Any]:
+    """Return the required option ``name``, the folder of the checkpoint that ``text`` describes."""
+    path = click.Path(path_type=Path, exists=True, file_okay=False)
+    return click.option(name, type=path, required=True, help=f"Checkpoint of {text}.")
+
+
 score_threshold_option = click.option(
     "--score-threshold",
     type=click.FloatRange(0, 1),
@@ -85,7 +91,7 @@ score_threshold_option = click.option(
 def score_thresholds(
     client: Client, pipelines: Iterable[str], given: float | None
 ) -> dict[str, float]:
-    """Pipeline -> ``given``, or what the client takes where no threshold is given."""
+    """Return pipeline -> ``given``, or the client's default threshold if none is given."""
     return {name: _of_card(client, name) if given is None else given for name in pipelines}
 
 
@@ -95,7 +101,7 @@ def _of_card(client: Client, pipeline: str) -> float:
 
 
 def score_threshold_text(recorded: float | Mapping[str, Any]) -> str:
-    """The thresholds of a result as text; results of earlier versions record one for all."""
+    """Return a result's thresholds as text; results of earlier versions record one for all."""
     if not isinstance(recorded, Mapping):
         return f"{recorded:g}"
     values = {f"{value:g}" for value in recorded.values()}

@@ -1,4 +1,4 @@
-"""Results on disk: the machine that made them, their files, and those of finished parts."""
+"""Results on disk: the machine that made them, their files, and those of finished runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,11 +30,12 @@ PACKAGES = (
 )
 
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16")
-"""Those that decide how fast networks are, as Linux names them: processors of one name differ."""
+"""Instructions that decide how fast networks are, in Linux' spelling. Processors with the same name
+differ in them."""
 
 
 def fingerprint() -> dict[str, str]:
-    """Processor, usable cores, memory, system, package versions, the git commit, and the day."""
+    """Return processor, usable cores, memory, system, package versions, git commit and date."""
     said = _said_of_processor()
     return {
         "processor": said.get("model name", platform.processor()),
@@ -50,19 +51,19 @@ def fingerprint() -> dict[str, str]:
 
 
 def machine_note(machine: Mapping[str, str]) -> str:
-    """A fingerprint in one line."""
+    """Return a fingerprint in one line."""
     return "Machine: " + ", ".join(f"{name} {value}" for name, value in machine.items()) + "."
 
 
 def _said_of_processor() -> dict[str, str]:
-    """What Linux says of the first processor, by name."""
+    """Return what Linux reports of the first processor, by name."""
     first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
     fields = (line.partition(":") for line in first.splitlines())
     return {name.strip(): text.strip() for name, _, text in fields}
 
 
 def _commit() -> str:
-    """The commit of the source tree, marked where files differ from it."""
+    """Return the commit of the source tree, marked if files differ from it."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     here = Path(__file__).parent
     done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
@@ -70,7 +71,7 @@ def _commit() -> str:
 
 
 def new_result(benchmark: str, **figures: Any) -> dict[str, Any]:
-    """Figures of ``python -m benchmarks.<benchmark>``, and what makes them again: where and how."""
+    """Return figures of ``python -m benchmarks.<benchmark>`` with their command and machine."""
     return {
         "benchmark": benchmark,
         "command": shlex.join(["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]]),
@@ -82,7 +83,7 @@ def new_result(benchmark: str, **figures: Any) -> dict[str, Any]:
 def write_result(
     result: Mapping[str, Any], page: str, json_file: Path, markdown: Path | None
 ) -> None:
-    """Write the figures and, where a file is given, the page; print the page."""
+    """Write the figures and, if a file is given, the page; print the page."""
     json_file.parent.mkdir(parents=True, exist_ok=True)
     json_file.write_text(json.dumps(result, indent=2) + "\n")
     if markdown:
@@ -91,15 +92,26 @@ def write_result(
     click.echo(page)
 
 
+Row = Mapping[str, Any]
+
+
+def rows_by(column: str, rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Group rows by their value in a column, in the order of its first appearance."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(str(row[column]), []).append(row)
+    return groups
+
+
 SHOWN_SETTINGS = (
     *("encoder", "width", "set_name", "resolution", "mode", "epochs"),
     *("border_map", "class_balance"),
 )
-"""What a reader wants to know first of a U-Net's training."""
+"""Settings of a U-Net's training that its page shows."""
 
 
 def training_text(recipe: dict[str, Any]) -> str:
-    """How a U-Net was trained, from its recipe, in one line."""
+    """Return in one line how a U-Net was trained, from its recipe."""
     settings = recipe["settings"]
     if settings["encoder"] != S3_NETWORKS[0]:
         settings = {name: value for name, value in settings.items() if name != "width"}
@@ -117,15 +129,15 @@ class OtherProtocolError(ValueError):
 
 @dataclass(frozen=True)
 class KeptResults:
-    """``OUT/<run>/result.json`` of every finished run, and the facts that all runs share."""
+    """Caches ``OUT/<run>/result.json`` of every finished run, and the facts that all runs share."""
 
     out: Path
 
     def begin(self, facts: Mapping[str, Any]) -> None:
-        """Write the facts down, or see that earlier runs in this folder had the same.
+        """Write the facts, or check that earlier runs in this folder had the same.
 
         Raises:
-            OtherProtocolError: they had others.
+            OtherProtocolError: earlier runs had other facts.
         """
         facts = json.loads(json.dumps(facts))
         file = self.out / FACTS_FILE
@@ -142,11 +154,11 @@ class KeptResults:
             )
 
     def folder(self, run: str) -> Path:
-        """Folder of one run, for its checkpoint too."""
+        """Return the folder of a run, which also holds its checkpoint."""
         return self.out / run
 
     def load(self, run: str) -> dict[str, Any] | None:
-        """The result of a finished run; None where it is not finished."""
+        """Return the result of a run, or None if it is not finished."""
         file = self.folder(run) / RESULT_FILE
         if not file.is_file():
             return None
@@ -154,7 +166,7 @@ class KeptResults:
         return result
 
     def save(self, run: str, result: Mapping[str, Any]) -> None:
-        """Keep the result of a finished run: whole, or not at all."""
+        """Cache the result of a finished run, atomically."""
         _write(self.folder(run) / RESULT_FILE, result)
 
 

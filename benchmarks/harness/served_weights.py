@@ -1,4 +1,4 @@
-"""What a server was exported from: whether it is what it is compared with, and its settings."""
+"""Checks which checkpoints a server was exported from, and reads the export's settings."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from training.checkpoint import RECIPE_FILE, CheckpointError, Recipe
 
 
 def check_weights(client: Client, checkpoints: Mapping[tuple[str, str], Path]) -> None:
-    """Refuse to compare the server with other weights than it serves.
+    """Check that the server serves the weights that it is compared with.
 
     Args:
-        client: of the server.
+        client: client of the server.
         checkpoints: (pipeline, model) -> checkpoint folder.
 
     Raises:
-        CheckpointError: a recipe on the server's card is not that of the checkpoint.
+        CheckpointError: a recipe on the server's card differs from that of the checkpoint.
     """
     for (pipeline, model), folder in checkpoints.items():
         recipe = Recipe.model_validate_json((folder / RECIPE_FILE).read_text())
@@ -32,7 +32,7 @@ def check_weights(client: Client, checkpoints: Mapping[tuple[str, str], Path]) -
 
 
 def served_size(repository: Path, network: str) -> tuple[int, int] | None:
-    """(width, height) that a whole-frame network resizes frames to; None: as they are."""
+    """Return (width, height) that a whole-frame network resizes frames to; None: it does not."""
     newest = repository / network / str(versions(repository / network)[-1])
     size = json.loads((newest / MANIFEST_FILE).read_text())["settings"]["resize_to"]
     return None if size is None else (int(size[0]), int(size[1]))

@@ -1,4 +1,4 @@
-"""Servers to measure: variant, weights and transport, without health checks."""
+"""Starts servers for measurements, without health checks, and names variants and transports."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from cytoserve.shared_memory_transport import SharedMemoryTransport
 from server.embedded import EmbeddedServer
 
 DEFAULT = "default"
-"""Every model by its ``config.pbtxt``; the other names are those of `server.variants.VARIANTS`."""
-
+"""Name of serving every model by its ``config.pbtxt``; the other names are in
+`server.variants.VARIANTS`."""
 
 SINGLE_GRAPH = "single-graph"
-"""The variant that computes the default's graphs in another arrangement."""
+"""Name of the variant that computes the default's graphs in another arrangement."""
 
 
 def variant_options(name: str) -> list[str]:
-    """Options of ``python -m server`` that choose `DEFAULT` or a variant."""
+    """Return the options of ``python -m server`` that choose `DEFAULT` or a variant."""
     return [] if name == DEFAULT else [f"--variant={name}"]
 
 
@@ -41,17 +41,17 @@ def serve_without_health_checks(
     options: Sequence[str] = (),
     **settings: Any,
 ) -> Iterator[EmbeddedServer]:
-    """Serve ``pipelines`` without canaries, and keep no answers: a frame sent again is computed.
+    """Serve ``pipelines`` without canaries and without a cache: a repeated frame is recomputed.
 
     Args:
         repository: the model repository.
-        pipelines: which of its pipelines.
-        variant: as which variant.
-        options: more of ``python -m server``.
-        settings: more of `EmbeddedServer`.
+        pipelines: names of its pipelines to serve.
+        variant: `DEFAULT` or the name of a variant.
+        options: further options of ``python -m server``.
+        settings: further arguments of `EmbeddedServer`.
 
     Raises:
-        ServerError: it cannot be served.
+        ServerError: the pipelines cannot be served.
     """
     server = EmbeddedServer(
         repository,
@@ -66,16 +66,17 @@ def serve_without_health_checks(
 
 @contextmanager
 def paused_supervisor(server: EmbeddedServer) -> Iterator[None]:
-    """Suspend the launcher: Triton answers on, but is not supervised.
+    """Suspend the launcher: Triton continues to answer, but is not supervised.
 
-    The launcher sends a canary through every pipeline that nobody uses for a while, which costs as
-    much as a frame, and would slow down whatever is timed beside the server. A process of its own
-    resumes it when the block ends, or when this process is killed, and the launcher then sees that.
+    The launcher sends a canary through every pipeline that nobody uses for a while. A canary costs
+    as much as a frame and would slow down anything that is timed beside the server. A separate
+    process resumes the launcher when the block ends. It also does so when this process is killed,
+    which the launcher then notices.
     """
     resume = subprocess.Popen(
         ["/bin/sh", "-c", f"read -r _; kill -CONT {server.pid}"],
         stdin=subprocess.PIPE,  # closed by the kernel when this process ends
-        start_new_session=True,  # Ctrl-C in a terminal is not for it
+        start_new_session=True,  # Ctrl-C in a terminal must not end it
     )
     assert resume.stdin is not None
     try:

@@ -1,4 +1,4 @@
-"""Commands run one after the other, as a user would, into a repository of their own."""
+"""Runs commands one after the other, as a user would, and makes repositories for their models."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from pathlib import Path
 
 import click
 
+from benchmarks.harness.markdown import markdown_table
 from export.repository.configs import write_configs
 
 RESUME = "--resume"
 RECORD = "stages.json"
-"""Of the stages that are done, in a run's folder."""
+"""File in a run's folder that records the finished stages."""
 
 
 @dataclass
@@ -24,14 +25,14 @@ class Stages:
     """Runs commands of this environment one after the other.
 
     Args:
-        again: the command that starts the whole run, named where a stage fails.
-        out: the run's folder, where the stages that are done are recorded; they are not run again.
+        again: command that restarts the whole run, for the message if a stage fails.
+        out: the run's folder, which records the finished stages; they are not run again.
     """
 
     again: str
     out: Path
     done: list[tuple[str, float]] = field(default_factory=list)
-    """Command line and seconds of every stage so far."""
+    """Command line and seconds of every finished stage."""
 
     def __post_init__(self) -> None:
         if self.record.is_file():
@@ -40,13 +41,16 @@ class Stages:
 
     @property
     def record(self) -> Path:
-        """Where the stages that are done are written."""
+        """File that records the finished stages."""
         return self.out / RECORD
 
     def run(self, title: str, *command: str | Path, resume: bool = False) -> None:
-        """Announce a stage, show its command, run it; raise `ClickException` if it fails.
+        """Announce a stage, show its command, and run it.
 
-        ``resume`` adds ``--resume``: the stage was cut off by an earlier run, and goes on.
+        ``resume`` adds ``--resume``, to continue a stage that an earlier run left unfinished.
+
+        Raises:
+            click.ClickException: the stage fails.
         """
         words = [*map(str, command), *([RESUME] if resume else [])]
         line = " ".join(words)
@@ -75,16 +79,16 @@ class Stages:
         self.record.write_text(json.dumps(self.done, indent=1) + "\n")
 
     def table(self) -> str:
-        """Commands and seconds as Markdown."""
-        rows = [f"| `{line}` | {seconds:.0f} |" for line, seconds in self.done]
-        return "\n".join(["| command | seconds |", "|---|---|", *rows, ""])
+        """Return commands and seconds as Markdown."""
+        rows = [[f"`{line}`", f"{seconds:.0f}"] for line, seconds in self.done]
+        return markdown_table(["command", "seconds"], rows) + "\n"
 
 
 def begin_afresh(out: Path) -> None:
     """Remove the folder of an earlier run.
 
     Raises:
-        click.UsageError: the folder holds something else, which must not be lost.
+        click.UsageError: the folder holds other files, which must not be lost.
     """
     if out.exists() and not (out / RECORD).is_file() and any(out.iterdir()):
         raise click.UsageError(
@@ -95,7 +99,7 @@ def begin_afresh(out: Path) -> None:
 
 
 def precision_options() -> list[str]:
-    """Training options for this processor: bfloat16 where it multiplies that natively."""
+    """Return training options for this processor: bfloat16 if it multiplies that natively."""
     flags = Path("/proc/cpuinfo").read_text()
     return ["--bf16"] if "avx512_bf16" in flags or "amx_bf16" in flags else []
 
@@ -105,7 +109,7 @@ ADAPTERS = "*/1/model.py"
 
 
 def copy_repository(target: Path) -> None:
-    """Make ``target`` a repository of configurations and adapters, without an exported version."""
+    """Make ``target`` a repository of configurations and adapters, without exported versions."""
     target.mkdir(parents=True, exist_ok=True)
     write_configs(target)
     for file in SOURCE.glob(ADAPTERS):

@@ -1,4 +1,4 @@
-"""Triton's own statistics of every step: counts, times, and what ran at the same time."""
+"""Reads Triton's own statistics of every step: counts, times, and overlap in time."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from dataclasses import astuple, dataclass
 
 import tritonclient.grpc as triton
 
-POLL = 0.02
-"""Seconds between two looks at the statistics, which follow the answers."""
+POLL_S = 0.02
+"""Seconds between two readings of the statistics, which Triton updates after it answers."""
 
 SETTLED = 5
-"""Looks in a row that must see the same before it is taken for all there is."""
+"""Number of equal readings in succession after which the statistics are complete."""
 
 SETTLE_TIMEOUT_S = 10.0
-"""Seconds in which the statistics must tell of answers that are already here."""
+"""Maximum seconds until the statistics include answers that have already arrived."""
 
 NANOSECONDS = 1e9
 
 
 @dataclass(frozen=True)
 class ModelCount:
-    """Statistics of one model: since the server started, or of the requests between two looks."""
+    """Statistics of one model since the server started, or between two readings."""
 
     answers: int
-    """Requests answered, those from the response cache included."""
+    """Number of answered requests, including those from the response cache."""
     executions: int
-    """Runs of the model: fewer than answers where requests were batched."""
+    """Number of runs of the model: fewer than answers if requests were batched."""
     total: float
-    """Seconds of all its answers, waiting included."""
+    """Seconds of all its answers, including waiting."""
     queue: float
-    """Seconds in which its requests waited to be run."""
+    """Seconds for which its requests waited."""
     input: float
-    """Seconds of getting inputs to where the model runs."""
+    """Seconds for moving inputs to where the model runs."""
     compute: float
-    """Seconds in which the model ran."""
+    """Seconds for which the model ran."""
     output: float
-    """Seconds of getting outputs from there."""
+    """Seconds for moving outputs from there."""
 
     @property
     def executed(self) -> float:
         """Seconds of its executions until they have answered: inputs and network.
 
-        Outputs are left out: the next step may begin before Triton has counted all of this one's.
+        Outputs are left out, since the next step may begin before Triton has counted all of them.
         """
         return self.input + self.compute
 
@@ -60,20 +60,20 @@ def counted(
     requests: int = 1,
     settle_timeout_s: float = SETTLE_TIMEOUT_S,
 ) -> dict[str, ModelCount]:
-    """Statistics of the requests that ``ask`` sends, of the pipeline and of each of its steps.
+    """Return the statistics of the requests that ``ask`` sends, per pipeline and step.
 
-    Nobody else may use the pipeline or its steps meanwhile, canaries neither: see
+    Nobody else may use the pipeline or its steps meanwhile, not even canaries: see
     `benchmarks.harness.serving`.
 
     Args:
         url: ``host:port`` of the server.
         pipeline: one of ``contract.PIPELINES``.
-        ask: sends requests to it, and returns when they are answered.
-        requests: how many it sends.
-        settle_timeout_s: seconds in which the statistics must tell of them.
+        ask: function that sends the requests and returns when they are answered.
+        requests: number of requests that it sends.
+        settle_timeout_s: maximum seconds until the statistics include the requests.
 
     Raises:
-        RuntimeError: ``ask`` sent fewer or more, or the statistics did not come in time.
+        RuntimeError: ``ask`` sent fewer or more requests, or the statistics came too late.
     """
     with triton.InferenceServerClient(url) as connection:
         names = (pipeline, *served_steps(connection, pipeline))
@@ -94,7 +94,7 @@ def counted(
 
 
 def served_steps(connection: triton.InferenceServerClient, pipeline: str) -> tuple[str, ...]:
-    """Steps of a pipeline as the server runs it: a variant may have others than the contract."""
+    """Return a pipeline's steps in the server; a variant may have others than the contract."""
     config = connection.get_model_config(pipeline).config
     return tuple(step.model_name for step in config.ensemble_scheduling.step)
 
@@ -102,10 +102,10 @@ def served_steps(connection: triton.InferenceServerClient, pipeline: str) -> tup
 def settled(
     connection: triton.InferenceServerClient, names: Sequence[str]
 ) -> dict[str, ModelCount]:
-    """Statistics by model once they stand still: Triton counts after it has answered."""
+    """Return statistics by model once they stay the same: Triton counts after it has answered."""
     counts, same = _counts(connection, names), 1
     while same < SETTLED:
-        time.sleep(POLL)
+        time.sleep(POLL_S)
         now = _counts(connection, names)
         same = same + 1 if now == counts else 1
         counts = now
@@ -130,39 +130,39 @@ def _counts(
 
 @dataclass(frozen=True)
 class RequestSeconds:
-    """What one request to a pipeline took inside the server, in seconds."""
+    """Seconds that one request to a pipeline spent inside the server."""
 
     total: float
-    """From its arrival until it was answered."""
+    """Seconds from its arrival until it was answered."""
     steps: Mapping[str, float]
-    """Step -> its execution, 0.0 where the response cache answered. Steps that nothing was asked
-    of are left out."""
+    """Step -> seconds of its execution, 0.0 if the response cache answered. Steps without a request
+    are left out."""
 
     def together(self, one: str, other: str, after: Sequence[str]) -> float:
-        """Return the least time that two steps must have run together; 0.0 if none is proven.
+        """Return the minimum seconds for which two steps ran together; 0.0 if none is proven.
 
         Args:
             one: a step.
-            other: a step that neither waits for the first nor is waited for by it.
+            other: a step that runs independently of the first.
             after: steps that begin when both have ended, and run one after the other.
         """
-        room = self.total - sum(self.steps[step] for step in after)
-        return max(0.0, self.steps[one] + self.steps[other] - room)
+        available = self.total - sum(self.steps[step] for step in after)
+        return max(0.0, self.steps[one] + self.steps[other] - available)
 
 
 def request_seconds(url: str, pipeline: str, ask: Callable[[], object]) -> RequestSeconds:
     """Time one request by the server's statistics.
 
-    Nobody else may use the pipeline or its steps meanwhile, canaries neither: see
+    Nobody else may use the pipeline or its steps meanwhile, not even canaries: see
     `benchmarks.harness.serving`.
 
     Args:
         url: ``host:port`` of the server.
         pipeline: one of ``contract.PIPELINES``.
-        ask: sends exactly one request to it, and returns when it is answered.
+        ask: function that sends exactly one request and returns when it is answered.
 
     Raises:
-        RuntimeError: ``ask`` sent none or several, or the statistics did not come in time.
+        RuntimeError: ``ask`` sent no request or several, or the statistics came too late.
     """
     counts = counted(url, pipeline, ask, settle_timeout_s=SETTLE_TIMEOUT_S)
     return RequestSeconds(

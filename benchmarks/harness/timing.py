@@ -1,10 +1,10 @@
-"""Interleaved timing, so that background load hits every alternative alike."""
+"""Interleaved timing, so that background load hits every contender alike, and its statistics."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any, TypeVar
@@ -13,37 +13,38 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import bootstrap
 
-Way = TypeVar("Way", bound=Hashable)
+Name = TypeVar("Name", bound=Hashable)
 
 WARM_UPS = 2
-"""Rounds that are not counted. ONNX Runtime gets memory for a shape of input twice: piece by piece
-the first time, and as one block the second time, by what it then knows of its pieces."""
+"""Number of rounds that are not counted. ONNX Runtime allocates memory for a shape of input twice:
+piece by piece in the first run, and as one block in the second, when it knows the pieces."""
 
 
 def time_interleaved(
-    ways: Mapping[Way, Callable[[], object]], repeats: int, warm_ups: int = WARM_UPS
-) -> dict[Way, list[float]]:
-    """Seconds of ``repeats`` runs of every way, one run of each after the other.
+    contenders: Mapping[Name, Callable[[], object]], repeats: int, warm_ups: int = WARM_UPS
+) -> dict[Name, list[float]]:
+    """Return the seconds of ``repeats`` runs of every contender, one after the other per round.
 
-    A way leaves caches cold to the next one, threads that still spin, or a server warm: see
-    `williams_orders`. ``warm_ups`` rounds before them are not counted.
+    A contender may leave cold caches, spinning threads or a warm server to the next one, so the
+    order changes: see `williams_orders`. ``warm_ups`` rounds before them are not counted.
     """
-    seconds: dict[Way, list[float]] = {way: [] for way in ways}
-    names, orders = tuple(ways), cycle(williams_orders(len(ways)))
+    seconds: dict[Name, list[float]] = {name: [] for name in contenders}
+    names, orders = tuple(contenders), cycle(williams_orders(len(contenders)))
     for repeat, order in enumerate(islice(orders, warm_ups + repeats), -warm_ups):
-        for way in (names[place] for place in order):
+        for name in (names[place] for place in order):
             start = time.perf_counter()
-            ways[way]()
+            contenders[name]()
             if repeat >= 0:
-                seconds[way].append(time.perf_counter() - start)
+                seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
 def williams_orders(count: int) -> list[tuple[int, ...]]:
-    """Orders of ``count`` ways in which each follows every other one equally often.
+    """Return orders of ``count`` contenders in which each follows every other one equally often.
 
-    A Williams design: E. J. Williams, Experimental designs balanced for the estimation of residual
-    effects of treatments, Aust. J. Sci. Res. A 2 (1949). An odd count needs the reverses too.
+    This is a Williams design: E. J. Williams, Experimental designs balanced for the estimation of
+    residual effects of treatments, Aust. J. Sci. Res. A 2 (1949). An odd count needs the reverse
+    orders too.
     """
     zigzag = [(place + 1) // 2 if place % 2 else -place // 2 for place in range(count)]
     rows = [tuple((first + step) % count for step in zigzag) for first in range(count)]
@@ -51,29 +52,29 @@ def williams_orders(count: int) -> list[tuple[int, ...]]:
 
 
 def median_ratio(over: Sequence[float], under: Sequence[float]) -> float:
-    """Median over frames of the ratio of each frame's own two times.
+    """Return the median over frames of the ratio of each frame's own two times.
 
-    A moment that is busy for a whole frame hits both of them; the ratio of two medians would
-    compare frames of different moments, and of different numbers of cells.
+    Load that lasts for a whole frame affects both times. A ratio of two medians would compare
+    different moments, and frames with different numbers of cells.
     """
     return statistics.median(one / other for one, other in zip(over, under, strict=True))
 
 
 def percentile(values: Sequence[float], rank: int) -> float:
-    """The smallest value that ``rank`` percent do not exceed: of few, the largest."""
+    """Return the smallest value that ``rank`` percent do not exceed: of few values, the largest."""
     return float(np.percentile(values, rank, method="inverted_cdf"))
 
 
 def percentile_text(value: str, rank: int, count: float) -> str:
-    """A percentile for a table, marked where its ``count`` of values made it the largest."""
+    """Return a percentile for a table, marked if it is the largest of only ``count`` values."""
     return value if count * (100 - rank) >= 100 else f"{value} max"
 
 
 def median_interval(values: npt.ArrayLike) -> list[float]:
-    """The 95 % confidence interval of the median of two values or more: its low and its high end.
+    """Return low and high end of the median's 95 % confidence interval, from two values or more.
 
-    Values are drawn again from those that were measured (the percentile bootstrap; Efron, 1979,
-    Annals of Statistics 7:1).
+    Values are resampled from the measured ones (the percentile bootstrap; Efron, 1979, Annals of
+    Statistics 7:1).
     """
     found = bootstrap(
         (values,), np.median, method="percentile", rng=np.random.default_rng(0)
@@ -91,7 +92,7 @@ class Slope:
     slope: float
     intercept: float
     r_squared: float
-    """1: the points lie on the line; 0: it tells nothing of them."""
+    """Coefficient of determination: 1 if the points lie on the line, 0 if it explains nothing."""
     points: int
 
     @classmethod
@@ -99,7 +100,7 @@ class Slope:
         """Fit a line to two points or more.
 
         Raises:
-            ValueError: all ``xs`` are one.
+            ValueError: all ``xs`` are the same.
         """
         if len(set(xs)) < 2:
             raise ValueError(f"a line needs points at two places or more; given: {list(xs)}")
@@ -112,7 +113,7 @@ class Slope:
 
 @dataclass(frozen=True)
 class Growth:
-    """One quantity against another, in rows of a result."""
+    """One quantity as a function of another, in rows of a result."""
 
     rows: str
     """Key of the rows in the result."""
@@ -120,7 +121,7 @@ class Growth:
     y: str
     unit: str
     fixed: tuple[str, ...] = ()
-    """Columns that must be the same in all points: the most frequent values are taken."""
+    """Columns that must be the same in all points; rows with the most frequent values count."""
 
 
 GROWTHS = (
@@ -136,7 +137,7 @@ GROWTHS = (
 
 
 def slopes(result: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
-    """One row for every pipeline and growth that has points at two places or more."""
+    """Return one row per pipeline and growth that has points at two places or more."""
     found = []
     for growth in GROWTHS:
         rows = [row for row in result[growth.rows] if row[growth.y] is not None]
@@ -152,20 +153,8 @@ def slopes(result: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
     return found
 
 
-def slope_of(rows: Iterable[Row], pipeline: str, unit: str) -> float:
-    """Return one slope.
-
-    Raises:
-        KeyError: it was not measured.
-    """
-    for row in rows:
-        if row["pipeline"] == pipeline and row["unit"] == unit:
-            return float(row["slope"])
-    raise KeyError(f"{pipeline}, {unit}")
-
-
 def _with_most_common(rows: Sequence[Row], columns: Sequence[str]) -> list[Row]:
-    """Rows with the values of ``columns`` that most rows have; of equal ones, the first."""
+    """Return the rows with the most frequent values of ``columns``, or the first of a tie."""
     kinds = [tuple(row[column] for column in columns) for row in rows]
     common = max(kinds, key=kinds.count)
     return [row for row, kind in zip(rows, kinds, strict=True) if kind == common]

@@ -1,4 +1,4 @@
-"""The table of study S4 on any annotated data set: both pipelines through the server.
+"""Fills the table of study S4 from any annotated data set: both pipelines through the server.
 
 \b
     python -m benchmarks.instances --data data/t98g@benchmarks/t98g/test.txt \\
@@ -6,11 +6,11 @@
         --json instances.json
 
 mAP is that of the server's answers, over IoU 0.50:0.05:0.95 with 11-point interpolation, all frames
-together. Seconds are end to end and taken in turn, in one run, for the server, for the same weights
-the way the study ran them (torchvision, then `SamPredictor` box by box), and for the same ONNX
-graphs without a server; each time on a frame that the server has not seen. The seconds of the steps
-of `maskrcnn_sam` are from the server's statistics. SAM is also prompted with the boxes of the
-annotated cells, through `sam_prompt`, which gives its own mask IoU and the cost of a prompt.
+together. Seconds are end to end. One run interleaves the server, the same weights as the study ran
+them (torchvision, then `SamPredictor` box by box), and the same ONNX graphs without a server, each
+time on a frame that the server has not seen. The seconds of the steps of `maskrcnn_sam` are from
+the server's statistics. SAM is also prompted with the boxes of the annotated cells, through
+`sam_prompt`, which gives its own mask IoU and the cost of a prompt.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from rich.progress import track
 from benchmarks.harness.in_process import InProcess
 from benchmarks.harness.load import each_time_new, new_frames
 from benchmarks.harness.options import (
+    checkpoint_option,
     json_option,
     markdown_option,
     repository_option,
@@ -67,7 +68,7 @@ from training.sam.network import load_sam
 PROMPTED = "sam_prompt"
 PIPELINES = (*NAMES, PROMPTED)
 TIMEOUT = 600.0
-"""Seconds for one request: a large frame on a slow processor takes its time."""
+"""Maximum seconds per request: a large frame is slow on a slow processor."""
 
 AFTER_BOTH = ("sam_decoder", "sam_cells")
 """Steps of `maskrcnn_sam` that wait for Mask R-CNN and for SAM's encoder."""
@@ -81,7 +82,7 @@ class Checkpoints:
     sam: Path
 
     def by_step(self) -> dict[tuple[str, str], Path]:
-        """Of every pipeline and network step that is measured."""
+        """Return the folder of every measured pipeline and network step."""
         return {
             ("maskrcnn", "maskrcnn_network"): self.maskrcnn,
             ("maskrcnn_sam", "maskrcnn_network"): self.maskrcnn,
@@ -96,8 +97,8 @@ class Answers:
 
     frame: AnnotatedFrame
     found: Mapping[str, Cells]
-    """By pipeline; that of `PROMPTED` is in the order of the annotated cells, and is absent where
-    there are none."""
+    """Pipeline -> its cells. Those of `PROMPTED` are in the order of the annotated cells; without
+    annotated cells they are absent."""
 
 
 def measure(
@@ -110,7 +111,7 @@ def measure(
     timed_frames: int,
     figures: Path | None,
 ) -> dict[str, Any]:
-    """All figures of the module's docstring; pictures of every frame go into ``figures``.
+    """Return the figures of the module's docstring; draw every frame into ``figures``.
 
     Raises:
         CheckpointError: the server answers with other weights than those of the checkpoints.
@@ -173,14 +174,14 @@ def ask_all(
 ) -> Answers:
     """Send a frame to both pipelines, and with the boxes of its annotated cells to `PROMPTED`."""
     image = frame.read()
-    found = {name: way(image) for name, way in ours.items()}
+    found = {name: segment(image) for name, segment in ours.items()}
     if frame.cells:
         found[PROMPTED] = client.prompt(image, Prompts(boxes=boxes_of(frame.cells)), PROMPTED)
     return Answers(frame, found)
 
 
 def quality_figures(answers: Sequence[Answers], classes: int) -> dict[str, Any]:
-    """What was found of all annotated cells, by pipeline, by true boxes and by frame."""
+    """Return the quality of the found cells, by pipeline, for true boxes, and by frame."""
     return {
         "pipelines": {
             name: asdict(
@@ -212,27 +213,27 @@ def measure_seconds(
     frames: Sequence[AnnotatedFrame],
     repeats: int,
 ) -> dict[str, dict[str, float]]:
-    """Median seconds by way and pipeline, all taken in turn so that a busy moment hits them all."""
+    """Return median seconds by contender and pipeline, interleaved: load hits them all alike."""
     seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
     for frame in track(frames, "timing", transient=True):
         image = frame.read()
         rgb = normalised_rgb(image)
-        ways: dict[tuple[str, str], Callable[[], object]] = {}
+        calls: dict[tuple[str, str], Callable[[], object]] = {}
         for name in NAMES:
-            ways["served", name] = each_time_new(ours[name], image, repeats + WARM_UPS)
-            ways["in_process", name] = partial(graphs[name], image)
-            ways["study_way", name] = partial(torch[name], rgb)
-        for way, times in time_interleaved(ways, repeats).items():
-            seconds[way].append(statistics.median(times))
-    median = {way: statistics.median(values) for way, values in seconds.items()}
+            calls["served", name] = each_time_new(ours[name], image, repeats + WARM_UPS)
+            calls["in_process", name] = partial(graphs[name], image)
+            calls["study_way", name] = partial(torch[name], rgb)
+        for key, times in time_interleaved(calls, repeats).items():
+            seconds[key].append(statistics.median(times))
+    median = {key: statistics.median(values) for key, values in seconds.items()}
     return {
-        way: {name: median[way, name] for name in NAMES}
-        for way in ("served", "in_process", "study_way")
+        contender: {name: median[contender, name] for name in NAMES}
+        for contender in ("served", "in_process", "study_way")
     }
 
 
 def speed_figures(seconds: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """Seconds of :func:`measure_seconds` and their ratios, by pipeline."""
+    """Return seconds of `measure_seconds` and their ratios, by pipeline."""
     ours = seconds["served"]
     return {
         "seconds": seconds,
@@ -242,11 +243,11 @@ def speed_figures(seconds: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
 
 
 def step_figures(requests: Sequence[RequestSeconds]) -> dict[str, Any]:
-    """Medians over requests to `maskrcnn_sam`: its steps, and how far the two networks overlap.
+    """Return medians over requests to `maskrcnn_sam`: its steps, and the two networks' overlap.
 
-    ``sum`` would be its seconds if all steps took turns, ``longest_and_decoder`` if nothing but
-    the longer network and the decoder took time. Networks that run together share the cores, so
-    each of them takes longer than it would alone.
+    A request would take ``sum`` seconds if the steps ran one after the other. It would take
+    ``longest_and_decoder`` seconds if only the longer network and the decoder took time. Networks
+    that run together share the cores, so each takes longer than it would alone.
     """
     both = ("maskrcnn_network", "sam_encoder")
     steps = {
@@ -263,7 +264,7 @@ def step_figures(requests: Sequence[RequestSeconds]) -> dict[str, Any]:
 
 
 def describe(answers: Answers) -> dict[str, Any]:
-    """One frame of the result."""
+    """Return one frame of the result."""
     frame = answers.frame
     ious = prompted_ious(answers.found[PROMPTED], frame.cells) if frame.cells else []
     return {
@@ -277,10 +278,10 @@ def describe(answers: Answers) -> dict[str, Any]:
 
 
 def read_test_set(data: Sequence[str], class_names: tuple[str, ...]) -> AnnotatedDataset:
-    """Read ``--data`` with the classes that the network tells apart; one class takes all cells.
+    """Read ``--data`` with the classes that the network separates; one class takes all cells.
 
     Raises:
-        click.UsageError: it cannot be read, has other classes, or no cell is annotated in it.
+        click.UsageError: it cannot be read, has other classes, or has no annotated cell.
     """
     dataset, _ = read_data(data, one_class=len(class_names) == 1)
     if len(class_names) > 1 and dataset.class_names != class_names:
@@ -296,20 +297,15 @@ def read_test_set(data: Sequence[str], class_names: tuple[str, ...]) -> Annotate
     return dataset
 
 
-def _checkpoint(name: str, text: str) -> Callable[[Any], Any]:
-    path = click.Path(path_type=Path, exists=True, file_okay=False)
-    return click.option(name, type=path, required=True, help=f"Checkpoint of {text}.")
-
-
 @click.command(help=__doc__, context_settings={"show_default": True})
 @data_option
-@_checkpoint("--maskrcnn", "Mask R-CNN (`maskrcnn_network`)")
-@_checkpoint("--sam", "SAM (`sam_encoder`, `sam_decoder`)")
+@checkpoint_option("--maskrcnn", "Mask R-CNN (`maskrcnn_network`)")
+@checkpoint_option("--sam", "SAM (`sam_encoder`, `sam_decoder`)")
 @json_option
 @markdown_option
 @click.option("--figures", type=click.Path(path_type=Path), help="Folder for pictures.")
 @repository_option
-@click.option("--repeats", type=click.IntRange(1), default=3, help="Timed rounds a frame.")
+@click.option("--repeats", type=click.IntRange(1), default=3, help="Timed rounds per frame.")
 @click.option("--timed-frames", type=click.IntRange(1), default=2, help="Frames that are timed.")
 @score_threshold_option
 @click.option("--overlap-threshold", type=click.FloatRange(0, 1), default=OVERLAP_THRESHOLD)

@@ -1,4 +1,4 @@
-"""SAM prompted with the boxes of annotated cells: how good its masks are, and what prompts cost."""
+"""Prompts SAM with boxes of annotated cells: measures quality of masks and cost of prompts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from benchmarks.harness.load import new_frames
 from benchmarks.harness.timing import time_interleaved
+from benchmarks.instances.quality import mean_or_nan
 from cytoserve import Cells, Client, Prompts
 from cytoserve.codec.prompted import encode_request
 from cytoserve.contract import PIPELINES, STEPS
@@ -22,22 +23,22 @@ from training.datasets.annotated import AnnotatedCell
 from training.evaluation.matching import mask_iou
 
 PROMPTS = 42
-"""Boxes of a request whose cost is measured: the cells of a dense frame in study S4."""
+"""Number of boxes in a timed request: the cells of a dense frame in study S4."""
 
 Image = npt.NDArray[Any]
 
 
 def boxes_of(cells: Sequence[AnnotatedCell]) -> npt.NDArray[np.float32]:
-    """Float32 ``[N, 4]``, (x0, y0, x1, y1) in frame pixels, of annotated cells."""
+    """Return boxes of annotated cells: float32 ``[N, 4]``, (x0, y0, x1, y1) in frame pixels."""
     return np.array([cell.box for cell in cells], np.float32).reshape(-1, 4)
 
 
 def prompted_ious(answer: Cells, annotated: Sequence[AnnotatedCell]) -> list[float]:
-    """Mask IoU of every prompt's cell and the annotated cell that it was prompted with.
+    """Return the mask IoU of every prompt's cell and the annotated cell of the prompt.
 
     Args:
-        answer: in the order of the prompts; a cell without a pixel has IoU 0.
-        annotated: likewise.
+        answer: cells in the order of the prompts; a cell without a pixel has IoU 0.
+        annotated: annotated cells in the order of the prompts.
     """
     ious = []
     found = regions(answer.boxes, answer.patches, answer.frame_shape)
@@ -52,78 +53,74 @@ def prompted_ious(answer: Cells, annotated: Sequence[AnnotatedCell]) -> list[flo
 
 @dataclass(frozen=True)
 class PromptedQuality:
-    """Masks of true boxes over all frames; NaN where no cell is annotated."""
+    """Quality of the masks of true boxes over all frames; NaN if no cell is annotated."""
 
     iou: float
     """Mean mask IoU over all annotated cells."""
     above_half: float
     """Share of them whose mask has IoU >= 0.5."""
     box_iou: float
-    """Mean mask IoU of the prompts themselves, the boxes filled: what SAM has to surpass."""
+    """Mean mask IoU of the prompts themselves, the filled boxes, which SAM has to surpass."""
     quality: float
-    """Mean of the IoU that SAM predicts of its masks."""
+    """Mean of the IoU that SAM predicts for its masks."""
     cells: int
 
 
 def prompted_quality(answers: Sequence[tuple[Cells, Sequence[AnnotatedCell]]]) -> PromptedQuality:
-    """Figures over the cells of all frames together; see :func:`prompted_ious`."""
+    """Return the figures over the cells of all frames together; see `prompted_ious`."""
     ious = [iou for answer, cells in answers for iou in prompted_ious(answer, cells)]
     filled = [cell.area / cell.mask.size for _, cells in answers for cell in cells]
     qualities = [float(score) for answer, _ in answers for score in answer.scores]
     return PromptedQuality(
-        iou=_mean(ious),
-        above_half=_mean([float(iou >= 0.5) for iou in ious]),
-        box_iou=_mean(filled),
-        quality=_mean(qualities),
+        iou=mean_or_nan(ious),
+        above_half=mean_or_nan([float(iou >= 0.5) for iou in ious]),
+        box_iou=mean_or_nan(filled),
+        quality=mean_or_nan(qualities),
         cells=len(ious),
     )
 
 
-def _mean(values: Sequence[float]) -> float:
-    return statistics.fmean(values) if values else float("nan")
-
-
 @dataclass(frozen=True)
 class PromptCost:
-    """Median seconds of several boxes and of single ones, in pipeline `sam_prompt`."""
+    """Median seconds for several boxes and for single ones, in pipeline `sam_prompt`."""
 
     prompts: int
-    """How many boxes "all" are."""
+    """Number of boxes that "all" means below."""
     first: float
-    """One box on a frame that the server has not seen."""
+    """Seconds for one box on a frame that the server has not seen."""
     second: float
-    """Another box on the same frame."""
+    """Seconds for another box on the same frame."""
     together: float
-    """All boxes in one request, on a frame that the server has seen."""
+    """Seconds for all boxes in one request, on a frame that the server has seen."""
     one_by_one: float
-    """As many requests of one box each."""
+    """Seconds for a request per box, all boxes together."""
     decoder_together: float
-    """All boxes in one run of the decoder's graph in this process."""
+    """Seconds for all boxes in one run of the decoder's graph in this process."""
     decoder_one_by_one: float
-    """As many runs of one box each."""
+    """Seconds for a run of the graph per box, all boxes together."""
 
     @property
     def second_share(self) -> float:
-        """The second prompt's share of the first one's seconds."""
+        """Seconds of the second prompt / of the first one."""
         return self.second / self.first
 
     @property
     def together_share(self) -> float:
-        """Share of one request of all boxes in that of as many requests."""
+        """Seconds of one request with all boxes / of a request per box."""
         return self.together / self.one_by_one
 
     @property
     def decoder_share(self) -> float:
-        """Likewise, of runs of the decoder's graph."""
+        """Seconds of one run of the decoder's graph with all boxes / of a run per box."""
         return self.decoder_together / self.decoder_one_by_one
 
     @property
     def served_share(self) -> float:
-        """Share of one request of all boxes in as many runs of the decoder's graph."""
+        """Seconds of one request with all boxes / of a run of the decoder's graph per box."""
         return self.together / self.decoder_one_by_one
 
     def figures(self) -> dict[str, float]:
-        """Seconds and shares by name."""
+        """Return seconds and shares by name."""
         return {
             **vars(self),
             "second_share": self.second_share,
@@ -143,11 +140,11 @@ def measure_prompt_cost(
     """Time prompts on one frame.
 
     Args:
-        client: of a server with pipeline `sam_prompt`.
+        client: client of a server with pipeline `sam_prompt`.
         chain: the same pipeline's graphs in this process.
         image: a camera frame.
-        boxes: float32 ``[N, 4]``, N >= 1, in frame pixels; repeated up to `PROMPTS`.
-        repeats: timed rounds.
+        boxes: float32 ``[N, 4]``, N >= 1, in frame pixels; repeated to give `PROMPTS` boxes.
+        repeats: number of timed rounds.
     """
     boxes = np.resize(boxes, (PROMPTS, 4))
     first: list[float] = []
@@ -176,7 +173,7 @@ def measure_prompt_cost(
 
 
 def decoder_runs(chain: Chain, image: Image) -> Callable[[npt.NDArray[np.float32]], Arrays]:
-    """Return what runs the decoder's graph on boxes ``[N, 4]`` of a frame, embedded once."""
+    """Embed a frame, and return a function that runs the decoder's graph on boxes ``[N, 4]``."""
 
     def tensors(boxes: npt.NDArray[np.float32]) -> Arrays:
         return dict(encode_request(image, PIPELINES[chain.pipeline], Prompts(boxes=boxes)).inputs)

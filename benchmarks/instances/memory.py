@@ -1,4 +1,4 @@
-"""How much memory one request for instances takes, in client and server together."""
+"""Measures the memory of one request for instances, in client and server together."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from benchmarks.instances.tables import NAMES
 from cytoserve import Client, Prompts
 
 SIDE = 2048
-"""Of the frame, in pixels."""
+"""Side of the square frame in pixels."""
 
 COUNTS = (1, 500)
-"""Boxes of a request."""
+"""Numbers of boxes per prompted request."""
 
 Image = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class RequestMemory:
-    """One request on a square frame."""
+    """Memory of one request on a square frame."""
 
     request: str
     side: int
-    """Of the frame, in pixels."""
+    """Side of the frame in pixels."""
     peak_bytes: int
-    """Most of this process, launcher, Triton and workers; shared pages count once."""
+    """Peak of this process, launcher, Triton and workers together; shared pages count once."""
     added_bytes: int
-    """Of that, above where all stood before the first request."""
+    """Part of the peak above the memory before the first request."""
 
 
 def measure_memory(client: Client, image: Image) -> list[RequestMemory]:
-    """Send each request once, from the smallest, to a server that is a child of this process."""
+    """Send each request once, smallest first, to a server that is a child of this process."""
     frame = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
 
     def segment(name: str) -> Callable[[], object]:
@@ -62,7 +62,7 @@ def measure_memory(client: Client, image: Image) -> list[RequestMemory]:
 
 
 def grid_boxes(count: int, side: int) -> npt.NDArray[np.float32]:
-    """Float32 ``[count, 4]``, (x0, y0, x1, y1): boxes side by side, spread over a square frame."""
+    """Return boxes side by side on a square frame: float32 ``[count, 4]``, (x0, y0, x1, y1)."""
     columns = int(np.ceil(np.sqrt(count)))
     rows, places = np.divmod(np.arange(count), columns)
     corners = np.stack([places, rows, places + 1, rows + 1], axis=1).astype(np.float32)

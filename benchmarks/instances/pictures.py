@@ -1,4 +1,4 @@
-"""Instances to look at: the frame, the truth and what every pipeline found, side by side."""
+"""Draws the frame, the truth and what every pipeline found, side by side."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.harness.pictures import write_picture
 from cytoserve import Cells
 from cytoserve.contract import SAM_MASK_SIZE
 from cytoserve.overlay import draw_overlay
@@ -17,11 +18,11 @@ from cytoserve.picture import Picture, add_legend, frame_picture
 from training.datasets.annotated import AnnotatedFrame
 
 GAP = 12
-"""Pixels between two columns."""
+"""Distance between two columns in pixels."""
 
 
 def annotated_cells(frame: AnnotatedFrame, class_names: tuple[str, ...]) -> Cells:
-    """The annotated cells as a pipeline would answer them with certainty; overlaps stay."""
+    """Return the annotated cells as a certain answer of a pipeline; overlaps stay."""
     class_ids = np.array([cell.class_id for cell in frame.cells], np.int32)
     size = (SAM_MASK_SIZE, SAM_MASK_SIZE)
     patches = [cv2.resize(np.uint8(255) * cell.mask, size) for cell in frame.cells]
@@ -38,10 +39,10 @@ def annotated_cells(frame: AnnotatedFrame, class_names: tuple[str, ...]) -> Cell
 
 
 def draw_columns(image: npt.NDArray[Any], columns: Mapping[str, Cells]) -> Picture:
-    """Return uint8 RGB ``[h, w, 3]``: the frame, then one column a title, as figure 1 of study S4.
+    """Return uint8 RGB ``[h, w, 3]``: the frame, then a column per title, as in S4's figure 1.
 
     Args:
-        image: the camera frame, as :func:`cytoserve.frames.to_wire` takes it.
+        image: camera frame that `cytoserve.frames.to_wire` accepts.
         columns: title -> cells of that frame.
     """
     drawn = {"Image": add_legend(frame_picture(image), [], f"{image.shape[1]} x {image.shape[0]}")}
@@ -56,13 +57,11 @@ def draw_columns(image: npt.NDArray[Any], columns: Mapping[str, Cells]) -> Pictu
 def save_columns(
     folder: Path, name: str, image: npt.NDArray[Any], columns: Mapping[str, Cells]
 ) -> Path:
-    """Write ``NAME.png`` of :func:`draw_columns`.
+    """Write `draw_columns` to ``NAME.png``.
 
     Raises:
         OSError: the file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.png"
-    if not cv2.imwrite(str(file), draw_columns(image, columns)[:, :, ::-1]):  # cv2 is BGR
-        raise OSError(f"{file} could not be written; is the disk full?")
+    write_picture(file, draw_columns(image, columns))
     return file

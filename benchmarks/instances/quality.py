@@ -1,4 +1,4 @@
-"""The study's figures of instances: recall, precision and average precision."""
+"""Computes study S4's figures of instances: recall, precision and average precision."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from training.datasets.readers.masks import rle_from_cell
 from training.evaluation.matching import match_cells, quality
 
 THRESHOLDS = tuple(hundredths / 100 for hundredths in range(50, 100, 5))
-"""Mask IoU from which on a found cell may be right."""
+"""Mask IoU thresholds from which a found cell may be right."""
 
 STUDY_RECALLS: npt.NDArray[np.float64] = np.arange(11) / 10
 """Recalls at which study S4 reads precision."""
@@ -45,7 +45,7 @@ class EncodedFrame:
 
 
 def encode_frame(found: Cells, annotated: Sequence[AnnotatedCell]) -> EncodedFrame:
-    """Encode the masks of both. A found cell without a pixel stays and can match nothing."""
+    """Encode the masks of both; a found cell without a pixel stays and matches nothing."""
     height, width = found.frame_shape
     finds = []
     for region, score, class_id in zip(
@@ -67,24 +67,24 @@ def mean_average_precision(
     class_count: int,
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> dict[float, float]:
-    """11-point average precision by IoU threshold, as study S4 defines it.
+    """Compute 11-point average precision by IoU threshold, as study S4 defines it.
 
     Args:
-        frames: in order; of cells with equal scores those of earlier frames come first.
-        class_count: K; class ids are 0..K-1.
-        thresholds: of mask IoU.
+        frames: frames in order; of cells with equal scores, those of earlier frames come first.
+        class_count: number of classes K; class ids are 0..K-1.
+        thresholds: thresholds of mask IoU.
 
     Returns:
-        threshold -> average precision, whose mean is mAP; NaN where no cell is annotated.
+        threshold -> average precision, whose mean is mAP; NaN if no cell is annotated.
     """
     values = _average_precision(frames, class_count, thresholds, STUDY_RECALLS)
     return dict(zip(thresholds, values, strict=True))
 
 
 def ap50(frames: Sequence[EncodedFrame], class_count: int) -> float:
-    """AP50 as COCO defines it: average precision at IoU 0.50, precision read at 101 recalls.
+    """Compute COCO's AP50: average precision at IoU 0.50, with precision read at 101 recalls.
 
-    NaN where no cell is annotated. See :func:`mean_average_precision` for the arguments.
+    It is NaN if no cell is annotated. See `mean_average_precision` for the arguments.
     """
     return _average_precision(frames, class_count, (0.5,), COCO_RECALLS)[0]
 
@@ -95,7 +95,7 @@ def _average_precision(
     thresholds: Sequence[float],
     recalls: npt.NDArray[np.float64],
 ) -> list[float]:
-    """Average precision for each threshold."""
+    """Return the average precision per threshold."""
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         truth = _coco([(frame.shape, frame.annotated) for frame in frames], class_count)
         found = _coco([(frame.shape, frame.found) for frame in frames], class_count)
@@ -114,7 +114,7 @@ def _average_precision(
 
 
 def _coco(frames: Sequence[tuple[tuple[int, int], Sequence[Annotation]]], class_count: int) -> COCO:
-    """Shape and annotations of all frames as pycocotools indexes them."""
+    """Index shape and annotations of all frames for pycocotools."""
     images = [
         {"id": number, "height": height, "width": width}
         for number, ((height, width), _) in enumerate(frames, start=1)
@@ -140,44 +140,44 @@ def _annotation(rle: dict[str, Any], area: int, class_id: int) -> Annotation:
 
 
 Answers = Sequence[tuple[Cells, Sequence[AnnotatedCell]]]
-"""The found and the annotated cells of every frame."""
+"""Found and annotated cells of every frame."""
 
 
 @dataclass(frozen=True)
 class InstanceQuality:
-    """Figures of one pipeline, the study's first; NaN where there is nothing to measure."""
+    """Figures of one pipeline, the study's first; NaN if there is nothing to measure."""
 
     annotated: float
-    """Mean cells a frame in the truth."""
+    """Mean annotated cells per frame."""
     found: float
-    """Mean cells a frame that were found."""
+    """Mean found cells per frame."""
     confidence: float
-    """Mean score of all found cells; SAM's is the IoU that it predicts of its mask."""
+    """Mean score of all found cells; SAM's score is the IoU that it predicts for its mask."""
     mean_average_precision: float
     """mAP over IoU 0.50:0.05:0.95, see `benchmarks.instances.quality`."""
     average_precision: dict[str, float]
-    """By IoU threshold, ``"0.50"`` to ``"0.95"``, precision read at the study's 11 recalls."""
+    """IoU threshold, ``"0.50"`` to ``"0.95"`` -> precision, averaged at the study's 11 recalls."""
     ap50: float
-    """COCO's: at IoU 0.50, precision read at 101 recalls."""
+    """COCO's AP50: at IoU 0.50, with precision read at 101 recalls."""
     recall: float
-    """Share of annotated cells that are matched; for it and the next three see
-    `training.evaluation.matching`."""
+    """Share of annotated cells that are matched; `training.evaluation.matching` defines it and the
+    next three."""
     precision: float
     f1: float
     panoptic_quality: float
 
 
 def instance_quality(answers: Answers, class_count: int) -> InstanceQuality:
-    """Figures over all frames together."""
+    """Return the figures over all frames together."""
     scores = [float(score) for found, _ in answers for score in found.scores]
     frames = [encode_frame(found, annotated) for found, annotated in answers]
     precision = mean_average_precision(frames, class_count, THRESHOLDS)
     matched = quality([match_cells(found, annotated) for found, annotated in answers])
     return InstanceQuality(
-        annotated=_mean([len(cells) for _, cells in answers]),
-        found=_mean([len(found) for found, _ in answers]),
-        confidence=_mean(scores),
-        mean_average_precision=_mean(list(precision.values())),
+        annotated=mean_or_nan([len(cells) for _, cells in answers]),
+        found=mean_or_nan([len(found) for found, _ in answers]),
+        confidence=mean_or_nan(scores),
+        mean_average_precision=mean_or_nan(list(precision.values())),
         average_precision={f"{threshold:.2f}": value for threshold, value in precision.items()},
         ap50=ap50(frames, class_count),
         recall=matched.recall,
@@ -187,5 +187,6 @@ def instance_quality(answers: Answers, class_count: int) -> InstanceQuality:
     )
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean_or_nan(values: Sequence[float]) -> float:
+    """Return the mean; NaN if there is no value."""
     return statistics.fmean(values) if values else float("nan")

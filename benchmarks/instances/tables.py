@@ -5,159 +5,152 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.harness.markdown import ABSENT, markdown_table
 from benchmarks.harness.options import score_threshold_text
 from benchmarks.harness.results import machine_note
 from benchmarks.published import S4
 
 NAMES = {"maskrcnn": "Mask R-CNN", "maskrcnn_sam": "SAM"}
-"""Pipelines of the study -> its names."""
-
-ABSENT = "-"
-"""Printed for a figure that a result of an earlier version lacks."""
+"""Pipeline -> the study's name for its network."""
 
 
 def instances_page(result: Mapping[str, Any]) -> str:
-    """All tables of a result."""
-    return "\n".join(
-        [
-            *quality_table(result),
-            "",
-            *speed_table(result),
-            "",
-            *steps_table(result["steps"]),
-            "",
-            *prompts_table(result),
-            "",
-            *memory_table(result["memory"]),
-            "",
-            *(f"{note}\n" for note in notes(result)),
-        ]
-    )
+    """Return all tables of a result."""
+    tables = [
+        quality_table(result["pipelines"]),
+        speed_table(result),
+        steps_table(result["steps"]),
+        prompts_table(result),
+        memory_table(result["memory"]),
+    ]
+    return "\n\n".join(tables) + "\n\n" + "\n".join(f"{note}\n" for note in notes(result))
 
 
-def quality_table(result: Mapping[str, Any]) -> list[str]:
-    """The study's table and usual figures: ours, and the study's two data sets beside."""
-    ours = result["pipelines"]
+def quality_table(ours: Mapping[str, Any]) -> str:
+    """Return the study's table and usual figures: ours beside those on the study's data sets."""
     one, other = NAMES
     both = " / ".join(NAMES.values())
 
     def pair(values: Mapping[str, float], digits: int) -> str:
         return f"{values[one]:.{digits}f} / {values[other]:.{digits}f}"
 
-    def usual(title: str, name: str) -> str:
-        known = name in ours[one] and name in ours[other]
-        value = pair(figure(name), 3) if known else ABSENT
-        return row(f"{title} {both}", value, [""] * len(S4))
-
-    def row(title: str, value: str, studies: Sequence[str]) -> str:
-        return f"| {' | '.join([title, value, *studies])} |"
-
     def figure(name: str) -> dict[str, float]:
         return {pipeline: ours[pipeline][name] for pipeline in NAMES}
 
+    def usual(title: str, name: str) -> list[str]:
+        known = name in ours[one] and name in ours[other]
+        value = pair(figure(name), 3) if known else ABSENT
+        return [f"{title} {both}", value, *unpublished]
+
+    studies, unpublished = S4.values(), [""] * len(S4)
     at_half = {name: ours[name]["average_precision"]["0.50"] for name in NAMES}
-    return [
-        row("", "here", [f"study: {name}" for name in S4]),
-        "|---" * (2 + len(S4)) + "|",
-        row(
-            "cells per image, truth",
-            f"{ours[one]['annotated']:.1f}",
-            [f"{study.annotated:g}" for study in S4.values()],
-        ),
-        row(
-            f"found by {both}",
-            pair(figure("found"), 1),
-            [f"{study.found:g}" for study in S4.values()],
-        ),
-        row(
-            f"confidence {both}",
-            pair(figure("confidence"), 3),
-            [pair(study.confidence, 3) for study in S4.values()],
-        ),
-        row(
-            f"mAP {both}",
-            pair(figure("mean_average_precision"), 3),
-            [pair(study.mean_average_precision, 3) for study in S4.values()],
-        ),
-        row(f"AP50 (11 recalls) {both}", pair(at_half, 3), [""] * len(S4)),
-        usual("AP50 (COCO)", "ap50"),
-        usual("recall", "recall"),
-        usual("precision", "precision"),
-        usual("F1", "f1"),
-        usual("PQ", "panoptic_quality"),
-    ]
+    mean_precision = pair(figure("mean_average_precision"), 3)
+    return markdown_table(
+        ["", "here", *(f"study: {name}" for name in S4)],
+        [
+            [
+                *("cells per image, truth", f"{ours[one]['annotated']:.1f}"),
+                *(f"{study.annotated:g}" for study in studies),
+            ],
+            [
+                *(f"found by {both}", pair(figure("found"), 1)),
+                *(f"{study.found:g}" for study in studies),
+            ],
+            [
+                *(f"confidence {both}", pair(figure("confidence"), 3)),
+                *(pair(study.confidence, 3) for study in studies),
+            ],
+            [
+                *(f"mAP {both}", mean_precision),
+                *(pair(study.mean_average_precision, 3) for study in studies),
+            ],
+            [f"AP50 (11 recalls) {both}", pair(at_half, 3), *unpublished],
+            usual("AP50 (COCO)", "ap50"),
+            usual("recall", "recall"),
+            usual("precision", "precision"),
+            usual("F1", "f1"),
+            usual("PQ", "panoptic_quality"),
+        ],
+    )
 
 
-def speed_table(result: Mapping[str, Any]) -> list[str]:
-    """End-to-end seconds of both pipelines and what they are compared with."""
-    lines = [
-        "| pipeline | served s | in process s | overhead | the study's way s | speedup |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name in NAMES:
-        served, graphs, study = (
-            result["seconds"][way][name] for way in ("served", "in_process", "study_way")
-        )
-        lines.append(
-            f"| `{name}` | {served:.3f} | {graphs:.3f} | {result['overhead'][name]:.2f} "
-            f"| {study:.3f} | {result['speedup'][name]:.2f} |"
-        )
-    return lines
+def speed_table(result: Mapping[str, Any]) -> str:
+    """Return end-to-end seconds of both pipelines beside what they are compared with."""
+    seconds = result["seconds"]
+    return markdown_table(
+        ["pipeline", "served s", "in process s", "overhead", "the study's way s", "speedup"],
+        [
+            [
+                *(f"`{name}`", f"{seconds['served'][name]:.3f}"),
+                *(f"{seconds['in_process'][name]:.3f}", f"{result['overhead'][name]:.2f}"),
+                *(f"{seconds['study_way'][name]:.3f}", f"{result['speedup'][name]:.2f}"),
+            ]
+            for name in NAMES
+        ],
+    )
 
 
-def steps_table(steps: Mapping[str, Any]) -> list[str]:
-    """Seconds inside the server of a request to `maskrcnn_sam`."""
-    return [
-        "| step of `maskrcnn_sam` | s |",
-        "|---|---|",
-        *(f"| `{name}` | {seconds:.3f} |" for name, seconds in steps["steps"].items()),
-        f"| all steps, added up | {steps['sum']:.3f} |",
-        f"| the request, from arrival to answer | {steps['total']:.3f} |",
-        f"| Mask R-CNN and SAM's encoder at the same time, at least | {steps['together']:.3f} |",
-        f"| the longer of the two, and the decoder | {steps['longest_and_decoder']:.3f} |",
-    ]
+def steps_table(steps: Mapping[str, Any]) -> str:
+    """Return the seconds that a request to `maskrcnn_sam` spends inside the server."""
+    seconds = {
+        **{f"`{name}`": step for name, step in steps["steps"].items()},
+        "all steps, added up": steps["sum"],
+        "the request, from arrival to answer": steps["total"],
+        "Mask R-CNN and SAM's encoder at the same time, at least": steps["together"],
+        "the longer of the two, and the decoder": steps["longest_and_decoder"],
+    }
+    return markdown_table(
+        ["step of `maskrcnn_sam`", "s"],
+        [[title, f"{figure:.3f}"] for title, figure in seconds.items()],
+    )
 
 
-def prompts_table(result: Mapping[str, Any]) -> list[str]:
-    """SAM's masks of true boxes, and what prompts cost."""
+def prompts_table(result: Mapping[str, Any]) -> str:
+    """Return how good SAM's masks of true boxes are, and what prompts cost."""
     quality, cost = result["box_prompts"], result["prompt_cost"]
-    return [
-        "| `sam_prompt`, given the boxes of annotated cells | |",
-        "|---|---|",
-        f"| mean mask IoU | {quality['iou']:.3f} |",
-        f"| share with IoU >= 0.5 | {quality['above_half']:.3f} |",
-        f"| mean IoU of the filled boxes | {quality['box_iou']:.3f} |",
-        f"| mean quality that SAM predicts | {quality['quality']:.3f} |",
-        f"| cells | {quality['cells']} |",
-        f"| first prompt on a new frame, s | {cost['first']:.3f} |",
-        f"| second prompt on it, s | {cost['second']:.3f} |",
-        f"| second / first | {cost['second_share']:.3f} |",
-        f"| {cost['prompts']} boxes in one request, s | {cost['together']:.3f} |",
-        f"| {cost['prompts']} requests of one box, s | {cost['one_by_one']:.3f} |",
-        f"| one request / {cost['prompts']} requests | {cost['together_share']:.3f} |",
-        f"| {cost['prompts']} boxes in one run of the decoder in process, s "
-        f"| {cost['decoder_together']:.3f} |",
-        f"| {cost['prompts']} runs of one box, s | {cost['decoder_one_by_one']:.3f} |",
-        f"| one run / {cost['prompts']} runs | {cost['decoder_share']:.3f} |",
-        f"| one request / {cost['prompts']} runs in process | {cost['served_share']:.3f} |",
-    ]
+    prompts = cost["prompts"]
+    figures: dict[str, float] = {
+        "mean mask IoU": quality["iou"],
+        "share with IoU >= 0.5": quality["above_half"],
+        "mean IoU of the filled boxes": quality["box_iou"],
+        "mean quality that SAM predicts": quality["quality"],
+        "cells": quality["cells"],
+        "first prompt on a new frame, s": cost["first"],
+        "second prompt on it, s": cost["second"],
+        "second / first": cost["second_share"],
+        f"{prompts} boxes in one request, s": cost["together"],
+        f"{prompts} requests of one box, s": cost["one_by_one"],
+        f"one request / {prompts} requests": cost["together_share"],
+        f"{prompts} boxes in one run of the decoder in process, s": cost["decoder_together"],
+        f"{prompts} runs of one box, s": cost["decoder_one_by_one"],
+        f"one run / {prompts} runs": cost["decoder_share"],
+        f"one request / {prompts} runs in process": cost["served_share"],
+    }
+    return markdown_table(
+        ["`sam_prompt`, given the boxes of annotated cells", ""],
+        [
+            [title, f"{figure}" if isinstance(figure, int) else f"{figure:.3f}"]
+            for title, figure in figures.items()
+        ],
+    )
 
 
-def memory_table(requests: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Memory of single requests, in their order."""
-    return [
-        "| request | frame, px | client and server, peak MB | above before MB |",
-        "|---|---|---|---|",
-        *(
-            f"| {figure['request']} | {figure['side']} x {figure['side']} "
-            f"| {figure['peak_bytes'] / 1e6:.0f} | {figure['added_bytes'] / 1e6:.0f} |"
+def memory_table(requests: Sequence[Mapping[str, Any]]) -> str:
+    """Return the memory of single requests, in their order."""
+    return markdown_table(
+        ["request", "frame, px", "client and server, peak MB", "above before MB"],
+        [
+            [
+                *(figure["request"], f"{figure['side']} x {figure['side']}"),
+                *(f"{figure['peak_bytes'] / 1e6:.0f}", f"{figure['added_bytes'] / 1e6:.0f}"),
+            ]
             for figure in requests
-        ),
-    ]
+        ],
+    )
 
 
 def notes(result: Mapping[str, Any]) -> list[str]:
-    """What the tables are of."""
+    """Return what the tables are of, one paragraph each."""
     return [
         f"{len(result['frames'])} frames, classes {', '.join(result['class_names'])}, SAM of size "
         f"{result['sam_size']} (the study's: ViT-H). Cells of Mask R-CNN scored "

@@ -1,4 +1,4 @@
-"""Three ways from a camera frame to the cells of study S4, all on the same weights."""
+"""The contenders of study S4, all with the same weights: pipelines and reference implementation."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ Way = Callable[[Image], object]
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Which detections of Mask R-CNN are cells."""
+    """Thresholds for detections of Mask R-CNN that become cells."""
 
     score: Mapping[str, float]
-    """By pipeline."""
+    """Pipeline -> score threshold."""
     overlap: float = OVERLAP_THRESHOLD
-    """Share of the smaller mask; box IoU in the study's way."""
+    """Share of the smaller mask; the reference implementation uses it as box IoU."""
 
 
 def through(client: Client, thresholds: Thresholds) -> dict[str, Callable[[Image], Cells]]:
-    """Both pipelines through a client, be it of a server or of graphs in this process."""
+    """Return both pipelines through a client of a server, or of graphs in this process."""
 
-    def way(name: str) -> Callable[[Image], Cells]:
+    def segment(name: str) -> Callable[[Image], Cells]:
         return lambda image: client.segment(
             image,
             name,
@@ -43,14 +43,14 @@ def through(client: Client, thresholds: Thresholds) -> dict[str, Callable[[Image
             overlap_threshold=thresholds.overlap,
         )
 
-    return {name: way(name) for name in NAMES}
+    return {name: segment(name) for name in NAMES}
 
 
 def study(maskrcnn: MaskRCNN, sam: Sam, thresholds: Thresholds) -> dict[str, Way]:
-    """Both as the study ran them: torchvision, then `SamPredictor` box by box.
+    """Return both pipelines as the study ran them: torchvision, then `SamPredictor` box by box.
 
-    They take 8-bit RGB ``[H, W, 3]``: the study's images had it. Of the several masks of a box the
-    one of the best predicted quality is kept.
+    They take 8-bit RGB ``[H, W, 3]``, as the study's images were. Of the several masks of a box,
+    the one with the best predicted quality is used.
     """
     detector, predictor = TorchvisionMaskRcnn(maskrcnn), SamPredictor(sam)
 

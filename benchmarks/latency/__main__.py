@@ -1,26 +1,26 @@
-"""How long one frame takes, and where the time goes, for one client that asks alone.
+"""Measures the latency of one frame for a single client, and how long each part of a call takes.
 
 \b
     python -m benchmarks.latency --json latency.json
 
-Every exported pipeline is asked with frames of growing size and, unless it is semantic, with frames
-of growing numbers of cells, through gRPC with and without system shared memory. p50, p95 and p99
-are what the caller of `cytoserve.Client` sees. The mean is split into:
+Every exported pipeline gets frames of growing size and, unless it is semantic, frames with growing
+numbers of cells, through gRPC with and without system shared memory. p50, p95 and p99 are those of
+the caller of `cytoserve.Client`. The mean is split into:
 
 \b
     encode   from the camera's array to the request's tensors
-    wire     what is left: messages or shared memory, gRPC, both processes' waking up
-    server   from the request's arrival at Triton until it has let it go, shortly after its answer
+    wire     the rest: messages or shared memory, gRPC, waking up of both processes
+    server   from the request's arrival at Triton until Triton releases it, shortly after its answer
     decode   from the answer's tensors to cells or foreground
 
-and the server's share into queue, input, compute and output of every step. At one size, requests in
-turn with the same graphs in this process, encoded and decoded by the same client, tell what the
-server adds: `overhead`, and which step it adds that to. Pipelines that the variant `single-graph`
-serves as one graph are compared in that as well.
+The server's part is split into queue, input, compute and output of every step. At one size,
+requests are interleaved with the same graphs in this process, encoded and decoded by the same
+client. This gives `overhead`, the time that the server adds, and its share per step. Pipelines that
+the variant `single-graph` serves as one graph are compared in that variant as well.
 
-The server keeps no answers (`--response-cache-mb=0`), so that a frame sent again costs what a new
-one does, and sends no canaries meanwhile. A case is repeated until `--seconds` are used, at least
-`--fewest` times; of few requests p95 and p99 are the slowest, and the table says so.
+The server does not cache answers (`--response-cache-mb=0`), so that a repeated frame costs as much
+as a new one, and sends no canaries meanwhile. A case is repeated until `--seconds` are used, at
+least `--fewest` times. With few requests, p95 and p99 are the slowest, and the table says so.
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ from server.errors import ServerError
 from server.repository import is_configured, survey
 
 MOST = 100
-"""Requests of one case and way: more would only sharpen the last digit."""
+"""Maximum requests per case and transport: more would only sharpen the last digit."""
 
 TURNS = 2
-"""Turns in which the ways of a case alternate."""
+"""Number of turns in which the transports of a case alternate."""
 
 DEADLINE = 600.0
-"""Seconds that a frame may take."""
+"""Maximum seconds per frame."""
 
 Rows = list[dict[str, Any]]
 
@@ -93,19 +93,19 @@ class Way:
         self.calls: list[CallSeconds] = []
         self.counts: dict[str, list[ModelCount]] = defaultdict(list)
         self.found = 0
-        """Cells, or centres, of the latest answer."""
+        """Number of cells, or centres, in the latest answer."""
 
     def begin(self) -> None:
-        """Forget the case before."""
+        """Discard the previous case."""
         self.calls.clear()
         self.counts.clear()
 
     def warm_up(self, pipeline: str, frame: LoadFrame) -> float:
-        """Ask once, uncounted: arenas grow, the card is known. Return the seconds."""
+        """Ask once without counting, to grow arenas and read the card; return the seconds."""
         return self.clock.time(pipeline, partial(self._ask, pipeline, frame)).total
 
     def repeat(self, pipeline: str, frame: LoadFrame, requests: int) -> None:
-        """Ask so many times, and count at the client and at the server."""
+        """Ask ``requests`` times, and count at the client and at the server."""
 
         def ask_all() -> None:
             for _ in range(requests):
@@ -122,7 +122,7 @@ class Way:
 def measure_case(
     ways: Sequence[Way], pipeline: str, case: Case, seconds: float, fewest: int
 ) -> tuple[Rows, Rows]:
-    """Measure one kind of frame through every way, in turns.
+    """Measure one kind of frame through every transport, alternating between them.
 
     Returns:
         rows of `cases` and of `steps`.
@@ -132,7 +132,7 @@ def measure_case(
         way.begin()
     for _ in range(WARM_UPS):
         slowest = ways[0].warm_up(pipeline, frame)
-        if slowest <= seconds:  # a slow frame is as warm by one way as by all
+        if slowest <= seconds:  # one transport warms a slow frame as well as all
             slowest = max(slowest, *(way.warm_up(pipeline, frame) for way in ways[1:]))
     repeats = min(MOST, max(fewest, math.ceil(seconds / slowest)))
     for turn in range(TURNS):
@@ -155,7 +155,7 @@ def measure_case(
 
 
 def client_figures(way: Way, pipeline: str) -> dict[str, Any]:
-    """Percentiles and mean parts of the calls of one way, in milliseconds."""
+    """Return percentiles and mean parts of a transport's calls, in milliseconds."""
     calls = way.calls
     totals = [call.total * 1e3 for call in calls]
     server = sum(count.total for count in way.counts[pipeline]) / len(calls)
@@ -178,7 +178,7 @@ def client_figures(way: Way, pipeline: str) -> dict[str, Any]:
 
 
 def step_figures(counts: Sequence[ModelCount], requests: int) -> dict[str, float]:
-    """What a step took of a request on average, in milliseconds."""
+    """Return the mean milliseconds of a request that a step took."""
     parts = ("queue", "input", "compute", "output")
     return {
         **{f"{p}_ms": sum(getattr(c, p) for c in counts) / requests * 1e3 for p in parts},
@@ -209,7 +209,7 @@ def measure(
     ]
 
     def measure_overheads(ways: Sequence[Way], variant: str, names: Sequence[str]) -> None:
-        """Add the rows of what a server of ``variant`` adds to its graphs, of ``names``."""
+        """Add the rows of a server's overhead: pipelines ``names``, served as ``variant``."""
         clients = {way.name: way.client for way in ways}
         for name in track(names, f"overhead, {variant}", transient=True):
             row, steps = measure_overhead(
@@ -232,7 +232,7 @@ def measure(
 
 @contextmanager
 def _serving(repository: Path, pipelines: Sequence[str], variant: str) -> Iterator[list[Way]]:
-    """The ways to a server that nobody else uses."""
+    """Yield the transports to a server that nobody else uses."""
     with ExitStack() as stack:
         serving = serve_without_health_checks(repository, pipelines, variant, timeout=DEADLINE)
         server = stack.enter_context(serving)
@@ -245,14 +245,16 @@ def _serving(repository: Path, pipelines: Sequence[str], variant: str) -> Iterat
 @counts_option
 @click.option("--all-frames", is_flag=True, help="Every size with every count of cells.")
 @click.option(
-    "--seconds", type=click.FloatRange(0), default=1.0, help="Of requests, a case and way."
+    "--seconds", type=click.FloatRange(0), default=1.0, help="Of requests per case and transport."
 )
-@click.option("--fewest", type=click.IntRange(1), default=3, help="Requests of a case and way.")
+@click.option(
+    "--fewest", type=click.IntRange(1), default=3, help="Requests per case and transport."
+)
 @click.option(
     "--overhead-seconds",
     type=click.FloatRange(0),
     default=20.0,
-    help=f"Of requests in turn, a pipeline; {ROUNDS} rounds at least.",
+    help=f"Of interleaved requests per pipeline; at least {ROUNDS} rounds.",
 )
 @repository_option
 @json_option

@@ -1,4 +1,4 @@
-"""What the server adds to the graphs, step by step, and where the time of a call goes."""
+"""Measures the server's overhead over its graphs, step by step, and splits the time of a call."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class CallSeconds:
     """One call of `cytoserve.Client`, in seconds."""
 
     encode: float
-    """From the camera's array to the request's tensors."""
+    """Seconds from the camera's array to the request's tensors."""
     transport: float
-    """From those until the answer's tensors are here."""
+    """Seconds from the request's tensors to the answer's tensors."""
     decode: float
-    """From those to cells or foreground."""
+    """Seconds from the answer's tensors to cells or foreground."""
     request_bytes: int
     answer_bytes: int
 
@@ -52,7 +52,7 @@ class _Inference:
 
 
 class SplitClock:
-    """A transport around another, whose calls it times; for one thread.
+    """A transport that wraps another one and times its calls; for one thread.
 
     ::
 
@@ -66,13 +66,13 @@ class SplitClock:
         self._seen: list[_Inference] = []
 
     def time(self, pipeline: str, call: Callable[[], object]) -> CallSeconds:
-        """Time one call, which asks ``pipeline`` once.
+        """Time one call, which sends one request to ``pipeline``.
 
-        The client now and then asks for the pipeline's card first: that belongs to no frame, and
-        is left out.
+        The client sometimes requests the pipeline's card first. This belongs to no frame and does
+        not count.
 
         Raises:
-            RuntimeError: it asked the pipeline never or several times.
+            RuntimeError: the call sent no request or several.
         """
         self._seen.clear()
         begun = time.perf_counter()
@@ -93,8 +93,7 @@ class SplitClock:
             answer_bytes=own.answer_bytes,
         )
 
-    async def infer(self, request: Request, timeout: float) -> Tensors:
-        """Pass on, and note the time."""
+    async def infer(self, request: Request, timeout: float) -> Tensors:  # noqa: D102
         begun = time.perf_counter()
         answer = await self._transport.infer(request, timeout)
         ended = time.perf_counter()
@@ -103,24 +102,19 @@ class SplitClock:
         )
         return answer
 
-    async def is_ready(self, model: str, timeout: float) -> bool:
-        """Pass on."""
+    async def is_ready(self, model: str, timeout: float) -> bool:  # noqa: D102
         return await self._transport.is_ready(model, timeout)
 
-    async def execution(self, model: str, timeout: float) -> str:
-        """Pass on."""
+    async def execution(self, model: str, timeout: float) -> str:  # noqa: D102
         return await self._transport.execution(model, timeout)
 
-    async def server_info(self, timeout: float) -> ServerInfo:
-        """Pass on."""
+    async def server_info(self, timeout: float) -> ServerInfo:  # noqa: D102
         return await self._transport.server_info(timeout)
 
-    async def sleep(self, seconds: float) -> None:
-        """Pass on."""
+    async def sleep(self, seconds: float) -> None:  # noqa: D102
         await self._transport.sleep(seconds)
 
-    async def close(self) -> None:
-        """Pass on."""
+    async def close(self) -> None:  # noqa: D102
         await self._transport.close()
 
 
@@ -129,16 +123,16 @@ def _bytes(tensors: Tensors) -> int:
 
 
 AT = Case(1024, 1024, 15)
-"""Frames by which the server is compared with its graphs in this process."""
+"""Frames on which the server is compared with its graphs in this process."""
 
 ROUNDS = 12
-"""Of the comparison, at least: on a busy machine a median of fewer says little."""
+"""Minimum number of rounds: a median of fewer is unreliable on a busy machine."""
 
 MOST_ROUNDS = 100
-"""More would only sharpen the last digit."""
+"""Maximum number of rounds: more would only sharpen the last digit."""
 
 OUTSIDE = "client and wire"
-"""What is no step: encoding, messages or shared memory, waking up, decoding."""
+"""Name of the time outside all steps: encoding, messages or shared memory, waking up, decoding."""
 
 IN_PROCESS = "in process"
 
@@ -152,21 +146,21 @@ def measure_overhead(
     seconds: float,
     timeout: float,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Time the server's ways and the same graphs in this process in turn, on a frame `AT`.
+    """Time the server's transports and the same graphs in this process, interleaved, on `AT`.
 
-    Nobody else may use the server meanwhile, canaries neither.
+    Nobody else may use the server meanwhile, not even canaries.
 
     Args:
-        served: a client for each of `TRANSPORTS`.
+        served: a client per transport of `TRANSPORTS`.
         url: ``host:port`` of their server.
         repository: the model repository that it serves.
         pipeline: one of its pipelines.
-        variant: as which the server serves the repository; the graphs here are the default's.
-        seconds: of all ways together; `ROUNDS` rounds are measured at least.
-        timeout: seconds that one frame may take.
+        variant: variant that the server serves; the graphs in this process are the default's.
+        seconds: duration of all requests together; there are at least `ROUNDS` rounds.
+        timeout: maximum seconds per frame.
 
     Returns:
-        a row of medians and their ratios, and a row of mean milliseconds for each step.
+        a row of medians and their ratios, and a row of mean milliseconds per step.
     """
     frame = AT.frame()
     limit = InProcess(repository, [pipeline])
@@ -196,7 +190,7 @@ def measure_overhead(
 
 
 def ratios(times: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Medians in milliseconds, and of both ways to the server `median_ratio` and its interval."""
+    """Return medians in milliseconds, and each transport's `median_ratio` with its interval."""
     limit = times[IN_PROCESS]
     return {
         "requests": len(limit),
@@ -216,10 +210,10 @@ def step_rows(
     steps: Mapping[str, Sequence[float]],
     counts: Mapping[str, ModelCount],
 ) -> list[dict[str, Any]]:
-    """Mean milliseconds of every step that ran, in this process and in the server, and `OUTSIDE`.
+    """Return mean milliseconds per step that ran, in this process and in the server, and `OUTSIDE`.
 
-    The server's are of all its requests, through gRPC and through shared memory. A merged step is
-    compared with all the steps whose place it takes.
+    The server's means are over all its requests, through gRPC and through shared memory. A merged
+    step is compared with all the steps that it replaces.
     """
     rounds = len(times[IN_PROCESS])
     called = statistics.fmean(second for name in TRANSPORTS for second in times[name])

@@ -1,4 +1,4 @@
-"""What is measured of nuclei: points that were found, and seams between tiles."""
+"""Measures nuclei: points that were found, and seams between tiles."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from cytoserve.contract import TILE_SIZE, TILE_STEP
 
 @dataclass(frozen=True)
 class PointMatches:
-    """Counts of one field or of several together."""
+    """Numbers of points in one field, or in several together."""
 
     annotated: int
     found: int
     matched: int
-    """Most pairs of a found and an annotated point within the radius, each point in one pair."""
+    """Maximum number of pairs of a found and an annotated point within the radius; each point is in
+    one pair at most."""
 
     @property
     def recall(self) -> float:
-        """Share of the annotated points that have a partner; NaN where there is none."""
+        """Share of the annotated points that have a partner; NaN if no point is annotated."""
         return self.matched / self.annotated if self.annotated else float("nan")
 
     @property
     def matched_share(self) -> float:
-        """Share of the found points that have a partner; NaN where none was found.
+        """Share of the found points that have a partner; NaN if none was found.
 
-        This is a precision only where every nucleus was annotated.
+        This is the precision only if every nucleus is annotated.
         """
         return self.matched / self.found if self.found else float("nan")
 
@@ -46,7 +47,7 @@ def match_points(
     Args:
         found: ``[N, 2]``, (x, y) in frame pixels.
         annotated: ``[M, 2]``, (x, y) in frame pixels.
-        radius: largest distance of a pair in frame pixels, inclusive.
+        radius: maximum distance of a pair in frame pixels, inclusive.
     """
     if not len(found) or not len(annotated):
         return PointMatches(len(annotated), len(found), 0)
@@ -59,7 +60,7 @@ def match_points(
 
 
 def together(fields: Sequence[PointMatches]) -> PointMatches:
-    """The counts of several fields summed up."""
+    """Sum the counts of several fields."""
     return PointMatches(
         sum(field.annotated for field in fields),
         sum(field.found for field in fields),
@@ -68,10 +69,10 @@ def together(fields: Sequence[PointMatches]) -> PointMatches:
 
 
 OFFSETS = ((32, 32), (64, 64), (96, 0), (0, 96))
-"""Shifts of the grid, (x, y) in pixels; a multiple of the tiles' step would not shift it."""
+"""Shifts of the grid, (x, y) in pixels; multiples of the tiles' step would not shift it."""
 
 LIMIT = 3
-"""Differences of probability from this on, in 1/255, count as visible."""
+"""Minimum difference of probability, in 1/255, that counts as visible."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,11 @@ class SeamFigures:
     offset: tuple[int, int]
     """(x, y) in pixels."""
     pixels: int
-    """Pixels that were compared."""
+    """Number of compared pixels."""
     below_limit: float
     """Share of them that differ by less than `LIMIT` / 255."""
     largest: int
-    """In 1/255."""
+    """Largest difference in 1/255."""
 
 
 def grid_shifts(
@@ -94,20 +95,20 @@ def grid_shifts(
     offsets: Sequence[tuple[int, int]] = OFFSETS,
     margin: int = TILE_SIZE,
 ) -> list[SeamFigures]:
-    """Predict the frame whole and with its first rows and columns cut off, and compare.
+    """Predict the frame whole and without its first rows and columns, and compare.
 
-    What is cut off shifts the grid against the content. Pixels within ``margin`` of the smaller
-    frame's borders are left out: their tiles see mirrored content in one of the two. With the
-    default no tile of a compared pixel reaches over a border.
+    Cutting off rows and columns shifts the grid against the content. Pixels within ``margin`` of
+    the smaller frame's borders are left out, since their tiles see mirrored content in one of the
+    two. With the default margin, no tile of a compared pixel reaches over a border.
 
     Args:
         predict: ``[H, W]`` or ``[H, W, C]`` -> probability uint8 ``[H, W]``.
         frame: the frame to shift.
-        offsets: rows and columns to cut off, (x, y) each.
-        margin: in pixels.
+        offsets: numbers of columns and rows to cut off, (x, y) each.
+        margin: width of the ignored border in pixels.
 
     Raises:
-        ValueError: an offset does not shift the grid, or leaves nothing to compare.
+        ValueError: an offset does not shift the grid, or leaves no pixel to compare.
     """
     height, width = frame.shape[:2]
     for x, y in offsets:

@@ -1,14 +1,14 @@
-"""Study S3's protocol: both U-Nets on the study's nine sets of tiles, in the form of its tables.
+"""Runs study S3's protocol: both U-Nets on its nine sets of tiles, for tables like its own.
 
 \b
     python -m benchmarks.nuclei.protocol --data data/BreCaHAD --out runs/nuclei-protocol
 
-Frames are cleaned and cut (`training.nuclei_tiles`), the networks trained and tested on the cases
-that were kept back (`training.unet nuclei`); every training is an ordinary checkpoint, in
+Frames are cleaned and cut (`training.nuclei_tiles`). The networks are trained, and tested on the
+held-out cases (`training.unet nuclei`). Every training leaves an ordinary checkpoint in
 OUT/<set>/<network>. `--settings` changes all trainings, `--set-settings SET=FILE` those of one set:
-whole frames want smaller batches than tiles.
+whole frames need smaller batches than tiles.
 
-The same command again goes on where it was cut off: what is finished is kept in OUT.
+The same command continues an interrupted run: OUT holds what is finished.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from training.unet.settings import NUCLEI_PRESETS, UnetSettings
 def measure(
     protocol: Protocol, set_names: Sequence[str], networks: Sequence[str]
 ) -> dict[str, Any]:
-    """Train and test all that is not kept yet, and gather the figures.
+    """Train and test what is not cached yet, and gather the figures.
 
     Raises:
-        ValueError: data, settings or kept results do not fit, see `benchmarks.nuclei.runs`.
+        ValueError: data, settings or cached results do not fit, see `benchmarks.nuclei.runs`.
     """
     runs = []
     plan = [(name, network) for name in set_names for network in networks]
@@ -58,10 +58,10 @@ def measure(
 def read_set_settings(
     texts: Sequence[str], set_names: Sequence[str], common: UnetSettings
 ) -> Mapping[str, UnetSettings]:
-    """Settings by set, from arguments ``SET=FILE``.
+    """Return settings by set, from arguments ``SET=FILE``.
 
     Raises:
-        click.UsageError: an argument is not of that form, names no set, or its file is not valid.
+        click.UsageError: an argument does not have that form, names no set, or has an invalid file.
     """
     settings = dict.fromkeys(set_names, common)
     for text in texts:

@@ -1,4 +1,4 @@
-"""Training and testing one U-Net of study S3 on one of its sets of tiles."""
+"""Trains and tests one U-Net of study S3 on one of its sets of tiles."""
 
 from __future__ import annotations
 
@@ -39,31 +39,31 @@ class TileScores:
 
     tiles: int
     dice: float
-    """Mean over the tiles; a tile without nuclei counts 1 where none is predicted, else 0."""
+    """Mean over the tiles; a tile without nuclei counts 1 if none is predicted, else 0."""
     iou: float
     """Mean over the tiles."""
     pixel_dice: float
-    """Of the pixels of all tiles together, which tiles without nuclei cannot raise."""
+    """Dice of the pixels of all tiles together, which tiles without nuclei cannot raise."""
     pixel_iou: float
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What all runs share; ``settings`` are by set."""
+    """Data and settings that all runs share; ``settings`` are by set."""
 
     frames: Sequence[PointFrame]
     radius: float
     test_cases: tuple[str, ...] | None
-    """None draws them by the seed, see `training.nuclei_tiles.split_by_case`."""
+    """Cases to test on; None draws them by the seed, see `training.nuclei_tiles.split_by_case`."""
     seed: int
     settings: Mapping[str, UnetSettings]
     results: KeptResults
 
     def begin(self) -> None:
-        """See that what is kept belongs to this protocol; sets and networks may differ.
+        """Check that cached results belong to this protocol; sets and networks may differ.
 
         Raises:
-            OtherProtocolError: it does not.
+            OtherProtocolError: they do not.
         """
         files = [file for frame in self.frames for file in (frame.path, frame.annotation)]
         self.results.begin({"data": hash_files(files), **self._cut})
@@ -75,14 +75,14 @@ class Protocol:
 
     @property
     def _cut(self) -> dict[str, Any]:
-        """How tiles are cut and split."""
+        """Arguments that decide how tiles are cut and split."""
         return {"radius": self.radius, "test_cases": self.test_cases, "seed": self.seed}
 
     def tiles(self, set_name: str) -> Path:
-        """The folder of a set, which is made when it is not there.
+        """Return the folder of a set, and make it if needed.
 
         Raises:
-            ValueError: frames cannot be cut or split so, see `training.nuclei_tiles.make_tiles`.
+            ValueError: frames cannot be cut or split, see `training.nuclei_tiles.make_tiles`.
         """
         folder = set_folder(self.results.out / "tiles", set_name)
         if not (folder / INDEX_FILE).is_file():
@@ -93,15 +93,15 @@ class Protocol:
 def run_scores(
     protocol: Protocol, set_name: str, network: str, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Train and test one network on one set, or take the kept result.
+    """Train and test one network on one set, or take the cached result.
 
     Returns:
         ``train`` and ``test`` with the fields of `TileScores`, ``settings``, ``folder``, and
-        ``seconds`` of both, None where an earlier run was cut off in between.
+        ``seconds`` of both, None if an earlier run was interrupted in between.
 
     Raises:
-        ValueError: tiles cannot be made, or not be trained on.
-        OtherProtocolError: the kept result has other settings.
+        ValueError: tiles cannot be made, or the network cannot be trained on them.
+        OtherProtocolError: the cached result has other settings.
     """
     settings = protocol.settings[set_name].model_copy(update={"encoder": NUCLEI_NETWORKS[network]})
     run = f"{set_folder(Path(), set_name)}/{network}"
@@ -138,7 +138,7 @@ def run_scores(
 
 
 def tile_scores(unet: UNet, folder: Path, tiles: Iterable[Tile]) -> TileScores:
-    """Dice and IoU of tiles, predicted one by one."""
+    """Return Dice and IoU of tiles, predicted one by one."""
     dice, iou, both, either = [], [], 0, 0
     for image in read_tiles(folder, [(tile.image, tile.mask) for tile in tiles]):
         with torch.inference_mode():

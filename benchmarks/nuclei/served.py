@@ -1,15 +1,15 @@
-"""The tiled U-Net of study S3 through the server: Dice, nuclei found, seams, speed, pictures.
+"""Measures the tiled U-Net of study S3 through the server: Dice, nuclei, seams, speed, pictures.
 
 \b
     python -m benchmarks.nuclei.served --data data/BreCaHAD --test-case Case_12 \\
         --checkpoint runs/brecahad/served --json brecahad.json
 
-Whole frames of cases that the checkpoint was not trained on are sent to the server, which cleans,
-tiles, predicts and stitches. Dice compares its mask with discs around the annotated centres, of the
-radius that was trained on. A nucleus is found when one of the server's centres lies within that
-radius of its point, one to one. Seams: the grid of tiles is shifted against the frame by cutting
-its first rows and columns off. Seconds are end to end and taken in turn, in one run, for the
-server, the same ONNX graphs without it, and the same weights tile by tile in PyTorch.
+The server gets whole frames of cases that the checkpoint was not trained on, and cleans, tiles,
+predicts and stitches. Dice compares its mask with discs around the annotated centres, of the
+training's radius. A nucleus is found if one of the server's centres is within that radius of its
+point, one to one. To measure seams, the frame's first rows and columns are cut off, which shifts
+the grid of tiles. Seconds are end to end. One run interleaves the server, the same ONNX graphs
+without it, and the same weights tile by tile in PyTorch.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from training.unet.network import load_unet
 PIPELINE, NETWORK = "nuclei_unet", "nuclei_network"
 
 TIMEOUT = 300.0
-"""Seconds for one frame."""
+"""Maximum seconds per frame."""
 
 Image = npt.NDArray[Any]
 
@@ -55,7 +55,7 @@ Image = npt.NDArray[Any]
 def measure_quality(
     client: Client, frames: Sequence[PointFrame], radius: float, pictures: Path | None
 ) -> list[dict[str, Any]]:
-    """Dice, IoU and nuclei of every frame; what was found is drawn into ``pictures``."""
+    """Return Dice, IoU and nuclei per frame, and draw the answers into ``pictures``."""
     figures = []
     for frame in track(frames, "segmenting", transient=True):
         image = frame.read()
@@ -78,7 +78,7 @@ def measure_quality(
 
 
 def nuclei_figures(nuclei: PointMatches) -> dict[str, Any]:
-    """Counts of nuclei and what follows from them, by name."""
+    """Return counts and shares of nuclei by name."""
     return {**asdict(nuclei), "recall": nuclei.recall, "matched_share": nuclei.matched_share}
 
 
@@ -93,7 +93,7 @@ def measure(
     margin: int,
     pictures: Path | None,
 ) -> dict[str, Any]:
-    """All figures; see the module's docstring.
+    """Return all figures; see the module's docstring.
 
     Raises:
         CheckpointError: the server answers with other weights than those of the checkpoint.
@@ -103,7 +103,7 @@ def measure(
     timed = [frame.read() for frame in frames[:timed_frames]]
     with Client(server.url, timeout=TIMEOUT) as client:
         check_weights(client, {(PIPELINE, NETWORK): checkpoint})
-        radius = float(recipe.settings[RADIUS])  # what is served has one
+        radius = float(recipe.settings[RADIUS])  # every served network has one
         with PeakMemory(server.pid) as memory:
             figures = measure_quality(client, frames, radius, pictures)
 
@@ -137,7 +137,7 @@ def measure(
 
 
 def read_cases(data: Path, cases: Sequence[str]) -> list[PointFrame]:
-    """The frames of some cases.
+    """Return the frames of ``cases``.
 
     Raises:
         click.UsageError: the folder cannot be read, or has no frame of a case.
@@ -172,7 +172,7 @@ def read_cases(data: Path, cases: Sequence[str]) -> list[PointFrame]:
     help="Checkpoint that `nuclei_unet` was exported from.",
 )
 @repository_option
-@click.option("--repeats", type=click.IntRange(1), default=3, help="Timed rounds a frame.")
+@click.option("--repeats", type=click.IntRange(1), default=3, help="Timed rounds per frame.")
 @click.option("--timed-frames", type=click.IntRange(1), default=1, help="Frames that are timed.")
 @click.option(
     "--seam-margin",

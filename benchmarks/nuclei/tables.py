@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.harness.foregrounds import speed_table
+from benchmarks.harness.markdown import ABSENT, markdown_table
 from benchmarks.harness.results import machine_note, training_text
 from benchmarks.nuclei.measures import LIMIT
 from benchmarks.published import S3, S3_NETWORKS
 
-ABSENT = "-"
-
 
 def protocol_page(result: dict[str, Any]) -> str:
-    """Train and test figures of every set and network, from `benchmarks.nuclei.protocol`."""
-    rows = [
-        "| set | tiles train / test | network | train Dice / IoU | test Dice / IoU "
-        "| study: test Dice / IoU | test Dice / IoU, all pixels |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for run in result["runs"]:
-        train, test = run["train"], run["test"]
-        rows.append(
-            f"| {run['set']} | {train['tiles']} / {test['tiles']} | {run['network']} "
-            f"| {train['dice']:.3f} / {train['iou']:.3f} | {test['dice']:.3f} / {test['iou']:.3f} "
-            f"| {study_text(run['set'], run['network'])} "
-            f"| {test['pixel_dice']:.3f} / {test['pixel_iou']:.3f} |"
-        )
-    return "\n".join([*rows, "", *(f"{note}\n" for note in _notes(result))])
+    """Return the figures of every set and network, from `benchmarks.nuclei.protocol`."""
+    table = markdown_table(
+        [
+            *("set", "tiles train / test", "network", "train Dice / IoU", "test Dice / IoU"),
+            *("study: test Dice / IoU", "test Dice / IoU, all pixels"),
+        ],
+        [
+            [
+                run["set"],
+                f"{run['train']['tiles']} / {run['test']['tiles']}",
+                run["network"],
+                *(
+                    f"{run[part]['dice']:.3f} / {run[part]['iou']:.3f}"
+                    for part in ("train", "test")
+                ),
+                study_text(run["set"], run["network"]),
+                f"{run['test']['pixel_dice']:.3f} / {run['test']['pixel_iou']:.3f}",
+            ]
+            for run in result["runs"]
+        ],
+    )
+    return "\n".join([table, "", *(f"{note}\n" for note in _notes(result))])
 
 
 def study_text(set_name: str, network: str) -> str:
-    """The study's Dice / IoU of a network on a set; a dash where it has none."""
+    """Return the study's Dice / IoU of a network on a set, or a dash where it has none."""
     if set_name not in S3 or network not in S3_NETWORKS:
         return ABSENT
     dice, iou = S3[set_name][S3_NETWORKS.index(network)]
@@ -68,36 +75,32 @@ def _seconds(result: dict[str, Any]) -> str:
 
 
 def served_page(result: dict[str, Any]) -> str:
-    """Quality, seams and speed through the server, from `benchmarks.nuclei.served`."""
-    quality = [
-        "| field | Dice | IoU | nuclei annotated | found | recall |",
-        "|---|---|---|---|---|---|",
-    ]
-    quality += [
-        f"| {frame['name']} | {frame['dice']:.3f} | {frame['iou']:.3f} | {frame['annotated']} "
-        f"| {frame['found']} | {frame['recall']:.3f} |"
-        for frame in result["frames"]
-    ]
-    nuclei = result["nuclei"]
-    quality.append(
-        f"| all | {result['dice']:.3f} | {result['iou']:.3f} | {nuclei['annotated']} "
-        f"| {nuclei['found']} | {nuclei['recall']:.3f} |"
+    """Return quality, seams and speed through the server, from `benchmarks.nuclei.served`."""
+    whole = {**result, **result["nuclei"], "name": "all"}
+    quality = markdown_table(
+        ["field", "Dice", "IoU", "nuclei annotated", "found", "recall"],
+        [_quality(frame) for frame in (*result["frames"], whole)],
     )
-    seams = [
-        f"| grid shifted by (x, y) px | pixels that differ by less than {LIMIT}/255 | largest |",
-        "|---|---|---|",
-    ]
-    seams += [
-        f"| ({shift['offset'][0]}, {shift['offset'][1]}) | {shift['below_limit']:.2%} "
-        f"| {shift['largest']}/255 |"
-        for shift in result["seams"]["shifts"]
-    ]
-    return "\n".join(
+    seams = markdown_table(
+        ["grid shifted by (x, y) px", f"pixels that differ by less than {LIMIT}/255", "largest"],
         [
-            *(*quality, "", *seams, "", *speed_table(result["speed"]), ""),
-            *(f"{note}\n" for note in _served_notes(result)),
-        ]
+            [
+                f"({shift['offset'][0]}, {shift['offset'][1]})",
+                f"{shift['below_limit']:.2%}",
+                f"{shift['largest']}/255",
+            ]
+            for shift in result["seams"]["shifts"]
+        ],
     )
+    parts = [quality, "", seams, "", speed_table(result["speed"]), ""]
+    return "\n".join([*parts, *(f"{note}\n" for note in _served_notes(result))])
+
+
+def _quality(row: Mapping[str, Any]) -> list[str]:
+    return [
+        *(row["name"], f"{row['dice']:.3f}", f"{row['iou']:.3f}"),
+        *(f"{row['annotated']}", f"{row['found']}", f"{row['recall']:.3f}"),
+    ]
 
 
 def _served_notes(result: dict[str, Any]) -> list[str]:

@@ -1,46 +1,46 @@
-"""The same weights and frames served by what people reach for instead of this server.
+"""Compares this server with what people use instead, on the same weights and frames.
 
 \b
     make peers
     python -m benchmarks.peers --cells runs/general --targets runs/targets \\
         --classifier runs/classifier --json peers.json
 
-Four other ways to have the cells of a frame found are measured beside this server, one run, one
-machine, one after the other in turn:
+Four other contenders find the cells of a frame, interleaved with this server, in one run on one
+machine:
 
 \b
-  study        what the study did: ultralytics' predictor and a loop over
-               the cells, in one Python process that nothing is sent to
+  study        the reference implementation: ultralytics' predictor and a
+               loop over the cells, in one Python process without a server
   ultralytics  ultralytics' own client of a Triton server, against ours;
-               it can use no network but the raw one, and no pipeline
+               it can use only the raw network, and no pipeline
   litserve     the models in PyTorch behind LitServe, a few lines of
                code, with the batches that it forms
   bentoml      the same behind BentoML, which adapts its batches to the
-               times that it sees
+               times that it measures
 
-BentoML was chosen because it is kept up (its latest release is of October 2026), is Apache-2.0,
-runs from `pip` with neither a cluster nor a registry, and forms batches. Of the others, MLServer
-and TorchServe had no release in 2026, Ray Serve brings the scheduler of a cluster, and PyTriton is
-the Triton that this server is built on.
+BentoML was chosen because it is maintained (its latest release is of October 2026), is Apache-2.0,
+runs from `pip` without a cluster or a registry, and forms batches. Of the others, MLServer and
+TorchServe had no release in 2026, Ray Serve brings the scheduler of a cluster, and PyTriton is the
+Triton that this server is built on.
 
-Every server and client of a peer runs in an environment of its own, which `make peers` fills from a
-lock file; a peer whose environment is not there is left out, and the result says so. Models have
-every core, one worker, and the batches that the peer recommends. All are given the same frames, 8
-bits and normalised beforehand, for that is what the study's images were; this server normalises
-them once more. All end with boxes, classes and outlines of cells. Before a time is taken, the cells
-must be the same: all but 2 % overlap one of the server's, and have its class. Of two outlines of
-one cell this server tells by masks, the peers by boxes; and where a mask goes on beyond its box, it
-moves the box out.
+Every server and client of a peer runs in its own environment, which `make peers` fills from a lock
+file. A peer without an environment is left out, and the result says so. Models have every core, one
+worker, and the batches that the peer recommends. All contenders get the same frames, in 8 bits and
+normalised beforehand, as the study's images were. This server normalises them once more. All return
+boxes, classes and outlines of cells. Before any time is measured, the cells must be the same: all
+but 2 % overlap one of the server's cells, and have its class. To decide between two outlines of one
+cell, this server compares masks, the peers boxes. If a mask extends beyond its box, this server
+enlarges the box.
 
-With `--variant` this server stands there once more, with that variant of its model repository,
-whose arithmetic may leave 5 % of the cells with other boxes.
+`--variant` adds this server once more, with that variant of its model repository. The variant's
+arithmetic may leave 5 % of the cells with other boxes.
 """
 
 from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -54,6 +54,7 @@ import cv2
 from benchmarks.approaches.__main__ import PIPELINES, Checkpoints
 from benchmarks.harness.load import load_frame
 from benchmarks.harness.options import (
+    checkpoint_option,
     json_option,
     markdown_option,
     repository_option,
@@ -64,9 +65,9 @@ from benchmarks.harness.served_weights import check_weights
 from benchmarks.harness.serving import DEFAULT, serve_without_health_checks
 from benchmarks.harness.timing import time_interleaved
 from benchmarks.peers.contenders import (
+    CONTENDERS,
     SERVED,
     STUDY,
-    WAYS,
     Caller,
     Contender,
     PeerFrame,
@@ -88,11 +89,11 @@ from server.errors import ServerError
 from training.checkpoint import CheckpointError
 
 SIZES = ((640, 480, 15), (640, 640, 30))
-"""(width, height, cells) of the rendered frames: no larger than the network's field, in which all
-ways see them alike. Larger ones the peers shrink, and this server cuts into tiles."""
+"""(width, height, cells) of the rendered frames, sides in pixels. They fit into the network's field
+so that all contenders see them alike. The peers shrink larger frames, this server tiles them."""
 
 CLIENTS = 8
-"""Clients that ask at once."""
+"""Number of clients that ask at once."""
 
 Case = tuple[str, tuple[int, int, int]]
 """A pipeline and the size of a frame."""
@@ -111,27 +112,27 @@ def measure(
     bursts: int,
     clients: int = CLIENTS,
 ) -> dict[str, Any]:
-    """Start every way that is installed, compare the answers, then take times.
+    """Start every installed contender, compare the answers, then measure times.
 
     Args:
         repository: a model repository with `yolo` and `yolo_resnet`.
-        checkpoints: what it was exported from.
+        checkpoints: weights that it was exported from.
         names: peers to compare with.
-        variants: of the repository, served beside the default and compared with the peers too.
+        variants: variants of the repository that are compared as well.
         pipelines: `yolo`, `yolo_resnet` or both.
         sizes: (width, height, cells) of the frames.
-        repeats: timed frames of one client.
-        requests: frames that each client of a burst sends.
-        bursts: timed bursts.
-        clients: clients of a burst.
+        repeats: number of timed frames of one client.
+        requests: number of frames that each client of a burst sends.
+        bursts: number of timed bursts.
+        clients: number of clients in a burst.
 
     Raises:
         CheckpointError: the repository serves other weights.
-        DifferentAnswers: a way found other cells than the server.
+        DifferentAnswers: a contender found other cells than the server.
         PeerError: a peer's program failed.
         ServerError: a variant cannot be served here.
     """
-    chosen, left_out = installed_ways(names)
+    chosen, left_out = installed_contenders(names)
     chosen += map(served_as, variants)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="peers-")))
@@ -141,16 +142,16 @@ def measure(
         setting = Setting(urls, link_checkpoints(checkpoints, folder), clients)
         askers = stack.enter_context(started(chosen, setting))
         cases = [(pipeline, size) for pipeline in pipelines for size in sizes]
-        ways_of = {case: [w for w in chosen if case[0] in w.pipelines] for case in cases}
+        able = {case: [c for c in chosen if case[0] in c.pipelines] for case in cases}
         agreements = {
-            case: check_answers(ways, askers, case, frames[case[1]])
-            for case, ways in ways_of.items()
+            case: check_answers(contenders, askers, case, frames[case[1]])
+            for case, contenders in able.items()
         }
         rows = []
-        for case, ways in ways_of.items():
+        for case, contenders in able.items():
             click.echo(f"Measuring {describe(case)}.", err=True)
             times = take_times(
-                {way.name: askers[way.name] for way in ways},
+                {contender.name: askers[contender.name] for contender in contenders},
                 *(case[0], frames[case[1]]),
                 repeats=repeats,
                 requests=requests,
@@ -163,30 +164,30 @@ def measure(
         repeats=repeats,
         requests=requests,
         bursts=bursts,
-        ways=[describe_way(way) for way in chosen],
+        ways=[describe_contender(contender) for contender in chosen],
         left_out=[{"way": name, "reason": reason} for name, reason in left_out.items()],
         frames=rows,
     )
 
 
-def installed_ways(names: Sequence[str]) -> tuple[list[Contender], dict[str, str]]:
-    """The ways with those names whose environment is there, ours first; why others are not."""
+def installed_contenders(names: Sequence[str]) -> tuple[list[Contender], dict[str, str]]:
+    """Return the named contenders with an environment, ours first, and why others are left out."""
     chosen, left_out = [SERVED], {}
-    for way in WAYS:
-        if way is SERVED or way.name not in names:
+    for contender in CONTENDERS:
+        if contender is SERVED or contender.name not in names:
             continue
         try:
-            if way.package is not None:
-                environment_of(way.name)
-            chosen.append(way)
+            if contender.package is not None:
+                environment_of(contender.name)
+            chosen.append(contender)
         except MissingEnvironment as error:
-            left_out[way.name] = str(error)
+            left_out[contender.name] = str(error)
     return chosen, left_out
 
 
 def write_frame(folder: Path, size: tuple[int, int, int]) -> PeerFrame:
-    """Render a frame, normalise it and write it."""
-    # Twice, after which the server's own normalisation, the third, leaves every pixel as it is.
+    """Render a frame, normalise it and write it to a file."""
+    # After two normalisations, the server's own, the third, leaves every pixel as it is.
     image = normalised_rgb(normalised_rgb(load_frame(*size).image))[:, :, 0]
     file = folder / f"{'-'.join(map(str, size))}.bmp"
     cv2.imwrite(str(file), image)
@@ -194,7 +195,7 @@ def write_frame(folder: Path, size: tuple[int, int, int]) -> PeerFrame:
 
 
 def link_checkpoints(checkpoints: Checkpoints, folder: Path) -> Path:
-    """A folder in which the programs of peers find the checkpoints by their names."""
+    """Make a folder in which the programs of peers find the checkpoints by name."""
     links = folder / "checkpoints"
     links.mkdir()
     for name, path in vars(checkpoints).items():
@@ -203,13 +204,15 @@ def link_checkpoints(checkpoints: Checkpoints, folder: Path) -> Path:
 
 
 @contextmanager
-def started(ways: Sequence[Contender], setting: Setting) -> Iterator[dict[str, Sequence[Caller]]]:
-    """Start every way; yields its clients by its name."""
+def started(
+    contenders: Sequence[Contender], setting: Setting
+) -> Iterator[dict[str, Sequence[Caller]]]:
+    """Start every contender; yield contender -> its clients."""
     with ExitStack() as stack:
         askers = {}
-        for way in ways:
-            click.echo(f"Starting {way.name}: {way.title}.", err=True)
-            askers[way.name] = stack.enter_context(way.open(setting))
+        for contender in contenders:
+            click.echo(f"Starting {contender.name}: {contender.title}.", err=True)
+            askers[contender.name] = stack.enter_context(contender.open(setting))
         yield askers
 
 
@@ -217,7 +220,7 @@ def started(ways: Sequence[Contender], setting: Setting) -> Iterator[dict[str, S
 def serve_all(
     repository: Path, checkpoints: Checkpoints, variants: Sequence[str], folder: Path
 ) -> Iterator[dict[str, str]]:
-    """Serve some variants, the raw network beside the pipelines, each by a server of its own.
+    """Serve each variant by a separate server, with the raw network beside the pipelines.
 
     Yields variant -> ``host:port``.
     """
@@ -233,7 +236,7 @@ def serve_all(
 
 @contextmanager
 def serve(repository: Path, checkpoints: Checkpoints, variant: str) -> Iterator[str]:
-    """Serve both pipelines and the raw network, once it is sure that the weights are the same.
+    """Serve both pipelines and the raw network, and check that the weights are the same.
 
     Yields ``host:port``.
     """
@@ -245,18 +248,18 @@ def serve(repository: Path, checkpoints: Checkpoints, variant: str) -> Iterator[
 
 
 def check_answers(
-    ways: Sequence[Contender],
+    contenders: Sequence[Contender],
     askers: Mapping[str, Sequence[Caller]],
     case: Case,
     frame: PeerFrame,
 ) -> dict[str, Agreement]:
-    """Hold every way's cells of a frame against the server's."""
+    """Compare every contender's cells of a frame with the server's."""
     ours = askers[SERVED.name][0].whole(case[0], frame)
     agreements = {}
-    for way in ways:
-        agreement = compare(ours, askers[way.name][0].whole(case[0], frame))
-        hold(way.name, describe(case), len(ours), agreement, way.unmatched_share)
-        agreements[way.name] = agreement
+    for contender in contenders:
+        agreement = compare(ours, askers[contender.name][0].whole(case[0], frame))
+        hold(contender.name, describe(case), len(ours), agreement, contender.unmatched_share)
+        agreements[contender.name] = agreement
     return agreements
 
 
@@ -269,7 +272,7 @@ def take_times(
     requests: int,
     bursts: int,
 ) -> dict[str, dict[str, float]]:
-    """Contender -> median seconds per frame of one client, and frames per second of all at once."""
+    """Return median seconds per frame of one client, and frames per second of all, by contender."""
 
     def ask(asker: Caller, times: int) -> None:
         for _ in range(times):
@@ -297,7 +300,7 @@ def take_times(
 def case_rows(
     case: Case, times: Mapping[str, Mapping[str, float]], agreements: Mapping[str, Agreement]
 ) -> list[dict[str, Any]]:
-    """A row a way: its figures, and how they compare with the server's."""
+    """Return a row per contender: its figures, and their ratios to the server's."""
     pipeline, (width, height, cells) = case
     ours = times[SERVED.name]
     return [
@@ -306,8 +309,8 @@ def case_rows(
             "width": width,
             "height": height,
             "cells": cells,
-            "way": way,
-            **asdict(agreements[way]),
+            "way": contender,
+            **asdict(agreements[contender]),
             **figures,
             "seconds_ratio": figures["seconds"] / ours["seconds"],
             "throughput_ratio": ours["frames_per_second"] / figures["frames_per_second"],
@@ -317,48 +320,43 @@ def case_rows(
                 else {}
             ),
         }
-        for way, figures in times.items()
+        for contender, figures in times.items()
     ]
 
 
 def describe(case: Case) -> str:
-    """A case in words."""
+    """Return a case in words."""
     pipeline, (width, height, cells) = case
     return f"{pipeline} on {width} x {height} px with {cells} cells"
 
 
-def describe_way(way: Contender) -> dict[str, str]:
-    """A way and the version of what it stands for."""
-    version = (
-        "" if way.package is None else installed_version(environment_of(way.name), way.package)
-    )
-    return {"way": way.name, "title": way.title, "version": version}
-
-
-def _checkpoint(name: str, text: str) -> Callable[[Any], Any]:
-    path = click.Path(path_type=Path, exists=True, file_okay=False)
-    return click.option(name, type=path, required=True, help=f"Checkpoint of {text}.")
+def describe_contender(contender: Contender) -> dict[str, str]:
+    """Return a contender and the version of its package."""
+    version = ""
+    if contender.package is not None:
+        version = installed_version(environment_of(contender.name), contender.package)
+    return {"way": contender.name, "title": contender.title, "version": version}
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
-@_checkpoint("--cells", "the one-class network (`yolo_cells`)")
-@_checkpoint("--targets", "the fine-tuned network (`yolo_targets`)")
-@_checkpoint("--classifier", "the classifier (`resnet50_cells`)")
+@checkpoint_option("--cells", "the one-class network (`yolo_cells`)")
+@checkpoint_option("--targets", "the fine-tuned network (`yolo_targets`)")
+@checkpoint_option("--classifier", "the classifier (`resnet50_cells`)")
 @json_option
 @markdown_option
 @repository_option
 @click.option(
     "--peer",
     "names",
-    type=click.Choice([way.name for way in WAYS if way is not SERVED]),
+    type=click.Choice([each.name for each in CONTENDERS if each is not SERVED]),
     multiple=True,
-    default=[way.name for way in WAYS if way is not SERVED],
+    default=[each.name for each in CONTENDERS if each is not SERVED],
     help="Compare with it; may be repeated.",
 )
 @variants_option
 @click.option("--repeats", type=click.IntRange(1), default=24, help="Timed frames of one client.")
 @click.option("--bursts", type=click.IntRange(1), default=2, help="Timed bursts of all clients.")
-@click.option("--requests", type=click.IntRange(1), default=2, help="Frames a client and burst.")
+@click.option("--requests", type=click.IntRange(1), default=2, help="Frames per client and burst.")
 def main(
     cells: Path,
     targets: Path,
@@ -372,7 +370,7 @@ def main(
     bursts: int,
     requests: int,
 ) -> None:
-    """Measure all ways; the module's docstring is the help."""
+    """Measure all contenders; the module's docstring is the help."""
     try:
         result = measure(
             model_repository,

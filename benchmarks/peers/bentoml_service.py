@@ -1,7 +1,7 @@
 """The study's models behind BentoML: ``bentoml serve benchmarks.peers.bentoml_service:FindCells``.
 
-As its guide to adaptive batching has it: a batchable method takes a list and answers with one, and
-BentoML decides by the times that it sees how long to wait for more.
+This follows BentoML's guide to adaptive batching. A batchable method takes a list and returns one,
+and BentoML decides from measured times how long to wait for more requests.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from benchmarks.peers.study import MAX_BATCH, StudyModels
 
 @bentoml.service(workers=1, traffic={"timeout": 300})
 class FindCells:
-    """``POST /yolo`` and ``/yolo_resnet`` with the file ``images``."""
+    """Answers ``POST /yolo`` and ``/yolo_resnet`` with the file ``images``."""
 
     def __init__(self) -> None:
         self.models = {name: StudyModels(name) for name in ("yolo", "yolo_resnet")}
 
     @bentoml.api(batchable=True, max_batch_size=MAX_BATCH)  # type: ignore[untyped-decorator]
     def yolo(self, images: list[Image]) -> list[dict[str, Any]]:
-        """Cells and their classes by one network."""
+        """Find cells and their classes with one network."""
         return self.find("yolo", images)
 
     @bentoml.api(batchable=True, max_batch_size=MAX_BATCH)  # type: ignore[untyped-decorator]
     def yolo_resnet(self, images: list[Image]) -> list[dict[str, Any]]:
-        """Cells by one network, their classes by another."""
+        """Find cells with one network, and their classes with another."""
         return self.find("yolo_resnet", images)
 
     def find(self, pipeline: str, images: list[Image]) -> list[dict[str, Any]]:

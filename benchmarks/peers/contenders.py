@@ -1,6 +1,6 @@
-"""The ways to have cells found that are compared, each started with as many clients as are asked.
+"""The contenders of the comparison, and how to start each with a given number of clients.
 
-A way is opened with a `Setting` and gives its clients; each is used by one thread at a time.
+A contender is opened with a `Setting` and yields its clients. One thread at a time uses a client.
 """
 
 from __future__ import annotations
@@ -32,73 +32,72 @@ from cytoserve import Client
 from cytoserve.contract import SCORE_THRESHOLD
 from export.parity.instances import UNMATCHED
 
-START_TIMEOUT = 300.0
-"""Seconds in which a peer's server must be ready."""
+START_TIMEOUT_S = 300.0
+"""Maximum seconds until a peer's server is ready."""
 
 ANSWER_TIMEOUT = 300.0
-"""Seconds in which it must answer."""
+"""Maximum seconds until it answers."""
 
-POLL = 0.2
-"""Seconds between two looks whether it is ready."""
+POLL_S = 0.2
+"""Seconds between two checks whether it is ready."""
 
 VARIANT_UNMATCHED = 0.05
-"""As `UNMATCHED`, for arithmetic of 8 bits or bfloat16, in which more of the doubtful cells get
-another of several overlapping boxes. What that costs in accuracy on annotated frames is measured,
-and bounded, by `benchmarks.variants`."""
+"""Replaces `UNMATCHED` for arithmetic in 8 bits or bfloat16. There, more of the doubtful cells get
+another of several overlapping boxes. `benchmarks.variants` measures and bounds the loss of accuracy
+on annotated frames."""
 
 BOUNDARY = "end-of-the-frame"
 
 
 @dataclass(frozen=True)
 class PeerFrame:
-    """A frame as the ways are given it."""
+    """A frame in the forms that the contenders take."""
 
     image: npt.NDArray[np.uint8]
-    """``[H, W]``, normalised beforehand."""
+    """Grey image ``[H, W]``, normalised beforehand."""
     file: Path
-    """The same as an image file without compression."""
-
+    """The same image as a file without compression."""
     upload: bytes
-    """The file's bytes: what is posted to the peers."""
+    """The file's bytes, which are posted to the peers."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a way is opened with."""
+    """Everything that a contender needs to start."""
 
     urls: Mapping[str, str]
-    """Of the embedded Tritons, by variant; that of `DEFAULT` serves the raw network too."""
+    """Variant -> ``host:port`` of its embedded Triton; `DEFAULT`'s also serves the raw network."""
     checkpoints: Path
-    """Folder with the checkpoints `cells`, `targets` and `classifier`, in a temporary one."""
+    """Folder with the checkpoints `cells`, `targets` and `classifier`, in a temporary folder."""
     clients: int
 
 
 class Caller(Protocol):
-    """One client of a way."""
+    """One client of a contender."""
 
     def whole(self, pipeline: str, frame: PeerFrame) -> Found:
-        """The cells of a frame."""
+        """Return the cells of a frame."""
 
     def timed(self, pipeline: str, frame: PeerFrame) -> object:
-        """The same, without what only a comparison needs."""
+        """Do the same, without what only the comparison of answers needs."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A way to have cells found."""
+    """A server or program that finds cells."""
 
     name: str
     title: str
     pipelines: tuple[str, ...]
     open: Callable[[Setting], AbstractContextManager[Sequence[Caller]]]
     package: str | None = None
-    """What its environment, which has the way's name, is there for; None: this project's own."""
+    """Main package of its environment, which has the contender's name; None: this project's own."""
     unmatched_share: float = UNMATCHED
-    """Share of both sides' cells that may have no partner on the other."""
+    """Share of both sides' cells that may have no partner on the other side."""
 
 
 class ServedAsker:
-    """Our client, and the outlines that the other ways answer with."""
+    """Our client, which adds the outlines that the other contenders answer with."""
 
     def __init__(self, url: str) -> None:
         self._client = Client(url, timeout=ANSWER_TIMEOUT)
@@ -119,7 +118,7 @@ class ServedAsker:
 
 @contextmanager
 def open_served(setting: Setting, variant: str = DEFAULT) -> Iterator[Sequence[Caller]]:
-    """Clients of the embedded Triton that serves ``variant``."""
+    """Yield clients of the embedded Triton that serves ``variant``."""
     clients = [ServedAsker(setting.urls[variant]) for _ in range(setting.clients)]
     try:
         yield clients
@@ -129,18 +128,18 @@ def open_served(setting: Setting, variant: str = DEFAULT) -> Iterator[Sequence[C
 
 
 class StdioCaller:
-    """A program that is asked by lines; threads that share it wait for each other."""
+    """A program that reads requests as lines; threads that share it wait for each other."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
         self._lock = threading.Lock()
 
     def whole(self, pipeline: str, frame: PeerFrame) -> Found:
-        """Ask for all of the answer."""
+        """Request the whole answer."""
         return Found.from_json(self._ask(pipeline, frame, whole=True))
 
     def timed(self, pipeline: str, frame: PeerFrame) -> object:
-        """Ask for the count, so that the answer's way out of the program costs nothing."""
+        """Request the count only, so that sending the answer out of the program costs nothing."""
         return self._ask(pipeline, frame, whole=False)
 
     def _ask(self, pipeline: str, frame: PeerFrame, whole: bool) -> Any:
@@ -160,7 +159,7 @@ class StdioCaller:
 
 @contextmanager
 def open_study(setting: Setting) -> Iterator[Sequence[Caller]]:
-    """One Python process, which takes frame after frame, whoever asks."""
+    """Start one Python process that answers all clients, frame after frame."""
     command = [sys.executable, "-m", "benchmarks.peers.study_process"]
     with programs([command], checkpoints_variable(setting), by_lines=True) as [started]:
         asker = StdioCaller(started)
@@ -170,7 +169,7 @@ def open_study(setting: Setting) -> Iterator[Sequence[Caller]]:
 
 @contextmanager
 def open_ultralytics(setting: Setting) -> Iterator[Sequence[Caller]]:
-    """A process a client, as each microscope has its own."""
+    """Start a process per client, since each microscope has its own."""
     python = environment_of("ultralytics") / "bin/python"
     address = f"grpc://{setting.urls[DEFAULT]}/{RAW_NETWORK}"
     command = [str(python), "-m", "benchmarks.peers.ultralytics_client", address]
@@ -182,10 +181,10 @@ def open_ultralytics(setting: Setting) -> Iterator[Sequence[Caller]]:
 
 
 class HttpCaller:
-    """A client that posts a frame and gets JSON, over a connection of its own each time.
+    """A client that posts a frame and gets JSON, over a new connection each time.
 
-    Between two requests the server is suspended, with all its processes: some of them look for
-    work a thousand times a second, on the cores that the other ways are measured on.
+    Between two requests, all processes of the server are suspended. Some of them poll for work a
+    thousand times per second, on the cores that the other contenders are measured on.
     """
 
     def __init__(self, server: HttpServer, field: str) -> None:
@@ -196,25 +195,25 @@ class HttpCaller:
         """Post the image file to ``/<pipeline>``."""
         with self._server.awake():
             answer = self._server.post(f"/{pipeline}", self._field, frame.upload)
-        # A method that takes batches answers with one, here of the one image that was sent.
+        # A method that takes batches returns a batch, here of the one image that was sent.
         return Found.from_json(answer[0] if isinstance(answer, list) else answer)
 
     timed = whole
 
 
 class HttpServer:
-    """A peer's server, ready to be asked."""
+    """A peer's server that is ready for requests."""
 
     def __init__(self, program: Program, port: int, ready_path: str) -> None:
         self._program = program
         self._port = port
         self._askers = 0
         self._lock = threading.Lock()
-        deadline = time.monotonic() + START_TIMEOUT
+        deadline = time.monotonic() + START_TIMEOUT_S
         while not self._is_ready(ready_path):
             if program.process.poll() is not None or time.monotonic() > deadline:
                 raise program.failed("did not become ready")
-            time.sleep(POLL)
+            time.sleep(POLL_S)
         self._members = program.members()
         self._suspend()
 
@@ -222,7 +221,7 @@ class HttpServer:
         """Post an image file as a form's field and return the JSON of the answer.
 
         Raises:
-            PeerError: it did not answer, or not with 200.
+            PeerError: the server did not answer, or not with 200.
         """
         head = (
             f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; '
@@ -245,7 +244,7 @@ class HttpServer:
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """Let the server run for the block; it is suspended when the last such block ends."""
+        """Let the server run during the block, and suspend it when the last such block ends."""
         with self._lock:
             self._askers += 1
             if self._askers == 1:
@@ -276,7 +275,7 @@ class HttpServer:
 
 @contextmanager
 def open_litserve(setting: Setting) -> Iterator[Sequence[Caller]]:
-    """LitServe, see `benchmarks.peers.litserve_server`."""
+    """Start LitServe, see `benchmarks.peers.litserve_server`."""
     python = environment_of("litserve") / "bin/python"
     port = free_port()
     command = [str(python), "-m", "benchmarks.peers.litserve_server", str(port)]
@@ -287,7 +286,7 @@ def open_litserve(setting: Setting) -> Iterator[Sequence[Caller]]:
 
 @contextmanager
 def open_bentoml(setting: Setting) -> Iterator[Sequence[Caller]]:
-    """BentoML, see `benchmarks.peers.bentoml_service`."""
+    """Start BentoML, see `benchmarks.peers.bentoml_service`."""
     programs_folder = environment_of("bentoml") / "bin"
     port = free_port()
     command = [
@@ -298,7 +297,7 @@ def open_bentoml(setting: Setting) -> Iterator[Sequence[Caller]]:
     variables = {
         **checkpoints_variable(setting),
         "BENTOML_DO_NOT_TRACK": "True",
-        "BENTOML_HOME": str(setting.checkpoints.parent),  # otherwise in the user's home
+        "BENTOML_HOME": str(setting.checkpoints.parent),  # by default in the user's home
     }
     with programs([command], variables, by_lines=False) as [started]:
         server = HttpServer(started, port, ready_path="/readyz")
@@ -306,12 +305,12 @@ def open_bentoml(setting: Setting) -> Iterator[Sequence[Caller]]:
 
 
 def checkpoints_variable(setting: Setting) -> Mapping[str, str]:
-    """The environment variable by which programs find their weights."""
+    """Return the environment variable by which programs find their weights."""
     return {CHECKPOINTS_VARIABLE: str(setting.checkpoints)}
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nothing listens on."""
+    """Find a TCP port of the loopback interface that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -321,7 +320,7 @@ def free_port() -> int:
 SERVED = Contender(OURS, "this server", PIPELINES, open_served)
 STUDY = Contender("study", "the study's way: PyTorch in one Python process", PIPELINES, open_study)
 
-WAYS = (
+CONTENDERS = (
     SERVED,
     STUDY,
     Contender(
@@ -337,7 +336,7 @@ WAYS = (
 
 
 def served_as(variant: str) -> Contender:
-    """This server once more, with a variant of its model repository."""
+    """Return this server with a variant of its model repository as a further contender."""
     return Contender(
         served_name(variant),
         f"this server, --variant {variant}",

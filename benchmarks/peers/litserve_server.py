@@ -1,7 +1,7 @@
 """The study's models behind LitServe: ``python -m benchmarks.peers.litserve_server PORT``.
 
-As its guide to batching has it: a `LitAPI` a model, which takes what arrives within
-``batch_timeout`` seconds as one batch. Its own example waits 0.1 s, at the cost of single clients.
+This follows LitServe's guide to batching: a `LitAPI` per model, which takes the requests of
+``batch_timeout`` seconds as one batch. The guide's example waits 0.1 s, which slows single clients.
 """
 
 # No `from __future__ import annotations`: LitServe reads the type of a request from its annotation.
@@ -18,14 +18,14 @@ from benchmarks.peers.wire import Found
 
 
 class FindCells(ls.LitAPI):  # type: ignore[misc]  # see above
-    """``POST /<pipeline>`` with the file ``image``."""
+    """Answers ``POST /<pipeline>`` with the file ``image``."""
 
     def __init__(self, pipeline: str) -> None:
         super().__init__(max_batch_size=MAX_BATCH, batch_timeout=0.01, api_path=f"/{pipeline}")
         self.pipeline = pipeline
 
     def setup(self, device: str) -> None:
-        """Load the models, in the worker."""
+        """Load the models in the worker."""
         self.models = StudyModels(self.pipeline)
 
     def decode_request(self, request: Request) -> Image:
@@ -33,7 +33,7 @@ class FindCells(ls.LitAPI):  # type: ignore[misc]  # see above
         return read_image(request["image"].file.read())
 
     def batch(self, inputs: Sequence[Image]) -> Sequence[Image]:
-        """Leave the images as they are: they may differ in size."""
+        """Return the images as they are, since they may differ in size."""
         return inputs
 
     def predict(self, images: Sequence[Image]) -> list[Found]:
@@ -41,11 +41,11 @@ class FindCells(ls.LitAPI):  # type: ignore[misc]  # see above
         return self.models.find(images)
 
     def unbatch(self, output: list[Found]) -> list[Found]:
-        """Hand out one answer an image."""
+        """Return one answer per image."""
         return output
 
     def encode_response(self, output: Found) -> dict[str, Any]:
-        """Write an answer."""
+        """Encode an answer."""
         return output.as_json()
 
 

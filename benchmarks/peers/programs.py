@@ -1,4 +1,4 @@
-"""Programs of peers: run in the peer's own environment, and ended with all that they started."""
+"""Runs the programs of peers in their own environments, and ends them with all their children."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from server.worker_environment import folder_of, joined
 ROOT = Path(__file__).parents[2]
 
 ENVIRONMENTS = ROOT / ".bench"
-"""Folder with an environment a peer."""
+"""Folder with an environment per peer."""
 
 MAKE_TARGET = "make peers"
-"""What makes them."""
+"""Command that makes the environments."""
 
 LAST_LINES = 15
+"""Number of lines of a program's log that an error shows."""
 
 
 class MissingEnvironment(Exception):
@@ -36,10 +37,10 @@ class PeerError(Exception):
 
 
 def environment_of(peer: str) -> Path:
-    """The folder of a peer's virtual environment.
+    """Return the folder of a peer's virtual environment.
 
     Raises:
-        MissingEnvironment: it was not made, or not to the end.
+        MissingEnvironment: the environment is absent or incomplete.
     """
     folder = ENVIRONMENTS / peer
     if not (folder / ".installed").exists():
@@ -50,7 +51,7 @@ def environment_of(peer: str) -> Path:
 
 
 def installed_version(environment: Path, package: str) -> str:
-    """The version of ``package`` in a virtual environment."""
+    """Return the version of ``package`` in a virtual environment."""
     places = [str(path) for path in environment.glob("lib/python3*/site-packages")]
     [found] = importlib.metadata.distributions(name=package, path=places)
     return found.version
@@ -60,12 +61,12 @@ class Program:
     """A started program and all processes that belong to it.
 
     Args:
-        run: marks its processes and holds its log.
+        run: the run that marks its processes and holds its log.
         command: the program and its arguments.
-        variables: of its environment, beside this process's.
-        number: tells the logs of a run apart.
-        by_lines: it reads requests from standard input and answers on standard output, which
-            otherwise goes to the log.
+        variables: environment variables in addition to this process's.
+        number: name of its log within the run.
+        by_lines: whether it reads requests from standard input and answers on standard output. If
+            not, standard output goes to the log.
     """
 
     def __init__(
@@ -89,29 +90,29 @@ class Program:
                 stdin=subprocess.PIPE if by_lines else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if by_lines else log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is this process's to handle
+                start_new_session=True,  # only this process handles Ctrl-C
                 text=True,
             )
 
     @property
     def requests(self) -> IO[str]:
-        """Its standard input."""
+        """The program's standard input."""
         assert self.process.stdin is not None
         return self.process.stdin
 
     @property
     def answers(self) -> IO[str]:
-        """Its standard output."""
+        """The program's standard output."""
         assert self.process.stdout is not None
         return self.process.stdout
 
     def failed(self, what: str) -> PeerError:
-        """An error that says what happened, with the last lines that the program wrote."""
+        """Return an error that says what happened, with the last lines that the program wrote."""
         last = "\n".join(self._log.read_text(errors="replace").splitlines()[-LAST_LINES:])
         return PeerError(f"`{' '.join(self.command)}` {what}:\n{last}")
 
     def members(self) -> list[psutil.Process]:
-        """The program's processes, also those that its own ones started."""
+        """Return the processes of its run, including those that its own processes started."""
         return [psutil.Process(pid) for pid in processes_of(self.run.id)]
 
 
@@ -119,7 +120,7 @@ class Program:
 def programs(
     commands: Sequence[Sequence[str]], variables: Mapping[str, str], *, by_lines: bool
 ) -> Iterator[list[Program]]:
-    """Run programs as long as the block; they end as well when this process is killed."""
+    """Run programs during the block; they also end when this process is killed."""
     started: list[Program] = []
     with new_run() as run:
         try:
@@ -127,7 +128,7 @@ def programs(
                 started.append(Program(run, command, variables, number=number, by_lines=by_lines))
             yield started
         finally:
-            # First all processes: what a program started may hold its standard output open.
+            # All processes go first: a program's children may hold its standard output open.
             kill_processes(run.id)
             for each in started:
                 each.process.communicate()

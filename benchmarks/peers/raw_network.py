@@ -1,10 +1,11 @@
-"""ultralytics' own ONNX export of a checkpoint, as one more model of a repository.
+"""Adds ultralytics' own ONNX export of a checkpoint to a repository.
 
-ultralytics' client cannot use the repository's `yolo_targets`. That takes bytes of 0 to 255 where
-ultralytics sends fractions of 1, which it rounds down to the model's type, so to a black frame; and
-it has no metadata, from which the client learns the classes. Tried, it answered without an error,
-157 cells that were none. So it is served what its guide to Triton makes: `YOLO.export`, and the
-export's metadata in the model's parameters.
+ultralytics' client cannot use the repository's `yolo_targets`. That model takes bytes of 0 to 255.
+ultralytics sends fractions of 1 and rounds them down to the model's type, which gives a black
+frame. The model also lacks the metadata from which the client learns the classes. In a trial, the
+client raised no error and found 157 cells where there were none. It therefore gets the model that
+ultralytics' guide to Triton makes: `YOLO.export`, with the export's metadata in the model's
+parameters.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from export.yolo.reference import UltralyticsYolo
 from training.yolo.network import load_network
 
 RAW_NETWORK = "ultralytics_targets"
-"""Name of the added model."""
+"""Name of the model that is added."""
 
 
 def link_with_raw_network(repository: Path, checkpoint: Path, folder: Path) -> None:
-    """Fill an empty folder with links to a repository's models and the raw network beside them.
+    """Fill an empty folder with links to a repository's models, and with the raw network.
 
-    The network's batches and instances are those of the repository's `yolo_targets`.
+    The network has the same batches and instances as the repository's `yolo_targets`.
 
     Args:
         repository: a model repository.
-        checkpoint: of the fine-tuned network.
+        checkpoint: checkpoint of the fine-tuned network.
         folder: an empty folder.
     """
     for model in repository.iterdir():
@@ -41,12 +42,14 @@ def link_with_raw_network(repository: Path, checkpoint: Path, folder: Path) -> N
     version.mkdir(parents=True)
     graph = version / MODEL_FILES["onnxruntime"]
     yolo = UltralyticsYolo(load_network(checkpoint)[0]).yolo
-    # What a network has that ultralytics read from a file of its own; the export goes beside it.
+    # Attributes of a network that ultralytics reads from a file; the export goes beside that file.
     yolo.model.pt_path = str(graph)
     yolo.model.task = yolo.task
     yolo.model.args = {"imgsz": NETWORK_SIZE, "data": None}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of the exporter that ultralytics uses
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # from the exporter that ultralytics uses
         yolo.export(format="onnx", dynamic=True, simplify=False)
     metadata = {entry.key: entry.value for entry in onnx.load(graph).metadata_props}
     ours = read_config(repository / "yolo_targets" / "config.pbtxt")

@@ -1,4 +1,4 @@
-"""Whether two ways found the same cells, without which their times say nothing."""
+"""Checks that two contenders found the same cells, without which times are not comparable."""
 
 from __future__ import annotations
 
@@ -12,37 +12,38 @@ from benchmarks.peers.wire import Found
 from export.parity.instances import UNMATCHED
 
 BOX_IOU = 0.6
-"""Least IoU of two boxes of the same cell. The server moves a box out where a mask goes on beyond
-it, so the boxes of one cell may differ by some pixels."""
+"""Minimum IoU of two boxes of the same cell. If a mask extends beyond its box, the server enlarges
+the box, so the boxes of one cell may differ by some pixels."""
 
 OUTLINE_IOU = 0.75
-"""Least mean IoU of the outlines. ultralytics cuts masks out at a quarter of its network's
-resolution and draws outlines through the centres of pixels: of cells of 11 network pixels, 0.81."""
+"""Minimum mean IoU of the outlines. ultralytics crops masks at a quarter of its network's
+resolution and draws outlines through the centres of pixels. For cells of 11 network pixels, the
+mean is 0.81."""
 
 
 class DifferentAnswers(Exception):
-    """Two ways found different cells; their times are not comparable."""
+    """Two contenders found different cells, so their times are not comparable."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a way's cells are those of the server."""
+    """How far a contender's cells agree with the server's."""
 
     found: int
-    """Cells that the way found."""
+    """Number of cells that the contender found."""
     unmatched: int
-    """Cells of either side without one on the other whose box overlaps by `BOX_IOU`."""
+    """Number of cells of either side without a cell of the other that overlaps by `BOX_IOU`."""
     box_deviation: float
-    """Median over the cells that both found of the largest difference of their boxes' sides, in
-    frame pixels."""
+    """Largest difference of a cell's boxes' sides in frame pixels: median over cells that both
+    found."""
     outline_iou: float
-    """Mean over the cells that both found."""
+    """Mean IoU of the outlines of cells that both found."""
     other_class: int
-    """Cells that both found and gave different classes."""
+    """Number of cells that both found with different classes."""
 
 
 def compare(ours: Found, theirs: Found) -> Agreement:
-    """Pair the cells of the server with those of another way and take the differences."""
+    """Pair the cells of the server with those of another contender, and measure differences."""
     rows, columns = pair_boxes(ours.boxes, theirs.boxes)
     if not len(rows):
         return Agreement(len(theirs), len(ours) + len(theirs), 0.0, 0.0, 0)
@@ -59,19 +60,19 @@ def compare(ours: Found, theirs: Found) -> Agreement:
 
 
 def hold(
-    way: str, case: str, ours: int, agreement: Agreement, unmatched_share: float = UNMATCHED
+    contender: str, case: str, ours: int, agreement: Agreement, unmatched_share: float = UNMATCHED
 ) -> None:
-    """Refuse a way that does not find the server's cells.
+    """Check that a contender finds the server's cells.
 
     Args:
-        way: its name.
+        contender: name of the contender.
         case: pipeline and frame, for the error.
-        ours: cells that the server found.
+        ours: number of cells that the server found.
         agreement: the differences.
-        unmatched_share: of both sides' cells, that may have no partner.
+        unmatched_share: share of both sides' cells that may have no partner.
 
     Raises:
-        DifferentAnswers: they are beyond tolerance, or there is no cell to compare.
+        DifferentAnswers: the differences exceed the tolerance, or there is no cell to compare.
     """
     most = max(2, round(unmatched_share * (ours + agreement.found)))
     rules = (
@@ -94,14 +95,14 @@ def hold(
     for holds, text in rules:
         if not holds:
             raise DifferentAnswers(
-                f"{way} does not answer {case} as the server does: {text}. No time was taken."
+                f"{contender} does not answer {case} as the server does: {text}. No time was taken."
             )
 
 
 def pair_boxes(
     ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Indices of boxes ``[N, 4]`` that overlap each other most, by `BOX_IOU` at least."""
+    """Return indices of boxes ``[N, 4]`` that overlap each other most, by `BOX_IOU` or more."""
     if not len(ours) or not len(theirs):
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
     low = np.maximum(ours[:, None, :2], theirs[None, :, :2])
@@ -115,7 +116,7 @@ def pair_boxes(
 
 
 def iou(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
-    """Intersection over union of the areas inside two outlines ``[P, 2]``, on quarter pixels."""
+    """Return the IoU of the areas inside two outlines ``[P, 2]``, on quarter pixels."""
     if not len(one) or not len(other):
         return float(len(one) == len(other))
     both = np.concatenate([one, other])

@@ -1,6 +1,6 @@
-"""The study's models in PyTorch: run as the study did, and put behind the peers' servers.
+"""The study's models in PyTorch, for the reference implementation and behind the peers' servers.
 
-This runs in the environments of the peers too, which hold no more than `pytorch.in` and the peer.
+This also runs in the environments of the peers, which contain only `pytorch.in` and the peer.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from training.yolo.network import MODEL_FILE, all_threads, load_network
 from ultralytics import YOLO  # isort: skip  # after training.yolo.network, which keeps ultralytics offline
 
 CHECKPOINTS_VARIABLE = "PEER_CHECKPOINTS"
-"""Environment variable: the folder with the checkpoints `cells`, `targets` and `classifier`."""
+"""Environment variable with the folder of the checkpoints `cells`, `targets` and `classifier`."""
 
 MAX_BATCH = 8
-"""Frames that a peer may put together: one of each of the clients that are measured at once."""
+"""Maximum frames in a peer's batch: one per client that is measured at once."""
 
 PREDICT_SETTINGS: dict[str, Any] = {
     "imgsz": NETWORK_SIZE,
@@ -44,8 +44,8 @@ PREDICT_SETTINGS: dict[str, Any] = {
     "rect": False,
     "verbose": False,
 }
-"""Arguments of ultralytics' ``predict`` that come closest to the server's: ``iou`` is of boxes,
-where the server compares masks. One score threshold for all ways, whatever the card says."""
+"""Arguments of ultralytics' ``predict`` that are closest to the server's. ``iou`` compares boxes,
+whereas the server compares masks. All contenders have one score threshold, not that of the card."""
 
 Image = npt.NDArray[np.uint8]
 
@@ -55,8 +55,8 @@ class StudyModels:
 
     Args:
         pipeline: ``yolo`` or ``yolo_resnet``.
-        chunk: crops that the classifier takes at once: as many as in the server by default; the
-            study's scripts gave it one.
+        chunk: number of crops that the classifier takes at once, by default as many as in the
+            server. The study's scripts gave it one.
     """
 
     def __init__(self, pipeline: str, chunk: int = CLASSIFIER_CHUNK) -> None:
@@ -66,12 +66,12 @@ class StudyModels:
         self._yolo.model = load_network(folder / ("cells" if classified else "targets"))[0]
         self._classifier = load_classifier(folder / "classifier")[0] if classified else None
         self._chunk = chunk
-        # ultralytics, when it chooses a CPU with the first frame, leaves one core idle.
+        # ultralytics leaves one core idle when it chooses a CPU with the first frame.
         self.find([np.zeros((NETWORK_SIZE, NETWORK_SIZE, 3), np.uint8)])
         torch.set_num_threads(len(os.sched_getaffinity(0)))
 
     def find(self, images: Sequence[Image]) -> list[Found]:
-        """The cells of each 8-bit BGR image ``[H, W, 3]``; all go through the network at once."""
+        """Find the cells of 8-bit BGR images ``[H, W, 3]``, all in one run of the network."""
         with all_threads():
             found = [as_found(r) for r in self._yolo.predict(list(images), **PREDICT_SETTINGS)]
             return found if self._classifier is None else self._classified(images, found)
@@ -93,7 +93,7 @@ class StudyModels:
 
 
 def cut(image: Image, found: Found) -> torch.Tensor:
-    """The crops of cells, uint8 ``[N, 3, S, S]``, as those that the classifier was trained on."""
+    """Cut the crops of cells, uint8 ``[N, 3, S, S]``, as for the classifier's training."""
     rgb = torch.from_numpy(np.ascontiguousarray(image[:, :, ::-1]))
     boxes = torch.from_numpy(found.boxes)
     crops: torch.Tensor = CellCrops()(rgb, torch.tensor([0.0, 255.0]), boxes)
@@ -101,7 +101,7 @@ def cut(image: Image, found: Found) -> torch.Tensor:
 
 
 def as_found(result: Any) -> Found:
-    """The cells of ultralytics' ``Results``."""
+    """Return the cells of ultralytics' ``Results``."""
     outlines = result.masks.xy if result.masks else []
     return Found(
         result.boxes.xyxy.numpy(), result.boxes.cls.numpy().astype(np.int64), list(outlines)
@@ -109,7 +109,7 @@ def as_found(result: Any) -> Found:
 
 
 def read_image(data: bytes) -> Image:
-    """An image file's bytes as BGR ``[H, W, 3]``."""
+    """Decode an image file's bytes to BGR ``[H, W, 3]``."""
     image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     bgr: Image = image
     return bgr

@@ -1,6 +1,6 @@
-"""The study's way, as a process of its own: ultralytics' predictor, then a loop over the cells.
+"""Runs the reference implementation in a process: ultralytics' predictor, then a loop over cells.
 
-It runs in this project's environment, asked by lines: see `benchmarks.peers.wire`.
+It runs in this project's environment and reads requests as lines: see `benchmarks.peers.wire`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from benchmarks.peers.wire import Found, Image, answer_lines
 
 
 def main() -> None:
-    """Load both approaches and answer."""
+    """Load both approaches and answer requests."""
     models = {pipeline: StudyModels(pipeline, chunk=1) for pipeline in ("yolo", "yolo_resnet")}
 
     def find(pipeline: str, image: Image) -> Found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.harness.markdown import markdown_table
 from benchmarks.harness.results import machine_note
 
 OURS = "cytoserve"
@@ -11,26 +12,31 @@ OURS = "cytoserve"
 
 
 def served_name(variant: str) -> str:
-    """The name of this server with a variant of its model repository."""
+    """Return the name of this server with a variant of its model repository."""
     return f"{OURS} {variant}"
 
 
 def peers_table(result: dict[str, Any]) -> str:
-    """The table of a result of `benchmarks.peers`."""
+    """Return the page of a result of `benchmarks.peers`."""
     clients = result["clients"]
-    rows = [
-        f"| pipeline | frame | cells | way | found | unmatched | outline IoU | other class "
-        f"| s a frame | x the server's | frames/s, {clients} clients | server's / its |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in result["frames"]:
-        rows.append(
-            f"| `{row['pipeline']}` | {row['width']} x {row['height']} | {row['cells']} "
-            f"| {row['way']} | {row['found']} | {row['unmatched']} | {row['outline_iou']:.3f} "
-            f"| {row['other_class']} | {row['seconds']:.3f} | {row['seconds_ratio']:.2f} "
-            f"| {row['frames_per_second']:.2f} | {row['throughput_ratio']:.2f} |"
-        )
-    ways = [
+    table = markdown_table(
+        [
+            *("pipeline", "frame", "cells", "way", "found", "unmatched", "outline IoU"),
+            *("other class", "s a frame", "x the server's", f"frames/s, {clients} clients"),
+            "server's / its",
+        ],
+        [
+            [
+                *(f"`{row['pipeline']}`", f"{row['width']} x {row['height']}", f"{row['cells']}"),
+                *(row["way"], f"{row['found']}", f"{row['unmatched']}"),
+                *(f"{row['outline_iou']:.3f}", f"{row['other_class']}", f"{row['seconds']:.3f}"),
+                *(f"{row['seconds_ratio']:.2f}", f"{row['frames_per_second']:.2f}"),
+                f"{row['throughput_ratio']:.2f}",
+            ]
+            for row in result["frames"]
+        ],
+    )
+    contenders = [
         f"- {way['way']}{' ' * bool(way['version'])}{way['version']}: {way['title']}."
         for way in result["ways"]
     ]
@@ -43,4 +49,4 @@ def peers_table(result: dict[str, Any]) -> str:
         f"`{result['command']}`",
         machine_note(result["machine"]),
     ]
-    return "\n".join([*rows, "", *ways, *missing, "", *(f"{note}\n" for note in notes)])
+    return "\n".join([table, "", *contenders, *missing, "", *(f"{note}\n" for note in notes)])

@@ -1,7 +1,7 @@
-"""ultralytics' own client of a Triton server: ``... ultralytics_client grpc://HOST:PORT/MODEL``.
+"""Runs ultralytics' client of a Triton server: ``... ultralytics_client grpc://HOST:PORT/MODEL``.
 
-ultralytics prepares the frame and decodes the network's answer itself, in numpy and torch; the
-server runs the network alone. Asked by lines: see `benchmarks.peers.wire`.
+ultralytics itself prepares the frame and decodes the network's answer, in numpy and torch. The
+server runs only the network. Requests come as lines: see `benchmarks.peers.wire`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ultralytics import YOLO  # isort: skip  # after study, which keeps ultralyt
 
 
 def main() -> None:
-    """Connect and answer."""
+    """Connect and answer requests."""
     model: Any = YOLO(sys.argv[1], task="segment")
 
     def find(pipeline: str, image: Image) -> Found:

@@ -1,4 +1,4 @@
-"""What the processes of contenders tell each other: cells found, line by line."""
+"""The protocol between the processes of contenders: requests and found cells, as lines."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class Found:
     """The cells that were found in one frame."""
 
     boxes: npt.NDArray[np.float32]
-    """``[N, 4]`` (x0, y0, x1, y1) in frame pixels."""
+    """Boxes ``[N, 4]``, (x0, y0, x1, y1) in frame pixels."""
     class_ids: npt.NDArray[np.int64]
-    """``[N]``."""
+    """Class of each cell, ``[N]``."""
     outlines: list[npt.NDArray[np.float32]]
-    """N outlines ``[P, 2]`` (x, y) in frame pixels; empty for a cell without a pixel."""
+    """N outlines ``[P, 2]``, (x, y) in frame pixels; empty for a cell without a pixel."""
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def as_json(self) -> dict[str, Any]:
-        """The cells as lists."""
+        """Return the cells as lists."""
         return {
             "boxes": self.boxes.tolist(),
             "class_ids": self.class_ids.tolist(),
@@ -39,7 +39,7 @@ class Found:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Found:
-        """The cells that `as_json` wrote."""
+        """Return the cells that `as_json` wrote."""
         return cls(
             np.array(value["boxes"], np.float32).reshape(-1, 4),
             np.array(value["class_ids"], np.int64),
@@ -48,6 +48,7 @@ class Found:
 
 
 READY = "ready"
+"""First line that a program writes."""
 
 Image = npt.NDArray[np.uint8]
 
@@ -56,10 +57,10 @@ def answer_lines(find: Callable[[str, Image], Found]) -> None:
     """Answer the lines of standard input until it ends.
 
     Args:
-        find: answers a pipeline's name and an 8-bit BGR image ``[H, W, 3]``.
+        find: function of a pipeline's name and an 8-bit BGR image ``[H, W, 3]``.
     """
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries may print, which is no answer
     print(READY, file=answers)
     for line in sys.stdin:
         request = json.loads(line)
@@ -69,7 +70,7 @@ def answer_lines(find: Callable[[str, Image], Found]) -> None:
 
 @cache
 def read_once(file: str) -> Image:
-    """The BGR image ``[H, W, 3]`` of a file, read when it is first asked for."""
+    """Return the BGR image ``[H, W, 3]`` of a file, read on the first call only."""
     image: Any = cv2.imread(file, cv2.IMREAD_COLOR)
     if image is None:
         raise FileNotFoundError(file)

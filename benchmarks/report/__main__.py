@@ -1,11 +1,11 @@
-"""One page of all results: which bounds are reached, plots, tables, machines and commands.
+"""Writes one page of all results: reached bounds, plots, tables, machines and commands.
 
 \b
     python -m benchmarks.report
 
-Reads the JSON files that the benchmarks have left in `benchmarks/results/`, and writes
-`report.html` there, which needs no other file and fetches nothing, and the same as `report.md`,
-without its plots. What has not been measured is named, with the command that measures it.
+This reads the benchmarks' JSON files in `benchmarks/results/` and writes two pages there.
+`report.html` needs no other file and fetches nothing. `report.md` is the same without plots. If a
+result is missing, the page names the command that measures it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from benchmarks.bounds import TARGETS, Results, judge
+from benchmarks.harness.markdown import markdown_table
 from benchmarks.harness.results import fingerprint
 from benchmarks.report.page import Page, Section, html_page, markdown_page
 from benchmarks.report.sections import ENTRIES, ReportEntry
@@ -27,10 +28,10 @@ RESULTS = Path("benchmarks/results")
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """Name of every result in ``folder``, its file without ``.json`` -> what it holds.
+    """Read the results in ``folder``: name of the file without ``.json`` -> content.
 
     Raises:
-        click.ClickException: a file is no JSON object.
+        click.ClickException: a file holds no JSON object.
     """
     results = {}
     for file in sorted(folder.glob("*.json")):
@@ -44,10 +45,10 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 
 def build(results: Results, written: datetime, machine: Mapping[str, str]) -> Page:
-    """Put the page together; ``machine`` is the fingerprint of where it is written.
+    """Compose the page; ``machine`` is the fingerprint of the machine that writes it.
 
     Raises:
-        click.ClickException: a result lacks what its table shows.
+        click.ClickException: a result lacks figures that its table shows.
     """
     verdicts = judge(TARGETS, results)
     reached = sum(verdict.reached is True for verdict in verdicts)
@@ -87,22 +88,21 @@ def _section(shown: ReportEntry, result: Mapping[str, Any] | None) -> Section:
     except (KeyError, TypeError) as error:
         raise click.ClickException(
             f"{shown.name}.json was written by another version, {type(error).__name__}: {error}. "
-            f"Make it anew with: {shown.command}"
+            f"Make it again with: {shown.command}"
         ) from error
     command = str(result.get("command", shown.command))
     return Section(shown.title, shown.text, (), plots, tables, command)
 
 
 def machines_table(results: Results) -> str:
-    """A row for each result: its machine, its packages and the commit of its source."""
+    """Return a row per result: its machine, its packages and the commit of its source."""
     machines = {name: r["machine"] for name, r in results.items() if "machine" in r}
     columns = list(dict.fromkeys(key for machine in machines.values() for key in machine))
     rows = [
         [f"`{name}`", *(str(machine.get(column, "")) for column in columns)]
         for name, machine in machines.items()
     ]
-    lines = [["result", *columns], ["---"] * (len(columns) + 1), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return markdown_table(["result", *columns], rows) + "\n"
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})

@@ -1,4 +1,4 @@
-"""Plots of the report, as matplotlib draws them."""
+"""Draws the plots of the report with matplotlib."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
-"""Markers of the lines, so that no line is known by its colour alone."""
+"""Markers of the lines, so that lines differ in more than colour."""
 
 HIGHLIGHT, GREY = "C0", "0.6"
 
@@ -30,11 +30,11 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture under a title."""
+    """A picture with a title."""
 
     title: str
     svg: bytes
-    """An SVG file."""
+    """Content of an SVG file."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Axis:
-    """One side of a plot."""
+    """An axis of a plot."""
 
     label: str
     """Quantity and unit."""
@@ -55,7 +55,7 @@ class Axis:
 
 
 def value_text(value: float) -> str:
-    """A figure with three digits, or with all in front of its point."""
+    """Return a figure with three digits, or with all digits before the decimal point."""
     return f"{value:,.{2 if abs(value) < 10 else 1 if abs(value) < 100 else 0}f}"
 
 
@@ -64,11 +64,11 @@ def bars(
     axis: Axis,
     values: Mapping[str, float],
     limit: Limit | None = None,
-    shown_first: str | None = None,
+    highlighted: str | None = None,
 ) -> Plot:
-    """One bar per name, with its value; bars other than ``shown_first`` are grey if it is given."""
+    """Draw a bar per name, with its value; if ``highlighted`` is given, other bars are grey."""
     with _figure(len(values)) as (figure, axes):
-        colours = [HIGHLIGHT if shown_first in (None, name) else GREY for name in values]
+        colours = [HIGHLIGHT if highlighted in (None, name) else GREY for name in values]
         drawn = axes.barh(list(values), list(values.values()), color=colours)
         axes.bar_label(drawn, [value_text(value) for value in values.values()], padding=3)
         axes.invert_yaxis()
@@ -83,7 +83,7 @@ def bars(
 def stacked_bars(
     title: str, axis: Axis, values: Mapping[str, Mapping[str, float]], unit: str
 ) -> Plot:
-    """One bar per name: its parts as shares of their sum in percent, and the sum in ``unit``."""
+    """Draw a bar per name: its parts as shares of their sum in percent, and the sum in ``unit``."""
     parts = list(dict.fromkeys(itertools.chain.from_iterable(values.values())))
     totals = {name: sum(own.values()) for name, own in values.items()}
     with _figure(len(values)) as (figure, axes):
@@ -111,9 +111,9 @@ def lines(
     series: Mapping[str, Sequence[tuple[float, float]]],
     limits: Sequence[Limit] = (),
 ) -> Plot:
-    """One line with markers per name through its points (x, y); ``limits`` are level.
+    """Draw a line with markers per name through its points (x, y); ``limits`` are horizontal.
 
-    A logarithmic axis along x has room for 0, one along y leaves such points out.
+    A logarithmic x axis includes 0. A logarithmic y axis leaves points at 0 out.
     """
     with _figure(6) as (figure, axes):
         for (name, points), marker in zip(series.items(), itertools.cycle(MARKERS), strict=False):

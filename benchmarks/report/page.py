@@ -1,4 +1,4 @@
-"""A page of sections as Markdown, and as one HTML file that needs nothing else."""
+"""Writes a page of sections as Markdown, and as one HTML file that needs no other file."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ STYLE = Path(__file__).with_name("page.css")
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the page; what it lacks is left out."""
+    """One part of the page; empty fields are left out."""
 
     title: str
     text: str = ""
-    """Markdown, in front of all else."""
+    """Introduction as Markdown."""
     verdicts: Sequence[Verdict] = ()
     plots: Sequence[Plot] = ()
     tables: str = ""
-    """Markdown, with headings of any level."""
+    """Tables as Markdown, with headings of any level."""
     command: str = ""
-    """The command that made, or makes, the figures."""
+    """Command that made, or makes, the figures."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Page:
     title: str
     lead: str
     facts: Mapping[str, str]
-    """When, where and from which source it was written."""
+    """Time, machine and source commit of the report."""
     sections: Sequence[Section]
 
 
 def markdown_page(page: Page, with_plots: bool = False) -> str:
-    """The page as Markdown, without its plots by default: their figures are in the tables."""
+    """Return the page as Markdown, by default without plots: the tables have their figures."""
     parts = [
         f"# {page.title}",
         page.lead,
@@ -63,8 +63,8 @@ def markdown_page(page: Page, with_plots: bool = False) -> str:
 
 
 def html_page(page: Page) -> str:
-    """The page as HTML: style and plots are inside, nothing is fetched."""
-    # A parser that lets no HTML through.
+    """Return the page as HTML, which contains style and plots and fetches nothing."""
+    # The parser rejects HTML inside the Markdown.
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.validateLink = lambda url: url.startswith(("http", "#", "data:image/svg+xml;base64,"))  # type: ignore[method-assign]
     return (
@@ -89,5 +89,5 @@ def _made_by(section: Section) -> str:
 
 
 def _below_sections(markdown: str) -> str:
-    """Headings of a table's page become at least of the third level."""
+    """Lower the headings of a table's page to at least the third level."""
     return re.sub(r"^#{1,3} ", "### ", markdown, flags=re.MULTILINE)

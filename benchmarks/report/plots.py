@@ -1,21 +1,19 @@
-"""The report's plots: which rows of a result become which bars and lines."""
+"""The report's plots: turns rows of a result into bars and lines."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.bounds import OVERHEAD
+from benchmarks.harness.results import Row, rows_by
 from benchmarks.harness.serving import DEFAULT, GRPC
 from benchmarks.peers.tables import OURS
 from benchmarks.report.drawing import Axis, Limit, Plot, bars, lines, stacked_bars, value_text
 
 Result = Mapping[str, Any]
-Row = Mapping[str, Any]
 Series = Mapping[str, Sequence[tuple[float, float]]]
-
-MEGABYTE = 1e6
 
 CALL = {name: f"{name}_ms" for name in ("encode", "wire", "server", "decode")}
 STEP = {name: f"{name}_ms" for name in ("queue", "input", "compute", "output")}
@@ -30,7 +28,7 @@ def _served(row: Row) -> str:
 
 
 def latency_plots(result: Result) -> list[Plot]:
-    """What the server adds, where the time goes, and how it grows, for every pipeline."""
+    """Plot the server's overhead, the parts of a call, and the growth of latency, by pipeline."""
     ratio = Axis("seconds served / in process")
     plots = [
         bars(title, ratio, {_served(row): row[column] for row in result["overhead"]}, AIM)
@@ -54,7 +52,9 @@ def latency_plots(result: Result) -> list[Plot]:
             Axis("share of all steps, %"),
             {
                 name: _parts(rows, STEP)
-                for name, rows in _by([r for r in steps if _kind(r) == shown], "pipeline").items()
+                for name, rows in rows_by(
+                    "pipeline", [r for r in steps if _kind(r) == shown]
+                ).items()
             },
             "ms",
         ),
@@ -63,7 +63,7 @@ def latency_plots(result: Result) -> list[Plot]:
 
 
 def _growth(calls: Sequence[Row]) -> Iterator[Plot]:
-    """Latency against cells and against pixels."""
+    """Plot latency against cells and against pixels."""
     of_size, of_cells, size, cells = _crossed(calls)
     for title, axis, rows in (
         (f"Latency against cells, {size[0]} x {size[1]} px", "cells", of_size),
@@ -75,7 +75,7 @@ def _growth(calls: Sequence[Row]) -> Iterator[Plot]:
 
 
 def fields_plots(result: Result) -> list[Plot]:
-    """F1 of `benchmarks.fields` against the size of a frame, and against how it was resized."""
+    """Plot F1 against the size of a frame, and against the factor by which it was resized."""
     told = [{**row, "way": f"{row['pipeline']}, {row['told']} told"} for row in result["factors"]]
     fields = Axis("training fields of the frame", log=True)
     sizes = _series(result["sizes"], "pipeline", "fields", "f1")
@@ -87,7 +87,7 @@ def fields_plots(result: Result) -> list[Plot]:
 
 
 def throughput_plots(result: Result) -> list[Plot]:
-    """Frames per second of each pipeline against requests at a time, below its limit."""
+    """Plot frames per second of each pipeline against requests at a time, below its limit."""
     return [
         lines(
             f"Throughput of {pipeline}",
@@ -103,7 +103,7 @@ def throughput_plots(result: Result) -> list[Plot]:
                 if row["pipeline"] == pipeline and row["best"]
             ],
         )
-        for pipeline, rows in _by(result["served"], "pipeline").items()
+        for pipeline, rows in rows_by("pipeline", result["served"]).items()
     ]
 
 
@@ -116,14 +116,14 @@ def _named(kind: tuple[int, int, int]) -> str:
 
 
 def _parts(rows: Sequence[Row], columns: Mapping[str, str]) -> dict[str, float]:
-    """Name of a part -> its sum over rows."""
+    """Return name of a part -> its sum over rows."""
     return {name: sum(row[column] for row in rows) for name, column in columns.items()}
 
 
 def _crossed(
     rows: Sequence[Row],
 ) -> tuple[list[Row], list[Row], tuple[int, int], int]:
-    """Rows along which the cells grow, those along which the pixels do, and what stays the same.
+    """Find the rows in which only the cells differ, and those in which only the pixels differ.
 
     Returns:
         rows of the commonest size, rows of the commonest count of cells with their
@@ -148,7 +148,7 @@ def _commonest(values: Iterable[Any]) -> Any:
 
 
 def peers_plots(result: Result) -> list[Plot]:
-    """Every way to have cells found, on the first kind of frame: alone, and with many clients."""
+    """Plot every contender on the first kind of frame: one client alone, and many clients."""
     first = _kind(result["frames"][0])
     rows = [row for row in result["frames"] if _kind(row) == first]
     clients = result["clients"]
@@ -157,9 +157,9 @@ def peers_plots(result: Result) -> list[Plot]:
             f"{pipeline}, {what}, {_named(first)}",
             Axis(unit),
             {row["way"]: row[column] * scale for row in own},
-            shown_first=OURS,
+            highlighted=OURS,
         )
-        for pipeline, own in _by(rows, "pipeline").items()
+        for pipeline, own in rows_by("pipeline", rows).items()
         for what, unit, column, scale in (
             ("one client", "milliseconds a frame, less is better", "seconds", 1e3),
             (f"{clients} clients", "frames per second, more is better", "frames_per_second", 1),
@@ -168,7 +168,7 @@ def peers_plots(result: Result) -> list[Plot]:
 
 
 def scaling_plots(result: Result) -> list[Plot]:
-    """How memory and time grow with cells, pixels, clients and pipelines."""
+    """Plot the growth of memory and time with cells, pixels, clients and pipelines."""
     measured = [row for row in result["frames"] if row["peak_mb"] is not None]
     of_size, of_cells, size, cells = _crossed(measured)
     megabytes = Axis("peak of the server's memory, MB above idle")
@@ -197,7 +197,7 @@ def scaling_plots(result: Result) -> list[Plot]:
 
 
 def variants_plots(result: Result) -> list[Plot]:
-    """How much faster each variant of the repository is, by pipeline."""
+    """Plot the speedup of each variant of the repository, by pipeline."""
     speedup = Axis("seconds of the default / of the variant")
     return [
         bars(
@@ -206,21 +206,13 @@ def variants_plots(result: Result) -> list[Plot]:
             {row["pipeline"]: row["speedup"] for row in rows},
             Limit(1, "the default"),
         )
-        for variant, rows in _by(result["rows"], "variant").items()
+        for variant, rows in rows_by("variant", result["rows"]).items()
     ]
 
 
-def _by(rows: Sequence[Row], column: str) -> dict[str, list[Row]]:
-    """Rows by their value in a column, in the order of its first appearance."""
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[str(row[column])].append(row)
-    return dict(groups)
-
-
 def _series(rows: Sequence[Row], name: str, x: str, y: str) -> Series:
-    """A line for each name: its points (x, y)."""
+    """Return the points (x, y) of one line per name."""
     return {
         key: [(float(row[x]), float(row[y])) for row in group]
-        for key, group in _by(rows, name).items()
+        for key, group in rows_by(name, rows).items()
     }

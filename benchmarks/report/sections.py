@@ -1,4 +1,4 @@
-"""What the report shows of each result: its table, its plots, and the command that makes it."""
+"""Lists what the report shows of each result: table, plots, and the command that makes it."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def _no_plots(result: Result) -> Sequence[Plot]:
 
 @dataclass(frozen=True)
 class ReportEntry:
-    """How one result is shown."""
+    """A result in the report."""
 
     name: str
-    """Of its file, without ``.json``."""
+    """Name of its file without ``.json``."""
     title: str
     text: str
-    """What is measured, as Markdown."""
+    """Description of the measurement, as Markdown."""
     command: str
-    """Makes it; a result that tells its own command is believed."""
+    """Command that makes it; a command that the result records takes precedence."""
     table: Callable[[Any], str]
     plots: Callable[[Result], Sequence[Plot]] = _no_plots
 
@@ -146,4 +146,4 @@ ENTRIES = (
         regression_table,
     ),
 )
-"""In the order of the page."""
+"""Entries in the order of the page."""

@@ -1,23 +1,23 @@
-"""How time and memory grow with pixels, cells, clients and pipelines; the slopes.
+"""Measures how time and memory grow with pixels, cells, clients and pipelines.
 
 \b
     python -m benchmarks.scaling --json scaling.json
 
-Each exported pipeline gets a server of its own, which is sent frames of growing size, then of
-growing numbers of cells, then frames of several clients at once. Then servers of one pipeline, two,
-and so on up to all tell what another one costs in memory and in time to start. Least-squares lines
-through these say what one more megapixel, cell, client or pipeline costs.
+Each exported pipeline gets its own server, which receives frames of growing size, then frames with
+growing numbers of cells, then frames from several clients at once. Then servers with one pipeline,
+two, and so on up to all show what another one costs in memory and in time to start. The slopes of
+least-squares lines give the cost of one more megapixel, cell, client or pipeline.
 
 Two of the figures are ratios that must stay small:
 
 \b
-    classified   what a further cell costs `yolo_resnet` beyond what it costs `yolo` / what the
-                 classifier's graph alone takes for a crop, all measured in turn
-    memory       what the server's memory peaks at with the most cells / what one mask of the
-                 frame's size for every cell would take
+    classified   time that a further cell costs `yolo_resnet` beyond `yolo` / time of the
+                 classifier's graph alone for a crop, all interleaved
+    memory       the server's peak memory with the most cells / memory of a mask of the
+                 frame's size for every cell
 
-Semantic pipelines are sent frames of one count of cells, which make no difference to them. The
-server keeps no answers (`--response-cache-mb=0`), and sends no canaries meanwhile.
+Semantic pipelines get frames with one count of cells, since cells make no difference to them. The
+server does not cache answers (`--response-cache-mb=0`), and sends no canaries meanwhile.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ from server.errors import ServerError
 CLIENTS = (1, 2, 4, 8)
 
 CLIENTS_AT = Case(1024, 1024, 15)
-"""Frames that several clients send."""
+"""Kind of frame that several clients send."""
 
 
 def measure(
@@ -73,7 +73,7 @@ def measure(
     seconds: float,
     fewest: int,
 ) -> dict[str, Any]:
-    """Measure everything; the keys are those of the JSON file, all lists of rows but the last."""
+    """Measure everything; return the keys of the JSON file, all lists of rows except the last."""
     cases = smallest_first(cross(sizes, counts))
     rows: dict[str, Rows] = {"frames": [], "clients": []}
     for name in track(pipelines, "frames and clients", transient=True):
@@ -98,20 +98,20 @@ def measure(
 
 
 def smallest_first(cases: Sequence[Case]) -> list[Case]:
-    """Order frames so that most are the largest so far, in pixels and in cells."""
+    """Order frames so that most are larger than all before, in pixels and in cells."""
     return sorted(cases, key=lambda case: (case.width * case.height, case.cells))
 
 
 def size_of_cells(cases: Sequence[Case]) -> tuple[int, int]:
-    """Width and height of the frames along which the cells grow: those of the most cases."""
+    """Return width and height of the frames with growing numbers of cells: the most frequent."""
     return statistics.mode((case.width, case.height) for case in cases)
 
 
 def memory_of_masks(frames: Sequence[Mapping[str, Any]]) -> Rows:
-    """Peak memory of every pipeline that finds cells, against masks of the frame's size.
+    """Compare the peak memory of every pipeline that finds cells with masks of the frame's size.
 
-    Told of the frame with most cells of which it found half or more: beside few cells, what the
-    network needs for itself is most of the memory. A mask takes a byte a pixel.
+    The frame is that with the most cells of which half or more were found. With few cells, the
+    network itself needs most of the memory. A mask takes one byte per pixel.
     """
     rows: Rows = []
     for name in dict.fromkeys(row["pipeline"] for row in frames):
@@ -138,7 +138,7 @@ def memory_of_masks(frames: Sequence[Mapping[str, Any]]) -> Rows:
 
 
 def cost_of_a_cell(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """What classifying a further cell costs in the pipeline, and in the classifier alone."""
+    """Return the cost of classifying one more cell in the pipeline, and in the classifier alone."""
     line = {
         name: Slope.through(
             [row[f"found_{name}"] for row in rows], [row[f"{name}_ms"] for row in rows]

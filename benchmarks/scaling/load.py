@@ -1,4 +1,4 @@
-"""What a server costs as frames, clients and pipelines grow: seconds, and its memory."""
+"""Measures seconds and memory of a server as frames, clients and pipelines grow."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ from export.resnet.network import CLASSIFIER_CHUNK
 from server.embedded import EmbeddedServer
 
 DEADLINE = 600.0
-"""Seconds that a frame, and the server's start, may take."""
+"""Maximum seconds per frame, and for the server's start."""
 
 MOST = 30
-"""Requests of one kind: more would only sharpen the last digit."""
+"""Maximum requests of one kind: more would only sharpen the last digit."""
 
 RARELY = 0.25
 """Seconds between two samples of memory while time is measured."""
 
 MB = 1e6
+"""Bytes per megabyte."""
 
 CLASSIFIER = "resnet50_cells"
 ONE_STEP, TWO_STEPS = "yolo", "yolo_resnet"
-"""Pipelines that differ by the classifier."""
+"""Pipelines that differ by the classifier `CLASSIFIER`."""
 
 Rows = list[dict[str, Any]]
 
@@ -46,11 +47,11 @@ Rows = list[dict[str, Any]]
 def grow_frames(
     server: EmbeddedServer, pipeline: str, cases: Sequence[Case], *, seconds: float, fewest: int
 ) -> Rows:
-    """Send frames in their order to a server that has answered none before.
+    """Send frames in their order to a server that has not answered any before.
 
-    Memory is that of the first request of a kind, above the server's before all frames. A server
-    gives little back, so it is told only of frames that are the largest so far, in pixels and in
-    cells; of the others it is None.
+    Memory is that of the first request of a kind, above the server's memory before all frames. A
+    server releases little, so memory is given only for frames that are larger than all before, in
+    pixels and in cells. For the others it is None.
     """
     rows: Rows = []
     with Client(server.url, timeout=DEADLINE) as client:
@@ -88,9 +89,9 @@ def grow_clients(
     *,
     seconds: float,
 ) -> Rows:
-    """Let growing numbers of clients, each with a connection, ask with one kind of frame at once.
+    """Let growing numbers of clients, each with a connection, send one kind of frame at once.
 
-    Memory is above that after one request, and sampled rarely, so as not to cost time.
+    Memory is above that after one request. It is sampled rarely, which costs little time.
     """
     frame = case.frame()
     rows: Rows = []
@@ -125,7 +126,7 @@ def grow_clients(
 
 
 def at_once(calls: Sequence[Callable[[], object]], repeats: int) -> tuple[list[float], float]:
-    """Run every call in a thread of its own, again and again: seconds of each run, and of all."""
+    """Repeat every call in its own thread; return the seconds of each run, and of all."""
     begin = threading.Barrier(len(calls) + 1)
 
     def repeat(call: Callable[[], object]) -> list[float]:
@@ -141,7 +142,7 @@ def at_once(calls: Sequence[Callable[[], object]], repeats: int) -> tuple[list[f
 
 
 def load_pipelines(repository: Path, pipelines: Sequence[str]) -> Rows:
-    """Start a server of the first pipeline, of the first two, and so on: seconds and memory."""
+    """Start a server with the first pipeline, the first two, and so on; measure time and memory."""
     rows: Rows = []
     for count in range(1, len(pipelines) + 1):
         start = time.perf_counter()
@@ -162,13 +163,13 @@ def load_pipelines(repository: Path, pipelines: Sequence[str]) -> Rows:
 def grow_classified(
     server: EmbeddedServer, cases: Sequence[Case], *, seconds: float, fewest: int
 ) -> Rows:
-    """Ask `yolo` and `yolo_resnet`, and classify as many crops in this process, in turn.
+    """Interleave `yolo`, `yolo_resnet`, and classifying as many crops in this process.
 
-    The classifier alone is its graph, with all cores. Its crops are rounded up to full chunks, as
-    many as it takes at a time.
+    The classifier alone is its graph, with all cores. The number of crops is rounded up to full
+    chunks of the size that it takes at once.
     """
     file = newest_graph(server.repository / CLASSIFIER)
-    assert file is not None  # or the pipeline is not exported
+    assert file is not None  # the pipeline is exported
     classifier = open_session(file)
     random = np.random.default_rng(0)
     rows: Rows = []
@@ -182,11 +183,11 @@ def grow_classified(
                 found[name] = count_answered(answer)
             count = CLASSIFIER_CHUNK * max(1, math.ceil(found[TWO_STEPS] / CLASSIFIER_CHUNK))
             crops = random.integers(0, 256, (count, *CROPS.dims), np.uint8)
-            ways: Mapping[str, Callable[[], object]] = {
+            calls: Mapping[str, Callable[[], object]] = {
                 **{name: partial(ask, client, name, frame) for name in pipelines},
                 CLASSIFIER: partial(classifier.run, [CROP_PROBS.name], {CROPS.name: crops}),
             }
-            times = time_interleaved(ways, min(MOST, max(fewest, math.ceil(seconds / alone))))
+            times = time_interleaved(calls, min(MOST, max(fewest, math.ceil(seconds / alone))))
             medians = {name: statistics.median(each) * 1e3 for name, each in times.items()}
             rows.append(
                 {
@@ -205,7 +206,7 @@ def grow_classified(
 
 
 def repeated(call: Callable[[], object], *, seconds: float, fewest: int) -> list[float]:
-    """Seconds of a call, repeated until ``seconds`` are used, at least ``fewest`` times."""
+    """Repeat a call until ``seconds`` are used, at least ``fewest`` times; return its seconds."""
     times: list[float] = []
     while len(times) < fewest or (sum(times) < seconds and len(times) < MOST):
         times.append(timed(call)[1])
@@ -213,7 +214,7 @@ def repeated(call: Callable[[], object], *, seconds: float, fewest: int) -> list
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    """What a call returns, and its seconds."""
+    """Return the result of a call, and its seconds."""
     start = time.perf_counter()
     answer = call()
     return answer, time.perf_counter() - start

@@ -1,18 +1,20 @@
-"""Study S2 on real images, from random weights: human glioblastoma cells in phase contrast.
+"""Repeats study S2 on real images, from random weights: glioblastoma cells in phase contrast.
 
 \b
     python -m benchmarks.t98g --t98g data/t98g
 
-A small U-Net is trained on 10 fields, with 3 more to choose the epoch by, exported as
-`glioma_unet`, and tested through the server on 5 others: once with every frame brought to the size
-that the network was trained at, once with frames as they are, which shows what another scale costs,
-and what a network at full resolution takes in time and memory. The fields were drawn at random;
-lists and settings are in `benchmarks/t98g/`. Everything runs by the README's commands. The tables,
-the commands and their times are written to `benchmarks/results/t98g-unet.md`, the figures to
-`t98g-unet.json` and `t98g-unet-as-is.json` beside it.
+A small U-Net is trained on 10 fields of human cells, with 3 more to choose the epoch. It is
+exported as `glioma_unet` and tested through the server on 5 other fields. One test resizes every
+frame to the size of the network's training. The other keeps frames as they are. It shows the loss
+at another scale, and the time and memory of a network at full resolution.
+
+The fields were drawn at random. Lists and settings are in `benchmarks/t98g/`. Everything is done
+with the README's commands. The tables, the commands and their times are written to
+`benchmarks/results/t98g-unet.md`, the figures to `t98g-unet.json` and `t98g-unet-as-is.json` beside
+it.
 
 DIR is a data set of label images: 16-bit phase-contrast fields of T98G cells, published with
-Usiigaci (MIT). `--resume` goes on with a run that was cut off.
+Usiigaci (MIT). `--resume` continues an interrupted run.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ RESULTS = Path("benchmarks/results")
 
 
 def train(stages: Stages, t98g: Path, lists: Path, out: Path) -> None:
-    """The U-Net."""
+    """Train the U-Net."""
     stages.run(
         "Training the U-Net",
         *("python", "-m", "training.unet", "glioma", *precision_options()),
@@ -45,23 +47,23 @@ def train(stages: Stages, t98g: Path, lists: Path, out: Path) -> None:
 def export_and_measure(
     stages: Stages, t98g: Path, lists: Path, out: Path, json_file: Path, resize_to: str | None
 ) -> str:
-    """The pipeline into a repository of its own, then quality, speed and memory as Markdown."""
-    way = "as they are" if resize_to is None else f"at {resize_to}"
+    """Export into a separate repository; return quality, speed and memory as Markdown."""
+    size_text = "as they are" if resize_to is None else f"at {resize_to}"
     folder = out / json_file.stem
     copy_repository(folder / "model_repository")
     common = ("--checkpoint", out / "unet", "--model-repository", folder / "model_repository")
     size = () if resize_to is None else ("--resize-to", resize_to)
     stages.run(
-        f"Exporting `glioma_unet`, frames {way}",
+        f"Exporting `glioma_unet`, frames {size_text}",
         *("python", "-m", "export", "glioma_unet", *common, *size, "--frames", t98g / "images"),
     )
     stages.run(
-        f"Measuring on the test fields, through the server, frames {way}",
+        f"Measuring on the test fields, through the server, frames {size_text}",
         *("python", "-m", "benchmarks.glioma.served", "--data", f"{t98g}@{lists}/test.txt"),
         *(*common, "--pictures", folder / "pictures"),
         *("--json", json_file, "--markdown", folder / "served.md"),
     )
-    return f"## Frames {way}\n\n{(folder / 'served.md').read_text()}"
+    return f"## Frames {size_text}\n\n{(folder / 'served.md').read_text()}"
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})

@@ -1,17 +1,17 @@
-"""Study S4 on real images, from random weights: dense, touching glioblastoma cells.
+"""Repeats study S4 on real images, from random weights: dense, touching glioblastoma cells.
 
 \b
     python -m benchmarks.t98g_instances --data data/t98g
 
-Mask R-CNN and SAM of size `tiny` are trained on 10 fields, with 3 more to choose the epoch by,
-exported as `maskrcnn`, `maskrcnn_sam` and `sam_prompt`, and tested through the server on 5 others:
-the fields of `benchmarks/t98g/`, where their lists are; the settings are in
-`benchmarks/t98g_instances/`. Everything runs by the README's commands. The tables, the commands and
-their times are written to `benchmarks/results/t98g-instances.md`, the figures to
+Mask R-CNN and SAM of size `tiny` are trained on 10 fields, with 3 more to choose the epoch. They
+are exported as `maskrcnn`, `maskrcnn_sam` and `sam_prompt`, and tested through the server on 5
+other fields. The lists of fields are in `benchmarks/t98g/`, the settings in
+`benchmarks/t98g_instances/`. Everything is done with the README's commands. The tables, the
+commands and their times are written to `benchmarks/results/t98g-instances.md`, the figures to
 `t98g-instances.json` beside it, pictures to OUT/pictures.
 
 DIR is a data set of label images: 16-bit phase-contrast fields of T98G cells, published with
-Usiigaci (MIT). `--resume` goes on with a run that was cut off.
+Usiigaci (MIT). `--resume` continues an interrupted run.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ FIELDS = Path("benchmarks/t98g")
 SETTINGS = Path("benchmarks/t98g_instances")
 RESULTS = Path("benchmarks/results")
 NETWORKS = {"maskrcnn": "Mask R-CNN", "sam": "SAM"}
-"""Checkpoint folder, training module and settings file -> name."""
+"""Name of checkpoint folder, training module and settings file -> name of the network."""
 
 
 def train(stages: Stages, data: Path, fields: Path, settings: Path, out: Path) -> None:
-    """Both networks, on the same fields."""
+    """Train both networks on the same fields."""
     for network, name in NETWORKS.items():
         stages.run(
             f"Training {name}",
@@ -45,7 +45,7 @@ def train(stages: Stages, data: Path, fields: Path, settings: Path, out: Path) -
 
 
 def export(stages: Stages, data: Path, out: Path) -> None:
-    """The three pipelines into a repository of this run."""
+    """Export the three pipelines into a repository of this run."""
     copy_repository(out / "model_repository")
     common = ("--model-repository", out / "model_repository", "--frames", data / "images")
     maskrcnn, sam = out / "maskrcnn", out / "sam"
@@ -60,7 +60,7 @@ def export(stages: Stages, data: Path, out: Path) -> None:
 
 
 def measure(stages: Stages, data: Path, fields: Path, out: Path, page: Path) -> None:
-    """The study's table, speed, memory and pictures, through the server."""
+    """Measure the study's table, speed and memory through the server, and draw pictures."""
     stages.run(
         "Measuring on the test fields, through the server",
         *("python", "-m", "benchmarks.instances", "--data", f"{data}@{fields}/test.txt"),

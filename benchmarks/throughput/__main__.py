@@ -1,25 +1,26 @@
-"""Frames per second of a pipeline with many clients, against the most that its graphs can do.
+"""Measures frames per second of a pipeline with many clients, against the limit of its graphs.
 
 \b
     make bench-tools
     python -m benchmarks.throughput --json throughput.json
 
-A pipeline is served by default and, beside it, as the variant for many clients where that would
-change it: `python -m server --variant throughput`. To each come 1 to 16 requests at a time, from
-Triton's own perf_analyzer, from one process of cytoserve's client with as many threads, over gRPC
-and through shared memory, and from as many processes. For each: frames per second, p50 and p99,
-cores that server and clients keep busy, and the mean batch that every network step formed, by
-Triton's statistics. Processor seconds a frame, of server and clients together, tell most about
-where throughput goes, and on a busy machine they are what can still be compared.
+A pipeline is served by default and, if it changes the pipeline, as the variant for many clients:
+`python -m server --variant throughput`. Each server gets 1 to 16 requests at a time, from Triton's
+own perf_analyzer, from one process of cytoserve's client with as many threads, over gRPC and
+through shared memory, and from as many processes. The figures are frames per second, p50 and p99,
+the cores that server and clients keep busy, and the mean batch of every network step by Triton's
+statistics. Processor seconds per frame, of server and clients together, show best where throughput
+is lost. They are comparable even on a busy machine.
 
 The limit is the same graphs in this process, without a server, in the layout of threads that
-answers most frames; all layouts are listed. All ways are measured in turn, round by round, in short
-windows; medians of the rounds are reported, of shares those of one round each. Then what is served
-to 8 requests at a time, for many clients where there is such a variant, is measured again, every
-window between two of the limit's: what it is of the limit, and where its processor time goes.
+answers most frames. All layouts are listed. All clients and layouts are interleaved, round by
+round, in short windows. Medians of the rounds are reported; shares are medians of each round's own
+shares. Then the servers for 8 requests at a time, of the variant for many clients if there is one,
+are measured again, every window between two of the limit's. This gives their share of the limit,
+and the parts of their processor time.
 
-perf_analyzer measures longer than a window, for it counts whole answers. It asks all outputs of a
-model, so those that are computed on request only are left out of the served repository.
+perf_analyzer measures longer than a window, because it counts whole answers. It requests all
+outputs of a model, so the served repository lacks outputs that are computed on request only.
 """
 
 from __future__ import annotations
@@ -76,13 +77,13 @@ from server.variants import VARIANTS
 
 CONCURRENCY = (1, 2, 4, 8, 16)
 RENDERED = 4
-"""Frames that are rendered."""
+"""Number of frames that are rendered."""
 
 EXPECTED = (
     *(CytoserveError, ModelConfigError, StartError),
     *(PerfAnalyzerMissing, PerfAnalyzerFailed),
 )
-"""Errors whose message is all that a caller needs."""
+"""Errors whose messages suffice for a caller."""
 
 
 def measure(
@@ -97,7 +98,7 @@ def measure(
     window: float,
     tool: PerfAnalyzer | None,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Rows of one pipeline, by the name of their list in the result."""
+    """Return the rows of one pipeline, by the name of their list in the result."""
     one_shape = len({frame.image.shape for frame in frames}) == 1
     tried = layouts(len(os.sched_getaffinity(0)), batches=BATCHES if one_shape else ())
     opened = {layout: Opened(repository, pipeline, layout, frames) for layout in tried}
@@ -140,7 +141,7 @@ def measure(
 
 
 def variants_of(repository: Path, pipeline: str) -> list[str]:
-    """Variants for many clients that serve ``pipeline`` in another way."""
+    """Return the variants for many clients that change ``pipeline``."""
     return [
         name
         for name, variant in VARIANTS.items()
@@ -151,7 +152,7 @@ def variants_of(repository: Path, pipeline: str) -> list[str]:
 def _ways(
     concurrency: Sequence[int], tried: Sequence[Layout], variants: Sequence[str], tool: bool
 ) -> Iterator[Way]:
-    """One round; the limit stands beside the clients that are compared with it."""
+    """Yield one round; the limit is next to the clients that are compared with it."""
     for number in sorted(concurrency):
         if number == bound_among(concurrency):
             yield from tried
@@ -166,7 +167,7 @@ def _clients(tool: bool) -> tuple[str, ...]:
 
 
 def requests_of(card: ModelCard, frames: Sequence[LoadFrame]) -> list[Request]:
-    """What the client sends for the frames, with the scale and the threshold of the card.
+    """Return the client's requests for the frames, with the scale and threshold of the card.
 
     Raises:
         CytoserveError: the pipeline does not take such a frame.
@@ -218,12 +219,14 @@ def _concurrency(context: click.Context, option: click.Parameter, text: str) -> 
     default=",".join(map(str, CONCURRENCY)),
     help="Requests at a time.",
 )
-@click.option("--rounds", type=click.IntRange(1), default=3, help="Windows of each way.")
+@click.option(
+    "--rounds", type=click.IntRange(1), default=3, help="Windows of each client and layout."
+)
 @click.option(
     "--rounds-beside",
     type=click.IntRange(2),
     default=15,
-    help="Windows of each way that is compared with the limit, between two of the limit's.",
+    help="Windows of each client that is compared with the limit, between two of the limit's.",
 )
 @click.option("--window", type=click.FloatRange(0.1), default=1.5, help="Seconds of one window.")
 @click.option("--without-perf-analyzer", is_flag=True, help="Ask with cytoserve's client only.")

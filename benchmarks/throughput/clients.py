@@ -1,4 +1,4 @@
-"""Many callers at once, as threads of one process or in several, and the rate of their answers."""
+"""Runs many callers at once, in one process or several, and measures the rate of their answers."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ from benchmarks.harness.serving import GRPC, TRANSPORTS
 from cytoserve import Client
 
 ANSWER_TIMEOUT_S = 120.0
-"""Seconds in which every caller must have its first answer."""
+"""Maximum seconds until every caller has its first answer."""
 
 Ask = Callable[[int], object]
-"""Sends the n-th frame of a caller and returns when it is answered."""
+"""Function that sends the n-th frame of a caller and returns when it is answered."""
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """One frame's way; `time.monotonic` is the same clock for all processes of a machine."""
+    """Times of one frame by `time.monotonic`, which all processes of a machine share."""
 
     sent: float
     answered: float
 
 
 class Load(Protocol):
-    """Callers that ask until they are told to stop."""
+    """Callers that ask until `stop`."""
 
     pids: Sequence[int]
-    """The processes that ask."""
+    """Processes that ask."""
 
     def start(self) -> None:
         """Begin to ask."""
 
     def wait_until_warm(self) -> None:
-        """Return when every caller has had an answer."""
+        """Return when every caller has had an answer or has failed."""
 
     def stop(self) -> list[Exchange]:
-        """Let every caller end with the answer that it waits for; return all exchanges."""
+        """Let every caller wait for its last answer; return all exchanges, or raise an error."""
 
 
 class Callers:
     """Threads of this process, each of which asks, waits for the answer, and asks again.
 
     Args:
-        asks: one function a thread.
-        in_step: threads that wait for one another inside `asks`, frame by frame; at the end they
-            are let finish the same frame.
+        asks: one function per thread.
+        in_step: whether threads wait for one another inside `asks`, frame by frame. They then all
+            finish the same frame at the end.
     """
 
     def __init__(self, asks: Sequence[Ask], in_step: bool = False) -> None:
@@ -64,7 +64,7 @@ class Callers:
         self._lock = threading.Lock()
         self._stopped = False
         self._begun = 0
-        """Most frames that a caller has begun."""
+        """Maximum number of frames that a caller has begun."""
         self._exchanges: list[Exchange] = []
         self._errors: list[BaseException] = []
         self._warm = [threading.Event() for _ in asks]
@@ -72,19 +72,16 @@ class Callers:
             threading.Thread(target=self._repeat, args=(n,), daemon=True) for n in range(len(asks))
         ]
 
-    def start(self) -> None:
-        """Begin to ask."""
+    def start(self) -> None:  # noqa: D102
         for thread in self._threads:
             thread.start()
 
-    def wait_until_warm(self) -> None:
-        """Return when every caller has had an answer, or one has failed."""
+    def wait_until_warm(self) -> None:  # noqa: D102
         deadline = time.monotonic() + ANSWER_TIMEOUT_S
         for event in self._warm:
             event.wait(max(0.0, deadline - time.monotonic()))
 
-    def stop(self) -> list[Exchange]:
-        """Let every caller end with its answer; raise the first error of any."""
+    def stop(self) -> list[Exchange]:  # noqa: D102
         with self._lock:
             self._stopped = True
         for thread in self._threads:
@@ -102,7 +99,7 @@ class Callers:
                 self._exchanges.append(Exchange(sent, time.monotonic()))
                 self._warm[caller].set()
                 frame += 1
-        except BaseException as error:  # raised again by `stop`, in the thread that asks for it
+        except BaseException as error:  # `stop` raises it again
             self._errors.append(error)
             self._warm[caller].set()
 
@@ -115,7 +112,7 @@ class Callers:
 
 
 class ClientProcesses:
-    """Processes that were started beforehand, each with a client and frames of its own.
+    """Processes that are started beforehand, each with its own client and frames.
 
     ::
 
@@ -139,7 +136,7 @@ class ClientProcesses:
             self._processes.append(process)
 
     def load(self, processes: int, callers: int, transport: str = GRPC) -> Load:
-        """Return a load of so many processes, each with so many threads that share a client."""
+        """Return a load of processes, each with ``callers`` threads that share a client."""
         pids = [process.pid for process in self._processes[:processes] if process.pid is not None]
         return _RemoteCallers(self._pipes[:processes], pids, callers, transport)
 
@@ -191,7 +188,7 @@ class _RemoteCallers:
 
 
 def client_asks(clients: Sequence[Client], pipeline: str, frames: Sequence[LoadFrame]) -> list[Ask]:
-    """Return one function a client, which starts at a frame of its own and goes round."""
+    """Return a function per client that cycles through the frames, each from another start."""
 
     def ask_of(first: int, client: Client) -> Ask:
         return lambda n: ask(client, pipeline, frames[(first + n) % len(frames)])
@@ -202,8 +199,7 @@ def client_asks(clients: Sequence[Client], pipeline: str, frames: Sequence[LoadF
 def _answer_commands(
     pipe: Connection, url: str, pipeline: str, frames: Sequence[LoadFrame]
 ) -> None:
-    """Run `Callers`, as many and by the transport that come in, until the next word, again and
-    again; end with the pipe."""
+    """Run `Callers` for each command (count, transport) of the pipe, until the pipe is closed."""
     with ExitStack() as stack:
         clients = {
             name: stack.enter_context(Client(transport=kind(url), timeout=ANSWER_TIMEOUT_S))
@@ -226,10 +222,10 @@ def _answer_commands(
 
 
 def answered_per_second(exchanges: Sequence[Exchange], start: float, end: float) -> float:
-    """Answers a second between two moments of `time.monotonic`.
+    """Return the answers per second between two moments of `time.monotonic`.
 
-    An exchange that lies in there only partly counts by that part of it. To count answers would
-    be coarse: a batch is answered at once, and few batches end in a short time.
+    An exchange that is only partly inside counts by that part. Counting answers would be coarse: a
+    batch is answered at once, and few batches end in a short time.
     """
     parts = (
         max(0.0, min(end, one.answered) - max(start, one.sent)) / (one.answered - one.sent)

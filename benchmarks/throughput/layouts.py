@@ -1,4 +1,4 @@
-"""Ways to share a machine's cores among frames that are answered in this process."""
+"""Layouts that share a machine's cores among frames that this process answers."""
 
 from __future__ import annotations
 
@@ -21,28 +21,29 @@ from cytoserve import Client
 from cytoserve.contract import STEPS
 
 BATCHES = (2, 8)
+"""Numbers of frames per batch that layouts try."""
 
 ANSWER_TIMEOUT_S = 120.0
-"""Seconds that the frames of one batch wait for one another; longer, and one of them has failed."""
+"""Maximum seconds for which the frames of a batch wait for one another; then one has failed."""
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """``callers`` threads that each answer frame after frame."""
+    """A layout of ``callers`` threads that each answer frame after frame."""
 
     chains: int
-    """Sets of sessions; callers take them in turn."""
+    """Number of sets of sessions, which are assigned to the callers one after the other."""
     threads: int
-    """Of every session."""
+    """Number of threads per session."""
     callers: int
     batch: int = 1
-    """Frames that a network step takes at once."""
+    """Number of frames that a network step takes at once."""
 
     @property
     def name(self) -> str:
-        """Words for a table."""
+        """Description for a table."""
         chains = "1 set of sessions" if self.chains == 1 else f"{self.chains} sets of sessions"
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         frames = "1 frame" if self.callers == 1 else f"{self.callers} frames"
@@ -51,7 +52,7 @@ class Layout:
 
 
 def layouts(cores: int, *, batches: Sequence[int] = BATCHES) -> list[Layout]:
-    """Return those worth trying on so many cores."""
+    """Return the layouts that are worth trying on ``cores`` cores."""
     halvings = [chains for chains in (2**n for n in range(cores.bit_length())) if chains <= cores]
     divided = [Layout(n, cores // n, callers=n) for n in halvings]
     shared = [Layout(1, cores, callers=cores)]
@@ -64,9 +65,9 @@ class Opened:
 
     Args:
         repository: a model repository with exported models.
-        pipeline: the one to open.
-        layout: how.
-        frames: what its callers send; of one shape where the layout batches.
+        pipeline: pipeline to open.
+        layout: its layout.
+        frames: frames that its callers send, all of one shape if the layout batches.
     """
 
     def __init__(
@@ -83,14 +84,14 @@ class Opened:
         self._noted = [transport.time_steps(pipeline, time.thread_time) for transport in timed]
 
     def callers(self) -> Callers:
-        """Return threads that have not begun to ask."""
+        """Return threads that have not begun to ask yet."""
         asks = client_asks(self._clients, self._pipeline, self._frames)
         return Callers(asks, in_step=self.layout.batch > 1)
 
     def take_cpu_by_step(self) -> dict[str, float]:
-        """Return the mean processor seconds of each step's runs since this was asked last.
+        """Return the mean processor seconds of each step's runs since the last call.
 
-        Nothing where threads share a run, whose processor time cannot be told from that of others.
+        The result is empty if threads share a run, whose processor time cannot be separated then.
         """
         runs: dict[str, list[float]] = defaultdict(list)
         for noted in self._noted:
@@ -101,7 +102,7 @@ class Opened:
 
 
 class InStep(InProcess):
-    """Callers whose frames go through every network step as one batch.
+    """Transport of callers whose frames go through every network step as one batch.
 
     Exactly ``callers`` threads must ask at a time, frame by frame.
     """
@@ -124,7 +125,7 @@ class Meeting:
         self._answers: dict[int, list[npt.NDArray[Any]]] = {}
 
     def run(self, names: Sequence[str], feeds: Arrays) -> list[npt.NDArray[Any]]:
-        """Answer as the session would, when all have asked; arrays have a batch dim in front."""
+        """Answer as the session would, once all have asked; arrays have a leading batch dim."""
         caller = threading.get_ident()
         self._asked[caller] = names, feeds
         self._barrier.wait()

@@ -1,4 +1,4 @@
-"""Triton's perf_analyzer, and a view of the repository that it can ask."""
+"""Runs Triton's perf_analyzer, and makes a repository that it can send requests to."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from cytoserve.model_config import CONFIG_FILE, VARIANT_FOLDER, read_config, ver
 from cytoserve.transport import Request
 
 FOLDER = Path(__file__).parents[2] / ".bench" / "perf_analyzer"
-"""Where ``make bench-tools`` puts it."""
+"""Folder into which ``make bench-tools`` installs it."""
 
 INSTALL = "make bench-tools"
 
 WINDOWS = 3
-"""It takes so many windows at least, one after the other, and reports their mean."""
+"""Minimum number of its windows, one after the other; it reports their mean."""
 
 ANY_SPREAD = 999
-"""Percent that its windows may differ by; other ways are not measured until they agree either."""
+"""Percent by which its windows may differ. Other clients are not repeated until they agree."""
 
 LAST_LINES = 5
+"""Number of lines of its output that an error shows."""
 
 _CLIENT = re.compile(
     r"Client:\s+Request count: (?P<answers>\d+)\s.*?Throughput: (?P<rate>[\d.]+) infer/sec"
@@ -43,7 +44,7 @@ _LOAD_BEGINS = "Request concurrency:"
 
 
 class PerfAnalyzerMissing(RuntimeError):
-    """``perf_analyzer`` or a library of it is not there; the message says what to run."""
+    """``perf_analyzer`` or one of its libraries is missing; the message says what to run."""
 
 
 class PerfAnalyzerFailed(RuntimeError):
@@ -52,27 +53,27 @@ class PerfAnalyzerFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Report:
-    """What ``perf_analyzer`` says of one measurement."""
+    """Result of one measurement by ``perf_analyzer``."""
 
     answers: int
     frames_per_second: float
     p50: float
-    """Seconds from a request to its answer, median."""
+    """Median seconds from a request to its answer."""
     p99: float
     cpu_seconds: float = 0.0
-    """Of its own process while it asked."""
+    """Processor seconds of its own process while it asked."""
 
 
 @dataclass(frozen=True)
 class PerfAnalyzer:
-    """The installed program. `find` returns one that is known to start."""
+    """The installed program. `find` returns one that starts."""
 
     program: Path
     libraries: tuple[Path, ...]
 
     @property
     def environment(self) -> dict[str, str]:
-        """Environment variables under which it finds its libraries."""
+        """Environment variables with which it finds its libraries."""
         before = os.environ.get("LD_LIBRARY_PATH", "")
         paths = [*map(str, self.libraries), *filter(None, [before])]
         return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(paths)}
@@ -81,18 +82,18 @@ class PerfAnalyzer:
     def asking(
         self, url: str, model: str, frames: Path, *, concurrency: int, seconds: float
     ) -> Iterator[Measurement]:
-        """Start it; the block begins when it asks.
+        """Start it, and begin the block when it sends requests.
 
         Args:
             url: ``host:port`` of the gRPC endpoint.
             model: the pipeline.
             frames: a file of `write_frames`.
-            concurrency: requests on the way at any time.
-            seconds: how long it measures, with all requests on the way until the end. Told a number
-                of answers instead, it lets them run out, and its rate counts whole seconds.
+            concurrency: number of open requests at any time.
+            seconds: duration of the measurement, with all requests open until the end. If it gets a
+                number of answers instead, requests run out, and its rate counts whole seconds.
 
         Raises:
-            PerfAnalyzerFailed: it ended before it asked.
+            PerfAnalyzerFailed: it ended before it sent a request.
         """
         arguments: dict[str, object] = {
             "-m": model,
@@ -121,7 +122,7 @@ class PerfAnalyzer:
 
 
 class Measurement:
-    """One run of ``perf_analyzer`` that has begun to ask."""
+    """One run of ``perf_analyzer`` that has begun to send requests."""
 
     def __init__(self, process: subprocess.Popen[str], cpu_before: float) -> None:
         self._process = process
@@ -135,10 +136,10 @@ class Measurement:
             process.wait()
             raise PerfAnalyzerFailed(_last_lines(self._output))
         times = psutil.Process(process.pid).cpu_times()
-        self._cpu_before = cpu_before + times.user + times.system  # that of reading the frames
+        self._cpu_before = cpu_before + times.user + times.system  # including reading the frames
 
     def report(self) -> Report:
-        """Wait for its end.
+        """Wait for its end and return its result.
 
         Raises:
             PerfAnalyzerFailed: it ended with an error or reports no measurement.
@@ -151,7 +152,7 @@ class Measurement:
 
 
 def find(folder: Path | None = None) -> PerfAnalyzer:
-    """Return the program installed in ``folder``, by default `FOLDER`, after it was started once.
+    """Return the program in ``folder``, by default `FOLDER`, after a trial start.
 
     Raises:
         PerfAnalyzerMissing: it is not installed, or a library that it needs is not found.
@@ -172,7 +173,7 @@ def find(folder: Path | None = None) -> PerfAnalyzer:
         text=True,
         check=False,
     )
-    if "Perf Analyzer" not in done.stdout:  # its exit code says nothing of it
+    if "Perf Analyzer" not in done.stdout:  # its exit code does not tell
         raise PerfAnalyzerMissing(
             f"{tool.program} must start; it says: {_last_lines(done.stdout)} Run `{INSTALL}` again."
         )
@@ -180,7 +181,7 @@ def find(folder: Path | None = None) -> PerfAnalyzer:
 
 
 def write_frames(requests: Sequence[Request], file: Path) -> None:
-    """Write requests as perf_analyzer reads them; it asks one after the other, again and again."""
+    """Write requests as perf_analyzer reads them; it sends them one after the other, repeatedly."""
     data = [
         {
             name: {
@@ -195,10 +196,10 @@ def write_frames(requests: Sequence[Request], file: Path) -> None:
 
 
 def read_report(output: str, cpu_seconds: float = 0.0) -> Report:
-    """Read what it prints of a measurement.
+    """Read a measurement from its output.
 
     Raises:
-        PerfAnalyzerFailed: no measurement stands there.
+        PerfAnalyzerFailed: the output has no measurement.
     """
     found = _CLIENT.search(output)
     if found is None:
@@ -218,13 +219,13 @@ def _last_lines(output: str) -> str:
 
 
 def _children_cpu() -> float:
-    """Processor seconds of the children of this process that have ended."""
+    """Return the processor seconds of this process's children that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def without_outputs_on_request(repository: Path, pipelines: Sequence[str], folder: Path) -> Path:
-    """Fill ``folder`` with links to the models, and pipelines' configurations of its own.
+    """Fill ``folder`` with links to the models, and reduced configurations of the pipelines.
 
     Returns:
         ``folder``, a model repository of the pipelines and all that they need.

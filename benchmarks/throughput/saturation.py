@@ -1,7 +1,7 @@
-"""What is served as a part of the limit, every window of it between two of the limit's.
+"""Measures served throughput as a share of the limit, every window between two of the limit's.
 
-A machine that others use too changes its pace within a minute. So what stands side by side is
-compared, not windows of one long round: of processor time, too, which changes with that pace.
+The pace of a shared machine changes within a minute. So neighbouring windows are compared, not
+windows of one long round. This includes processor time, which changes with that pace.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from benchmarks.throughput.layouts import Layout
 from benchmarks.throughput.windows import Bench, Sample, Served
 
 BOUND_AT = 8
-"""Clients at which what is served is compared with the limit."""
+"""Number of requests at a time for the comparison with the limit."""
 
 
 def bound_among(concurrency: Sequence[int]) -> int:
-    """Return `BOUND_AT`, or what is nearest to it."""
+    """Return `BOUND_AT`, or the number that is nearest to it."""
     return min(concurrency, key=lambda number: abs(number - BOUND_AT))
 
 
 @dataclass(frozen=True)
 class Between:
-    """A window of what is served, and the limit's before and after it."""
+    """A window of a server, and the limit's windows before and after it."""
 
     served: Sample
     before: Sample
@@ -37,7 +37,7 @@ class Between:
 
     @property
     def share(self) -> float:
-        """Frames per second as a part of the mean of the limit's."""
+        """Frames per second / the mean of the limit's frames per second."""
         limit = statistics.fmean((self.before.frames_per_second, self.after.frames_per_second))
         return self.served.frames_per_second / limit
 
@@ -45,13 +45,13 @@ class Between:
 def measure_between(
     benches: Mapping[str, Bench], limit: Layout, ways: Sequence[Served], rounds: int
 ) -> dict[Served, list[Between]]:
-    """Measure ``ways`` one after the other, each between two windows of ``limit``.
+    """Measure the clients ``ways`` one after the other, each between two windows of ``limit``.
 
     Args:
-        benches: by variant; each has measured other windows of as many requests at a time.
-        limit: the layout that answers most frames.
-        ways: those of `bound_among` requests at a time.
-        rounds: windows of each way, two at least.
+        benches: variant -> bench, which has measured windows of as many requests at a time.
+        limit: layout that answers most frames.
+        ways: clients with `bound_among` requests at a time.
+        rounds: number of windows of each, at least two.
     """
     found: dict[Served, list[Between]] = defaultdict(list)
     before = None
@@ -67,9 +67,9 @@ def measure_between(
 def saturation_rows(
     pipeline: str, limit: Layout, found: Mapping[Served, Sequence[Between]]
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row for each way: the median share, how sure it is, and a frame's processor time.
+    """Yield a row per client: the median share with its interval, and processor time per frame.
 
-    What begins with ``limit_`` is of the limit's windows beside those of the way.
+    Keys that begin with ``limit_`` are figures of the limit's windows beside those of the client.
     """
     for way, windows in found.items():
         shares = [window.share for window in windows]
@@ -90,7 +90,7 @@ def saturation_rows(
 
 
 def _processor_time(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Medians, of a frame."""
+    """Return medians of processor seconds per frame."""
     return {
         "cpu_seconds_per_frame": statistics.median(one.cpu_per_frame for one in samples),
         "cpu_seconds_by_part": {

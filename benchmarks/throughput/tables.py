@@ -1,4 +1,4 @@
-"""The result as rows and as a Markdown page."""
+"""The result of `benchmarks.throughput` as rows and as a Markdown page."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from benchmarks.harness.markdown import markdown_table
 from benchmarks.harness.results import machine_note
 from benchmarks.harness.timing import percentile_text
 from benchmarks.throughput.layouts import Layout
@@ -27,8 +28,8 @@ def rows_of(
     """Return rows by the name of their list: ``in_process``, ``served`` and ``batches``.
 
     Args:
-        pipeline: all samples are of it.
-        samples: of every way as many as there were rounds, in their order.
+        pipeline: pipeline of all samples.
+        samples: samples of every client and layout, one per round, in their order.
     """
     rates = {way: [one.frames_per_second for one in found] for way, found in samples.items()}
     best = best_layout(samples)
@@ -134,7 +135,7 @@ def _pipeline(result: Mapping[str, Any], pipeline: str) -> str:
         ]
         for row in served
     ]
-    lines += ["", *_table(columns, rows), "", "The limit, in this process:", ""]
+    lines += ["", markdown_table(columns, rows), "", "The limit, in this process:", ""]
     columns = ["layout", "frames/s", "share of the best", "p99 s", "CPU s per frame", "cores"]
     rows = [
         [
@@ -147,12 +148,12 @@ def _pipeline(result: Mapping[str, Any], pipeline: str) -> str:
         ]
         for row in inside
     ]
-    lines += [*_table(columns, rows), "", *_processor_time(pipeline, saturation), ""]
+    lines += [markdown_table(columns, rows), "", *_processor_time(pipeline, saturation), ""]
     return "\n".join(lines)
 
 
 def _processor_time(pipeline: str, saturation: Sequence[Row]) -> list[str]:
-    """Where a frame's processor time goes, served and without a server."""
+    """Return the parts of a frame's processor time, served and without a server."""
     measured = {part for row in saturation for part in row["cpu_seconds_by_part"]}
     kind = PIPELINES[pipeline]
     in_order = (*kind.steps, kind.merged_step or "", TRITON, CLIENT)
@@ -172,7 +173,7 @@ def _processor_time(pipeline: str, saturation: Sequence[Row]) -> list[str]:
         "limit a step's is that of its graph alone, told where runs have one thread; what is "
         "missing from the sum is the client's. A merged step is that of all that it joins.",
         "",
-        *_table(["way", *parts, "in all"], rows),
+        markdown_table(["way", *parts, "in all"], rows),
     ]
 
 
@@ -185,17 +186,9 @@ def _way(row: Row) -> str:
 
 
 def _p99(row: Row, rounds: int) -> str:
-    """The median of the windows' own."""
+    """Return the median of the windows' p99 as text."""
     return percentile_text(f"{row['p99_seconds']:.3f}", 99, row["answers"] / rounds)
 
 
 def _formed(mean: float | None) -> str:
     return "" if mean is None else f"{mean:.1f}"
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [
-        f"| {' | '.join(columns)} |",
-        "|---" * len(columns) + "|",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]

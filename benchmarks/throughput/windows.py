@@ -1,4 +1,4 @@
-"""Intervals in which requests are counted, and what they cost the processes of the machine."""
+"""Counts requests in windows of time, and what they cost the processes of the machine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import tritonclient.grpc as triton
 
+from benchmarks.harness.memory import family
 from benchmarks.harness.serving import DEFAULT, GRPC, SHARED_MEMORY
 from benchmarks.harness.step_statistics import served_steps
 from benchmarks.harness.timing import percentile
@@ -21,8 +22,8 @@ from cytoserve.contract import STEPS
 from server.workers import cpu_seconds, worker_from
 
 TRITON = "tritonserver"
-"""All of a server's processes but the workers of its steps: where the wire ends, and where tensors
-are copied from worker to worker."""
+"""Name of the part for all of a server's processes except the workers of its steps. They receive
+requests and copy tensors from worker to worker."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,11 @@ class StepCount:
 
     requests: int
     rows: int
-    """Of the batch dimension: frames to most networks, cells to the classifier."""
+    """Rows of the batch dimension: frames for most networks, cells for the classifier."""
     executions: int
 
     def since(self, before: StepCount) -> StepCount:
-        """Return what has come on top."""
+        """Return the increase since ``before``."""
         return StepCount(
             self.requests - before.requests,
             self.rows - before.rows,
@@ -45,15 +46,15 @@ class StepCount:
 
 @dataclass(frozen=True)
 class Reading:
-    """All meters at one moment."""
+    """Readings of all meters at one moment."""
 
     moment: float
-    """`time.monotonic`."""
+    """Time by `time.monotonic`, in seconds."""
     server_cpu_by_part: Mapping[str, float]
     """Processor seconds of the workers of each step, and of `TRITON`."""
     client_cpu: float
     machine_cpu: float
-    """Of all processes of the machine."""
+    """Processor seconds of all processes of the machine."""
     steps: Mapping[str, StepCount]
 
     @property
@@ -62,7 +63,7 @@ class Reading:
         return sum(self.server_cpu_by_part.values())
 
     def since(self, before: Reading) -> Reading:
-        """Return what has come on top; ``moment`` is then the time between."""
+        """Return the increase since ``before``; ``moment`` is then the time between."""
         parts = self.server_cpu_by_part
         return Reading(
             self.moment - before.moment,
@@ -78,8 +79,8 @@ class Meters:
 
     Args:
         url: ``host:port`` of its gRPC endpoint.
-        pipeline: whose network steps are counted.
-        pid: of the process that the server's others descend from.
+        pipeline: pipeline whose network steps are counted.
+        pid: process that the server's other processes descend from.
     """
 
     def __init__(self, url: str, pipeline: str, pid: int) -> None:
@@ -112,7 +113,7 @@ class Meters:
         )
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         self._connection.close()
 
     def __enter__(self) -> Meters:
@@ -122,14 +123,8 @@ class Meters:
         self.close()
 
 
-def family(pid: int) -> list[psutil.Process]:
-    """Return a process and its descendants."""
-    root = psutil.Process(pid)
-    return [root, *root.children(recursive=True)]
-
-
 def machine_cpu_seconds() -> float:
-    """Processor seconds of the whole machine since it was started, idle ones left out."""
+    """Return the processor seconds of the machine since its start, without idle time."""
     times = psutil.cpu_times()
     return float(times.user + times.nice + times.system + times.irq + times.softirq)
 
@@ -140,21 +135,21 @@ ONE_ON_THE_MACHINE = "client, 1 process, shared memory"
 MANY_PROCESSES = "client, a process each"
 
 CLIENT = "client"
-"""The part of a frame's processor time that the processes take which ask."""
+"""Name of the part of a frame's processor time that the processes of clients take."""
 
 ANSWERS_EACH = 8
-"""Answers for each of perf_analyzer's requests at a time, at least: it counts whole answers, and a
-batch comes in at once, so that those at either end of its windows shall count little."""
+"""Minimum answers per perf_analyzer request at a time. It counts whole answers, and a batch arrives
+at once, so the answers at both ends of its windows must matter little."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """One way to ask a server: a row of the table."""
+    """A client of a server: one row of the table."""
 
     client: str
     concurrency: int
     variant: str = DEFAULT
-    """Of the model repository, as it is served."""
+    """Variant of the model repository that is served."""
 
 
 Way = Served | Layout
@@ -162,31 +157,31 @@ Way = Served | Layout
 
 @dataclass(frozen=True)
 class Sample:
-    """What one window saw."""
+    """Measurements of one window."""
 
     frames_per_second: float
     p50: float
-    """Seconds from a frame to its answer."""
+    """Median seconds from a frame to its answer."""
     p99: float
     answers: int
     server_cores: float
     client_cores: float
-    """Those of the graphs where they run in this process."""
+    """Cores that clients keep busy; those of the graphs if they run in this process."""
     other_cores: float
-    """Kept busy by processes that have nothing to do with it."""
+    """Cores that unrelated processes keep busy."""
     steps: Mapping[str, StepCount]
     cpu_by_part: Mapping[str, float]
-    """Processor seconds a frame, of each step, of `TRITON` and of `CLIENT`."""
+    """Processor seconds per frame of each step, of `TRITON` and of `CLIENT`."""
 
     @property
     def cpu_per_frame(self) -> float:
-        """Processor seconds a frame, of server and clients. A busy machine changes it little."""
+        """Processor seconds per frame of server and clients. A busy machine changes it little."""
         return (self.server_cores + self.client_cores) / self.frames_per_second
 
 
 @dataclass
 class Bench:
-    """A server and its rival in this process, of one pipeline, and who may ask them."""
+    """A server of one pipeline, its graphs in this process, and the clients of both."""
 
     pipeline: str
     url: str
@@ -196,15 +191,15 @@ class Bench:
     tool: PerfAnalyzer | None
     frames_file: Path
     window: float
-    """Seconds."""
+    """Duration of a window in seconds."""
     rates: dict[int, float] = field(default_factory=dict)
-    """Concurrency -> frames per second of the client lately, to choose how long to measure."""
+    """Concurrency -> latest frames per second of the client, to choose how long to measure."""
 
     def measure(self, way: Way) -> Sample:
-        """Measure one window of one way."""
+        """Measure one window of a client or a layout."""
         if isinstance(way, Layout):
             opened = self.opened[way]
-            opened.take_cpu_by_step()  # those of the window before
+            opened.take_cpu_by_step()  # discard those of the previous window
             sample = self._window(opened.callers())
             return replace(sample, cpu_by_part=opened.take_cpu_by_step())
         if way.client == PERF_ANALYZER:

@@ -1,4 +1,4 @@
-"""The best variant of the model repository for this machine, by measurement, and why.
+"""Finds the best variant of the model repository for this machine by measurement.
 
 \b
     python -m benchmarks.variants --json variants.json
@@ -6,18 +6,18 @@
         --data glioma_unet=data/t98g@benchmarks/t98g/test.txt \\
         --data nuclei_unet=data/BreCaHAD@Case_12 --json variants.json
 
-Every variant of `python -m server --variant` that is meant for a lone client is served beside the
-default; `benchmarks.throughput` measures the one that is meant for many. A rendered frame is sent
-to all of them in turn, so that a busy moment is unjust to none, and annotated frames to prove that
-the figures of a variant are not worse than the default's by more than its budget: mean IoU and
-accuracy by 0.005, Dice by 0.002. A variant that the machine, what is installed, or what is exported
-does not allow is listed with the reason. The winner is the one with the largest mean speedup over
-all pipelines, a pipeline that it leaves as it is counting 1, among those that keep every budget.
+Every variant of `python -m server --variant` for a single client is served beside the default.
+`benchmarks.throughput` measures the variant for many clients. A rendered frame is sent to all of
+them, interleaved, so that other load affects all alike. Annotated frames check that the figures of
+a variant are not worse than the default's by more than its budget: mean IoU and accuracy by 0.005,
+Dice by 0.002. If the machine, the installation or the export does not allow a variant, it is listed
+with the reason. The winner keeps every budget and has the largest mean speedup over all pipelines.
+A pipeline that the variant does not change counts as 1.
 
---data tells the annotated frames of a pipeline: `DIR` or `DIR@FILE` as in training, and for
-`nuclei_unet` a folder as BreCaHAD's authors lay it out, or `DIR@CASE`. Without it frames are
-rendered; a semantic pipeline is then compared with the default's own masks. Rendered frames prove
-little of real ones.
+--data gives the annotated frames of a pipeline: `DIR` or `DIR@FILE` as in training, and for
+`nuclei_unet` a folder as BreCaHAD's authors lay it out, or `DIR@CASE`. Without it, frames are
+rendered, and a semantic pipeline is compared with the default's own masks. Rendered frames prove
+little about real ones.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ from server.repository import is_configured, models_of_variant, survey
 from server.variants import VARIANTS, check_machine, processor_instructions
 
 LONE = {name: variant for name, variant in VARIANTS.items() if not variant.for_many}
-"""Those that answer a lone client faster, as is measured here."""
+"""Variants that answer a single client faster, which are measured here."""
 
 TIMEOUT = 300.0
-"""Seconds for one frame."""
+"""Maximum seconds per frame."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One variant of one pipeline beside the default."""
+    """Figures of one variant of one pipeline, compared with the default."""
 
     variant: str
     pipeline: str
@@ -69,7 +69,7 @@ class Row:
     seconds: float
     default_seconds: float
     speedup: float
-    """Median of the default's seconds by that of the variant's."""
+    """Median of the default's seconds / median of the variant's seconds."""
     iou_drop: float | None
     accuracy_drop: float | None
     recall_drop: float | None
@@ -78,12 +78,12 @@ class Row:
     proven_on: str
     frames: int
     beyond_budget: str
-    """Empty where the variant keeps its budget."""
+    """Figures beyond the budget in words; empty if the variant keeps it."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A variant, of all pipelines or of one, that cannot be served here."""
+    """A variant, of all pipelines or of one, that cannot be served on this machine."""
 
     variant: str
     pipeline: str
@@ -94,7 +94,7 @@ class Refusal:
 def find_candidates(
     repository: Path, pipelines: Sequence[str]
 ) -> tuple[dict[str, list[str]], list[Refusal]]:
-    """Variant -> pipelines that it serves in another way, and what cannot be served."""
+    """Return variant -> pipelines that it changes, and the variants that cannot be served."""
     candidates: dict[str, list[str]] = {}
     refusals = []
     for name, variant in LONE.items():
@@ -115,7 +115,7 @@ def find_candidates(
 
 
 def exported_pipelines(repository: Path, wanted: Iterable[str]) -> list[str]:
-    """Those of the pipelines that are exported and take a frame alone.
+    """Return the wanted pipelines that are exported and need no prompts.
 
     Raises:
         click.UsageError: there is none.
@@ -140,7 +140,7 @@ def measure(
     repeats: int,
     thresholds: Thresholds,
 ) -> tuple[list[Row], list[Refusal]]:
-    """Serve every variant, time them in turn and prove them."""
+    """Serve every variant, time all of them interleaved, and prove their figures."""
     candidates, refusals = find_candidates(repository, pipelines)
     rows = []
     with ExitStack() as stack:
@@ -155,20 +155,20 @@ def measure(
                 continue
             clients[name] = stack.enter_context(Client(server.url, timeout=TIMEOUT))
         for pipeline in track(pipelines, "measuring", transient=True):
-            ways = {n: c for n, c in clients.items() if pipeline in candidates.get(n, [pipeline])}
-            if len(ways) == 1:
+            own = {n: c for n, c in clients.items() if pipeline in candidates.get(n, [pipeline])}
+            if len(own) == 1:
                 continue
             frame = load_frame(side, side, cells)
             taken = time_interleaved(
-                {n: partial(ask, c, pipeline, frame) for n, c in ways.items()}, repeats
+                {n: partial(ask, c, pipeline, frame) for n, c in own.items()}, repeats
             )
             seconds = {name: statistics.median(times) for name, times in taken.items()}
             proof = proofs[pipeline](clients[DEFAULT])
             figures = {
                 name: figures_of(client, pipeline, proof, clients[DEFAULT], thresholds)
-                for name, client in ways.items()
+                for name, client in own.items()
             }
-            for name in list(ways)[1:]:
+            for name in list(own)[1:]:
                 lost = drops(figures[DEFAULT], figures[name])
                 changed = models_of_variant(repository, [PIPELINES[pipeline]], name)
                 rows.append(
@@ -196,7 +196,7 @@ def measure(
 def data_of_pipelines(
     context: click.Context, parameter: click.Parameter, value: tuple[str, ...]
 ) -> dict[str, list[str]]:
-    """Pipeline -> data sets, of the values of ``--data``."""
+    """Parse the values of ``--data`` into pipeline -> data sets."""
     found: dict[str, list[str]] = {}
     for text in value:
         pipeline, given, data = text.partition("=")
@@ -222,7 +222,9 @@ def data_of_pipelines(
 @click.option("--data", multiple=True, callback=data_of_pipelines, help="PIPELINE=DIR, see above.")
 @click.option("--side", type=click.IntRange(64), default=1024, help="Side of the timed frame.")
 @click.option("--cells", type=click.IntRange(0), default=15, help="Cells of the timed frame.")
-@click.option("--repeats", type=click.IntRange(1), default=5, help="Timed requests of each way.")
+@click.option(
+    "--repeats", type=click.IntRange(1), default=5, help="Timed requests of each variant."
+)
 @score_threshold_option
 @click.option("--overlap-threshold", type=click.FloatRange(0, 1), default=OVERLAP_THRESHOLD)
 @json_option
@@ -270,7 +272,7 @@ def main(
 
 
 def is_changed(repository: Path, pipeline: str) -> bool:
-    """Whether any variant serves a pipeline in another way."""
+    """Return whether any variant changes a pipeline."""
     return any(is_configured(repository, PIPELINES[pipeline], name) for name in LONE)
 
 

@@ -1,4 +1,4 @@
-"""What a variant is proven by: annotated frames, and the figures of a server's answers to them."""
+"""Reads the annotated frames that prove a variant, and computes figures of a server's answers."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from training.unet.dice import dice_score
 from training.unet.frames import foreground_mask
 
 POINTS = "nuclei_unet"
-"""The pipeline whose annotation is centres of nuclei."""
+"""Pipeline whose annotation is the centres of nuclei."""
 
 RENDERED = RenderSettings(height=2048, width=2048, cells=300)
 RENDERED_SEEDS = (9001, 9002)
-"""Far from the seeds that are trained on."""
+"""Seeds of the rendered frames, far from the seeds of training."""
 
 Image = npt.NDArray[Any]
 Truth = Sequence[AnnotatedCell] | npt.NDArray[np.bool_] | None
-"""Annotated cells, the mask of a semantic pipeline, or None: the default's own mask."""
+"""Annotated cells, the mask for a semantic pipeline, or None for the default's own mask."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """The frames that a pipeline's variants are proven on."""
+    """Frames that a pipeline's variants are proven on."""
 
     source: str
     frames: tuple[tuple[Image, Truth], ...]
@@ -45,17 +45,17 @@ class Proof:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Of the instance pipelines."""
+    """Thresholds of the instance pipelines."""
 
     score: float | None
-    """None takes that of the card."""
+    """Score threshold; None takes that of the card."""
     overlap: float
 
 
 def figures_of(
     client: Client, pipeline: str, proof: Proof, default: Client, thresholds: Thresholds
 ) -> dict[str, float]:
-    """Mean Dice of a semantic pipeline; IoU, accuracy, recall and precision of another."""
+    """Return a semantic pipeline's mean Dice, or IoU, accuracy, recall and precision of another."""
     if PIPELINES[pipeline].is_semantic:
         scores = []
         for image, truth in proof.frames:
@@ -77,12 +77,12 @@ def figures_of(
 
 
 def read_proof(pipeline: str, data: Sequence[str], client: Client) -> Proof:
-    """The annotated frames of a pipeline; rendered ones where no data is given.
+    """Read the annotated frames of a pipeline, or render frames if no data is given.
 
     Args:
-        pipeline: tells what the annotation is: cells, a mask, or centres.
-        data: ``DIR`` or ``DIR@FILE``; of centres ``DIR`` or ``DIR@CASE``.
-        client: of a server whose card tells the radius of a nucleus.
+        pipeline: pipeline that decides the kind of annotation: cells, a mask, or centres.
+        data: ``DIR`` or ``DIR@FILE``; for centres ``DIR`` or ``DIR@CASE``.
+        client: client of a server whose card has the radius of a nucleus.
     """
     semantic = PIPELINES[pipeline].is_semantic
     if not data:
@@ -98,7 +98,7 @@ def read_proof(pipeline: str, data: Sequence[str], client: Client) -> Proof:
 
 
 def point_frames(data: Sequence[str], client: Client) -> Iterable[tuple[Image, Truth]]:
-    """Frames of annotated centres, with discs around them of the radius that was trained on."""
+    """Yield frames with annotated centres, and discs around them of the training's radius."""
     recipe = client.card(POINTS).recipes["nuclei_network"]
     radius = float(recipe["settings"][RADIUS])
     for argument in data:

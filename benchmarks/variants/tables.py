@@ -6,13 +6,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.harness.markdown import markdown_table
 from benchmarks.harness.results import machine_note
 from benchmarks.harness.serving import DEFAULT
 from export.parity.accuracy_budget import LARGEST_DROP
 
 
 def mean_speedups(rows: Sequence[Mapping[str, Any]], pipelines: Sequence[str]) -> dict[str, float]:
-    """Variant -> geometric mean of its speedups, of variants that keep the budget everywhere."""
+    """Return variant -> geometric mean of its speedups, if it keeps the budget everywhere."""
     found = {DEFAULT: 1.0}
     for name in dict.fromkeys(row["variant"] for row in rows):
         own = {row["pipeline"]: row for row in rows if row["variant"] == name}
@@ -23,7 +24,7 @@ def mean_speedups(rows: Sequence[Mapping[str, Any]], pipelines: Sequence[str]) -
 
 
 def choice(result: Mapping[str, Any]) -> str:
-    """The winner, why, and the command line that serves it: Markdown."""
+    """Return the winner, the reason, and the command line that serves it, as Markdown."""
     speedups = mean_speedups(result["rows"], result["pipelines"])
     winner = max(speedups, key=lambda name: speedups[name])
     lines = []
@@ -49,13 +50,13 @@ def choice(result: Mapping[str, Any]) -> str:
         ]
         best = max(allowed, key=lambda row: float(row["speedup"]), default=None)
         if (best["variant"] if best else DEFAULT) != winner:
-            way = f"`--variant {best['variant']}`" if best else "no variant"
-            lines += ["", f"For `{pipeline}` alone {way} is the fastest."]
+            fastest = f"`--variant {best['variant']}`" if best else "no variant"
+            lines += ["", f"For `{pipeline}` alone {fastest} is the fastest."]
     return "\n".join(lines)
 
 
 def variants_table(result: Mapping[str, Any]) -> str:
-    """The figures, the refusals and the choice as Markdown."""
+    """Return the figures, the refusals and the choice as Markdown."""
     lines = _figures(result) if result["rows"] else []
     for refusal in result["refusals"]:
         lines += [f"Refused: {refusal['variant']}, {refusal['pipeline']}: {refusal['reason']}", ""]
@@ -63,27 +64,36 @@ def variants_table(result: Mapping[str, Any]) -> str:
 
 
 def _figures(result: Mapping[str, Any]) -> list[str]:
-    """What was measured, a row a variant and pipeline."""
-    lines = [
+    """Return a table with one row per variant and pipeline, below its explanation."""
+    drops = ("iou", "accuracy", "recall", "precision", "dice")
+    return [
         f"Frames of {result['side']} x {result['side']} px with {result['cells']} cells, sent in "
         f"turn, {result['repeats']} times to each; the speedup is the default's median by the "
         "variant's, end to end. Drops are against the default on annotated frames; allowed: "
         + ", ".join(f"{name} {largest:g}" for name, largest in LARGEST_DROP.items())
         + ".",
         "",
-        "| variant | pipeline | in another way | default s | variant s | speedup | IoU drop "
-        "| accuracy drop | recall drop | precision drop | Dice drop | on | verdict |",
-        "|---" * 13 + "|",
+        markdown_table(
+            [
+                *("variant", "pipeline", "in another way", "default s", "variant s", "speedup"),
+                *("IoU drop", "accuracy drop", "recall drop", "precision drop", "Dice drop"),
+                *("on", "verdict"),
+            ],
+            [
+                [
+                    *(row["variant"], row["pipeline"], row["models"]),
+                    *(f"{row['default_seconds']:.3f}", f"{row['seconds']:.3f}"),
+                    f"{row['speedup']:.2f}",
+                    *(_drop_text(row[f"{name}_drop"]) for name in drops),
+                    f"{row['frames']} frames, {row['proven_on']}",
+                    row["beyond_budget"] or "within its budget",
+                ]
+                for row in result["rows"]
+            ],
+        ),
+        "",
     ]
-    for row in result["rows"]:
-        figures = [
-            "" if row[f"{name}_drop"] is None else f"{row[f'{name}_drop']:.4f}"
-            for name in ("iou", "accuracy", "recall", "precision", "dice")
-        ]
-        lines.append(
-            f"| {row['variant']} | {row['pipeline']} | {row['models']} "
-            f"| {row['default_seconds']:.3f} | {row['seconds']:.3f} | {row['speedup']:.2f} "
-            f"| {' | '.join(figures)} | {row['frames']} frames, {row['proven_on']} "
-            f"| {row['beyond_budget'] or 'within its budget'} |"
-        )
-    return [*lines, ""]
+
+
+def _drop_text(drop: float | None) -> str:
+    return "" if drop is None else f"{drop:.4f}"

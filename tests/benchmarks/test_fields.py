@@ -24,7 +24,7 @@ from benchmarks.fields.views import (
     measure_corners,
     measure_offsets,
     measure_sizes,
-    ways_to_tell,
+    scale_options,
 )
 from cytoserve import Cells, Client, FakeServer, Foreground, cells_from_labels
 from cytoserve.codec.cards import LearnedScale
@@ -207,7 +207,7 @@ LEARNED = LearnedScale(network_scale=1.0, cell_diameter_px=36.0, largest_cell_px
     ],
 )
 def test_what_a_frame_of_twice_the_size_tells(learned, told):
-    assert {name: way(2.0) for name, way in ways_to_tell(learned).items()} == told
+    assert {name: way(2.0) for name, way in scale_options(learned).items()} == told
 
 
 def test_every_factor_is_asked_in_every_way(scenes, monkeypatch):

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from benchmarks.approaches.__main__ import Checkpoints
 from benchmarks.peers import programs as peer_programs
-from benchmarks.peers.__main__ import installed_ways, main, measure
+from benchmarks.peers.__main__ import installed_contenders, main, measure
 from benchmarks.peers.contenders import PeerFrame, StdioCaller, served_as
 from benchmarks.peers.programs import MissingEnvironment, PeerError, environment_of, programs
 from benchmarks.peers.same_answers import DifferentAnswers, compare, hold
@@ -106,7 +106,7 @@ def test_an_unfinished_environment_is_missing(monkeypatch, tmp_path):
 
 def test_a_missing_peer_is_named_with_its_remedy(monkeypatch, tmp_path):
     monkeypatch.setattr(peer_programs, "ENVIRONMENTS", tmp_path)
-    ways, left_out = installed_ways(["study", "litserve", "bentoml"])
+    ways, left_out = installed_contenders(["study", "litserve", "bentoml"])
     assert [way.name for way in ways] == ["cytoserve", "study"]
     assert set(left_out) == {"litserve", "bentoml"}
     assert all("`make peers` makes it" in reason for reason in left_out.values())

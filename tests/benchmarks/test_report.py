@@ -20,6 +20,9 @@ from benchmarks.report.sections import ENTRIES
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / RESULTS
 
+WITHOUT_FIGURE = {"Empty frames, foreground"}
+"""Bounds that the committed results cannot judge: the demo's server has no U-Net."""
+
 
 def write_report(results, out):
     done = CliRunner().invoke(
@@ -70,7 +73,7 @@ def test_every_bound_is_about_a_result_that_is_shown_and_finds_its_figure():
     results = read_results(COMMITTED)
     for bound in TARGETS:
         assert bound.where.result in {shown.name for shown in ENTRIES}
-        if bound.where.result in results:
+        if bound.where.result in results and bound.name not in WITHOUT_FIGURE:
             assert bound.judge(results).measured is not None, bound
 
 
