@@ -20,6 +20,13 @@ SMALLEST_MEDIAN = 24.0
 """Least median diameter of the cells in network pixels. Smaller cells are enlarged to it. The
 finest level of a YOLO has 8 network pixels per anchor, too coarse for cells of a dozen pixels."""
 
+JOINED_MEDIAN = 48.0
+"""Median diameter of the cells in network pixels up to which joined data sets keep their pixels.
+
+A set of large cells is shrunk to the scale of one of small cells. On blood cells of 99 px joined
+with nuclei of 16 px, a network that saw both at 24 px found 88 % of the blood cells and drew them
+with a mean IoU of 0.74, where it had found 97 % at their own size."""
+
 LARGEST_SIDE = 256.0
 """Longest box side of the largest cells in network pixels. Larger cells are reduced to it. Tiles of
 640 pixels then overlap by such a cell and still advance by more than half a tile."""
@@ -37,8 +44,8 @@ def measure_scale(dataset: AnnotatedDataset, network_scale: float | None = None)
     Args:
         dataset: frames with their common scale, see :func:`bring_together`; with at least one cell.
         network_scale: network pixels per pixel of the common scale. None chooses 1, or more if the
-            cells are smaller than ``SMALLEST_MEDIAN``, or less if the largest exceed
-            ``LARGEST_SIDE``.
+            cells are smaller than ``SMALLEST_MEDIAN`` or joined sets would be shrunk (see
+            ``JOINED_MEDIAN``), or less if the largest exceed ``LARGEST_SIDE``.
 
     Raises:
         ValueError: there is no cell to measure.
@@ -53,7 +60,9 @@ def measure_scale(dataset: AnnotatedDataset, network_scale: float | None = None)
     sides = [scale * max(cell.mask.shape) for scale, cell in sizes]
     largest = float(np.quantile(sides, LARGEST_SHARE))
     if network_scale is None:
-        network_scale = _or_one(min(max(1.0, SMALLEST_MEDIAN / median), LARGEST_SIDE / largest))
+        unshrunk = 1 / min(scale for scale, _ in sizes)
+        wanted = max(1.0, SMALLEST_MEDIAN / median, min(unshrunk, JOINED_MEDIAN / median))
+        network_scale = _or_one(min(wanted, LARGEST_SIDE / largest))
     return LearnedScale(
         network_scale=round(network_scale, 4),
         cell_diameter_px=round(median, 2),

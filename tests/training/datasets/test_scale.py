@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -74,6 +75,25 @@ def test_the_network_scale_fits_the_cells(
     cells: list[AnnotatedCell], given: float | None, expected: float
 ) -> None:
     assert measure_scale(frames(*cells), given).network_scale == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "expected"),
+    [
+        pytest.param(16, 96, 3.0, id="up to 48 px, although the large cells are still shrunk"),
+        pytest.param(24, 36, 1.5, id="up to the large cells' own pixels"),
+        pytest.param(60, 120, 1.0, id="cells that are large enough"),
+        pytest.param(30, 31, 1.0, id="sets of a similar scale"),
+    ],
+)
+def test_joined_sets_keep_the_pixels_of_large_cells(
+    small: int, large: int, expected: float
+) -> None:
+    """One large cell among many small ones, as in sets of one frame and of many."""
+    first, second = frames(*[disc(small)] * 9), frames(disc(large), name="g")
+    joined = bring_together([first, second])
+    both = replace(first, frames=(*joined[0].frames, *joined[1].frames))
+    assert measure_scale(both).network_scale == pytest.approx(expected, rel=0.05)
 
 
 @pytest.mark.parametrize("diameter", [23, 30])
