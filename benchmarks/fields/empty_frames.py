@@ -33,10 +33,10 @@ COUNT = 200
 SOURCES = ("bccd", "t98g", "dsb2018")
 """Folders of annotated data sets, inside the data folder, that windows are cut from."""
 
-MOST_WINDOWS = 60
+MAX_WINDOWS = 60
 """Maximum background windows in a whole list, the same number per source if there are enough."""
 
-LEAST_SIDE = 96
+MIN_SIDE = 96
 """Minimum width and height of a background window in pixels."""
 
 MARGIN = 12
@@ -90,9 +90,9 @@ def empty_frames(seed: int, data: Path | None = None, count: int = COUNT) -> Ite
     Args:
         seed: seed of everything drawn.
         data: folder that holds some of `SOURCES`; None, or one that holds none, gives no window.
-        count: number of frames, windows included; windows are at most `MOST_WINDOWS` of `COUNT`.
+        count: number of frames, windows included; windows are at most `MAX_WINDOWS` of `COUNT`.
     """
-    windows = chosen_windows(data, count * MOST_WINDOWS // COUNT) if data else []
+    windows = chosen_windows(data, count * MAX_WINDOWS // COUNT) if data else []
     for number in range(count - len(windows)):
         kind = list(KINDS)[number % len(KINDS)]
         nth = number // len(KINDS)
@@ -261,7 +261,7 @@ def background_windows(
             continue
         image = frame.read()
         free = background(frame, image, MARGIN)
-        for window in largest_rectangles(free, LEAST_SIDE, WINDOWS_PER_FRAME):
+        for window in largest_rectangles(free, MIN_SIDE, WINDOWS_PER_FRAME):
             place = f"{window.width} x {window.height} at ({window.x}, {window.y})"
             name = f"{WINDOW}, {source}, {frame.name}, {place}"
             yield EmptyFrame(name, WINDOW, image[window.rows, window.columns].copy())

@@ -36,7 +36,7 @@ INSIDE_PX = 2.0
 SMOOTH_SHARE = 0.75
 """Share of the cell's width `INSIDE_PX` deeper that a smooth end stays below."""
 
-LEAST_DIAMETER_PX = 20.0
+MIN_DIAMETER_PX = 20.0
 """Minimum diameter in pixels of a disc with an annotated cell's area, to measure distances."""
 
 DOUBLED_OVERLAP = 0.7
@@ -61,7 +61,7 @@ class FrameOutlines:
     Attributes:
         lengths: float ``[N]``, length of each outline in pixels.
         along_box: float ``[N]``, pixels of it that run along the cell's own box, see `along_box`.
-        to_truth: float ``[K]``, per matched cell of `LEAST_DIAMETER_PX` or more the mean distance
+        to_truth: float ``[K]``, per matched cell of `MIN_DIAMETER_PX` or more the mean distance
             in pixels from the points of its outline to the annotated outline.
         from_truth: float ``[K]``, the same from the annotated outline to the cell's.
         doubled: bool ``[N]``, see `doubled_cells`.
@@ -99,7 +99,7 @@ def measure_frame(found: Cells, annotated: Sequence[AnnotatedCell]) -> FrameOutl
     distances = []
     for match in match_cells(found, annotated).matches:
         truth = annotated[match.annotated_index]
-        if np.sqrt(4 * truth.area / np.pi) >= LEAST_DIAMETER_PX:
+        if np.sqrt(4 * truth.area / np.pi) >= MIN_DIAMETER_PX:
             own, its = outlines[match.found_index], truth.polygon()
             distances.append((mean_distance(own, its, shape), mean_distance(its, own, shape)))
     to_truth, from_truth = np.array(distances, np.float64).reshape(-1, 2).T

@@ -24,7 +24,7 @@ SIDE = 640
 CELLS = 15
 """Number of cells in such a field."""
 
-LEAST_VISIBLE = 0.5
+MIN_VISIBLE = 0.5
 """Minimum share of a cell's pixels that a crop must show for the cell to count."""
 
 OFFSETS = ((1, 0), (0, 1), (3, 5), (8, 8), (16, 4), (4, 16), (13, 29), (31, 18))
@@ -46,7 +46,7 @@ class Scene:
     cells: tuple[AnnotatedCell, ...]
     """Cells that must be found."""
     slivers: tuple[AnnotatedCell, ...] = ()
-    """Cells of which a crop shows less than `LEAST_VISIBLE`: finding them is neither right nor
+    """Cells of which a crop shows less than `MIN_VISIBLE`: finding them is neither right nor
     wrong, see `without_slivers`."""
     origin: tuple[int, int] = (0, 0)
     """(x, y) of the upper left pixel in the scene that this is a crop of, in pixels."""
@@ -83,7 +83,7 @@ def crop(
     y: int,
     height: int = SIDE,
     width: int = SIDE,
-    least_visible: float = LEAST_VISIBLE,
+    least_visible: float = MIN_VISIBLE,
 ) -> Scene:
     """Cut a window out of a scene, together with its truth.
 

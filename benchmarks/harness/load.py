@@ -24,7 +24,7 @@ CELL_DIAMETER = 36.0
 """Mean diameter of the rendered cells in pixels, on frames of any size. It is that of rendered
 training frames, since a network sees every frame at the scale that it was trained at."""
 
-MOST_PROMPTS = 500
+MAX_PROMPTS = 500
 """Maximum number of cells of a frame that are prompted."""
 
 IMAGE_SIZES = ((640, 480), (1024, 1024), (2048, 2048), (2592, 1952))
@@ -58,7 +58,7 @@ def load_frame(width: int, height: int, cells: int, seed: int = 0) -> LoadFrame:
     )
     image, truth = render_frame(settings, seed)
     boxes = [cell.box for cell in truth]
-    prompts = Prompts(boxes=np.array(boxes[:MOST_PROMPTS], np.float32)) if boxes else None
+    prompts = Prompts(boxes=np.array(boxes[:MAX_PROMPTS], np.float32)) if boxes else None
     return LoadFrame(image, cells, prompts)
 
 

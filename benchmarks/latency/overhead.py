@@ -128,7 +128,7 @@ AT = Case(1024, 1024, 15)
 ROUNDS = 12
 """Minimum number of rounds: a median of fewer is unreliable on a busy machine."""
 
-MOST_ROUNDS = 100
+MAX_ROUNDS = 100
 """Maximum number of rounds: more would only sharpen the last digit."""
 
 OUTSIDE = "client and wire"
@@ -170,7 +170,7 @@ def measure_overhead(
             for name, client in {**served, IN_PROCESS: local}.items()
         }
         one_round = sum(sum(each) for each in time_interleaved(calls, 1).values())
-        rounds = max(ROUNDS, min(MOST_ROUNDS, math.floor(seconds / one_round)))
+        rounds = max(ROUNDS, min(MAX_ROUNDS, math.floor(seconds / one_round)))
         steps = limit.time_steps(pipeline)
         times: dict[str, list[float]] = {}
 

@@ -7,6 +7,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library is loaded
+
 import onnx
 import onnxruntime
 from onnx import external_data_helper, helper
@@ -28,9 +30,6 @@ CONTRACT_DTYPES = {
 
 ELEMENT_TYPES = {name: element_type for element_type, name in CONTRACT_DTYPES.items()}
 """Name of a dtype in the contract -> ONNX element type."""
-
-
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library is loaded
 
 
 def open_session(model: Path | bytes, threads: int = 0) -> onnxruntime.InferenceSession:

@@ -77,7 +77,7 @@ def test_whole_frames(cells, server, checkpoints, tmp_path):
     assert [row["resolution"] for row in memory] == ["small", "large"]
     assert all(row["peak_bytes"] > 50e6 for row in memory)
     page = glioma_tables.served_page(result)
-    assert f"| mean | | {result['dice']:.3f} | {result['iou']:.3f} |" in page
+    assert f"| mean |  | {result['dice']:.3f} | {result['iou']:.3f} |" in page
     assert f"| large | 320x256x3 | {memory[1]['peak_bytes'] / 1e6:.0f} |" in page
 
 

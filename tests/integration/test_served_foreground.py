@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -90,17 +91,18 @@ def executions(server, model: str) -> tuple[int, int]:
     return statistics.inference_count, statistics.execution_count
 
 
-def test_tiles_of_several_clients_share_an_execution(server, client):
+def test_tiles_of_several_clients_share_an_execution(server, client, settled):
     frame = FRAMES["less than a tile"]()
     expected = client.foreground(frame, "nuclei_unet", white_level=WHITE)
-    before = executions(server, "nuclei_network")
+    count = partial(executions, server, "nuclei_network")
+    before = settled(count)
     with ThreadPoolExecutor(8) as pool:
         answers = list(
             pool.map(
                 lambda _: client.foreground(frame, "nuclei_unet", white_level=WHITE), range(24)
             )
         )
-    inferences, runs = np.subtract(executions(server, "nuclei_network"), before)
+    inferences, runs = np.subtract(settled(count), before)
     assert inferences >= 24  # one tile each; the supervisor's canaries are counted too
     assert runs < inferences
     for answer in answers:

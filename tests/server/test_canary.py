@@ -12,7 +12,15 @@ from cytoserve.codec import prompted
 from cytoserve.contract import IMAGE, PIPELINES
 from cytoserve.transport import Request
 from server import canary as canary_module
-from server.canary import FRESH, INTERVAL, SHARE, VALUES, Canary, frame, inputs
+from server.canary import (
+    FRAME_LIFETIME_S,
+    MAX_CANARY_TIME_SHARE,
+    MIN_INTERVAL_S,
+    VALUES,
+    Canary,
+    frame,
+    inputs,
+)
 
 
 @pytest.mark.parametrize("name", PIPELINES)
@@ -37,12 +45,12 @@ def test_a_canary_prompts_by_one_click() -> None:
 @pytest.mark.parametrize(
     ("later", "same"),
     [
-        pytest.param(0.4 * FRESH, True, id="soon: the response cache is not filled up"),
-        pytest.param(1.1 * FRESH, False, id="later: steps behind a response cache run again"),
+        pytest.param(0.4 * FRAME_LIFETIME_S, True, id="soon: the response cache is not filled up"),
+        pytest.param(1.1 * FRAME_LIFETIME_S, False, id="later: cached steps run again"),
     ],
 )
 def test_frames_of_canaries(later: float, same: bool) -> None:
-    now = 10.2 * FRESH
+    now = 10.2 * FRAME_LIFETIME_S
     assert np.array_equal(frame(now), frame(now + later)) == same
     assert frame(now + later).max() == VALUES[IMAGE.name].max()
 
@@ -66,8 +74,8 @@ class Clock:
 @pytest.mark.parametrize(
     ("seconds", "pause"),
     [
-        pytest.param(0.05, INTERVAL, id="a fast network"),
-        pytest.param(3.0, 3.0 / SHARE, id="a slow one is not kept busy"),
+        pytest.param(0.05, MIN_INTERVAL_S, id="a fast network"),
+        pytest.param(3.0, 3.0 / MAX_CANARY_TIME_SHARE, id="a slow one is not kept busy"),
     ],
 )
 def test_canaries_take_a_small_share_of_the_time(
@@ -76,7 +84,7 @@ def test_canaries_take_a_small_share_of_the_time(
     clock = Clock()
     monkeypatch.setattr(canary_module, "time", clock)
     watch = Canary(clock, PIPELINES["maskrcnn"])
-    clock.now += INTERVAL
+    clock.now += MIN_INTERVAL_S
     watch.failure()
     assert watch.flying
     clock.now += seconds

@@ -13,14 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.serialization import safe_globals
-from torch.utils._pytree import tree_map
-from ultralytics.nn.tasks import SegmentationModel as SegmentationModel
-
-from training.checkpoint import CheckpointError, Recipe, fill_network, load_checkpoint
-
 # Set before the import: ultralytics checks for updates, reports usage and installs packages by
 # itself.
 os.environ.setdefault("YOLO_OFFLINE", "true")
@@ -30,6 +22,13 @@ os.environ.setdefault("YOLO_VERBOSE", "false")
 # cores.
 os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
+import torch
+from torch import Tensor, nn
+from torch.serialization import safe_globals
+from torch.utils._pytree import tree_map
+from ultralytics.nn.tasks import SegmentationModel as SegmentationModel
+
+from training.checkpoint import CheckpointError, Recipe, fill_network, load_checkpoint
 
 ARCHITECTURE = "yolo11n-seg"
 MODEL_FILE = f"{ARCHITECTURE}.yaml"

@@ -16,6 +16,8 @@ from training.run.command_line import choose_settings
 from training.sam.settings import PRESETS as SAM_PRESETS
 from training.sam.sizes import TINY
 
+ROOT = Path(__file__).parents[3]
+
 
 @pytest.mark.parametrize(
     ("name", "presets"),
@@ -59,7 +61,8 @@ def commands(tmp_path, monkeypatch, pytestconfig) -> list[list[str]]:
 def test_every_stage_is_a_command_with_these_options(commands):
     for python, m, module, *words in commands:
         assert (python, m) == ("python", "-m")
-        command = importlib.import_module("export.__main__" if module == "export" else module).main
+        is_package = (ROOT / module.replace(".", "/") / "__main__.py").is_file()
+        command = importlib.import_module(f"{module}.__main__" if is_package else module).main
         if isinstance(command, click.Group):
             command = command.commands[words.pop(0)]
         with command.make_context(module, words):  # refuses what the command does not know
