@@ -1,4 +1,10 @@
-"""Measures how answers change with the size, scale and place of the same scenes."""
+"""Measures how answers change with the size, scale and place of the same scenes.
+
+**Place.** The same scene is seen by a camera that was moved by a few pixels. Cells are counted
+whose middle lies in the part that all positions see, away from its border, where cells are cut
+differently. **Size.** A scene of several training fields is sent whole, and cut into fields. A
+field in the corner of a larger frame is compared with the same field alone.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Reads Triton's own statistics of every step: counts, times, and overlap in time."""
+"""Reads Triton's own statistics of every step: counts, times, and overlap in time.
+
+They hold durations, not times of day, so that two steps overlapped follows from arithmetic: what
+both took together is more than there was room for.
+"""
 
 from __future__ import annotations
 

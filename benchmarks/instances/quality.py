@@ -1,4 +1,17 @@
-"""Computes study S4's figures of instances: recall, precision and average precision."""
+"""Computes study S4's figures of instances: recall, precision and average precision.
+
+A found cell is a true positive if its mask IoU reaches the threshold and the annotated cell was not
+taken yet: the better-scored cell chooses first, and takes the free annotated cell of its frame that
+it overlaps most. Precision is read at fixed recalls, over the cells of all frames together, and
+averaged over the classes that are annotated.
+
+Two figures are in use. Study S4 reads precision at 11 recalls (Everingham et al. 2010, "The PASCAL
+Visual Object Classes Challenge", section 4.2) and averages over IoU 0.50:0.05:0.95. AP50 is COCO's:
+101 recalls, IoU 0.50.
+
+Masks are those of `Cells.regions`, as a user gets them. They are held as run lengths, some hundred
+bytes per cell; the frame itself is never made.
+"""
 
 from __future__ import annotations
 

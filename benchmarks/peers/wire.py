@@ -1,4 +1,9 @@
-"""The protocol between the processes of contenders: requests and found cells, as lines."""
+"""The protocol between the processes of contenders: requests and found cells, as lines.
+
+A request is one line of JSON, ``{"pipeline": ..., "file": ..., "whole": ...}``. The answer is one
+line: the cells if ``whole``, otherwise how many they are, so that a program which needs no wire is
+not timed with one. The first line that the program writes says that it is ready.
+"""
 
 from __future__ import annotations
 

@@ -227,6 +227,9 @@ def _children_cpu() -> float:
 def without_outputs_on_request(repository: Path, pipelines: Sequence[str], folder: Path) -> Path:
     """Fill ``folder`` with links to the models, and reduced configurations of the pipelines.
 
+    ``perf_analyzer`` asks for all outputs of a model and cannot be told otherwise. cytoserve's
+    client leaves out those on request. In this view both ask for the same work.
+
     Returns:
         ``folder``, a model repository of the pipelines and all that they need.
     """

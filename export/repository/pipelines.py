@@ -27,6 +27,10 @@ from training.checkpoint import LearnedScale, Recipe
 def card_graph(content: dict[str, Any]) -> onnx.ModelProto:
     """Build a graph that answers page 0 with ``content`` as JSON.
 
+    Triton passes neither class names nor hashes of model files to a client. A model whose only
+    output is a constant string does, on every Triton and in the protocol that the client already
+    speaks.
+
     A graph without any input would do as well, but Triton's requests carry at least one.
     """
     pages = helper.make_tensor(

@@ -1,4 +1,11 @@
-"""The step `sam_decoder`: from prompts to masks."""
+"""The step `sam_decoder`: from prompts to masks.
+
+The arithmetic of the two-way transformer is that of `segment_anything.modeling.transformer`
+(Kirillov et al. 2023, appendix A) with its own weights; two things are added. Image tokens with a
+leading dim of 1 keep it until a prompt has changed them, so that keys, values and queries of the
+first layer's image side are computed once for all prompts. And no token attends to tokens that only
+fill up a row.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,14 @@
-"""One rendered frame: optics, debris, camera, and all of them together."""
+"""One rendered frame: optics, debris, camera, and all of them together.
+
+**Optics.** The object delays light by ``phase`` and absorbs none. In the back focal plane of the
+objective the phase plate's ring dims the direct light and shifts it by a quarter wave against the
+diffracted light (Zernike, Physica 9, 686, 1942). Because the ring has a width, it also catches
+light diffracted at small angles. This is the sole cause of both artefacts of the method: the bright
+halo around a cell and the shade-off towards the centre of a large one (Yin, Kanade & Chen, Medical
+Image Analysis 16, 1047, 2012). A delay near half a wave or more turns dark into bright, hence the
+bright rings in rounded cells. Here the condenser annulus and the ring are replaced by a dot on the
+axis. The edges of ring and pupil are Gaussian, since partial coherence leaves no sharp fringes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Polygons and run lengths of annotations as masks."""
+"""Polygons and run lengths of annotations as masks.
+
+Runs count pixels down the columns of the frame, background first. pycocotools decodes them into
+whole frames and trusts the compressed text, so malformed text makes it read and write outside its
+buffers. Here the runs are checked first, and only the cell's own pixels are decoded.
+"""
 
 from __future__ import annotations
 
