@@ -13,10 +13,11 @@ from typing import Any, Literal
 from benchmarks.harness.load import USUAL_CELLS
 from benchmarks.harness.markdown import markdown_table
 from benchmarks.harness.results import machine_note
-from benchmarks.harness.serving import DEFAULT, SINGLE_GRAPH
+from benchmarks.harness.serving import DEFAULT
 from benchmarks.peers.tables import OURS, served_name
 from benchmarks.published import S3, S3_ENDINGS, S3_NETWORKS
 from benchmarks.throughput.windows import ONE_ON_THE_MACHINE
+from cytoserve.contract import SINGLE_GRAPH
 from export.parity.accuracy_budget import LARGEST_DROP
 
 Results = Mapping[str, Mapping[str, Any]]

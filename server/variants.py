@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from cytoserve.contract import INT8, OPENVINO, SINGLE_GRAPH, THROUGHPUT
 from server.errors import VariantError
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -45,11 +46,13 @@ class Variant:
 VARIANTS = {
     variant.name: variant
     for variant in (
-        Variant("openvino", "networks on OpenVINO in bfloat16", ("avx512_bf16", "amx_bf16"), True),
-        Variant("int8", "YOLO and ResNet50 in 8-bit integers", ("avx512_vnni", "avx_vnni")),
-        Variant("single-graph", "YOLO pipelines as one graph each"),
         Variant(
-            "throughput",
+            OPENVINO.name, "networks on OpenVINO in bfloat16", ("avx512_bf16", "amx_bf16"), True
+        ),
+        Variant(INT8.name, "YOLO and ResNet50 in 8-bit integers", ("avx512_vnni", "avx_vnni")),
+        Variant(SINGLE_GRAPH, "YOLO pipelines as one graph each"),
+        Variant(
+            THROUGHPUT.name,
             "two instances of these graphs and of the nuclei's network, for many clients",
             for_many=True,
         ),

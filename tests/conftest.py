@@ -59,18 +59,22 @@ LEVEL_ENDS = (6400, 8000, 8400)
 
 
 LONGEST = (
-    "test_served_pipelines",
-    "test_served_foreground",
-    "test_resnet",
-    "test_regression",
-    "test_chain_parity",
-    "test_approaches",
-    "test_supervision",
-    "test_folder_and_failure",
-    "test_onnxruntime_backend",
-    "test_instances",
+    "integration/test_served_pipelines.py",
+    "integration/test_served_foreground.py",
+    "training/resnet/test_main.py",
+    "benchmarks/test_regression.py",
+    "export/parity/test_instances.py",
+    "benchmarks/approaches/test_main.py",
+    "server/test_supervision.py",
+    "integration/test_folder_and_failure.py",
+    "server/test_onnxruntime_backend.py",
+    "benchmarks/instances/test_main.py",
 )
-"""Files of half a minute and more: begun first, so that no process runs one alone at the end."""
+"""Files that take half a minute and more: they start first, so that none runs alone at the end."""
+
+for _file in LONGEST:
+    if not (ROOT / "tests" / _file).is_file():
+        raise FileNotFoundError(f"tests/{_file} of LONGEST is gone; name where its tests are now.")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -82,14 +86,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         files.setdefault(item.path, []).append(item)
     exported, others = [], []
-    for _, tests in sorted(files.items(), key=lambda file: _rank(file[0].stem, len(file[1]))):
+    for _, tests in sorted(files.items(), key=lambda file: _rank(file[0], len(file[1]))):
         needed = any("exported_repository" in getattr(t, "fixturenames", ()) for t in tests)
         (exported if needed else others).append(tests)
     items[:] = [test for tests in (*exported[:1], *others, *exported[1:]) for test in tests]
 
 
-def _rank(name: str, tests: int) -> tuple[int, int]:
+def _rank(file: Path, tests: int) -> tuple[int, int]:
     """The longest files in their order, then those of most tests."""
+    name = file.relative_to(ROOT / "tests").as_posix()
     return LONGEST.index(name) if name in LONGEST else len(LONGEST), -tests
 
 

@@ -142,3 +142,24 @@ def test_what_is_asked_for_often_imports_little(script, heavy):
     modules = set(done.stdout.splitlines()[-1].split())
     assert "cytoserve" in modules
     assert not heavy & modules
+
+
+@pytest.mark.parametrize(
+    ("file", "library"),
+    [
+        pytest.param("training/yolo/network.py", "ultralytics", id="offline, and all cores"),
+        pytest.param("export/graphs/files.py", "onnxruntime", id="no telemetry at export"),
+    ],
+)
+def test_what_a_library_reads_from_the_environment_is_set_before_its_import(file, library):
+    body = ast.parse((ROOT / file).read_text()).body
+    settings = [n.lineno for n in body if ast.unparse(n).startswith("os.environ.setdefault(")]
+    imports = [
+        node.lineno
+        for node in body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        and library in ast.unparse(node).replace(".", " ").split()
+    ]
+    assert settings
+    assert imports
+    assert max(settings) < min(imports)

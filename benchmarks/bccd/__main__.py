@@ -21,8 +21,8 @@ from pathlib import Path
 
 import click
 
-from benchmarks.harness.serving import SINGLE_GRAPH
 from benchmarks.harness.stages import Stages, begin_afresh, copy_repository, precision_options
+from cytoserve.contract import SINGLE_GRAPH
 
 LISTS = Path("benchmarks/bccd")
 RESULTS = Path("benchmarks/results")

@@ -83,7 +83,7 @@ class OutlineFigures:
     to_truth_px: float
     """Mean distance in pixels from a matched cell's outline to the annotated one, over cells."""
     from_truth_px: float
-    """The same from the annotated outline, which sees what a found outline leaves out."""
+    """Mean distance from the annotated outline to the found one: it shows what that leaves out."""
     doubled: float
     """Share of found cells that are one of two for the same cell."""
     cells: int

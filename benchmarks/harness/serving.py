@@ -18,9 +18,6 @@ DEFAULT = "default"
 """Name of serving every model by its ``config.pbtxt``; the other names are in
 `server.variants.VARIANTS`."""
 
-SINGLE_GRAPH = "single-graph"
-"""Name of the variant that computes the default's graphs in another arrangement."""
-
 
 def variant_options(name: str) -> list[str]:
     """Return the options of ``python -m server`` that choose `DEFAULT` or a variant."""

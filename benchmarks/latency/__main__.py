@@ -56,17 +56,13 @@ from benchmarks.harness.options import (
     sizes_option,
 )
 from benchmarks.harness.results import new_result, write_result
-from benchmarks.harness.serving import (
-    DEFAULT,
-    SINGLE_GRAPH,
-    TRANSPORTS,
-    serve_without_health_checks,
-)
+from benchmarks.harness.serving import DEFAULT, TRANSPORTS, serve_without_health_checks
 from benchmarks.harness.step_statistics import ModelCount, counted
 from benchmarks.harness.timing import WARM_UPS, percentile
 from benchmarks.latency.overhead import ROUNDS, CallSeconds, SplitClock, measure_overhead
 from benchmarks.latency.tables import latency_table
 from cytoserve import Client
+from cytoserve.contract import SINGLE_GRAPH
 from server.errors import ServerError
 from server.repository import is_configured, survey
 

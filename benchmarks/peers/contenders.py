@@ -56,7 +56,7 @@ class PeerFrame:
     image: npt.NDArray[np.uint8]
     """Grey image ``[H, W]``, normalised beforehand."""
     file: Path
-    """The same image as a file without compression."""
+    """File that holds ``image``, without compression."""
     upload: bytes
     """The file's bytes, which are posted to the peers."""
 

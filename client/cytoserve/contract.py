@@ -112,6 +112,8 @@ class StepVariant:
     """Whether ONNX Runtime runs the step with OpenVINO in bfloat16."""
 
 
+SINGLE_GRAPH = "single-graph"
+"""Variant in which the merged step of a pipeline replaces the others."""
 OPENVINO = StepVariant("openvino", openvino=True)
 OPENVINO_CHUNKS = StepVariant("openvino", graph="model.openvino.onnx", openvino=True)
 """A separate graph whose loop OpenVINO can run; `python -m export openvino` makes it."""
@@ -210,7 +212,7 @@ class Pipeline:
         """Names of the variants in which one step replaces the others."""
         if self.merged_step is None:
             return ()
-        return ("single-graph", *(variant.name for variant in STEPS[self.merged_step].variants))
+        return (SINGLE_GRAPH, *(variant.name for variant in STEPS[self.merged_step].variants))
 
     def steps_of(self, variant: str | None = None) -> tuple[str, ...]:
         """Return the steps in order; in a variant, the merged step and those run on request."""

@@ -83,16 +83,16 @@ def windows(frame_shape: FrameShape, pipeline: Pipeline) -> list[Window]:
         return [Window(*whole, *whole)]
     return [
         Window(rows, columns, core_rows, core_columns)
-        for rows, core_rows in _spans(height)
-        for columns, core_columns in _spans(width)
+        for rows, core_rows in _spans(height, CORE_SIDE, HALO)
+        for columns, core_columns in _spans(width, CORE_SIDE, HALO)
     ]
 
 
-def _spans(length: int) -> Iterator[tuple[slice, slice]]:
-    """Yield windows and cores along one axis."""
-    for start in range(0, length, CORE_SIDE):
-        stop = min(start + CORE_SIDE, length)
-        yield slice(max(0, start - HALO), min(length, stop + HALO)), slice(start, stop)
+def _spans(length: int, side: int, halo: int) -> Iterator[tuple[slice, slice]]:
+    """Yield windows and cores along one axis; cores have ``side`` pixels."""
+    for start in range(0, length, side):
+        stop = min(start + side, length)
+        yield slice(max(0, start - halo), min(length, stop + halo)), slice(start, stop)
 
 
 class Stitching:
@@ -176,7 +176,7 @@ def cell_windows(
     limits, longest, parts = request_limits(pipeline), max(height, width), 1
     while True:
         side = math.ceil(longest / parts)
-        rows, columns = (list(_cell_spans(length, side, point.halo)) for length in (height, width))
+        rows, columns = (list(_spans(length, side, point.halo)) for length in (height, width))
         largest = (_longest(rows), _longest(columns), channels)
         if limits.allow(largest) and point.tiles(largest, pipeline) <= MAX_TILES:
             return [
@@ -231,13 +231,6 @@ def join_windows(
     joined = joined[kept]
     cut = sum(cells.found - len(cells) for cells in answers)
     return replace(joined[: point.max_cells], found=len(joined) + cut)
-
-
-def _cell_spans(length: int, side: int, halo: int) -> Iterator[tuple[slice, slice]]:
-    """Yield windows and cores along one axis; cores have ``side`` pixels."""
-    for start in range(0, length, side):
-        stop = min(start + side, length)
-        yield slice(max(0, start - halo), min(length, stop + halo)), slice(start, stop)
 
 
 def _longest(spans: Sequence[tuple[slice, slice]]) -> int:

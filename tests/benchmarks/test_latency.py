@@ -10,12 +10,13 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.harness.load import Case, asked, cross, product
-from benchmarks.harness.serving import DEFAULT, SINGLE_GRAPH, paused_supervisor
+from benchmarks.harness.serving import DEFAULT, paused_supervisor
 from benchmarks.harness.step_statistics import ModelCount, counted
 from benchmarks.latency.__main__ import main
 from benchmarks.latency.overhead import OUTSIDE, ROUNDS, SplitClock, ratios, step_rows
 from benchmarks.latency.tables import latency_table
 from cytoserve import Client, FakeServer, Foreground
+from cytoserve.contract import SINGLE_GRAPH
 
 SMALL, USUAL, LARGE = (640, 480), (2048, 2048), (2592, 1952)
 

@@ -16,7 +16,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 import cytoserve.cli.image_run
 from cytoserve import LearnedScale
 from cytoserve.cli import main
-from cytoserve.cli.options import MEANINGS, ExitCode
+from cytoserve.cli.exit_codes import MEANINGS, ExitCode
 from cytoserve.codec import cards
 from cytoserve.codec.cards import ModelCard
 from cytoserve.contract import PIPELINES

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import cytoserve.cli.image_run
-from cytoserve.cli.options import ExitCode
+from cytoserve.cli.exit_codes import ExitCode
 from cytoserve.cli.run_record import RunRecord
 
 CLIENT = Path(__file__).parents[2] / "client"

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 import cytoserve.cli.image_run
-from cytoserve.cli.options import ExitCode
+from cytoserve.cli.exit_codes import ExitCode
 from cytoserve.contract import PIPELINES
 from cytoserve.outputs import FOREGROUND_OUTPUTS
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from cytoserve.cli.exit_codes import ExitCode
 from cytoserve.cli.inputs import Input, NoImageFound, find_inputs
-from cytoserve.cli.options import ExitCode
 
 
 def test_a_folder_without_images(tmp_path, triton, command):

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 from cytoserve import Prompts
-from cytoserve.cli.options import ExitCode
+from cytoserve.cli.exit_codes import ExitCode
 from cytoserve.cli.prompt_files import read_prompts
 from cytoserve.outputs import CELLS_OUTPUTS
 

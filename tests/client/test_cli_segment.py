@@ -13,7 +13,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 import cytoserve.cli.image_run
 from cytoserve import LearnedScale
-from cytoserve.cli.options import ExitCode
+from cytoserve.cli.exit_codes import ExitCode
 from cytoserve.codec import cards
 
 

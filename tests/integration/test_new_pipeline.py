@@ -44,7 +44,7 @@ PIPELINES["bright"] = Pipeline(
     card="bright_card",
 )
 """
-"""What a developer adds to `cytoserve.contract`."""
+"""The lines that a developer adds to `cytoserve.contract`."""
 
 
 class BrightFrame(torch.nn.Module):

@@ -14,8 +14,8 @@ from torchvision.models.detection import MaskRCNN
 from training.maskrcnn.frames import Batch
 from training.maskrcnn.network import keep_sizes
 from training.maskrcnn.settings import MaskrcnnSettings
-from training.run.lightning import EpochBatches
-from training.run.progress import BestEpochTraining, EpochProgress
+from training.run.lightning import BestEpochTraining, EpochBatches
+from training.run.progress import EpochProgress
 
 VALIDATION_LOSS = "validation/loss"
 """Metric that the learning-rate schedule monitors."""

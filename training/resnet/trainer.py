@@ -10,7 +10,8 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from torchvision.transforms import v2
 
 from training.resnet.network import CellClassifier
-from training.run.progress import BestEpochTraining, EpochProgress
+from training.run.lightning import BestEpochTraining
+from training.run.progress import EpochProgress
 
 
 class ClassifierTraining(BestEpochTraining):

@@ -10,8 +10,8 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from training.run.lightning import EpochBatches
-from training.run.progress import BestEpochTraining, EpochProgress
+from training.run.lightning import BestEpochTraining, EpochBatches
+from training.run.progress import EpochProgress
 from training.sam.dense import DenseHead, dense_loss, dense_truth
 from training.sam.embeddings import KeptEmbeddings
 from training.sam.frames import SamFrame, Sides

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from training.run.lightning import EpochBatches
-from training.run.progress import BestEpochTraining, EpochProgress
+from training.run.lightning import BestEpochTraining, EpochBatches
+from training.run.progress import EpochProgress
 from training.unet.dice import FOREGROUND_PROBABILITY, dice_score, iou_score
 from training.unet.losses import LOSSES
 from training.unet.network import UNet

@@ -1,5 +1,5 @@
 """The command line: every command parses, calls the library, prints, and exits with a code of
-:mod:`cytoserve.cli.options`."""
+:mod:`cytoserve.cli.exit_codes`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 import cytoserve
 from cytoserve.cli.doctor import doctor
-from cytoserve.cli.options import EPILOG, ExitCode
+from cytoserve.cli.exit_codes import EPILOG, ExitCode
 from cytoserve.cli.pipelines import pipelines
 from cytoserve.cli.prompt import prompt
 from cytoserve.cli.segment import segment

@@ -10,7 +10,8 @@ import click
 import cytoserve
 from cytoserve import contract
 from cytoserve.cells import Cells
-from cytoserve.cli.options import EPILOG, ExitCode, timeout_option, url_option
+from cytoserve.cli.exit_codes import EPILOG, ExitCode
+from cytoserve.cli.options import timeout_option, url_option
 from cytoserve.client import Client
 from cytoserve.errors import CytoserveError
 from cytoserve.foreground import Foreground

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import click
 
-from cytoserve.cli.options import ExitCode
+from cytoserve.cli.exit_codes import ExitCode
 from cytoserve.images import SUFFIXES
 
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import click
 
 from cytoserve import contract
-from cytoserve.cli.options import EPILOG, ExitCode, timeout_option, url_option
+from cytoserve.cli.exit_codes import EPILOG, ExitCode
+from cytoserve.cli.options import timeout_option, url_option
 from cytoserve.client import Client
 from cytoserve.codec.cards import ModelCard
 

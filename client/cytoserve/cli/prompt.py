@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 
 from cytoserve import contract
+from cytoserve.cli.exit_codes import EPILOG
 from cytoserve.cli.image_run import write_results
 from cytoserve.cli.inputs import Input
-from cytoserve.cli.options import EPILOG, numbers_option, out_option, timeout_option, url_option
+from cytoserve.cli.options import numbers_option, out_option, timeout_option, url_option
 from cytoserve.cli.pipeline_options import (
     DEFAULT_SAVE,
     check_overlay_options,

@@ -12,16 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cytoserve import contract
+from cytoserve.cli.exit_codes import EPILOG, ExitCode
 from cytoserve.cli.image_run import ImageRun, Job
 from cytoserve.cli.inputs import Input, find_inputs
-from cytoserve.cli.options import (
-    EPILOG,
-    ExitCode,
-    numbers_option,
-    out_option,
-    timeout_option,
-    url_option,
-)
+from cytoserve.cli.options import numbers_option, out_option, timeout_option, url_option
 from cytoserve.cli.pipeline_options import (
     ScaleType,
     check_options,

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from benchmarks.approaches.__main__ import PIPELINES, _cost_of_usual_cells, main
 from benchmarks.approaches.tables import approaches_table
-from benchmarks.harness.serving import SINGLE_GRAPH
+from cytoserve.contract import SINGLE_GRAPH
 from training.rendered import RenderSettings, render_dataset
 
 

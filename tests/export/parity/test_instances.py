@@ -15,7 +15,7 @@ import pytest
 
 from cytoserve.contract import CELL_MASKS, MASK_SIZE
 from cytoserve.images import read_frame
-from export.parity import instances as chain_parity
+from export.parity import instances
 from export.parity.chain import Arrays, Chain
 from export.parity.instances import MASK_IOU, ChainParity, check_chain, instance_inputs
 from export.parity.reference import normalised_rgb
@@ -135,7 +135,7 @@ def with_holes(mask: np.ndarray) -> np.ndarray:
 def test_what_a_patch_can_hold_of_a_mask(mask: np.ndarray, least: float, most: float) -> None:
     radius = max(1.0, np.sqrt(mask.sum() / np.pi)) + 2
     box = np.array([200 - radius, 200 - radius, 200 + radius, 200 + radius], np.float32)
-    assert least <= chain_parity._holdable(box, mask, mask, MASK_SIZE) <= most
+    assert least <= instances._holdable(box, mask, mask, MASK_SIZE) <= most
 
 
 @pytest.mark.parametrize(
@@ -149,14 +149,14 @@ def test_what_a_patch_can_hold_of_a_doubtful_mask(slope: float, least: float, mo
     y, x = np.mgrid[:400, :400] - 200.0
     soft = np.clip(0.5 + slope * (60 - np.hypot(y, x)), 0, 1).astype(np.float32)
     box = np.array([120, 120, 280, 280], np.float32)
-    assert least <= chain_parity._holdable(box, soft >= 0.5, soft, MASK_SIZE) <= most
+    assert least <= instances._holdable(box, soft >= 0.5, soft, MASK_SIZE) <= most
 
 
 def test_masks_finer_than_a_patch_are_held_to_what_it_can_hold() -> None:
     figure = ChainParity("frame.tif", 0.5, 3, 0, 0.1, 0.97, 1.0, least_mask_iou=0.96)
-    chain_parity._hold(figure)
+    instances._hold(figure)
     with pytest.raises(ParityError, match=r"mean mask IoU 0\.9700 < 0\.98"):
-        chain_parity._hold(replace(figure, least_mask_iou=MASK_IOU))
+        instances._hold(replace(figure, least_mask_iou=MASK_IOU))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_masks_of_few_cells_may_be_below_by_chance(
 ) -> None:
     figure = ChainParity("frame.tif", 0.5, cells, 0, 0.1, mask_iou, 1.0)
     with nullcontext() if holds else pytest.raises(ParityError, match="mean mask IoU"):
-        chain_parity._hold(figure)
+        instances._hold(figure)
 
 
 @pytest.mark.parametrize(
@@ -183,9 +183,9 @@ def test_masks_of_few_cells_may_be_below_by_chance(
 )
 def test_few_cells_have_no_partner(cells: int, most: int) -> None:
     figure = ChainParity("frame.tif", 0.05, cells, most, 0.1, 1.0, 1.0)
-    chain_parity._hold(figure)
+    instances._hold(figure)
     with pytest.raises(ParityError, match=f"{most + 1} cells of either side"):
-        chain_parity._hold(replace(figure, unmatched=most + 1))
+        instances._hold(replace(figure, unmatched=most + 1))
 
 
 def test_masks_that_ultralytics_has_no_memory_for_are_left_out(
@@ -198,12 +198,12 @@ def test_masks_that_ultralytics_has_no_memory_for_are_left_out(
     figures = check_chain(chain, yolo, partial(classify_cells, classifier), frames, SCALE, [0.5])
     most = max(figure.cells for figure in figures) * frames["rendered.tif"].size
     least = min(figure.cells for figure in figures) * frames["rendered.tif"].size
-    monkeypatch.setattr(chain_parity, "REFERENCE_PIXELS", most)
+    monkeypatch.setattr(instances, "REFERENCE_PIXELS", most)
     assert (
         check_chain(chain, yolo, partial(classify_cells, classifier), frames, SCALE, [0.5, 0.05])
         == figures
     )
-    monkeypatch.setattr(chain_parity, "REFERENCE_PIXELS", least - 1)
+    monkeypatch.setattr(instances, "REFERENCE_PIXELS", least - 1)
     with pytest.raises(ParityError, match="none of 1 frames can be compared"):
         check_chain(chain, yolo, partial(classify_cells, classifier), frames, SCALE, [0.5])
 
@@ -261,7 +261,7 @@ def test_real_frames(
     chain = Chain(exported_repository, "yolo_resnet", files, threads=2)
     # Random weights turn a grey level of OpenCV's rounding into other scores, in small frames
     # above all: which cells are found may differ, but those that both find must agree.
-    monkeypatch.setattr(chain_parity, "UNMATCHED", 0.4)
+    monkeypatch.setattr(instances, "UNMATCHED", 0.4)
     figures = check_chain(chain, UltralyticsYolo(network), None, real_frames, SCALE, [0.25])
     first, *others = real_frames
     assert [figure.frame for figure in figures] == [first, f"{first} in tiles", *others]
