@@ -164,7 +164,7 @@ class Prompts:
 
     @property
     def has_box(self) -> NDArray[np.bool_]:
-        """Which cells have a box: bool ``[N]``."""
+        """Return which cells have a box: bool ``[N]``."""
         given: NDArray[np.bool_] = ~np.isnan(self.boxes[:, 0])
         return given
 

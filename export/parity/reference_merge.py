@@ -58,9 +58,10 @@ class TileGrid:
 
 
 def tile_starts(content: int, size: int, overlap: float) -> list[int]:
-    """Where tiles of ``size`` pixels begin along a side of ``content`` pixels, spread evenly.
+    """Return where tiles of ``size`` pixels begin along a side of ``content`` pixels.
 
-    They overlap by at least ``overlap`` pixels; a side that fits into one tile begins at 0.
+    They are spread evenly and overlap by at least ``overlap`` pixels; a side that fits into one
+    tile begins at 0.
     """
     if content <= size:
         return [0]

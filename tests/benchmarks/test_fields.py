@@ -284,7 +284,7 @@ TINY = command.Load(
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """So little that a random network, which finds hundreds of cells, is soon asked."""
+    """Frames so small that a random network, which finds hundreds of cells, soon answers."""
     monkeypatch.setattr(command, "QUICK", TINY)
     monkeypatch.setattr(views, "SIDE", 256)
     monkeypatch.setattr(views, "CORNER_FRAME", (300, 400))

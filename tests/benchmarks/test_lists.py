@@ -21,7 +21,7 @@ def folder(pytestconfig):
 
 
 def test_the_fields_of_t98g_were_drawn_at_random(folder, tmp_path):
-    """By `random_split` with seed 0 of the 18 fields, not chosen by their figures."""
+    """`random_split` with seed 0 chose them of the 18 fields; their figures did not."""
     fields = tuple(
         AnnotatedFrame(tmp_path / f"set{number:02}.png", 1, 1, ()) for number in range(1, 36, 2)
     )

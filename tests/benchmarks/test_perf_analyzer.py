@@ -19,7 +19,7 @@ from cytoserve.codec.cards import ModelCard
 from training.rendered import RenderSettings, render_frame
 
 RECORDED = Path(__file__).with_name("perf_analyzer_output.txt")
-"""Of `yolo_resnet`, 4 requests at a time, 16 in all, on a busy machine."""
+"""A run of `yolo_resnet`, 4 requests at a time, 16 in all, on a busy machine."""
 
 
 @pytest.fixture(scope="module")

@@ -264,7 +264,7 @@ async def test_the_scale_goes_to_the_server_and_comes_back(cells, frame, argumen
 
 
 def test_ready_cells_of_another_frame_are_cut_to_the_frame(fake, cells):
-    """As a ready foreground is."""
+    """They are cut as a ready foreground is."""
     found = Client(transport=fake).segment(np.zeros((30, 80), np.uint8))
     np.testing.assert_array_equal(found.boxes, cells.boxes[:1])
     assert (found.found, found.frame_shape) == (1, (30, 80))

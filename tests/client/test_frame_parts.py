@@ -36,7 +36,7 @@ def first_channel(frame):
 
 
 def tiled(frame):
-    """As the server does: clean, tile, look at a tile as a whole, blend, smooth, find peaks."""
+    """Do as the server does: clean, tile, look at a tile as a whole, blend, smooth, find peaks."""
     height, width = frame.shape[:2]
     clean = cv2.medianBlur(cv2.GaussianBlur(frame[..., 0], (5, 5), 0), 3).astype(np.float32)
     rows, columns = (-(-length // TILE_STEP) for length in (height, width))

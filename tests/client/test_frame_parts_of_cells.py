@@ -267,7 +267,7 @@ def test_models_that_change_in_the_middle_are_told(monkeypatch):
 
 
 def test_windows_are_asked_with_the_numbers_of_the_models_that_answer():
-    """Not with those of a card that was kept from before they were exported anew."""
+    """A card that was kept from before they were exported anew is not used."""
     server = server_of(finder(), threshold=0.9)
     client = Client(transport=server)
     frame = np.zeros((300, 300), np.uint8)

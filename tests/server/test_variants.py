@@ -187,7 +187,7 @@ def test_instances_for_many_clients(own_repository: Path) -> None:
 
 @pytest.fixture
 def rounding_repository(own_repository: Path) -> Path:
-    """With the model `rounding`, a matrix product, which the variant computes in bfloat16."""
+    """The model `rounding` is a matrix product, which the variant computes in bfloat16."""
     weights = np.full((64, 64), 1.001, np.float32)
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["x", "w"], ["y"])],

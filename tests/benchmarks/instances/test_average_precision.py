@@ -76,7 +76,7 @@ def hits(cells, true, threshold):
 
 
 def plain_average_precision(answers, class_id, threshold, points):
-    """Of one class: precision at ``points`` recalls from 0 to 1, each the best from there on."""
+    """Return one class's precision at ``points`` recalls, each the best from there on."""
     frames = [
         (cells[cells.class_ids == class_id], [cell for cell in true if cell.class_id == class_id])
         for cells, true in answers

@@ -23,7 +23,7 @@ def half(x: int, y: int) -> AnnotatedCell:
 
 
 def answer(*cells: AnnotatedCell) -> Cells:
-    """The same cells as `sam_prompt` would answer, in the order given."""
+    """Return the cells as `sam_prompt` would answer them, in the order given."""
     labels = np.zeros((100, 100), np.uint16)
     for index, cell in enumerate(cells, start=1):
         height, width = cell.mask.shape

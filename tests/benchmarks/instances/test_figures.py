@@ -126,7 +126,7 @@ REQUESTS = [
     )
     for extra in (0.0, 0.1, 0.4)
 ]
-"""Of 0.8 s before the decoder the two took 1.2 s: 0.4 s at the same time."""
+"""The two took 1.2 s, and 0.8 s passed before the decoder: 0.4 s at the same time."""
 
 
 def test_step_figures_are_medians():

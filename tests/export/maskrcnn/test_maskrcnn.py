@@ -49,7 +49,7 @@ def networks(make_random_maskrcnn: Callable[[int], MaskRCNN]) -> dict[int, MaskR
 
 @pytest.fixture(scope="module")
 def graphs(networks: dict[int, MaskRCNN]) -> dict[int, onnx.ModelProto]:
-    """The same as graphs, traced with a frame of another size than those of any test."""
+    """Return the networks as graphs, traced with a frame of another size than those of any test."""
     example = Case("traced with", inputs_of(camera_frame(90, 111, 1), 0.5))
     return {n: maskrcnn_steps.tile_by_tile(network, example) for n, network in networks.items()}
 

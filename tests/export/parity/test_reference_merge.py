@@ -120,7 +120,7 @@ def test_probabilities_are_laid_on_the_frame() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_the_rules_are_those_of_the_graph(seed: int) -> None:
-    """Of a hundred random discs both keep the same, but for those on the verge of a rule."""
+    """Both keep the same of a hundred random discs, but for those on the verge of a rule."""
     random = np.random.default_rng(seed)
     tiles = []
     for _ in range(2):

@@ -75,7 +75,7 @@ def test_a_configuration_is_one_of_tritons(path: Path) -> None:
 
 
 def test_networks_are_warm_before_the_first_request() -> None:
-    """But for SAM's encoder: the side of its input is that of the SAM that was exported."""
+    """SAM's encoder alone differs: the side of its input is that of the SAM exported."""
     assert [s.name for s in STEPS.values() if s.batches and not s.warm_up] == ["sam_encoder"]
 
 

@@ -388,7 +388,7 @@ def test_tiles_are_those_of_set_image(
 def test_a_box_is_decoded_in_the_tile_that_holds_it_best(
     sam: Sam, sessions: dict[str, onnxruntime.InferenceSession]
 ) -> None:
-    """As the predictor answers it on that tile alone, whichever tiles come with it."""
+    """The predictor answers the same on that tile alone, whichever tiles come with it."""
     camera, scale, overlap = smooth_frame(200, 331), 1.0, 40.0
     feeds = {
         "image": camera,
@@ -463,7 +463,7 @@ def test_an_image_of_another_sam_is_refused(served: Served, shape: tuple[int, ..
 def test_dims_are_those_of_the_contract(
     sessions: dict[str, onnxruntime.InferenceSession], name: str
 ) -> None:
-    """As ONNX Runtime infers them: what a graph fixes, a configuration must not leave open."""
+    """ONNX Runtime infers them; what a graph fixes, a configuration must not leave open."""
     session, step = sessions[name], STEPS[name]
     for nodes, tensors in (
         (session.get_inputs(), step.inputs),

@@ -296,7 +296,7 @@ def test_two_images_of_a_yolo_label_file(tmp_path: Path) -> None:
 
 
 def test_yolo_images_elsewhere(tmp_path: Path) -> None:
-    """As Roboflow exports them: ``train/images`` and ``train/labels``."""
+    """Roboflow exports them so: ``train/images`` and ``train/labels``."""
     write_yolo_seg(tmp_path)
     (tmp_path / "train").mkdir()
     for folder in ("images", "labels"):

@@ -22,7 +22,7 @@ def square(x: int, y: int, side: int = 20, class_id: int = 0) -> AnnotatedCell:
 
 
 def found(*squares: AnnotatedCell) -> Cells:
-    """The same cells as a pipeline would answer, in the order given."""
+    """Return the squares as a pipeline would answer them, in the order given."""
     labels = np.zeros((SIDE, SIDE), np.uint16)
     for index, cell in enumerate(squares, start=1):
         height, width = cell.mask.shape

@@ -331,7 +331,7 @@ def test_boxes_are_clipped_to_the_tile(box: Box, expected: Box) -> None:
 def test_a_cell_at_the_edge_reaches_it(
     centre: tuple[float, float], box: Box, expected: float, turned: bool
 ) -> None:
-    """Also where the network's box ends a pixel or two before it."""
+    """It does so even where the network's box ends a pixel or two before it."""
     logits = disc(*centre, 40)
     x0, y0, x1, y1 = box
     prototypes = torch.zeros(1, COEFFICIENTS, len(CENTRES), len(CENTRES))

@@ -26,7 +26,7 @@ MakeDataset = Callable[..., AnnotatedDataset]
 
 
 class BrightBlobs(nn.Module):
-    """In place of a network: every bright blob is a cell of score 0.9, and in the middle of each
+    """Stands in for a network: every bright blob is a cell of score 0.9, and in the middle of each
     tile, where there is none, one of score 0.4 is found."""
 
     def __init__(self, network: object) -> None:
