@@ -1,25 +1,29 @@
 """Checkpoints: ``model.safetensors`` and the ``recipe.json`` that records how it was made.
 
 Nothing here is read by pickle, so a checkpoint from an unknown source is safe to open.
+
+torch is imported only when weights are read or written, since the command line, which needs names
+and recipes alone, should not wait for it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 
-from cytoserve.files import write_atomically
-from training.validation_errors import explain
+from cytoserve.files import file_sha256, write_atomically
+
+if TYPE_CHECKING:
+    import torch
 
 WEIGHTS_FILE = "model.safetensors"
 RECIPE_FILE = "recipe.json"
@@ -117,8 +121,22 @@ def _module_and_arguments() -> list[str]:
     return [name, *sys.argv[1:]]
 
 
+def hash_files(paths: Iterable[Path]) -> str:
+    """Compute one sha256 over the names and contents of files, in the order of their names.
+
+    A recipe records it, to distinguish data sets and weights of the same name.
+    """
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        total.update(path.name.encode())
+        total.update(bytes.fromhex(file_sha256(path)))
+    return total.hexdigest()
+
+
 def save_checkpoint(directory: Path, weights: Mapping[str, torch.Tensor], recipe: Recipe) -> None:
     """Write the weights, then the recipe. A folder without a recipe is an unfinished checkpoint."""
+    from safetensors.torch import save
+
     content = save({name: t.detach().cpu().contiguous() for name, t in weights.items()})
     (directory / RECIPE_FILE).unlink(missing_ok=True)
     write_atomically(directory / WEIGHTS_FILE, content)
@@ -156,6 +174,8 @@ def load_checkpoint(directory: Path, architecture: str) -> tuple[dict[str, torch
     Raises:
         CheckpointError: a file is missing or damaged, or the checkpoint is for another network.
     """
+    from safetensors.torch import load_file
+
     recipe = read_recipe(directory, architecture)
     try:
         return load_file(directory / WEIGHTS_FILE), recipe
@@ -178,3 +198,16 @@ def fill_network(
         network.load_state_dict(dict(weights))
     except RuntimeError as error:
         raise CheckpointError(f"{origin} does not fit the network: {error}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """Format pydantic's errors so that a user can act: a line ``field: reason, given: value`` each.
+
+    The lines are indented, and each begins with a line break. Settings and the indices of crops and
+    tiles are explained in the same way as recipes.
+    """
+    return "".join(
+        f"\n  {'.'.join(map(str, fault['loc'])) or 'contents'}: {fault['msg']}"
+        + ("" if fault["type"] in ("missing", "json_invalid") else f", given: {fault['input']!r}")
+        for fault in error.errors(include_url=False)
+    )

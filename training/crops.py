@@ -20,14 +20,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from rich.progress import track
 
-from training.checkpoint import LearnedScale
+from training.checkpoint import LearnedScale, explain
 from training.datasets.annotated import AnnotatedDataset, AnnotatedFrame
 from training.datasets.scale import measure_scale
 from training.datasets.splits import split_by_frame
 from training.preprocessing.cell_crops import CellCrops
 from training.preprocessing.normalise import PercentileLevels
 from training.run.command_line import data_option, pixel_size_option, read_data
-from training.validation_errors import explain
 
 INDEX_FILE = "crops.json"
 SPLITS = ("train", "validation")

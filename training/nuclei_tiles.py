@@ -41,11 +41,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.progress import track
 
 from cytoserve.contract import TILE_SIZE, TILE_STEP
+from training.checkpoint import explain, hash_files
 from training.datasets.annotated import AnnotationError
 from training.datasets.readers.brecahad import RADIUS, PointFrame, disc_mask, read_brecahad
 from training.preprocessing.clean import clean_image
-from training.run.file_hashes import hash_files
-from training.validation_errors import explain
 
 INDEX_FILE = "tiles.json"
 IMAGES, MASKS = "images", "masks"

@@ -30,14 +30,13 @@ from benchmarks.glioma.runs import AUGMENTATIONS, OWN, Protocol
 from benchmarks.glioma.tables import protocol_page
 from benchmarks.harness.results import KeptResults, write_result
 from benchmarks.published import S2_TABLES, GliomaModel, GliomaTable, TestSizes
-from training.checkpoint import RANDOM, load_checkpoint
+from training.checkpoint import RANDOM, explain, load_checkpoint
 from training.datasets.splits import SplitSizes
 from training.run.command_line import SETTINGS_HELP, choose_settings, data_option, read_data
 from training.unet.dice import NATIVE, parse_resolution
 from training.unet.encoders import NETWORKS
 from training.unet.network import ARCHITECTURE
 from training.unet.settings import GLIOMA_PRESETS
-from training.validation_errors import explain
 
 STUDY_SPLITS = 10
 """The study's number K of random splits."""

@@ -12,11 +12,10 @@ import torch
 
 from benchmarks.harness.results import KeptResults, OtherProtocolError
 from benchmarks.published import GliomaModel, TestSizes
-from training.checkpoint import RANDOM, RECIPE_FILE, WEIGHTS_FILE
+from training.checkpoint import RANDOM, RECIPE_FILE, WEIGHTS_FILE, hash_files
 from training.datasets.annotated import AnnotatedDataset, AnnotatedFrame
 from training.datasets.splits import DatasetSplit, SplitSizes, random_split
 from training.preprocessing.contrast import PrepareWholeFrame
-from training.run.file_hashes import hash_files
 from training.run.folder import RunFolder
 from training.run.lightning import STATE_NAME
 from training.unet.dice import NATIVE, RESOLUTIONS, dice_at, size_text

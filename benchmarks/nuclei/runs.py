@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks.harness.results import KeptResults, OtherProtocolError
-from training.checkpoint import RECIPE_FILE
+from training.checkpoint import RECIPE_FILE, hash_files
 from training.datasets.readers.brecahad import PointFrame
 from training.nuclei_tiles import (
     INDEX_FILE,
@@ -22,7 +22,6 @@ from training.nuclei_tiles import (
     set_folder,
     split_by_case,
 )
-from training.run.file_hashes import hash_files
 from training.run.folder import RunFolder
 from training.run.lightning import STATE_NAME
 from training.unet.dice import FOREGROUND_PROBABILITY, dice_score, iou_score

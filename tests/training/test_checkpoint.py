@@ -17,11 +17,11 @@ from training.checkpoint import (
     LearnedScale,
     Recipe,
     fill_network,
+    hash_files,
     load_checkpoint,
     new_recipe,
     save_checkpoint,
 )
-from training.run.file_hashes import hash_files
 
 ROOMS = ("benchmarks", "client", "docker", "export", "server", "training")
 

@@ -52,10 +52,15 @@ from training.maskrcnn.network import (
 from training.maskrcnn.settings import PRESETS, MaskrcnnSettings
 from training.maskrcnn.threshold import maskrcnn_threshold
 from training.maskrcnn.trainer import MaskrcnnTraining
-from training.run.command_line import choose_settings, pixel_size_option
+from training.run.command_line import (
+    choose_settings,
+    pixel_size_option,
+    read_split,
+    run_options,
+    split_options,
+)
 from training.run.folder import RunFolder
 from training.run.lightning import STATE_NAME, EpochBatches, fit
-from training.run.options import read_split, run_options, split_options
 from training.run.progress import EpochProgress
 
 COCO = "coco"

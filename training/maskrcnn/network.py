@@ -25,8 +25,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from training.checkpoint import CheckpointError, Recipe, fill_network, load_checkpoint
-from training.validation_errors import explain
+from training.checkpoint import CheckpointError, Recipe, explain, fill_network, load_checkpoint
 
 ARCHITECTURE = "maskrcnn_resnet50_fpn_v2"
 COCO_WEIGHTS = MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1

@@ -24,17 +24,16 @@ from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 from training.checkpoint import (
     RANDOM,
     CheckpointError,
+    hash_files,
     load_checkpoint,
     new_recipe,
 )
 from training.crops import Crop, CropIndex, read_index
 from training.resnet.network import ARCHITECTURE, CellClassifier
 from training.resnet.trainer import ClassifierTraining
-from training.run.command_line import choose_settings
-from training.run.file_hashes import hash_files
+from training.run.command_line import choose_settings, run_options
 from training.run.folder import RunFolder
 from training.run.lightning import STATE_NAME, fit
-from training.run.options import run_options
 from training.run.progress import EpochProgress
 
 

@@ -1,8 +1,11 @@
-"""Data sets and settings from the command line, shared by the training commands."""
+"""The command line of the trainings: options, settings, and data sets with their split.
+
+The exports and benchmarks read data sets by it too, so it imports no torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,12 +14,15 @@ import click
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from training.checkpoint import RANDOM, explain, hash_files
 from training.datasets.annotated import AnnotatedDataset, AnnotationError
 from training.datasets.readers import read_annotated
-from training.run.file_hashes import hash_files
-from training.validation_errors import explain
+from training.datasets.scale import SIMILAR, bring_together
+from training.datasets.splits import split_by_frame
 
 Settings = TypeVar("Settings", bound=BaseModel)
+
+Command = TypeVar("Command", bound=Callable[..., None])
 
 DATA_HELP = (
     "Annotated data set: a folder in COCO, label image, YOLO-seg or Cell Tracking Challenge "
@@ -24,7 +30,9 @@ DATA_HELP = (
     "line: file names without suffix, of Cell Tracking sequences such as 01_t000. May be given "
     "several times."
 )
+
 data_option = click.option("--data", multiple=True, required=True, help=DATA_HELP)
+
 pixel_size_option = click.option(
     "--pixel-size",
     "pixel_sizes",
@@ -33,7 +41,93 @@ pixel_size_option = click.option(
     help="Side of a pixel of the frames in micrometres: one for all --data, or one for each. "
     "Default: what OME-TIFF, ImageJ TIFF or the annotations tell.",
 )
+
+RESUME_HELP = "Go on with the run that was cut off in OUT; give the other options as before."
+
 SETTINGS_HELP = "YAML file of settings that change the preset's."
+
+
+def run_options(presets: Iterable[str], *, init: str, seed: str) -> Callable[[Command], Command]:
+    """Add the options of every run: ``out init preset file epochs bf16 seed resume``.
+
+    Args:
+        presets: names of settings, ``study`` among them.
+        init: help text of ``--init``, which says where the weights may come from.
+        seed: help text of ``--seed``, which says what is drawn.
+    """
+    return _add_options(
+        click.option(
+            "--out", type=click.Path(path_type=Path), required=True, help="Checkpoint folder."
+        ),
+        click.option("--init", default=RANDOM, help=init),
+        click.option(
+            "--preset", type=click.Choice(list(presets)), default="study", help="Settings by name."
+        ),
+        click.option(
+            "--settings",
+            "file",
+            type=click.Path(path_type=Path),
+            help=SETTINGS_HELP,
+        ),
+        click.option("--epochs", type=int, help="Passes over the data."),
+        click.option("--bf16/--no-bf16", default=None, help="Mixed precision in bfloat16."),
+        click.option("--seed", type=click.IntRange(min=0), default=0, help=seed),
+        click.option("--resume", is_flag=True, help=RESUME_HELP),
+    )
+
+
+def split_options(command: Command) -> Command:
+    """Add ``--data``, and the validation frames or their share; see :func:`read_split`."""
+    return _add_options(
+        data_option,
+        click.option(
+            "--validation", multiple=True, help="The same, of frames to validate on only."
+        ),
+        click.option(
+            "--validation-share",
+            type=float,
+            help="Share of the frames, where none are given to validate.",
+        ),
+    )(command)
+
+
+def _add_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def add(command: Command) -> Command:
+        for option in reversed(options):  # the last one applied comes first in --help
+            command = option(command)
+        return command
+
+    return add
+
+
+def choose_settings(
+    presets: Mapping[str, Settings], preset: str, file: Path | None, **overrides: Any
+) -> Settings:
+    """Take a preset, override it by a YAML file, then by the options that were given (not None).
+
+    Raises:
+        click.UsageError: the file cannot be read, or the settings are not valid.
+    """
+    base = presets[preset]
+    given = {name: value for name, value in overrides.items() if value is not None}
+    from_file = _read_yaml(file) if file else {}
+    try:
+        return type(base).model_validate({**base.model_dump(), **from_file, **given})
+    except ValidationError as error:
+        origin = f"{file} and options" if file else "options"
+        raise click.UsageError(f"settings of {origin} are not valid:{explain(error)}") from error
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{file} cannot be read as YAML: {error}") from error
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+        raise click.UsageError(f"{file}: settings are lines `name: value`; found {settings!r}.")
+    return settings
 
 
 def read_data(
@@ -54,10 +148,6 @@ def read_data(
         click.UsageError: a folder cannot be read, frames share a name, the classes differ, or
             there are too few or too many pixel sizes.
     """
-    from training.datasets.scale import (
-        bring_together,  # imports torch, which a mistyped option should not wait for
-    )
-
     datasets, hashes = [], {}
     sizes = _pixel_sizes(arguments, pixel_sizes_um)
     for argument, size in zip(arguments, sizes, strict=True):
@@ -110,31 +200,54 @@ def _names(listing: Path) -> list[str]:
     return [line for line in lines if line]
 
 
-def choose_settings(
-    presets: Mapping[str, Settings], preset: str, file: Path | None, **overrides: Any
-) -> Settings:
-    """Take a preset, override it by a YAML file, then by the options that were given (not None).
+def read_split(
+    data: Sequence[str],
+    validation: Sequence[str],
+    *,
+    share: float,
+    seed: int,
+    one_class: bool = True,
+    pixel_sizes: Sequence[float] = (),
+    select: Callable[[AnnotatedDataset], AnnotatedDataset] | None = None,
+) -> tuple[AnnotatedDataset, AnnotatedDataset, dict[str, str]]:
+    """Read the frames to train on and the frames to validate on.
+
+    Args:
+        data: arguments of ``--data``.
+        validation: arguments of ``--validation``; if there are none, a share of ``data`` is drawn.
+        share: share of the frames of ``data`` to validate on, above 0 and below 1.
+        seed: random seed of the draw.
+        one_class: see :func:`read_data`.
+        pixel_sizes: values of ``--pixel-size`` in micrometres: none, one for all frames, or one per
+            argument of ``data``, followed by one per argument of ``validation`` if there are more.
+        select: selects the frames that may be drawn; None means all.
+
+    Returns:
+        Frames to train on, frames to validate on, and hashes as in ``read_data``.
 
     Raises:
-        click.UsageError: the file cannot be read, or the settings are not valid.
+        click.UsageError: see ``read_data``.
+        ValueError: the frames cannot be split, see :func:`training.datasets.splits.split_by_frame`.
     """
-    base = presets[preset]
-    given = {name: value for name, value in overrides.items() if value is not None}
-    from_file = _read_yaml(file) if file else {}
-    try:
-        return type(base).model_validate({**base.model_dump(), **from_file, **given})
-    except ValidationError as error:
-        origin = f"{file} and options" if file else "options"
-        raise click.UsageError(f"settings of {origin} are not valid:{explain(error)}") from error
+    own, others = pixel_sizes, pixel_sizes
+    if validation and len(pixel_sizes) > 1:
+        own, others = pixel_sizes[: len(data)], pixel_sizes[len(data) :]
+    train, hashes = read_data(data, one_class, own)
+    if not validation:
+        return *split_by_frame(select(train) if select else train, share, seed), hashes
+    kept, kept_hashes = read_data(validation, one_class, others)
+    return train, _at_scale_of(train, kept), hashes | kept_hashes
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        settings = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{file} cannot be read as YAML: {error}") from error
-    if settings is None:
-        return {}
-    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
-        raise click.UsageError(f"{file}: settings are lines `name: value`; found {settings!r}.")
-    return settings
+def _at_scale_of(train: AnnotatedDataset, kept: AnnotatedDataset) -> AnnotatedDataset:
+    """Bring ``kept`` to the common scale of ``train``, if both state their pixel size.
+
+    The sizes of cells are not compared: those in a few frames may be larger by chance.
+    """
+    if train.pixel_size_um is None or kept.pixel_size_um is None:
+        return kept
+    factor = kept.pixel_size_um / train.pixel_size_um
+    if 1 / SIMILAR <= factor <= SIMILAR:
+        return kept
+    frames = tuple(replace(frame, scale=frame.scale * factor) for frame in kept.frames)
+    return replace(kept, frames=frames)

@@ -20,8 +20,6 @@ import torch
 from training.checkpoint import CheckpointError, Recipe, save_checkpoint
 from training.evaluation.score_threshold import draw_threshold
 
-RESUME_HELP = "Go on with the run that was cut off in OUT; give the other options as before."
-
 
 @dataclass(frozen=True)
 class RunFolder:

@@ -33,15 +33,14 @@ from training.checkpoint import (
     WEIGHTS_FILE,
     CheckpointError,
     Recipe,
+    hash_files,
     new_recipe,
 )
 from training.datasets.annotated import AnnotatedDataset
 from training.datasets.splits import refuse_shared_frames
-from training.run.command_line import choose_settings
-from training.run.file_hashes import hash_files
+from training.run.command_line import choose_settings, read_split, run_options, split_options
 from training.run.folder import RunFolder
 from training.run.lightning import STATE_NAME, EpochBatches, fit
-from training.run.options import read_split, run_options, split_options
 from training.run.progress import EpochProgress
 from training.sam.embeddings import KeptEmbeddings
 from training.sam.frames import SamFrame, Sides, prepare_frames

@@ -28,10 +28,9 @@ from typing import Any
 
 import click
 
-from training.run.command_line import choose_settings
+from training.run.command_line import choose_settings, read_split, run_options, split_options
 from training.run.folder import RunFolder
 from training.run.lightning import STATE_NAME
-from training.run.options import read_split, run_options, split_options
 from training.unet.encoders import NETWORKS, NUCLEI_NETWORKS, PLAIN_UNET
 from training.unet.settings import GLIOMA_PRESETS, NUCLEI_PRESETS
 from training.unet.train import train_nuclei, train_unet

@@ -15,13 +15,13 @@ from training.checkpoint import (
     CheckpointError,
     Recipe,
     fill_network,
+    hash_files,
     load_checkpoint,
     new_recipe,
 )
 from training.datasets.annotated import AnnotatedDataset
 from training.datasets.splits import refuse_shared_frames
 from training.nuclei_tiles import Tile, read_tile_index
-from training.run.file_hashes import hash_files
 from training.run.folder import RunFolder
 from training.run.lightning import STATE_NAME, EpochBatches, fit
 from training.run.progress import EpochProgress

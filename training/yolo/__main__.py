@@ -32,9 +32,14 @@ from training.checkpoint import (
 )
 from training.datasets.scale import describe_scale, measure_scale
 from training.datasets.splits import split_by_frame
-from training.run.command_line import choose_settings, data_option, pixel_size_option, read_data
+from training.run.command_line import (
+    choose_settings,
+    data_option,
+    pixel_size_option,
+    read_data,
+    run_options,
+)
 from training.run.folder import RunFolder
-from training.run.options import run_options
 from training.run.progress import EpochProgress
 from training.yolo.dataset import DATA_FILE, WindowSettings, write_yolo_dataset
 from training.yolo.network import ARCHITECTURE, fetch_coco_weights, new_network

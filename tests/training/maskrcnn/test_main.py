@@ -14,7 +14,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from training.checkpoint import load_checkpoint
+from training.checkpoint import hash_files, load_checkpoint
 from training.datasets.annotated import AnnotatedDataset
 from training.maskrcnn.__main__ import _freeze, main, train_maskrcnn
 from training.maskrcnn.frames import ValidationInstances, collate, prepare_instances
@@ -22,7 +22,6 @@ from training.maskrcnn.network import ARCHITECTURE, build_maskrcnn, load_maskrcn
 from training.maskrcnn.settings import PRESETS, MaskrcnnSettings
 from training.maskrcnn.trainer import MaskrcnnTraining
 from training.run.command_line import read_data
-from training.run.file_hashes import hash_files
 from training.run.lightning import EpochBatches
 from training.run.progress import EpochProgress
 
