@@ -31,8 +31,7 @@ from pycocotools.cocoeval import COCOeval, Params
 
 from cytoserve import Cells
 from cytoserve.patches import run_lengths
-from training.datasets.annotated import AnnotatedCell
-from training.datasets.readers.masks import rle_from_cell
+from training.datasets.annotated import AnnotatedCell, rle_from_cell
 from training.evaluation.matching import match_cells, quality
 
 THRESHOLDS = tuple(hundredths / 100 for hundredths in range(50, 100, 5))

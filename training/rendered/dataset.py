@@ -10,8 +10,7 @@ from typing import Any
 import cv2
 
 from cytoserve.files import write_atomically
-from training.datasets.annotated import AnnotatedCell
-from training.datasets.readers.masks import rle_from_cell
+from training.datasets.annotated import AnnotatedCell, rle_from_cell
 from training.rendered.frame import render_frame
 from training.rendered.settings import CLASS_NAMES, RenderSettings
 

@@ -15,8 +15,8 @@ from training.datasets.annotated import (
     AnnotatedDataset,
     AnnotatedFrame,
     AnnotationError,
+    cell_from_polygons,
 )
-from training.datasets.readers.masks import cell_from_polygons
 
 
 def frame(name: str, *class_ids: int) -> AnnotatedFrame:

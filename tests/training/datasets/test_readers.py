@@ -16,9 +16,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco_mask
 
-from training.datasets.annotated import AnnotatedCell, AnnotatedDataset, AnnotationError
+from training.datasets.annotated import (
+    AnnotatedCell,
+    AnnotatedDataset,
+    AnnotationError,
+    cell_from_rle,
+    rle_from_cell,
+)
 from training.datasets.readers import read_annotated
-from training.datasets.readers.masks import cell_from_rle, rle_from_cell
 
 HEIGHT, WIDTH = 40, 60
 REAL = Path(__file__).parents[4] / "shared" / "data"

@@ -7,9 +7,13 @@ from pathlib import Path
 
 from cytoserve.images import read_pixel_size
 from training.datasets.annotated import AnnotatedDataset, AnnotationError
-from training.datasets.readers.cell_tracking import read_cell_tracking, truth_folders
 from training.datasets.readers.coco import read_coco
-from training.datasets.readers.label_images import label_files, read_label_images
+from training.datasets.readers.label_images import (
+    label_files,
+    read_cell_tracking,
+    read_label_images,
+    truth_folders,
+)
 from training.datasets.readers.yolo_seg import read_yolo_seg
 
 __all__ = ["AnnotatedDataset", "AnnotationError", "read_annotated"]

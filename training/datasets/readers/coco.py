@@ -44,9 +44,11 @@ from training.datasets.annotated import (
     AnnotatedDataset,
     AnnotatedFrame,
     AnnotationError,
+    cell_from_polygons,
+    cell_from_rle,
+    polygon_points,
 )
 from training.datasets.readers.files import image_size, images_in, parse, read_json
-from training.datasets.readers.masks import cell_from_polygons, cell_from_rle, polygon_points
 
 
 class _Image(BaseModel):

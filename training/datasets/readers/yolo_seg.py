@@ -20,6 +20,8 @@ from training.datasets.annotated import (
     AnnotatedDataset,
     AnnotatedFrame,
     AnnotationError,
+    cell_from_polygons,
+    polygon_points,
 )
 from training.datasets.readers.files import (
     by_name,
@@ -29,7 +31,6 @@ from training.datasets.readers.files import (
     read_text,
     read_yaml,
 )
-from training.datasets.readers.masks import cell_from_polygons, polygon_points
 
 
 class _Data(BaseModel):
