@@ -26,8 +26,8 @@ from server.embedded import EmbeddedServer
 from training.checkpoint import LearnedScale, Recipe, save_checkpoint
 from training.maskrcnn.network import ARCHITECTURE as MASKRCNN
 from training.maskrcnn.network import build_maskrcnn
-from training.preprocessing.contrast import PrepareWholeFrame
-from training.preprocessing.tiles import NetworkTiles
+from training.preprocessing.cutting import NetworkTiles
+from training.preprocessing.normalise import PrepareWholeFrame
 from training.rendered import RenderSettings, render_frame
 from training.resnet.network import ARCHITECTURE as RESNET50
 from training.resnet.network import CellClassifier

@@ -24,7 +24,7 @@ from training.checkpoint import LearnedScale, explain
 from training.datasets.annotated import AnnotatedDataset, AnnotatedFrame
 from training.datasets.scale import measure_scale
 from training.datasets.splits import split_by_frame
-from training.preprocessing.cell_crops import CellCrops
+from training.preprocessing.cutting import CellCrops
 from training.preprocessing.normalise import PercentileLevels
 from training.run.command_line import data_option, pixel_size_option, read_data
 

@@ -230,7 +230,7 @@ def tile_cuts(
     Args:
         boxes: float32 ``[N, 4]``, in network pixels of the tile.
         tiles: int64 ``[N]``, index of each cell's tile.
-        tile_origins: float32 ``[T, 2]``, (x, y), see `training.preprocessing.tiles.NetworkTiles`.
+        tile_origins: float32 ``[T, 2]``, (x, y), see `training.preprocessing.cutting.NetworkTiles`.
         tile_size: float32 ``[2]``, width and height of a tile in network pixels.
         overlap: float32 ``[]``, least overlap of neighbouring tiles in network pixels.
 

@@ -15,7 +15,7 @@ from benchmarks.published import GliomaModel, TestSizes
 from training.checkpoint import RANDOM, RECIPE_FILE, WEIGHTS_FILE, hash_files
 from training.datasets.annotated import AnnotatedDataset, AnnotatedFrame
 from training.datasets.splits import DatasetSplit, SplitSizes, random_split
-from training.preprocessing.contrast import PrepareWholeFrame
+from training.preprocessing.normalise import PrepareWholeFrame
 from training.run.folder import RunFolder
 from training.run.lightning import STATE_NAME
 from training.unet.dice import NATIVE, RESOLUTIONS, dice_at, size_text

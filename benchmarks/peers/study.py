@@ -23,7 +23,7 @@ from cytoserve.contract import (
     SCORE_THRESHOLD,
 )
 from export.resnet.network import CLASSIFIER_CHUNK
-from training.preprocessing.cell_crops import CellCrops
+from training.preprocessing.cutting import CellCrops
 from training.resnet.network import load_classifier
 from training.yolo.network import MODEL_FILE, all_threads, load_network
 

@@ -56,7 +56,7 @@ class MaskRcnnTile(nn.Module):
         """Find the cells of one tile.
 
         Args:
-            network_tiles: one tile of `training.preprocessing.tiles.FrameTiles`, uint8
+            network_tiles: one tile of `training.preprocessing.cutting.FrameTiles`, uint8
                 ``[1, 3, h, w]``.
             tile_origins: corner of the tile, float32 ``[1, 2]``.
             tiling: tiling of the frame, float32 ``[5]``.

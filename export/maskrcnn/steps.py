@@ -23,7 +23,7 @@ from export.maskrcnn.network import MaskRcnnCells, MaskRcnnNetwork, MaskRcnnTile
 from export.parity.cells import check_cells
 from export.parity.steps import Case, camera_frame, generator, pixels
 from export.repository.exported_step import ExportedStep, export_step
-from training.preprocessing.tiles import FrameTiles
+from training.preprocessing.cutting import FrameTiles
 
 ALL, NONE = 0.0, 1.0
 """Score thresholds that every proposal passes, or none, whatever a network has learned."""

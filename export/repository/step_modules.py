@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 STEP_MODULES = {
-    "yolo_prepare": "training.preprocessing.tiles.NetworkTiles",
+    "yolo_prepare": "training.preprocessing.cutting.NetworkTiles",
     "yolo_cells": "training.yolo.network.YoloNetwork",
     "yolo_targets": "training.yolo.network.YoloNetwork",
     "yolo_decode": "training.yolo.decode.YoloDecode",
-    "cell_crops": "training.preprocessing.cell_crops.CellCrops",
+    "cell_crops": "training.preprocessing.cutting.CellCrops",
     "resnet50_cells": "export.resnet.network.ClassifierNetwork",
     "cell_classes": "export.resnet.network.CellClasses",
-    "maskrcnn_prepare": "training.preprocessing.tiles.FrameTiles",
+    "maskrcnn_prepare": "training.preprocessing.cutting.FrameTiles",
     "maskrcnn_network": "export.maskrcnn.network.MaskRcnnNetwork",
     "maskrcnn_cells": "export.maskrcnn.network.MaskRcnnCells",
     "sam_prepare": "export.sam.prepare.SamPrepare",
@@ -19,7 +19,7 @@ STEP_MODULES = {
     "sam_box_prompts": "export.sam.cells.SamBoxPrompts",
     "sam_decoder": "export.sam.decoder.SamDecoder",
     "sam_cells": "export.sam.cells.SamCells",
-    "glioma_prepare": "training.preprocessing.contrast.PrepareWholeFrame",
+    "glioma_prepare": "training.preprocessing.normalise.PrepareWholeFrame",
     "glioma_network": "export.unet.networks.WholeFrameNetwork",
     "glioma_livecell_network": "export.unet.networks.WholeFrameNetwork",
     "nuclei_prepare": "export.unet.tiles.PrepareTiles",

@@ -9,7 +9,7 @@ import torch
 
 from cytoserve.contract import CROP_SIZE
 from export.resnet.network import CLASSIFIER_CHUNK
-from training.preprocessing.cell_crops import CellCrops
+from training.preprocessing.cutting import CellCrops
 from training.preprocessing.normalise import PercentileLevels
 from training.resnet.network import CellClassifier
 

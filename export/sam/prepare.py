@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from cytoserve.contract import MAX_TILE_OVERLAP
 from export.graphs.resize import bilinear_weights
 from export.sam.geometry import content_size, sides_left_open
+from training.preprocessing.cutting import corners, in_rows, tile_starts
 from training.preprocessing.normalise import PercentileLevels, as_rgb, to_8_bit
-from training.preprocessing.tiles import corners, in_rows, tile_starts
 
 OPAQUE = 255
 """Opacity of a pixel that shows the frame; all other pixels have 0, transparent."""

@@ -13,7 +13,7 @@ import torch
 from cytoserve.contract import TILE_MARGIN, TILE_SIZE, TILE_STEP
 from export.unet.tiles import blend_weights
 from training.preprocessing.clean import clean_image
-from training.preprocessing.contrast import PrepareWholeFrame
+from training.preprocessing.normalise import PrepareWholeFrame
 from training.unet.network import UNet
 
 Probability = npt.NDArray[np.float32]

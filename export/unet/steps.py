@@ -11,7 +11,7 @@ from export.repository.exported_step import ExportedStep, export_step
 from export.unet.networks import TILE_CHUNK, Foreground, TileNetwork, WholeFrameNetwork
 from export.unet.nuclei_centres import NucleiCentres
 from export.unet.tiles import PrepareTiles, StitchTiles, tile_count
-from training.preprocessing.contrast import PrepareWholeFrame
+from training.preprocessing.normalise import PrepareWholeFrame
 from training.unet.network import UNet
 
 WHITE = 3000.0

@@ -18,7 +18,7 @@ from export.graphs.trace import trace_graph
 from export.parity.cells import check_cells
 from export.parity.steps import Case, camera_frame, generator, pixels
 from export.repository.exported_step import ExportedStep, export_step
-from training.preprocessing.tiles import NetworkTiles
+from training.preprocessing.cutting import NetworkTiles
 from training.yolo.decode import CHUNK, COEFFICIENTS, YoloDecode
 from training.yolo.network import SegmentationModel, YoloNetwork
 

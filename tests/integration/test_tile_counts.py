@@ -14,7 +14,7 @@ from cytoserve.codec.cards import LearnedScale, ModelCard
 from cytoserve.contract import MAX_TILE_OVERLAP, PIPELINES, Pipeline
 from cytoserve.operating_point import OperatingPoint, operating_point
 from cytoserve.settings import Settings
-from training.preprocessing.tiles import FrameTiles, NetworkTiles, tile_starts
+from training.preprocessing.cutting import FrameTiles, NetworkTiles, tile_starts
 
 YOLO, MASKRCNN = PIPELINES["yolo"], PIPELINES["maskrcnn"]
 SIZE = 64

@@ -18,7 +18,7 @@ from training.crops import cut_crops, main, read_index
 from training.datasets.annotated import AnnotatedDataset
 from training.datasets.readers import read_annotated
 from training.datasets.scale import measure_scale
-from training.preprocessing.cell_crops import CellCrops
+from training.preprocessing.cutting import CellCrops
 from training.preprocessing.normalise import PercentileLevels
 
 CELL = (10, 10, 20, 20)

@@ -16,7 +16,7 @@ from training.datasets.annotated import AnnotatedCell, AnnotatedDataset, Annotat
 from training.datasets.blank_frames import blank_frame
 from training.maskrcnn.network import NetworkSettings
 from training.maskrcnn.settings import MaskrcnnSettings
-from training.preprocessing.tiles import scaled_frame
+from training.preprocessing.cutting import scaled_frame
 from training.run.lightning import Draw
 
 BACKGROUND_MARGIN = 4

@@ -13,7 +13,7 @@ from training.datasets.annotated import AnnotatedDataset
 from training.evaluation.score_threshold import choose_score_threshold, validation_frames
 from training.maskrcnn.network import keep_sizes
 from training.postprocessing import merge_cells, tile_cuts
-from training.preprocessing.tiles import FrameTiles
+from training.preprocessing.cutting import FrameTiles
 
 LOWEST = 0.05
 """Score threshold at which the network is run to obtain all its cells. Below it, masks of hundreds

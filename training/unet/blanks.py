@@ -15,7 +15,7 @@ from torch import Tensor
 
 from training.datasets.blank_frames import blank_frame, blank_slide
 from training.preprocessing.clean import clean_image
-from training.preprocessing.contrast import PrepareWholeFrame
+from training.preprocessing.normalise import PrepareWholeFrame
 from training.unet.frames import MaskedImage
 from training.unet.settings import UnetSettings
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_f1_score, binary_jaccard_index
 
-from training.preprocessing.contrast import PrepareWholeFrame
+from training.preprocessing.normalise import PrepareWholeFrame
 
 RESOLUTIONS = {"704p": (512, 704), "1472p": (1120, 1472), "2592p": (1952, 2592)}
 """Resolutions of study S2: name -> (H, W) in pixels."""

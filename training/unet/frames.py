@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as transforms
 
 from training.datasets.annotated import AnnotatedDataset, AnnotatedFrame
-from training.preprocessing.contrast import PrepareWholeFrame
+from training.preprocessing.normalise import PrepareWholeFrame
 from training.run.lightning import Draw
 from training.unet.dice import resize_bilinear, resize_image, resize_truth
 from training.unet.losses import balancing_weights, border_weights

@@ -18,7 +18,7 @@ from skimage import draw
 
 from training.datasets.annotated import AnnotatedCell, AnnotatedDataset, AnnotatedFrame
 from training.datasets.blank_frames import blank_frame
-from training.preprocessing.tiles import PADDING_VALUE, padding_before, scaled_frame
+from training.preprocessing.cutting import PADDING_VALUE, padding_before, scaled_frame
 
 DATA_FILE = "data.yaml"
 

@@ -213,8 +213,8 @@ class YoloDecode(nn.Module):
             predictions: float32 ``[T, 4 + K + 32, A]``: centre x, y, width, height in network
                 pixels of the tile, K class scores, 32 mask coefficients, for A anchors.
             prototypes: float32 ``[T, 32, S / 4, S / 4]``.
-            tile_origins: float32 ``[T, 2]``, see `training.preprocessing.tiles.NetworkTiles`.
-            tiling: float32 ``[5]``, see `training.preprocessing.tiles.NetworkTiles`.
+            tile_origins: float32 ``[T, 2]``, see `training.preprocessing.cutting.NetworkTiles`.
+            tiling: float32 ``[5]``, see `training.preprocessing.cutting.NetworkTiles`.
             score_threshold: float32 ``[1]``; the best class score of a detection must be above it.
             overlap_threshold: float32 ``[1]``, share of the smaller mask above which the
                 lower-ranked of two cells is dropped.

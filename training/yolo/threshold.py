@@ -10,7 +10,7 @@ from cytoserve.contract import DEFAULT_MAX_CELLS, NETWORK_SIZE, OVERLAP_THRESHOL
 from training.checkpoint import ChosenThreshold, LearnedScale
 from training.datasets.annotated import AnnotatedDataset
 from training.evaluation.score_threshold import LOWEST, choose_score_threshold, validation_frames
-from training.preprocessing.tiles import NetworkTiles
+from training.preprocessing.cutting import NetworkTiles
 from training.yolo.decode import YoloDecode
 from training.yolo.network import SegmentationModel, YoloNetwork
 

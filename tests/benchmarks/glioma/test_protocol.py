@@ -17,7 +17,7 @@ from benchmarks.glioma.runs import Protocol, average
 from benchmarks.glioma.tables import scores_table
 from benchmarks.published import S2_TABLES, GliomaModel
 from training.datasets.readers import read_annotated
-from training.preprocessing.contrast import PrepareWholeFrame
+from training.preprocessing.normalise import PrepareWholeFrame
 from training.rendered import RenderSettings, render_dataset
 from training.unet.dice import resize_bilinear, resize_image
 from training.unet.encoders import ENCODERS

@@ -27,7 +27,7 @@ from export.parity.instances import check_chain, instance_inputs, pair_cells
 from export.parity.reference_merge import frame_grid, scaled_rgb
 from export.parity.steps import FLOAT_TOLERANCE, LEVEL_TOLERANCE, Case, ParityError, camera_frame
 from training.checkpoint import LearnedScale
-from training.preprocessing.tiles import FrameTiles
+from training.preprocessing.cutting import FrameTiles
 from training.rendered import RenderSettings, render_frame
 
 STEP = STEPS["maskrcnn_network"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.preprocessing.contrast import PrepareWholeFrame
+from training.preprocessing.normalise import PrepareWholeFrame
 from training.unet.dice import (
     RESOLUTIONS,
     dice_at,

@@ -21,7 +21,7 @@ from skimage import draw
 from training.datasets.annotated import AnnotatedCell, AnnotatedDataset, AnnotatedFrame
 from training.datasets.readers import read_annotated
 from training.datasets.splits import split_by_frame
-from training.preprocessing.tiles import PADDING_VALUE, NetworkTiles, padding_before, scaled_frame
+from training.preprocessing.cutting import PADDING_VALUE, NetworkTiles, padding_before, scaled_frame
 from training.yolo.dataset import BACKGROUND_MARGIN, WindowSettings, _starts, write_yolo_dataset
 
 CELL = (10, 10, 20, 20)

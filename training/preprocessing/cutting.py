@@ -1,8 +1,10 @@
-"""Cutting of a camera frame of any size into tiles, at the scale that the network was trained at.
+"""Cutting of a camera frame into what networks take: tiles of the frame, and crops of its cells.
 
-A frame of any size is scaled by one factor: network pixels per frame pixel. If the scaled frame
-fits into one tile, it is padded as by ultralytics' LetterBox. A larger one is cut into overlapping
-tiles, so that every cell up to the size of the overlap lies whole in some tile.
+A frame of any size is scaled by one factor, network pixels per frame pixel, to the scale that the
+network was trained at. If the scaled frame fits into one tile, it is padded as by ultralytics'
+LetterBox. A larger one is cut into overlapping tiles, so that every cell up to the size of the
+overlap lies whole in some tile. Crops are rectangles cut around cells, on which the classifier is
+trained and served.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import roi_align
 
-from cytoserve.contract import MASKRCNN_TILE_SIZE, MAX_TILE_OVERLAP, NETWORK_SIZE
+from cytoserve.contract import CROP_SIZE, MASKRCNN_TILE_SIZE, MAX_TILE_OVERLAP, NETWORK_SIZE
 from training.preprocessing.normalise import PercentileLevels, as_rgb, to_8_bit
 
 PADDING_VALUE = 114
@@ -246,3 +249,36 @@ def _neighbours(length: Tensor, content: Tensor) -> tuple[Tensor, Tensor, Tensor
     lower = torch.floor(source)
     upper = torch.minimum(lower + 1, length - 1)
     return lower.long(), upper.long(), (source - lower).float()
+
+
+SAMPLES_PER_BIN = 2
+"""RoiAlign averages this many samples per side of a crop pixel (He et al. 2017, section 3)."""
+
+
+class CellCrops(nn.Module):
+    """Cut one square crop per box by RoiAlign; exported as the step `cell_crops`.
+
+    A box of any aspect ratio is stretched to the square, as in the study. The crop is normalised
+    with the levels of its frame, so a dim cell in a bright field stays dim.
+    """
+
+    def forward(self, image: Tensor, levels: Tensor, boxes: Tensor) -> Tensor:
+        """Cut crops from ``image`` ``[H, W, C]`` (C = 1 or 3, integer camera values).
+
+        Args:
+            image: the frame.
+            levels: float32 ``[2]``, see `PercentileLevels`.
+            boxes: float32 ``[N, 4]``, (x0, y0, x1, y1) in continuous frame pixels.
+
+        Returns:
+            uint8 ``[max(N, 1), 3, S, S]``, RGB. Without any box there is one meaningless crop,
+            since a network step with a batch dimension rejects zero rows. The caller removes it.
+        """
+        count = torch.clamp(torch._shape_as_tensor(boxes)[0], min=1)
+        boxes = torch.cat([boxes, boxes.new_zeros((1, 4))])[:count]
+        frame = image.float().permute(2, 0, 1).unsqueeze(0)
+        rois = torch.cat([torch.zeros_like(boxes[:, :1]), boxes], dim=1)
+        crops = roi_align(
+            frame, rois, (CROP_SIZE, CROP_SIZE), sampling_ratio=SAMPLES_PER_BIN, aligned=True
+        )
+        return as_rgb(to_8_bit(crops, levels), channel_dim=1)
