@@ -23,7 +23,7 @@ ALLOWED = {
 FAMILIES = ("yolo", "resnet", "unet", "maskrcnn", "sam")
 SHARED = (
     "training/datasets",
-    "training/evaluation",
+    "training/evaluation.py",
     "training/postprocessing.py",
     "training/preprocessing",
     "training/run",

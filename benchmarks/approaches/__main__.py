@@ -54,7 +54,7 @@ from export.yolo.reference import UltralyticsYolo
 from server.errors import ServerError
 from training.checkpoint import CheckpointError
 from training.datasets.annotated import AnnotatedDataset, AnnotatedFrame
-from training.evaluation.matching import FrameMatches, match_cells, quality
+from training.evaluation import FrameMatches, match_cells, quality
 from training.resnet.network import load_classifier
 from training.run.command_line import data_option, read_data
 from training.yolo.network import load_network

@@ -16,7 +16,7 @@ from scipy.spatial import KDTree
 from cytoserve import Cells
 from cytoserve.patches import Region, regions
 from training.datasets.annotated import AnnotatedCell
-from training.evaluation.matching import match_cells
+from training.evaluation import match_cells
 
 NEAR_PX = 0.5
 """Maximum distance in pixels of an outline that runs along an edge of its box or of the frame."""

@@ -19,7 +19,7 @@ from cytoserve import Cells, Client, ModelCard
 from cytoserve.contract import PIPELINES
 from cytoserve.operating_point import operating_point
 from cytoserve.settings import Settings
-from training.evaluation.matching import match_cells, quality
+from training.evaluation import match_cells, quality
 
 FIRST_SEED = 500_000
 """Seed of the first scene, far from the seeds of rendered data sets."""

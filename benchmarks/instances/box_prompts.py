@@ -20,7 +20,7 @@ from cytoserve.contract import PIPELINES, STEPS
 from cytoserve.patches import regions
 from export.parity.chain import Arrays, Chain
 from training.datasets.annotated import AnnotatedCell
-from training.evaluation.matching import mask_iou
+from training.evaluation import mask_iou
 
 PROMPTS = 42
 """Number of boxes in a timed request: the cells of a dense frame in study S4."""

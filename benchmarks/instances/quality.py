@@ -32,7 +32,7 @@ from pycocotools.cocoeval import COCOeval, Params
 from cytoserve import Cells
 from cytoserve.patches import run_lengths
 from training.datasets.annotated import AnnotatedCell, rle_from_cell
-from training.evaluation.matching import match_cells, quality
+from training.evaluation import match_cells, quality
 
 THRESHOLDS = tuple(hundredths / 100 for hundredths in range(50, 100, 5))
 """Mask IoU thresholds from which a found cell may be right."""
@@ -172,7 +172,7 @@ class InstanceQuality:
     ap50: float
     """COCO's AP50: at IoU 0.50, with precision read at 101 recalls."""
     recall: float
-    """Share of annotated cells that are matched; `training.evaluation.matching` defines it and the
+    """Share of annotated cells that are matched; `training.evaluation` defines it and the
     next three."""
     precision: float
     f1: float

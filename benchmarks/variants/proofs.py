@@ -17,7 +17,7 @@ from cytoserve.contract import PIPELINES
 from export.unet.pipeline import RADIUS
 from training.datasets.annotated import AnnotatedCell
 from training.datasets.readers.brecahad import disc_mask, read_brecahad
-from training.evaluation.matching import match_cells, quality
+from training.evaluation import match_cells, quality
 from training.rendered import RenderSettings, render_frame
 from training.run.command_line import read_data
 from training.unet.dice import dice_score

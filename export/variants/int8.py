@@ -32,7 +32,7 @@ from export.parity.steps import ParityError
 from export.repository.install import MODEL_FILE, Staging
 from export.resnet.network import CLASSIFIER_CHUNK
 from training.datasets.annotated import AnnotatedFrame
-from training.evaluation.matching import match_cells, quality
+from training.evaluation import match_cells, quality
 
 VARIANT = "int8"
 

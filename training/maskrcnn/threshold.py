@@ -10,7 +10,7 @@ from cytoserve.cells import Cells
 from cytoserve.contract import DEFAULT_MAX_CELLS, OVERLAP_THRESHOLD
 from training.checkpoint import ChosenThreshold, LearnedScale
 from training.datasets.annotated import AnnotatedDataset
-from training.evaluation.score_threshold import choose_score_threshold, validation_frames
+from training.evaluation import choose_score_threshold, validation_frames
 from training.maskrcnn.network import keep_sizes
 from training.postprocessing import merge_cells, tile_cuts
 from training.preprocessing.cutting import FrameTiles

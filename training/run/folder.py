@@ -18,7 +18,7 @@ import click
 import torch
 
 from training.checkpoint import CheckpointError, Recipe, save_checkpoint
-from training.evaluation.score_threshold import draw_threshold
+from training.evaluation import draw_threshold
 
 
 @dataclass(frozen=True)

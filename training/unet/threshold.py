@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cytoserve.foreground import FULL, foreground_mask
 from training.checkpoint import ChosenThreshold
-from training.evaluation.score_threshold import THRESHOLDS, choose_threshold
+from training.evaluation import THRESHOLDS, choose_threshold
 from training.unet.network import UNet
 
 GREY_LEVELS = FULL + 1

@@ -9,7 +9,7 @@ from cytoserve.cells import Cells
 from cytoserve.contract import DEFAULT_MAX_CELLS, NETWORK_SIZE, OVERLAP_THRESHOLD
 from training.checkpoint import ChosenThreshold, LearnedScale
 from training.datasets.annotated import AnnotatedDataset
-from training.evaluation.score_threshold import LOWEST, choose_score_threshold, validation_frames
+from training.evaluation import LOWEST, choose_score_threshold, validation_frames
 from training.preprocessing.cutting import NetworkTiles
 from training.yolo.decode import YoloDecode
 from training.yolo.network import SegmentationModel, YoloNetwork
@@ -49,7 +49,7 @@ class YoloPipeline(nn.Module):
 def yolo_threshold(
     network: SegmentationModel, validation: AnnotatedDataset, scale: LearnedScale, seed: int
 ) -> ChosenThreshold:
-    """Choose the score threshold of a network, see `training.evaluation.score_threshold`.
+    """Choose the score threshold of a network, see `training.evaluation`.
 
     Args:
         network: a trained network.

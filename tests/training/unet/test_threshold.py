@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cytoserve.foreground import foreground_mask
-from training.evaluation.score_threshold import PICTURE, THRESHOLDS, draw_threshold
+from training.evaluation import PICTURE, THRESHOLDS, draw_threshold
 from training.unet.threshold import unet_threshold
 
 

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.datasets.readers import read_annotated
 from training.datasets.scale import measure_scale
-from training.evaluation.score_threshold import THRESHOLDS
+from training.evaluation import THRESHOLDS
 from training.rendered import RenderSettings
 from training.yolo.__main__ import YoloSettings, main
 from training.yolo.dataset import WindowSettings

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from cytoserve.contract import NETWORK_SIZE
+from training import evaluation
 from training.checkpoint import LearnedScale
 from training.datasets.annotated import AnnotatedDataset
-from training.evaluation import score_threshold
-from training.evaluation.score_threshold import BLANKS
+from training.evaluation import BLANKS
 from training.yolo import threshold as module
 from training.yolo.decode import COEFFICIENTS
 from training.yolo.network import YoloNetwork, new_network
@@ -58,7 +58,7 @@ def blank_shapes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         return np.full(shape, 100, np.uint16)
 
     monkeypatch.setattr(module, "YoloNetwork", BrightBlobs)
-    monkeypatch.setattr(score_threshold, "blank_frame", blank)
+    monkeypatch.setattr(evaluation, "blank_frame", blank)
     return shapes
 
 
