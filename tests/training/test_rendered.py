@@ -26,7 +26,7 @@ from training.rendered import (
     render_frame,
 )
 from training.rendered.__main__ import main
-from training.rendered.frame import phase_contrast
+from training.rendered.frames import phase_contrast
 from training.rendered.settings import ROUND, SPREAD
 from training.run.command_line import read_data
 

@@ -1,8 +1,7 @@
 """Rendered phase-contrast frames with exact masks and classes."""
 
-from training.rendered.dataset import render_dataset
-from training.rendered.frame import render_frame
-from training.rendered.scene import CrowdedFrameError
+from training.rendered.cells import CrowdedFrameError
+from training.rendered.frames import render_dataset, render_frame
 from training.rendered.settings import CLASS_NAMES, RenderSettings
 
 __all__ = ["CLASS_NAMES", "CrowdedFrameError", "RenderSettings", "render_dataset", "render_frame"]
