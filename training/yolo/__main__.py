@@ -41,10 +41,9 @@ from training.run.command_line import (
 )
 from training.run.folder import RunFolder
 from training.run.progress import EpochProgress
-from training.yolo.dataset import DATA_FILE, WindowSettings, write_yolo_dataset
+from training.yolo.frames import DATA_FILE, WindowSettings, write_yolo_dataset
 from training.yolo.network import ARCHITECTURE, fetch_coco_weights, new_network
-from training.yolo.threshold import yolo_threshold
-from training.yolo.trainer import YoloTrainer
+from training.yolo.trainer import YoloTrainer, yolo_threshold
 
 
 class YoloSettings(BaseModel):

@@ -1,31 +1,127 @@
-"""ultralytics' segmentation trainer, with masks by pixel centres and without pickled checkpoints.
+"""Training of a YOLO by ultralytics: its masks, the state to resume from, and its threshold.
 
 ultralytics fills polygons with their border and then rounds up each block of 4 x 4 pixels of which
 half is inside. That makes every cell 0.9 px wider on each side, and a network that has learned from
 such masks draws its outlines that far outside. Here a prototype pixel is inside if its centre is.
+
+ultralytics pickles its checkpoints. Here the state from which an interrupted training can resume is
+one safetensors file. The score threshold is chosen on validation frames, as served.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from skimage import draw
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from cytoserve.cells import Cells
+from cytoserve.contract import DEFAULT_MAX_CELLS, NETWORK_SIZE, OVERLAP_THRESHOLD
+from cytoserve.files import write_atomically
+from training.checkpoint import CheckpointError, ChosenThreshold, LearnedScale
+from training.datasets.annotated import AnnotatedDataset
+from training.evaluation import LOWEST, choose_score_threshold, validation_frames
+from training.preprocessing.cutting import NetworkTiles
 from training.run.folder import RunFolder
 from training.run.progress import EpochProgress
-from training.yolo.network import SegmentationModel, all_threads, new_network, transfer
-from training.yolo.state import YoloState
+from training.yolo.decode import YoloDecode
+from training.yolo.network import SegmentationModel, YoloNetwork, all_threads, new_network, transfer
 
 # After training.yolo.network, which keeps ultralytics offline.
 from ultralytics.data.augment import Format  # isort: skip
 from ultralytics.models.yolo.segment import SegmentationTrainer  # isort: skip
 from ultralytics.utils.torch_utils import ModelEMA, init_seeds  # isort: skip
+
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class YoloState:
+    """State of a run after a complete epoch, without its settings, which are given on resuming."""
+
+    epoch: int
+    """Last complete epoch, counted from 0."""
+    updates: int
+    """Number of updates of the averaged weights."""
+    best_fitness: float
+    best_metrics: dict[str, float]
+    network: Tensors
+    averaged: Tensors
+    """Exponential moving average of the network's weights, which is used in validation."""
+    best: Tensors
+    """Averaged weights of the best epoch."""
+    optimizer: dict[int, Tensors]
+    """State of each parameter, as ``optimizer.state_dict()["state"]``."""
+
+    def write(self, file: Path) -> None:
+        """Replace ``file`` atomically, so that an interruption leaves the old or the new state."""
+        tensors = {
+            **{f"model.{name}": tensor for name, tensor in self.network.items()},
+            **{f"ema.{name}": tensor for name, tensor in self.averaged.items()},
+            **{f"best.{name}": tensor for name, tensor in self.best.items()},
+            **{
+                f"optimizer.{index}.{name}": tensor
+                for index, entry in self.optimizer.items()
+                for name, tensor in entry.items()
+            },
+        }
+        facts = {
+            "epoch": self.epoch,
+            "updates": self.updates,
+            "best_fitness": self.best_fitness,
+            "best_metrics": self.best_metrics,
+        }
+        # Clones: the averaged weights may also be the best ones, and safetensors stores no shared
+        # memory.
+        tensors = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+        write_atomically(file, save(tensors, metadata={"state": json.dumps(facts)}))
+
+    @classmethod
+    def read(cls, file: Path) -> YoloState:
+        """Read a file that `write` wrote.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        try:
+            with safe_open(file, framework="pt") as opened:
+                facts = json.loads(opened.metadata()["state"])
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"{file} is damaged: {error}. Begin anew without --resume."
+            ) from error
+        optimizer: dict[int, Tensors] = {}
+        for name, tensor in _under("optimizer.", tensors).items():
+            index, _, key = name.partition(".")
+            optimizer.setdefault(int(index), {})[key] = tensor
+        return cls(
+            epoch=facts["epoch"],
+            updates=facts["updates"],
+            best_fitness=facts["best_fitness"],
+            best_metrics=facts["best_metrics"],
+            network=_under("model.", tensors),
+            averaged=_under("ema.", tensors),
+            best=_under("best.", tensors),
+            optimizer=optimizer,
+        )
+
+
+def _under(prefix: str, tensors: Tensors) -> Tensors:
+    return {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
+
 
 POINTS = 250
 """Maximum number of outline points that are used, of the 1,000 that ultralytics makes."""
@@ -122,7 +218,7 @@ class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics shi
     def build_dataset(self, *args: Any, **options: Any) -> Any:
         """Read windows and labels, without the pickled cache that ultralytics stores next to them.
 
-        Masks are those of `training.yolo.trainer`.
+        Masks are those of :class:`CentreMasks`.
         """
         self._remove_caches()
         dataset = super().build_dataset(*args, **options)
@@ -212,3 +308,60 @@ def _seed_epoch(trainer: YoloTrainer) -> None:
     seed = trainer.args.seed + trainer.epoch
     init_seeds(seed, deterministic=trainer.args.deterministic)
     trainer.train_loader.generator.manual_seed(seed)
+
+
+TILES_AT_ONCE = 2
+"""Number of tiles per pass through the network."""
+
+
+class YoloPipeline(nn.Module):
+    """Runs the modules of the served pipeline `yolo` in sequence on one frame."""
+
+    def __init__(self, network: SegmentationModel) -> None:
+        super().__init__()
+        self.prepare, self.network, self.decode = NetworkTiles(), YoloNetwork(network), YoloDecode()
+
+    def forward(
+        self, image: Tensor, scale: float, tile_overlap: float, score_threshold: float
+    ) -> tuple[Tensor, ...]:
+        """Find the cells of ``image`` int32 ``[H, W, C]``; outputs as in ``YoloDecode``."""
+        tiles, origins, tiling, _ = self.prepare(
+            image, torch.tensor([scale]), torch.tensor([tile_overlap])
+        )
+        answers = [self.network(part) for part in tiles.split(TILES_AT_ONCE)]
+        predictions, prototypes = (torch.cat(parts) for parts in zip(*answers, strict=True))
+        decoded: tuple[Tensor, ...] = self.decode(
+            predictions,
+            prototypes,
+            origins,
+            tiling,
+            torch.tensor([score_threshold]),
+            torch.tensor([OVERLAP_THRESHOLD]),
+            torch.tensor([DEFAULT_MAX_CELLS], dtype=torch.int32),
+        )
+        return decoded
+
+
+def yolo_threshold(
+    network: SegmentationModel, validation: AnnotatedDataset, scale: LearnedScale, seed: int
+) -> ChosenThreshold:
+    """Choose the score threshold of a network, see `training.evaluation`.
+
+    Args:
+        network: a trained network.
+        validation: frames that were not used in training.
+        scale: the scale that the network was trained at.
+        seed: random seed of the empty frames.
+    """
+    pipeline = YoloPipeline(network).eval()
+    overlap = scale.largest_cell_px * scale.network_scale
+
+    def found(image: Tensor, common: float) -> Cells:
+        with torch.inference_mode():
+            answer = pipeline(image, scale.network_scale * common, overlap, LOWEST)
+        boxes, scores, ids, probs, masks, count = (tensor.numpy() for tensor in answer[:6])
+        height, width = image.shape[:2]
+        names = validation.class_names
+        return Cells(boxes, scores, ids, probs, masks, (height, width), names, int(count[0]))
+
+    return choose_score_threshold(validation_frames(validation, found, scale, NETWORK_SIZE, seed))

@@ -21,7 +21,7 @@ from training.datasets.scale import measure_scale
 from training.evaluation import THRESHOLDS
 from training.rendered import RenderSettings
 from training.yolo.__main__ import YoloSettings, main
-from training.yolo.dataset import WindowSettings
+from training.yolo.frames import WindowSettings
 from training.yolo.network import ARCHITECTURE, load_network
 from training.yolo.trainer import CentreMasks, YoloTrainer
 

@@ -22,7 +22,7 @@ from training.datasets.annotated import AnnotatedCell, AnnotatedDataset, Annotat
 from training.datasets.readers import read_annotated
 from training.datasets.splits import split_by_frame
 from training.preprocessing.cutting import PADDING_VALUE, NetworkTiles, padding_before, scaled_frame
-from training.yolo.dataset import BACKGROUND_MARGIN, WindowSettings, _starts, write_yolo_dataset
+from training.yolo.frames import BACKGROUND_MARGIN, WindowSettings, _starts, write_yolo_dataset
 
 CELL = (10, 10, 20, 20)
 

@@ -32,7 +32,7 @@ BACKGROUND_TRIES = 64
 
 @dataclass(frozen=True)
 class WindowSettings:
-    """Settings of the windows to cut; the fields are those of `training.yolo.YoloSettings`."""
+    """Settings of the windows to cut; the settings of `training.yolo` have the same fields."""
 
     window: int
     samples_per_frame: int | None
