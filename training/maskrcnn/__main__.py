@@ -44,14 +44,12 @@ from training.maskrcnn.frames import (
 )
 from training.maskrcnn.network import (
     ARCHITECTURE,
-    NetworkSettings,
     build_maskrcnn,
     fill_all_but_predictors,
     read_network_settings,
 )
-from training.maskrcnn.settings import PRESETS, MaskrcnnSettings
-from training.maskrcnn.threshold import maskrcnn_threshold
-from training.maskrcnn.trainer import MaskrcnnTraining
+from training.maskrcnn.settings import PRESETS, MaskrcnnSettings, NetworkSettings
+from training.maskrcnn.trainer import MaskrcnnTraining, maskrcnn_threshold
 from training.run.command_line import (
     choose_settings,
     pixel_size_option,

@@ -14,8 +14,7 @@ from torch.utils.data import Dataset
 
 from training.datasets.annotated import AnnotatedCell, AnnotatedDataset, AnnotatedFrame
 from training.datasets.blank_frames import blank_frame
-from training.maskrcnn.network import NetworkSettings
-from training.maskrcnn.settings import MaskrcnnSettings
+from training.maskrcnn.settings import MaskrcnnSettings, NetworkSettings
 from training.preprocessing.cutting import scaled_frame
 from training.run.lightning import Draw
 
@@ -172,7 +171,7 @@ def _window_size(image: InstanceImage, settings: MaskrcnnSettings) -> tuple[int,
 
 
 class TrainingInstances(Dataset[Example]):
-    """Images that examples are drawn from by `training.unet.frames.EpochBatches`.
+    """Images that examples are drawn from by `training.run.lightning.EpochBatches`.
 
     A draw beyond the last image has no cells: it is part of the background of some image, or a
     newly made empty frame.

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN, MaskRCNN_ResNet50_FPN_V2_Weights
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -26,56 +25,22 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from training.checkpoint import CheckpointError, Recipe, explain, fill_network, load_checkpoint
+from training.maskrcnn.settings import (
+    ANCHOR_SIZES,
+    CHANNELS_PER_GROUP,
+    WIDTH,
+    NetworkSettings,
+    Normalisation,
+)
 
 ARCHITECTURE = "maskrcnn_resnet50_fpn_v2"
+
 COCO_WEIGHTS = MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1
+
 PREDICTORS = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.")
 """Layers whose size depends on the number of classes."""
 
-WIDTH = 64
-"""Number of channels of the first level of torchvision's network."""
-CHANNELS_PER_GROUP = 8
-"""Channels per group in group normalisation: 32 groups per 256 channels, as in Wu and He 2018."""
-ANCHOR_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
-
-Normalisation = Literal["batch", "group"]
-
-
-class NetworkSettings(BaseModel):
-    """Settings that a Mask R-CNN is built from, apart from its classes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    min_size: int = Field(800, ge=64)
-    """Short side of the median training frame after scaling, in pixels. All frames are scaled by
-    the same factor."""
-    max_size: int = Field(1333, ge=64)
-    """Upper limit of the long side of the median training frame, in pixels. It takes precedence
-    over min_size."""
-    proposals: int = Field(1000, gt=0)
-    """Number of boxes that the region proposal network passes on per frame, and per pyramid level
-    before they are filtered. It is also the maximum number of cells found. torchvision's own values
-    are 1000 boxes and 100 cells. A dense field needs several boxes for every cell in it."""
-    anchor_sizes: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        ANCHOR_SIZES, min_length=5, max_length=5
-    )
-    """Sides of the anchors of the five pyramid levels, in network pixels."""
-    normalisation: Normalisation = "batch"
-    """Normalisation of the layers. `batch` is used by torchvision and the COCO weights. `group`
-    does not depend on the batch: use it to train from random weights on two images at a time (He et
-    al. 2019, "Rethinking ImageNet Pre-training")."""
-    width: int = Field(WIDTH, gt=0, multiple_of=CHANNELS_PER_GROUP)
-    """Channels of the first level; all others are multiples of it. torchvision uses 64."""
-
-    @model_validator(mode="after")
-    def _agree(self) -> NetworkSettings:
-        if self.max_size < self.min_size:
-            raise ValueError(
-                f"max_size bounds the long side, so it is no less than min_size; got "
-                f"{self.max_size} and {self.min_size}"
-            )
-        return self
 
 
 class _Backbone(ResNet):  # type: ignore[misc]  # ships no types

@@ -44,7 +44,7 @@ class DenseSample(NamedTuple):
 
 
 class TrainingSamples(Dataset[Any]):
-    """Frames with cells, from which `training.unet.frames.EpochBatches` draws samples."""
+    """Frames with cells, from which `training.run.lightning.EpochBatches` draws samples."""
 
     def __init__(self, frames: Sequence[SamFrame], sides: Sides, settings: SamSettings) -> None:
         self.frames = frames

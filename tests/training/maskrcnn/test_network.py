@@ -14,12 +14,10 @@ from training.maskrcnn.network import (
     ARCHITECTURE,
     COCO_WEIGHTS,
     PREDICTORS,
-    WIDTH,
-    NetworkSettings,
-    Normalisation,
     build_maskrcnn,
     load_maskrcnn,
 )
+from training.maskrcnn.settings import WIDTH, NetworkSettings, Normalisation
 
 SIZES = {"min_size": 64, "max_size": 128, "proposals": 20}
 
