@@ -34,9 +34,8 @@ from training.resnet.network import CellClassifier
 from training.sam.network import ARCHITECTURE as SAM
 from training.sam.network import build_sam
 from training.sam.sizes import TINY
-from training.unet.encoders import PLAIN_UNET
 from training.unet.network import ARCHITECTURE as UNET
-from training.unet.network import UNet, build_unet
+from training.unet.network import PLAIN_UNET, UNet, build_unet
 from training.yolo.network import ARCHITECTURE as YOLO
 from training.yolo.network import SegmentationModel, new_network
 

@@ -34,8 +34,7 @@ from training.checkpoint import RANDOM, explain, load_checkpoint
 from training.datasets.splits import SplitSizes
 from training.run.command_line import SETTINGS_HELP, choose_settings, data_option, read_data
 from training.unet.dice import NATIVE, parse_resolution
-from training.unet.encoders import NETWORKS
-from training.unet.network import ARCHITECTURE
+from training.unet.network import ARCHITECTURE, NETWORKS
 from training.unet.settings import GLIOMA_PRESETS
 
 STUDY_SPLITS = 10

@@ -18,11 +18,11 @@ from training.datasets.splits import DatasetSplit, SplitSizes, random_split
 from training.preprocessing.normalise import PrepareWholeFrame
 from training.run.folder import RunFolder
 from training.run.lightning import STATE_NAME
+from training.unet.__main__ import IMAGENET, train_unet
 from training.unet.dice import NATIVE, RESOLUTIONS, dice_at, size_text
 from training.unet.frames import foreground_mask
 from training.unet.network import UNet, load_unet
 from training.unet.settings import UnetSettings
-from training.unet.train import IMAGENET, train_unet
 
 OWN = "own"
 """Resolution R1 of a test at which cells are as large as in the model's training."""

@@ -24,12 +24,11 @@ from training.nuclei_tiles import (
 )
 from training.run.folder import RunFolder
 from training.run.lightning import STATE_NAME
+from training.unet.__main__ import train_nuclei
 from training.unet.dice import FOREGROUND_PROBABILITY, dice_score, iou_score
-from training.unet.encoders import NUCLEI_NETWORKS
 from training.unet.frames import read_tiles
-from training.unet.network import UNet, load_unet
+from training.unet.network import NUCLEI_NETWORKS, UNet, load_unet
 from training.unet.settings import UnetSettings
-from training.unet.train import train_nuclei
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from training.datasets.splits import SplitSizes, random_split
 from training.nuclei_tiles import set_folder
 from training.run.command_line import choose_settings
 from training.unet.dice import parse_resolution
-from training.unet.encoders import PLAIN_UNET
+from training.unet.network import PLAIN_UNET
 from training.unet.settings import GLIOMA_PRESETS, NUCLEI_PRESETS
 
 

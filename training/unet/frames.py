@@ -1,70 +1,24 @@
-"""Images and masks for training the U-Nets: prepared once, held in memory, windows drawn."""
+"""Images and masks for training the U-Nets, with border weights; prepared once, held in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from rich.progress import track
+from scipy.ndimage import distance_transform_edt, find_objects
 from torch import Tensor
-from torch.utils.data import Dataset
-from torchvision.transforms.v2 import functional as transforms
 
 from training.datasets.annotated import AnnotatedDataset, AnnotatedFrame
 from training.preprocessing.normalise import PrepareWholeFrame
-from training.run.lightning import Draw
 from training.unet.dice import resize_bilinear, resize_image, resize_truth
-from training.unet.losses import balancing_weights, border_weights
-from training.unet.settings import UnetSettings
-
-
-def turn(
-    planes: Sequence[Tensor],
-    generator: torch.Generator,
-    *,
-    flip_probability: float,
-    quarter: bool | None,
-) -> tuple[Tensor, ...]:
-    """Flip and rotate all planes ``[C, H, W]`` of one image in the same way.
-
-    Args:
-        planes: image, mask and anything else on the same pixels.
-        generator: source of the random numbers.
-        flip_probability: probability of a flip, for each axis.
-        quarter: rotate by a multiple of 90 degrees: an odd one if True, which exchanges height and
-            width, an even one if False; None never rotates.
-    """
-    mirror = [bool(torch.rand((), generator=generator) < flip_probability) for _ in range(2)]
-    axes = [axis for axis, drawn in zip((1, 2), mirror, strict=True) if drawn]
-    half = 2 * int(torch.randint(2, (), generator=generator))
-    turns = 0 if quarter is None else half + int(quarter)
-    return tuple(torch.rot90(plane.flip(axes), turns, (1, 2)) for plane in planes)
-
-
-def change_appearance(
-    image: Tensor, generator: torch.Generator, *, sharpness: float, contrast: float
-) -> Tensor:
-    """Sharpen or blur, and raise or lower the contrast of uint8 ``[3, H, W]``.
-
-    Args:
-        image: one training image.
-        generator: source of the random numbers.
-        sharpness: the factor of torchvision's `adjust_sharpness` is drawn from 1 - this to 1 +
-            this.
-        contrast: the same for `adjust_contrast`.
-    """
-    sharper, stronger = 2 * torch.rand(2, generator=generator) - 1
-    if sharpness:
-        image = transforms.adjust_sharpness(image, 1 + sharpness * float(sharper))
-    if contrast:
-        image = transforms.adjust_contrast(image, 1 + contrast * float(stronger))
-    return image
-
+from training.unet.settings import BORDER_SIGMA, BORDER_WEIGHT, UnetSettings
 
 Planes = tuple[Tensor, Tensor, Tensor]
 """Training planes: image uint8 ``[3, H, W]``, mask float32 ``[1, H, W]`` of 0 and 1, weights
@@ -123,10 +77,6 @@ class MaskedImage:
     def planes(self) -> Planes:
         """Return image, mask and weights for a training step."""
         return self.pixels.expand(3, -1, -1), self.mask.float(), self.weights.float()
-
-
-MakeBlank = Callable[[np.random.Generator], MaskedImage]
-"""Function that makes an empty frame as the network sees it, see `training.unet.blanks`."""
 
 
 def foreground_mask(frame: AnnotatedFrame) -> npt.NDArray[np.bool_]:
@@ -197,6 +147,32 @@ def foreground_share(images: Sequence[MaskedImage]) -> float:
     return sum(int(i.mask.sum()) for i in images) / sum(i.mask.numel() for i in images)
 
 
+_REACH = 5.0
+"""Number of sigma beyond which distances count as infinite: w0 * exp(-12.5) is below 1e-4."""
+
+
+def balancing_weights(foreground_share: float, balance: float = 1.0) -> tuple[float, float]:
+    """Compute the class weights w_c of background and foreground.
+
+    In full balance both classes have the same total weight, and the mean weight is 1. A network
+    trained in this way calls a pixel foreground if that is more likely than in the mean of all
+    pixels. It finds rare objects, but makes them too large. Without balance every pixel weighs 1.
+
+    Args:
+        foreground_share: share of foreground among the training pixels.
+        balance: power that the weights are raised to: 1 balances fully, 0 not at all.
+
+    Raises:
+        ValueError: one of the classes has no pixel.
+    """
+    if not 0 < foreground_share < 1:
+        raise ValueError(
+            "weights that balance the classes need pixels of both; the share of foreground is "
+            f"{foreground_share:g}. Train on images that hold both."
+        )
+    return (0.5 / (1 - foreground_share)) ** balance, (0.5 / foreground_share) ** balance
+
+
 def weigh_borders(
     images: Sequence[MaskedImage], share: float, settings: UnetSettings
 ) -> tuple[MaskedImage, ...]:
@@ -217,146 +193,38 @@ def weigh_borders(
     return tuple(weighed)
 
 
-def fit_to_training(
-    images: Sequence[MaskedImage], settings: UnetSettings
-) -> tuple[MaskedImage, ...]:
-    """Prepare images for drawing windows: whole images are resized here, once.
+def border_weights(
+    labels: npt.NDArray[np.integer[Any]],
+    class_weights: tuple[float, float],
+    *,
+    w0: float = BORDER_WEIGHT,
+    sigma: float = BORDER_SIGMA,
+) -> npt.NDArray[np.float32]:
+    """Compute the weights w = w_c + w0 * exp(-(d1 + d2)^2 / (2 sigma^2)), float32 ``[H, W]``.
 
-    Raises:
-        ValueError: an image is smaller than the windows to be cut from it, or images of different
-            sizes would be in one batch.
+    This is equation 2 of Ronneberger et al. 2015, quoted by study S3. d1 and d2 are the distances,
+    in pixels, to the nearest and the second nearest object. The second term is added to background
+    pixels only. It makes the network learn those between objects that nearly touch.
+
+    Args:
+        labels: label image ``[H, W]``; 0 is background.
+        class_weights: w_c of background and foreground, see :func:`balancing_weights`.
+        w0: height of the border term.
+        sigma: range of the border term in pixels.
     """
-    if settings.mode == "crop" and settings.size is not None:
-        height, width = settings.size
-        for image in images:
-            if image.size[0] < height or image.size[1] < width:
-                raise ValueError(
-                    f"mode crop cuts windows of {width}x{height} pixels, but {image.name} has "
-                    f"{image.size[1]}x{image.size[0]}. Choose a smaller resolution, or mode resize."
-                )
-        return tuple(images)
-    if settings.window_scale is not None:
-        return tuple(images)
-    fitted = tuple(image.resized(settings.size) for image in images)
-    sizes = {image.size for image in fitted}
-    if len(sizes) > 1 and settings.batch > 1:
-        shown = ", ".join(f"{width}x{height}" for height, width in sorted(sizes))
-        raise ValueError(
-            f"images of one batch have one size; these have {shown}. Give a resolution to resize "
-            "them to, mode crop, or batch 1."
-        )
-    return fitted
-
-
-def covering_windows(image: MaskedImage, settings: UnetSettings) -> tuple[MaskedImage, ...]:
-    """Cover an image by evenly spaced windows of the training's size and scale.
-
-    They are used in validation: the whole image, always the same windows, at the training scale.
-    """
-    size = settings.size
-    if settings.window_scale is not None:
-        height, width = (max(1, round(s * settings.window_scale)) for s in image.size)
-    elif settings.mode == "crop" and size is not None:
-        height, width = size
-    else:
-        return (image,)
-    return tuple(
-        image.window(y, x, height, width).resized(size)
-        for y in _starts(image.size[0], height)
-        for x in _starts(image.size[1], width)
-    )
-
-
-def _starts(length: int, window: int) -> list[int]:
-    return [round(s) for s in np.linspace(0, length - window, -(-length // window))]
-
-
-class TrainingWindows(Dataset[Planes]):
-    """Images that windows are drawn from by :class:`EpochBatches`.
-
-    ``blank`` makes a new empty frame for each draw beyond the last image.
-    """
-
-    def __init__(
-        self,
-        images: Sequence[MaskedImage],
-        settings: UnetSettings,
-        blank: MakeBlank | None = None,
-    ) -> None:
-        self.images = fit_to_training(images, settings)
-        self.settings = settings
-        self.blank = blank
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, draw: Draw) -> Planes:
-        """Return one augmented window."""
-        settings = self.settings
-        generator = torch.Generator().manual_seed(draw.seed)
-        if self.blank is not None and draw.index == len(self.images):
-            image = self.blank(np.random.default_rng(draw.seed))
-        else:
-            image = self.images[draw.index]
-        pixels, mask, weights = self._window(image, generator).planes()
-        quarter = draw.quarter if settings.rotate_90 else None
-        turned = turn(
-            (pixels, mask, weights),
-            generator,
-            flip_probability=settings.flip_probability,
-            quarter=quarter,
-        )
-        pixels = change_appearance(
-            turned[0], generator, sharpness=settings.sharpness, contrast=settings.contrast
-        )
-        return pixels, turned[1], turned[2]
-
-    def _window(self, image: MaskedImage, generator: torch.Generator) -> MaskedImage:
-        settings = self.settings
-        height, width = image.size
-        if settings.window_scale is not None:
-            spread = settings.window_scale_spread * (2 * _uniform(generator) - 1)
-            scale = min(max(settings.window_scale + spread, 0.01), 1.0)
-            height, width = max(1, round(height * scale)), max(1, round(width * scale))
-        elif settings.mode == "crop" and settings.size is not None:
-            height, width = settings.size
-        y = int(_uniform(generator) * (image.size[0] - height + 1))
-        x = int(_uniform(generator) * (image.size[1] - width + 1))
-        return image.window(y, x, height, width).resized(settings.size)
-
-
-class ValidationImages(Dataset[Planes]):
-    """Images, or the windows that cover them, in a fixed order, followed by the empty frames."""
-
-    def __init__(
-        self,
-        images: Sequence[MaskedImage],
-        settings: UnetSettings,
-        blanks: Sequence[MaskedImage] = (),
-    ) -> None:
-        shown, empty = (
-            [w for i in fit_to_training(part, settings) for w in covering_windows(i, settings)]
-            for part in (images, blanks)
-        )
-        self.images = shown + empty
-        self.frames = len(shown)
-        """Number of items that are not empty frames."""
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Planes:
-        """Return the planes of one image."""
-        return self.images[index].planes()
-
-    def batches(self, batch: int) -> tuple[list[list[int]], list[list[int]]]:
-        """Indices of all batches, of the images and of the empty frames; no batch has both."""
-        frames, blanks = (
-            [list(range(start, min(start + batch, end))) for start in range(first, end, batch)]
-            for first, end in ((0, self.frames), (self.frames, len(self.images)))
-        )
-        return frames, blanks
-
-
-def _uniform(generator: torch.Generator) -> float:
-    return float(torch.rand((), generator=generator))
+    background = labels == 0
+    nearest = np.full(labels.shape, np.inf)
+    second = np.full(labels.shape, np.inf)
+    margin = int(np.ceil(_REACH * sigma))
+    for number, place in enumerate(find_objects(labels), start=1):
+        if place is None:  # no pixel has this number
+            continue
+        near = tuple(slice(max(s.start - margin, 0), s.stop + margin) for s in place)
+        distance = distance_transform_edt(labels[near] != number)
+        second[near] = np.minimum(second[near], np.maximum(nearest[near], distance))
+        nearest[near] = np.minimum(nearest[near], distance)
+    border = w0 * np.exp(-((nearest + second) ** 2) / (2 * sigma**2))
+    weights: npt.NDArray[np.float32] = np.where(
+        background, class_weights[0] + border, class_weights[1]
+    ).astype(np.float32)
+    return weights

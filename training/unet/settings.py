@@ -7,9 +7,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from training.unet.dice import NATIVE, parse_resolution, size_text
-from training.unet.encoders import NETWORKS, PLAIN_UNET
-from training.unet.losses import BORDER_SIGMA, BORDER_WEIGHT
-from training.unet.network import WIDTH
+from training.unet.network import NETWORKS, PLAIN_UNET, WIDTH
+
+BORDER_WEIGHT = 10.0
+"""Height w0 of the border term in the U-Net paper."""
+
+BORDER_SIGMA = 5.0
+"""Range sigma of the border term in the U-Net paper, in pixels."""
 
 
 class UnetSettings(BaseModel):
@@ -18,7 +22,7 @@ class UnetSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     encoder: str = "MiT-B3"
-    """Encoder, by its name in the study, see `training.unet.encoders`."""
+    """Encoder, by its name in the study, see `training.unet.network`."""
     width: int = Field(WIDTH, gt=0)
     """Channels of the first level of the plain U-Net; encoders have their own."""
     class_name: str = Field("glioma", min_length=1)
@@ -71,7 +75,7 @@ class UnetSettings(BaseModel):
     early_stopping: int | None = Field(None, gt=0)
     """Epochs without a lower validation loss before the run ends; None trains all epochs."""
     loss: Literal["dice", "cross-entropy", "dice+cross-entropy"] = "dice+cross-entropy"
-    """Training loss, see `training.unet.losses`."""
+    """Training loss, see `training.unet.trainer`."""
     border_map: bool = False
     """Weigh the cross-entropy by the border weight map of the U-Net paper."""
     border_weight: float = Field(BORDER_WEIGHT, ge=0)

@@ -1,22 +1,59 @@
-"""Lightning module that trains and validates a U-Net."""
+"""Training of a U-Net: its losses, its epochs by Lightning, and its probability threshold."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
+import segmentation_models_pytorch as smp
 import torch
+from rich.progress import track
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from cytoserve.foreground import FULL, foreground_mask
+from training.checkpoint import ChosenThreshold
+from training.evaluation import THRESHOLDS, choose_threshold
 from training.run.lightning import BestEpochTraining, EpochBatches
 from training.run.progress import EpochProgress
 from training.unet.dice import FOREGROUND_PROBABILITY, dice_score, iou_score
-from training.unet.losses import LOSSES
 from training.unet.network import UNet
 from training.unet.settings import UnetSettings
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Loss ``(logits, targets, weights)`` -> scalar; the arguments are float32 ``[B, 1, H, W]``."""
+
+
+def dice_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Compute DiceLoss = 1 - DiceScore of the probabilities, over all pixels of the batch.
+
+    Pixel weights are not used. Foreground found in an empty frame lowers the Dice score of its
+    batch. A batch without any foreground has the loss 0; the sum with cross-entropy still learns
+    from it.
+    """
+    loss: Tensor = smp.losses.DiceLoss(mode="binary", from_logits=True)(logits, targets)
+    return loss
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Compute the mean over the pixels of weight times binary cross-entropy."""
+    return torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, weights)
+
+
+def dice_and_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Compute the sum of Dice loss and cross-entropy."""
+    return dice_loss(logits, targets, weights) + cross_entropy(logits, targets, weights)
+
+
+LOSSES: dict[str, Loss] = {
+    "dice": dice_loss,
+    "cross-entropy": cross_entropy,
+    "dice+cross-entropy": dice_and_cross_entropy,
+}
+"""Losses by their names in the settings."""
+
 
 VALIDATION_LOSS = "validation/loss"
 """Metric that early stopping and the learning-rate schedule monitor."""
@@ -155,3 +192,40 @@ def _moving_average(unet: UNet, decay: float | None) -> AveragedModel | None:
         return None
     follow = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
     return AveragedModel(unet, multi_avg_fn=follow, use_buffers=True)
+
+
+GREY_LEVELS = FULL + 1
+"""Number of values that a served probability can have."""
+
+
+def unet_threshold(
+    unet: UNet, batches: Iterable[Sequence[Tensor]], device: torch.device | str = "cpu"
+) -> ChosenThreshold | None:
+    """Choose the threshold with the highest Dice over the pixels of all images together.
+
+    Empty frames have no true foreground, so any foreground found in them lowers the score. The
+    probabilities are rounded to the 256 levels that a server returns, and thresholded by its rule.
+
+    Args:
+        unet: trained U-Net.
+        batches: images, masks and weights, see `training.unet.frames.Planes`.
+        device: device to compute on.
+
+    Returns:
+        The threshold; None if no image has any foreground, so that none can be chosen.
+    """
+    unet = unet.to(device).eval()
+    counts = torch.zeros(2 * GREY_LEVELS, dtype=torch.int64)
+    for images, masks, _ in track(batches, "choosing the threshold", transient=True):
+        with torch.inference_mode():
+            levels = torch.round(torch.sigmoid(unet(images.to(device))) * FULL).cpu().int()
+        places = levels + GREY_LEVELS * (masks > 0).int()
+        counts += torch.bincount(places.flatten(), minlength=2 * GREY_LEVELS)
+    background, foreground = counts.numpy().reshape(2, GREY_LEVELS)
+    annotated = int(foreground.sum())
+    if not annotated:
+        return None
+    every_level = np.arange(GREY_LEVELS, dtype=np.uint8)
+    above = np.stack([foreground_mask(every_level, threshold) for threshold in THRESHOLDS])
+    matched = above @ foreground
+    return choose_threshold("Dice", matched, matched + above @ background, annotated)

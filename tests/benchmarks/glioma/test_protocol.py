@@ -20,9 +20,8 @@ from training.datasets.readers import read_annotated
 from training.preprocessing.normalise import PrepareWholeFrame
 from training.rendered import RenderSettings, render_dataset
 from training.unet.dice import resize_bilinear, resize_image
-from training.unet.encoders import ENCODERS
 from training.unet.frames import foreground_mask
-from training.unet.network import load_unet
+from training.unet.network import ENCODERS, load_unet
 from training.unet.settings import UnetSettings
 
 MODEL = "u-net-random-resize-64x48"

@@ -17,8 +17,7 @@ from benchmarks.nuclei.protocol import main
 from benchmarks.nuclei.tables import protocol_page
 from benchmarks.published import S3
 from training.nuclei_tiles import SETS
-from training.unet.encoders import NUCLEI_NETWORKS
-from training.unet.network import load_unet
+from training.unet.network import NUCLEI_NETWORKS, load_unet
 
 SIDE = 160
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from export.unet.steps import glioma_network, nuclei_network
-from training.unet.encoders import ENCODERS, NUCLEI_NETWORKS
-from training.unet.network import UNet
+from training.unet.network import ENCODERS, NUCLEI_NETWORKS, UNet
 
 FAST = ("MobileNetV2",)
 

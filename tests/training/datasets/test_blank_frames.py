@@ -10,7 +10,8 @@ import torch
 
 from training.datasets.blank_frames import OFFSET, blank_frame, blank_slide
 from training.preprocessing.clean import clean_image
-from training.unet.blanks import (
+from training.unet.frames import MaskedImage
+from training.unet.samples import (
     MIN_SCALE,
     BlankImages,
     blank_tile,
@@ -19,7 +20,6 @@ from training.unet.blanks import (
     training_blanks,
     validation_blanks,
 )
-from training.unet.frames import MaskedImage
 from training.unet.settings import UnetSettings
 
 SHAPES = [(60, 80), (1, 1), (1, 90), (90, 1), (33, 17)]

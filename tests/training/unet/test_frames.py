@@ -1,4 +1,4 @@
-"""Images and masks of the U-Nets: preparation, windows, their changes."""
+"""Images, masks and border weights; windows and empty frames drawn for training."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -15,15 +16,14 @@ from training.datasets.annotated import AnnotatedDataset
 from training.run.lightning import EpochBatches
 from training.unet.frames import (
     MaskedImage,
-    TrainingWindows,
-    ValidationImages,
-    change_appearance,
+    balancing_weights,
+    border_weights,
     foreground_mask,
     prepare_frames,
     read_tiles,
-    turn,
     weigh_borders,
 )
+from training.unet.samples import TrainingWindows, ValidationImages, change_appearance, turn
 from training.unet.settings import GLIOMA_PRESETS, UnetSettings
 
 MakeDataset = Callable[..., AnnotatedDataset]
@@ -342,3 +342,66 @@ def test_appearance_changes_only_when_asked(option: str) -> None:
     spreads = {round(float(c.float().std()), 3) for c in changed}
     assert len(spreads) == 3
     assert all(c.dtype == torch.uint8 for c in changed)
+
+
+def brute_force(
+    labels: npt.NDArray[np.int32], classes: tuple[float, float], w0: float, sigma: float
+) -> npt.NDArray[np.float64]:
+    """The formula, read pixel by pixel."""
+    weights = np.zeros(labels.shape)
+    objects = [np.argwhere(labels == n) for n in np.unique(labels) if n]
+    for pixel in np.ndindex(*labels.shape):
+        if labels[pixel]:
+            weights[pixel] = classes[1]
+            continue
+        distances = sorted(np.linalg.norm(o - pixel, axis=1).min() for o in objects)
+        term = np.exp(-((distances[0] + distances[1]) ** 2) / (2 * sigma**2))
+        weights[pixel] = classes[0] + w0 * term
+    return weights
+
+
+def test_border_weights_are_those_of_the_formula() -> None:
+    labels = np.zeros((60, 70), np.int32)
+    labels[5:20, 5:20] = 1
+    labels[8:25, 23:30] = 2  # three pixels beside it
+    labels[40:44, 50:60] = 5  # far away; the numbers between are of no object
+    labels[22, 10] = 6
+    found = border_weights(labels, (0.6, 3.0), w0=10, sigma=2)
+    assert found.dtype == np.float32
+    assert np.abs(found - brute_force(labels, (0.6, 3.0), 10, 2)).max() < 1e-4
+    gap = found[12, 21]
+    assert gap == pytest.approx(0.6 + 10 * np.exp(-((2 + 2) ** 2) / 8), rel=1e-5)
+    assert found[50, 10] == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("objects", [0, 1], ids=["no object", "one object"])
+def test_without_a_second_object_there_is_no_border(objects: int) -> None:
+    labels = np.zeros((20, 20), np.int32)
+    labels[5:9, 5:9] = objects
+    weights = border_weights(labels, (0.5, 2.0))
+    assert np.array_equal(weights, np.where(labels > 0, 2.0, 0.5))
+
+
+def test_both_classes_weigh_the_same() -> None:
+    background, foreground = balancing_weights(0.1)
+    assert 0.9 * background == pytest.approx(0.5)
+    assert 0.1 * foreground == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("balance", "ratio"),
+    [
+        pytest.param(1.0, 9.0, id="in full"),
+        pytest.param(0.5, 3.0, id="by half"),
+        pytest.param(0.0, 1.0, id="not at all"),
+    ],
+)
+def test_classes_are_balanced_as_far_as_asked(balance: float, ratio: float) -> None:
+    background, foreground = balancing_weights(0.1, balance)
+    assert foreground / background == pytest.approx(ratio)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_one_class_alone_cannot_be_balanced(share: float) -> None:
+    with pytest.raises(ValueError, match="need pixels of both"):
+        balancing_weights(share)

@@ -9,9 +9,15 @@ import pytest
 import torch
 
 from training.checkpoint import CheckpointError, new_recipe, save_checkpoint
-from training.unet.encoders import ENCODERS, NETWORKS, PLAIN_UNET
-from training.unet.losses import LOSSES
-from training.unet.network import ARCHITECTURE, build_unet, load_unet
+from training.unet.network import (
+    ARCHITECTURE,
+    ENCODERS,
+    NETWORKS,
+    PLAIN_UNET,
+    build_unet,
+    load_unet,
+)
+from training.unet.trainer import LOSSES
 
 FAST = (PLAIN_UNET, "MobileNetV2")
 EVERY_NETWORK = [

@@ -1,4 +1,4 @@
-"""The probability threshold of a U-Net: from a histogram, the best Dice of all pixels together."""
+"""Losses of the U-Nets, and the probability threshold by the masks that are served."""
 
 from __future__ import annotations
 
@@ -11,7 +11,57 @@ from torch import Tensor, nn
 
 from cytoserve.foreground import foreground_mask
 from training.evaluation import PICTURE, THRESHOLDS, draw_threshold
-from training.unet.threshold import unet_threshold
+from training.unet.trainer import LOSSES, unet_threshold
+
+
+def test_dice_loss_is_one_minus_dice() -> None:
+    truth = torch.zeros(1, 1, 4, 4)
+    truth[..., :2] = 1
+    predicted = torch.zeros(1, 1, 4, 4)
+    predicted[..., 1:] = 1
+    loss = LOSSES["dice"]((predicted - 0.5) * 100, truth, torch.ones(1, 1, 1, 1))
+    assert float(loss) == pytest.approx(1 - 2 * 4 / (8 + 12), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("others", [0, 1], ids=["alone", "beside a frame with cells"])
+def test_an_empty_frame_has_a_finite_loss_that_teaches(name: str, others: int) -> None:
+    truth = torch.zeros(1 + others, 1, 8, 8)
+    truth[1:, :, :4] = 1
+    logits = torch.where(truth > 0, 5.0, -5.0).requires_grad_()
+    with torch.no_grad():
+        logits[0] = 3.0  # foreground is found where there is none
+    weights = torch.full_like(truth, 0.6)
+    loss = LOSSES[name](logits, truth, weights)
+    loss.backward()
+    assert logits.grad is not None
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logits.grad).all()
+    blank = logits.grad[0]
+    if name == "dice" and not others:
+        assert not blank.any()  # no prediction overlaps with nothing
+    else:
+        assert (blank > 0).all()
+
+
+def test_cross_entropy_is_weighted() -> None:
+    logits, truth = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
+    weights = torch.tensor([[[[1.0, 0.0], [0.0, 3.0]]]])
+    assert float(LOSSES["cross-entropy"](logits, truth, weights)) == pytest.approx(np.log(2))
+    plain = LOSSES["cross-entropy"](logits, truth, torch.ones(1, 1, 1, 1))
+    assert float(plain) == pytest.approx(np.log(2))
+
+
+def test_the_sum_is_the_sum() -> None:
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn((2, 1, 8, 8), generator=random)
+    truth = (torch.rand((2, 1, 8, 8), generator=random) < 0.3).float()
+    weights = torch.rand((2, 1, 8, 8), generator=random)
+    total, dice, entropy = (
+        float(LOSSES[name](logits, truth, weights))
+        for name in ("dice+cross-entropy", "dice", "cross-entropy")
+    )
+    assert total == pytest.approx(dice + entropy)
 
 
 class AsTold(nn.Module):
