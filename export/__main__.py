@@ -35,7 +35,7 @@ import numpy.typing as npt
 
 from cytoserve.contract import MAX_SIDE, OVERLAP_THRESHOLD, SCORE_THRESHOLD
 from training.run.command_line import DATA_HELP, read_data
-from training.sam.sizes import SIZES
+from training.sam.settings import SIZES
 
 if TYPE_CHECKING:
     from export.repository.pipelines import ExportedPipeline

@@ -33,7 +33,7 @@ from training.resnet.network import ARCHITECTURE as RESNET50
 from training.resnet.network import CellClassifier
 from training.sam.network import ARCHITECTURE as SAM
 from training.sam.network import build_sam
-from training.sam.sizes import TINY
+from training.sam.settings import TINY
 from training.unet.network import ARCHITECTURE as UNET
 from training.unet.network import PLAIN_UNET, UNet, build_unet
 from training.yolo.network import ARCHITECTURE as YOLO

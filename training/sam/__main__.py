@@ -42,12 +42,10 @@ from training.run.command_line import choose_settings, read_split, run_options, 
 from training.run.folder import RunFolder
 from training.run.lightning import STATE_NAME, EpochBatches, fit
 from training.run.progress import EpochProgress
-from training.sam.embeddings import KeptEmbeddings
 from training.sam.frames import SamFrame, Sides, prepare_frames
-from training.sam.network import ARCHITECTURE, build_sam, load_published, load_sam
+from training.sam.network import ARCHITECTURE, KeptEmbeddings, build_sam, load_published, load_sam
 from training.sam.samples import DenseSample, TrainingSample, TrainingSamples
-from training.sam.settings import PRESETS, SamSettings
-from training.sam.sizes import SIZES
+from training.sam.settings import PRESETS, SIZES, SamSettings
 from training.sam.trainer import SamTraining
 
 EMBEDDINGS_FOLDER = "embeddings"

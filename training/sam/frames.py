@@ -145,3 +145,40 @@ def _prepare(frame: AnnotatedFrame, side: int) -> SamFrame:
     )
     pixels = torch.from_numpy(resized).reshape(*resized.shape[:2], -1).permute(2, 0, 1)
     return SamFrame(frame.name, pixels.contiguous(), size, frame.cells)
+
+
+_FAR = 10.0  # grid pixels; the unit of offsets
+
+
+def dense_truth(frame: SamFrame, sides: Sides) -> Tensor:
+    """Make the true maps float32 ``[4, G, G]`` of a frame, for training without prompts.
+
+    They are the targets of `training.sam.trainer.DenseHead`. The frame must have at least one cell.
+    The first map is the share of every pixel that is cell, 0..1. Where cells overlap, a pixel
+    belongs to the one that covers most of it.
+    """
+    truths = frame.truths(sides)
+    share, owner = truths.max(dim=0)
+    owner = torch.where(share > 0.5, owner + 1, 0)
+    places = torch.arange(sides.grid) + 0.5
+    areas = truths.sum(dim=(1, 2)).clamp(min=1e-3)
+    centre_x = (truths.sum(dim=1) @ places) / areas
+    centre_y = (truths.sum(dim=2) @ places) / areas
+    background = torch.zeros(1)
+    offsets = torch.stack(
+        [
+            torch.cat([background, centre_x])[owner] - places,
+            torch.cat([background, centre_y])[owner] - places[:, None],
+        ]
+    )
+    border = torch.zeros_like(share)
+    across, down = owner[:, 1:] != owner[:, :-1], owner[1:] != owner[:-1]
+    for part, differs in (
+        (border[:, 1:], across),
+        (border[:, :-1], across),
+        (border[1:], down),
+        (border[:-1], down),
+    ):
+        part[differs] = 1
+    inside = (owner > 0) * offsets / _FAR
+    return torch.cat([truths.sum(dim=0).clamp(max=1)[None], border[None], inside])

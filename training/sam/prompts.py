@@ -1,4 +1,4 @@
-"""Prompts of SAM: how boxes, points and coarse masks are encoded, and drawn for training.
+"""Prompts of SAM: how boxes, points and coarse masks are encoded, decoded, and drawn for training.
 
 Boxes are (x0, y0, x1, y1) and points (x, y), in pixels of the image that the encoder sees unless
 stated otherwise. Coarse masks lie on the grid of SAM's low-resolution masks, whose side is 4 times
@@ -10,21 +10,19 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from segment_anything.modeling import PromptEncoder
+from segment_anything.modeling import PromptEncoder, Sam
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from cytoserve.contract import MASK_SIZE, POINT_LABELS
+from training.sam.settings import BOX_SPREAD
 
 HALF_LEVEL = 0.5 / 255
 """Least distance of probabilities from 0 and 1, half an 8-bit step, so that logits stay finite."""
 
-BOX_SPREAD = 0.1
-"""Standard deviation of a drawn box's edges, in sides of the box (Kirillov et al. 2023, A)."""
-
 BOX_REACH = 20 / 1024
-"""Largest distance of a drawn edge from the true one, in sides of SAM's input image (same
-source)."""
+"""Largest distance of a drawn edge from the true one, in sides of SAM's input image (Kirillov et
+al. 2023, A)."""
 
 MAX_POINTS = 3
 """Maximum number of foreground points, and of background points, in a drawn prompt."""
@@ -226,3 +224,25 @@ def draw_coarse_masks(truths: Tensor, boxes: Tensor, generator: torch.Generator)
     # A lower or higher threshold makes the mask larger or smaller; its edge stays soft.
     soft = torch.sigmoid((blurred[:, 0] - (0.3 + 0.4 * shift)) * 12)
     return paste_coarse_masks(torch.round(soft * 255).to(torch.uint8), boxes, truths.shape[-1])
+
+
+def decode(sam: Sam, embedding: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor]:
+    """Predict SAM's three masks for every prompt, and its estimates of their IoUs.
+
+    Args:
+        sam: the network; its encoder is not run.
+        embedding: embedding ``[1, E, g, g]`` of one image.
+        prompts: prompts for N cells in the image.
+
+    Returns:
+        Logits float32 ``[N, 3, G, G]`` and qualities float32 ``[N, 3]``.
+    """
+    tokens, dense = embed_prompts(sam.prompt_encoder, prompts)
+    logits, qualities = sam.mask_decoder(
+        image_embeddings=embedding,
+        image_pe=sam.prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=tokens,
+        dense_prompt_embeddings=dense,
+        multimask_output=True,
+    )
+    return logits.float(), qualities.float()

@@ -1,13 +1,28 @@
-"""Settings of one SAM training, and its presets."""
+"""Settings of one SAM training, its presets, and the sizes of the network."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
 
-from training.sam.losses import MaskLoss
-from training.sam.prompts import BOX_SPREAD
-from training.sam.sizes import SIZES, TINY
+PUBLISHED = ("vit_h", "vit_l", "vit_b")
+"""Sizes that segment-anything publishes."""
+
+TINY = "tiny"
+"""Size that is small enough to be trained from random weights on a CPU."""
+
+SIZES = (*PUBLISHED, TINY)
+
+MaskLoss = Literal["focal+dice", "surroundings+dice"]
+"""Kind of mask loss: SAM's own, or cross-entropy weighted by `training.sam.trainer.surroundings`
+for a network that starts from random weights. In a frame with hundreds of cells, all but a few
+thousandths of the pixels lie outside the prompted cell. With equal weights the network first learns
+to predict nothing."""
+
+BOX_SPREAD = 0.1
+"""Standard deviation of a drawn box's edges, in sides of the box (Kirillov et al. 2023, A)."""
 
 
 class SamSettings(BaseModel):
@@ -16,7 +31,7 @@ class SamSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: str = "vit_h"
-    """Size of the network, one of `training.sam.sizes.SIZES`."""
+    """Size of the network, one of ``SIZES``."""
     train_encoder: bool = False
     """Train the image encoder too. If frozen, its embeddings are computed once and cached."""
     train_prompt_encoder: bool = False
@@ -26,7 +41,7 @@ class SamSettings(BaseModel):
     """Number of passes over the training frames."""
     dense_epochs: int = Field(0, ge=0)
     """Number of epochs at the start that train only the image encoder, without prompts, see
-    `training.sam.dense`. Meant for an encoder that starts from random weights."""
+    `training.sam.trainer.DenseHead`. Meant for an encoder that starts from random weights."""
     samples_per_frame: int = Field(4, gt=0)
     """Number of times that every frame is seen per epoch, each time with other cells and
     prompts."""
@@ -39,8 +54,8 @@ class SamSettings(BaseModel):
     rotate_90: bool = False
     """Rotate by multiples of 90 degrees."""
     views: bool = False
-    """Turn by any angle, mirror, zoom, stretch, move and relight, see `training.sam.views`.
-    Replaces flips and quarter turns."""
+    """Turn by any angle, mirror, zoom, stretch, move and relight, see
+    `training.sam.samples`. Replaces flips and quarter turns."""
 
     box_spread: float = Field(BOX_SPREAD, ge=0, le=0.5)
     """Standard deviation of a drawn box's edges, in sides of the box."""
@@ -52,7 +67,7 @@ class SamSettings(BaseModel):
     """Probability that coarse masks are added to a step's prompts."""
 
     loss: MaskLoss = "focal+dice"
-    """Loss of the masks, see `training.sam.losses`."""
+    """Loss of the masks, see ``MaskLoss``."""
     learning_rate: float = Field(1e-4, gt=0)
     """Peak learning rate of AdamW. It falls by a cosine to a hundredth at the end."""
     warmup_share: float = Field(0.05, ge=0, lt=1)

@@ -1,4 +1,4 @@
-"""Lightning module that trains and validates a SAM."""
+"""Training of SAM: its losses, with and without prompts, and its epochs by Lightning."""
 
 from __future__ import annotations
 
@@ -7,45 +7,161 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from segment_anything.modeling import Sam
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.ops import sigmoid_focal_loss
 
 from training.run.lightning import BestEpochTraining, EpochBatches
 from training.run.progress import EpochProgress
-from training.sam.dense import DenseHead, dense_loss, dense_truth
-from training.sam.embeddings import KeptEmbeddings
-from training.sam.frames import SamFrame, Sides
-from training.sam.losses import sam_loss
-from training.sam.prompts import Prompts, box_prompts, embed_prompts
+from training.sam.frames import SamFrame, Sides, dense_truth
+from training.sam.network import KeptEmbeddings
+from training.sam.prompts import box_prompts, decode
 from training.sam.samples import DenseSample, TrainingSample, TrainingSamples
-from training.sam.settings import SamSettings
+from training.sam.settings import MaskLoss, SamSettings
+
+FOCAL_WEIGHT = 20.0
+"""Weight of the focal loss relative to the Dice loss, 20 to 1 (Kirillov et al. 2023, appendix
+A)."""
+
+
+def surroundings(truths: Tensor) -> Tensor:
+    """Compute the weight of every pixel, ``[N, G, G]``; the sum is 2 for each cell.
+
+    The pixels in a box around the cell, of twice its sides, share a weight of 1, so that both sides
+    of its border count equally. All other pixels share the same weight.
+
+    Args:
+        truths: ``[N, G, G]``, share of every pixel that the cell covers, 0..1.
+    """
+    near = (
+        _twice_as_long(truths.amax(dim=2))[:, :, None] & _twice_as_long(truths.amax(dim=1))[:, None]
+    )
+    inside = near.sum(dim=(1, 2), keepdim=True)
+    outside = (near[0].numel() - inside).clamp(min=1)
+    return torch.where(near, 1 / inside.clamp(min=1), 1 / outside)
+
+
+def _twice_as_long(profile: Tensor) -> Tensor:
+    """Mark the run of values above 0 in ``[N, G]``, extended by half its length on either side."""
+    indices = torch.arange(profile.shape[1], device=profile.device)
+    covered = profile > 0
+    first = torch.where(covered, indices, profile.shape[1]).amin(dim=1, keepdim=True)
+    last = torch.where(covered, indices, -1).amax(dim=1, keepdim=True)
+    reach = (last - first + 2) // 2
+    return (indices >= first - reach) & (indices <= last + reach)
+
+
+def mask_losses(logits: Tensor, truths: Tensor, kind: MaskLoss) -> Tensor:
+    """Compute the loss ``[N, 3]`` of every mask.
+
+    Args:
+        logits: ``[N, 3, G, G]``, the masks for each of N prompts.
+        truths: ``[N, G, G]``, share of every pixel that the cell covers, 0..1.
+        kind: kind of the loss.
+    """
+    targets = truths[:, None].expand_as(logits)
+    if kind == "focal+dice":
+        by_pixel = FOCAL_WEIGHT * sigmoid_focal_loss(logits, targets).mean(dim=(2, 3))
+    else:
+        entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        by_pixel = (entropy * surroundings(truths)[:, None]).sum(dim=(2, 3))
+    probabilities = logits.sigmoid()
+    both = (probabilities * targets).sum(dim=(2, 3))
+    either = probabilities.sum(dim=(2, 3)) + targets.sum(dim=(2, 3))
+    dice: Tensor = 1 - (2 * both + 1) / (either + 1)
+    loss: Tensor = by_pixel + dice
+    return loss
+
+
+def mask_ious(logits: Tensor, truths: Tensor) -> Tensor:
+    """Compute the IoU ``[N, 3]`` of every mask, cut at probability 0.5, with the truth cut at 0.5.
+
+    Shapes are those of :func:`mask_losses`. The IoU is 0 if both are empty.
+    """
+    predicted, targets = logits > 0, (truths > 0.5)[:, None]
+    both = (predicted & targets).sum(dim=(2, 3))
+    either = (predicted | targets).sum(dim=(2, 3))
+    return both / either.clamp(min=1)
+
+
+def sam_loss(logits: Tensor, qualities: Tensor, truths: Tensor, kind: MaskLoss) -> Tensor:
+    """Compute the loss of one frame's prompts, a scalar.
+
+    It is the sum of two terms. The first is the mask loss of the best mask alone, so that three
+    masks may represent three interpretations of a prompt. The second is the squared error of the
+    predicted IoUs of all three masks, since these select the best mask (Kirillov et al. 2023,
+    section 3 and appendix A).
+
+    Args:
+        logits: ``[N, 3, G, G]``, see :func:`mask_losses`.
+        qualities: ``[N, 3]``, the predicted IoUs.
+        truths: ``[N, G, G]``.
+        kind: kind of the mask loss.
+    """
+    best = mask_losses(logits, truths, kind).min(dim=1).values.mean()
+    errors = (qualities - mask_ious(logits, truths)) ** 2
+    return best + errors.mean()
+
+
+GRID_PER_TOKEN = 4
+"""Pixels of SAM's low-resolution grid per token of the embedding, along each axis."""
+
+
+_MAPS = 4  # foreground, border, offset along x, along y
+
+
+class DenseHead(nn.Module):
+    """Predicts cells, borders and centres from an embedding: ``[B, E, g, g]`` -> ``[B, 4, G, G]``.
+
+    It trains SAM's image encoder without prompts, and is discarded afterwards. A step with prompts
+    teaches an encoder about sixteen cells of one frame, through a decoder that is still untrained.
+    A step with this small head teaches it about every pixel, at a third of the cost. Borders and
+    offsets to the centre separate touching cells (Neven et al. 2019, "Instance segmentation by
+    jointly optimizing spatial embeddings and clustering bandwidth").
+
+    The maps are the logits of foreground and border, and the offset (x, y) to the centre of the
+    pixel's cell.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(width, _MAPS * GRID_PER_TOKEN**2, 1),
+            nn.PixelShuffle(GRID_PER_TOKEN),
+        )
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Predict the maps of a batch of embeddings."""
+        maps: Tensor = self.layers(embedding)
+        return maps
+
+
+def dense_loss(maps: Tensor, truths: Tensor) -> Tensor:
+    """Sum cross-entropy and Dice of the foreground, cross-entropy of borders, error of offsets.
+
+    Args:
+        maps: predictions ``[B, 4, G, G]`` of :class:`DenseHead`.
+        truths: true maps ``[B, 4, G, G]``, see :func:`dense_truth`.
+    """
+    entropy = F.binary_cross_entropy_with_logits(maps[:, :2], truths[:, :2], reduction="none")
+    cells = truths[:, 0]
+    found = maps[:, 0].sigmoid()
+    dice = 2 * (found * cells).sum() / (found.sum() + cells.sum()).clamp(min=1)
+    inside = (cells > 0.5).float()
+    wrong = F.smooth_l1_loss(maps[:, 2:], truths[:, 2:], reduction="none").sum(dim=1)
+    offsets = (wrong * inside).sum() / inside.sum().clamp(min=1)
+    loss: Tensor = entropy.mean(dim=(0, 2, 3)).sum() + (1 - dice) + offsets
+    return loss
+
 
 VALIDATION_CHUNK = 16
 """Number of prompts decoded at once in validation: each needs the memory of some float32 frames."""
 
+
 _FINAL_RATE = 0.01  # share of the peak learning rate that is left at the end
-
-
-def decode(sam: Sam, embedding: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor]:
-    """Predict SAM's three masks for every prompt, and its estimates of their IoUs.
-
-    Args:
-        sam: the network; its encoder is not run.
-        embedding: embedding ``[1, E, g, g]`` of one image.
-        prompts: prompts for N cells in the image.
-
-    Returns:
-        Logits float32 ``[N, 3, G, G]`` and qualities float32 ``[N, 3]``.
-    """
-    tokens, dense = embed_prompts(sam.prompt_encoder, prompts)
-    logits, qualities = sam.mask_decoder(
-        image_embeddings=embedding,
-        image_pe=sam.prompt_encoder.get_dense_pe(),
-        sparse_prompt_embeddings=tokens,
-        dense_prompt_embeddings=dense,
-        multimask_output=True,
-    )
-    return logits.float(), qualities.float()
 
 
 def box_ious(sam: Sam, embedding: Tensor, frame: SamFrame) -> Iterator[tuple[float, float]]:

@@ -15,7 +15,7 @@ from training.checkpoint import Recipe, save_checkpoint
 from training.rendered import RenderSettings, render_dataset
 from training.sam.network import ARCHITECTURE as SAM
 from training.sam.network import build_sam
-from training.sam.sizes import TINY
+from training.sam.settings import TINY
 
 
 def recipe(architecture, **settings):

@@ -14,7 +14,7 @@ from benchmarks.t98g_instances.__main__ import FIELDS, SETTINGS, main
 from training.maskrcnn.settings import PRESETS as MASKRCNN_PRESETS
 from training.run.command_line import choose_settings
 from training.sam.settings import PRESETS as SAM_PRESETS
-from training.sam.sizes import TINY
+from training.sam.settings import TINY
 
 ROOT = Path(__file__).parents[3]
 

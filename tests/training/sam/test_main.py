@@ -20,13 +20,12 @@ from training.run.lightning import EpochBatches
 from training.run.progress import EpochProgress
 from training.sam import network as sam_network
 from training.sam.__main__ import main, train_sam
-from training.sam.embeddings import KeptEmbeddings
 from training.sam.frames import Sides, prepare_frames
-from training.sam.network import ARCHITECTURE, build_sam, load_sam, small_sam
-from training.sam.prompts import box_prompts
+from training.sam.network import ARCHITECTURE, KeptEmbeddings, build_sam, load_sam, small_sam
+from training.sam.prompts import box_prompts, decode
 from training.sam.samples import TrainingSamples
 from training.sam.settings import PRESETS, SamSettings
-from training.sam.trainer import SamTraining, box_ious, decode
+from training.sam.trainer import SamTraining, box_ious
 
 Run = Callable[..., Any]
 MakeDataset = Callable[..., AnnotatedDataset]

@@ -13,7 +13,7 @@ from torch import nn
 
 from training.checkpoint import CheckpointError, new_recipe, save_checkpoint
 from training.sam.network import ARCHITECTURE, build_sam, load_published, load_sam
-from training.sam.sizes import SIZES
+from training.sam.settings import SIZES
 
 
 @pytest.fixture(scope="module")

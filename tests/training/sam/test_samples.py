@@ -11,7 +11,7 @@ import torch
 
 from training.datasets.annotated import AnnotatedCell, AnnotatedDataset
 from training.sam.frames import SamFrame, Sides, prepare_frames
-from training.sam.views import MIN_SHARE, ZOOM, draw_view
+from training.sam.samples import MIN_SHARE, ZOOM, draw_view
 
 MakeDataset = Callable[..., AnnotatedDataset]
 
