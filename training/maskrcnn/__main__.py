@@ -59,7 +59,6 @@ from training.run.command_line import (
 )
 from training.run.folder import RunFolder
 from training.run.lightning import STATE_NAME, EpochBatches, fit
-from training.run.progress import EpochProgress
 
 COCO = "coco"
 BACKBONE_STAGES = ("layer4", "layer3", "layer2", "layer1", "conv1")
@@ -116,11 +115,8 @@ def train_maskrcnn(
     loaders, batches = _loaders(train, validation, settings, scale.network_scale, seed)
     folder = RunFolder(out, STATE_NAME)
     folder.begin(facts, resume=resume)
-    with EpochProgress(settings.epochs) as progress:
-        training = MaskrcnnTraining(
-            network, settings, batches=batches, seed=seed, progress=progress
-        )
-        fit(training, loaders, folder, epochs=settings.epochs, bf16=settings.bf16, resume=resume)
+    training = MaskrcnnTraining(network, settings, batches=batches, seed=seed)
+    fit(training, loaders, folder, bf16=settings.bf16, resume=resume)
     best = _network(train.class_names, settings)
     fill_network(best, training.best_weights, str(out))
     threshold = maskrcnn_threshold(best, validation, scale, seed)

@@ -25,7 +25,6 @@ from training.maskrcnn.settings import MaskrcnnSettings
 from training.postprocessing import merge_cells, tile_cuts
 from training.preprocessing.cutting import FrameTiles
 from training.run.lightning import BestEpochTraining, EpochBatches
-from training.run.progress import EpochProgress
 
 VALIDATION_LOSS = "validation/loss"
 """Metric that the learning-rate schedule monitors."""
@@ -45,9 +44,8 @@ class MaskrcnnTraining(BestEpochTraining):
         *,
         batches: EpochBatches,
         seed: int,
-        progress: EpochProgress,
     ) -> None:
-        super().__init__(seed=seed, progress=progress)
+        super().__init__(epochs=settings.epochs, seed=seed)
         self.network = network
         self.settings = settings
         self.batches = batches

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 from training.checkpoint import (
     RANDOM,
     CheckpointError,
+    Recipe,
     hash_files,
     load_checkpoint,
     new_recipe,
@@ -34,7 +35,6 @@ from training.resnet.trainer import ClassifierTraining
 from training.run.command_line import choose_settings, run_options
 from training.run.folder import RunFolder
 from training.run.lightning import STATE_NAME, fit
-from training.run.progress import EpochProgress
 
 
 class ResnetSettings(BaseModel):
@@ -132,8 +132,8 @@ def _initialise(classifier: CellClassifier, init: str) -> None:
 
 def train(
     crops: Path, out: Path, settings: ResnetSettings, *, init: str, seed: int, resume: bool
-) -> None:
-    """Train one classifier and write its checkpoint to ``out``; see the module's docstring."""
+) -> Recipe:
+    """Train one classifier and write its checkpoint to ``out``; return its recipe."""
     index = read_index(crops)
     facts = {
         "architecture": ARCHITECTURE,
@@ -149,37 +149,24 @@ def train(
     if init != RANDOM:
         _initialise(classifier, init)
     loaders = _loaders(crops, index, settings.batch, seed)
-    folder = _folder(out)
+    folder = RunFolder(out, STATE_NAME)
     folder.begin(facts, resume=resume)
-    with EpochProgress(settings.epochs) as progress:
-        training = ClassifierTraining(
-            classifier,
-            len(index.class_names),
-            epochs=settings.epochs,
-            learning_rate=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            seed=seed,
-            progress=progress,
-        )
-        fit(
-            training,
-            loaders,
-            folder,
-            epochs=settings.epochs,
-            bf16=settings.bf16,
-            resume=resume,
-        )
+    training = ClassifierTraining(
+        classifier,
+        len(index.class_names),
+        epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        seed=seed,
+    )
+    fit(training, loaders, folder, bf16=settings.bf16, resume=resume)
     recipe = new_recipe(**facts, metrics=training.best_metrics)
     folder.finish(training.best_weights, recipe)
-    folder.report(recipe)
+    return recipe
 
 
 def _all_crops(index: CropIndex) -> tuple[Crop, ...]:
     return index.train + index.validation
-
-
-def _folder(out: Path) -> RunFolder:
-    return RunFolder(out, STATE_NAME)
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
@@ -201,8 +188,10 @@ def main(
 ) -> None:
     """Train ResNet50. The module's docstring is the help text."""
     settings = choose_settings(PRESETS, preset, file, **overrides)
-    with _folder(out).reported():
-        train(crops, out, settings, init=init, seed=seed, resume=resume)
+    folder = RunFolder(out, STATE_NAME)
+    with folder.reported():
+        recipe = train(crops, out, settings, init=init, seed=seed, resume=resume)
+    folder.report(recipe)
 
 
 if __name__ == "__main__":

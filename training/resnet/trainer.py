@@ -11,7 +11,6 @@ from torchvision.transforms import v2
 
 from training.resnet.network import CellClassifier
 from training.run.lightning import BestEpochTraining
-from training.run.progress import EpochProgress
 
 
 class ClassifierTraining(BestEpochTraining):
@@ -31,9 +30,8 @@ class ClassifierTraining(BestEpochTraining):
         learning_rate: float,
         weight_decay: float,
         seed: int,
-        progress: EpochProgress,
     ) -> None:
-        super().__init__(seed=seed, progress=progress)
+        super().__init__(epochs=epochs, seed=seed)
         self.classifier = classifier
         self.epochs = epochs
         self.learning_rate = learning_rate

@@ -65,70 +65,6 @@ class EpochBatches(Sampler[list[Draw]]):
             yield [Draw(int(i), int(random.integers(2**32)), quarter) for i in chosen]
 
 
-STATE_NAME = "last.ckpt"
-"""State of an interrupted run, below ``resume/``."""
-
-
-def fit(
-    training: lightning.LightningModule,
-    loaders: tuple[DataLoader[Any], ...],
-    folder: RunFolder,
-    *,
-    epochs: int,
-    bf16: bool,
-    resume: bool,
-    callbacks: Sequence[Callback] = (),
-) -> None:
-    """Train all epochs, or the remaining ones of an interrupted run.
-
-    Raises KeyboardInterrupt on Ctrl-C, as other code does.
-    """
-    state = folder.state
-    with _lightning_kept_quiet():
-        trainer = lightning.Trainer(
-            max_epochs=epochs,
-            precision="bf16-mixed" if bf16 else "32-true",
-            logger=TensorBoardLogger(folder.out, name="", version=folder.log.name),
-            callbacks=[
-                *callbacks,
-                ModelCheckpoint(
-                    state.parent,
-                    state.stem,
-                    save_on_train_epoch_end=True,
-                    enable_version_counter=False,
-                ),
-            ],
-            num_sanity_val_steps=0,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            log_every_n_steps=1,
-        )
-        try:
-            # weights_only: the state of an interrupted run is read without arbitrary pickle.
-            trainer.fit(training, *loaders, ckpt_path=state if resume else None, weights_only=True)
-        except SystemExit as error:  # Lightning's answer to Ctrl-C
-            raise KeyboardInterrupt from error
-
-
-@contextmanager
-def _lightning_kept_quiet() -> Iterator[None]:
-    """Hide Lightning's tips, and warnings about what is intended."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            # The images lie in memory: workers would only copy them.
-            warnings.filterwarnings("ignore", ".*does not have many workers")
-            # The folder holds the facts of the run, and the state to resume.
-            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
-            # Lightning itself uses a class that torch will remove.
-            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
 class BestEpochTraining(lightning.LightningModule, ABC):  # type: ignore[misc]  # ships no types
     """Base class: a subclass defines the steps; this class logs, draws and keeps the best weights.
 
@@ -137,10 +73,10 @@ class BestEpochTraining(lightning.LightningModule, ABC):  # type: ignore[misc]  
     :meth:`end_epoch`.
     """
 
-    def __init__(self, *, seed: int, progress: EpochProgress) -> None:
+    def __init__(self, *, epochs: int, seed: int) -> None:
         super().__init__()
         self.seed = seed
-        self.progress = progress
+        self.progress = EpochProgress(epochs)
         self.best_weights: dict[str, Tensor] = {}
         """Weights of the best epoch so far."""
         self.best_metrics: dict[str, float] = {}
@@ -195,3 +131,66 @@ class BestEpochTraining(lightning.LightningModule, ABC):  # type: ignore[misc]  
         self.draw_epoch(checkpoint["epoch"] + 1)
         self.best_weights = checkpoint["best"]["weights"]
         self.best_metrics = checkpoint["best"]["metrics"]
+
+
+STATE_NAME = "last.ckpt"
+"""State of an interrupted run, below ``resume/``."""
+
+
+def fit(
+    training: BestEpochTraining,
+    loaders: tuple[DataLoader[Any], ...],
+    folder: RunFolder,
+    *,
+    bf16: bool,
+    resume: bool,
+    callbacks: Sequence[Callback] = (),
+) -> None:
+    """Train all epochs, or the remaining ones of an interrupted run, and show the progress.
+
+    Raises KeyboardInterrupt on Ctrl-C, as other code does.
+    """
+    state = folder.state
+    with training.progress, _lightning_kept_quiet():
+        trainer = lightning.Trainer(
+            max_epochs=training.progress.epochs,
+            precision="bf16-mixed" if bf16 else "32-true",
+            logger=TensorBoardLogger(folder.out, name="", version=folder.log.name),
+            callbacks=[
+                *callbacks,
+                ModelCheckpoint(
+                    state.parent,
+                    state.stem,
+                    save_on_train_epoch_end=True,
+                    enable_version_counter=False,
+                ),
+            ],
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            log_every_n_steps=1,
+        )
+        try:
+            # weights_only: the state of an interrupted run is read without arbitrary pickle.
+            trainer.fit(training, *loaders, ckpt_path=state if resume else None, weights_only=True)
+        except SystemExit as error:  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt from error
+
+
+@contextmanager
+def _lightning_kept_quiet() -> Iterator[None]:
+    """Hide Lightning's tips, and warnings about what is intended."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            # The images lie in memory: workers would only copy them.
+            warnings.filterwarnings("ignore", ".*does not have many workers")
+            # The folder holds the facts of the run, and the state to resume.
+            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+            # Lightning itself uses a class that torch will remove.
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -41,7 +41,6 @@ from training.datasets.splits import refuse_shared_frames
 from training.run.command_line import choose_settings, read_split, run_options, split_options
 from training.run.folder import RunFolder
 from training.run.lightning import STATE_NAME, EpochBatches, fit
-from training.run.progress import EpochProgress
 from training.sam.frames import SamFrame, Sides, prepare_frames
 from training.sam.network import ARCHITECTURE, KeptEmbeddings, build_sam, load_published, load_sam
 from training.sam.samples import DenseSample, TrainingSample, TrainingSamples
@@ -109,24 +108,10 @@ def train_sam(
     folder = RunFolder(out, STATE_NAME)
     folder.begin(facts, resume=resume)
     kept = None if settings.train_encoder else KeptEmbeddings(sam, out / EMBEDDINGS_FOLDER)
-    with EpochProgress(settings.epochs) as progress:
-        training = SamTraining(
-            sam,
-            settings,
-            samples=samples,
-            batches=batches,
-            embeddings=kept,
-            seed=seed,
-            progress=progress,
-        )
-        fit(
-            training,
-            loaders,
-            folder,
-            epochs=settings.epochs,
-            bf16=settings.bf16,
-            resume=resume,
-        )
+    training = SamTraining(
+        sam, settings, samples=samples, batches=batches, embeddings=kept, seed=seed
+    )
+    fit(training, loaders, folder, bf16=settings.bf16, resume=resume)
     if kept is not None:
         kept.drop_others()
     recipe = new_recipe(**facts, metrics=training.best_metrics)

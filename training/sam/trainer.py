@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from training.run.lightning import BestEpochTraining, EpochBatches
-from training.run.progress import EpochProgress
 from training.sam.frames import SamFrame, Sides, dense_truth
 from training.sam.network import KeptEmbeddings
 from training.sam.prompts import box_prompts, decode
@@ -201,9 +200,8 @@ class SamTraining(BestEpochTraining):
         batches: EpochBatches,
         embeddings: KeptEmbeddings | None,
         seed: int,
-        progress: EpochProgress,
     ) -> None:
-        super().__init__(seed=seed, progress=progress)
+        super().__init__(epochs=settings.epochs, seed=seed)
         self.sam = sam.train()  # SAM behaves the same in both modes
         sam.image_encoder.requires_grad_(settings.train_encoder)
         sam.prompt_encoder.requires_grad_(settings.train_prompt_encoder)

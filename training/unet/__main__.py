@@ -47,7 +47,6 @@ from training.nuclei_tiles import Tile, read_tile_index
 from training.run.command_line import choose_settings, read_split, run_options, split_options
 from training.run.folder import RunFolder
 from training.run.lightning import STATE_NAME, EpochBatches, fit
-from training.run.progress import EpochProgress
 from training.unet.frames import (
     MaskedImage,
     balancing_weights,
@@ -180,24 +179,17 @@ def _train(
     shown, empty = images.batches(settings.batch)
     kept = DataLoader(images, batch_sampler=shown + empty)
     folder.begin(facts, resume=resume)
-    with EpochProgress(settings.epochs) as progress:
-        training = UnetTraining(
-            unet,
-            settings,
-            batches=batches,
-            validation_batches=len(shown),
-            seed=seed,
-            progress=progress,
-        )
-        fit(
-            training,
-            (DataLoader(windows, batch_sampler=batches), kept),
-            folder,
-            epochs=settings.epochs,
-            bf16=settings.bf16,
-            resume=resume,
-            callbacks=_early_stopping(settings),
-        )
+    training = UnetTraining(
+        unet, settings, batches=batches, validation_batches=len(shown), seed=seed
+    )
+    fit(
+        training,
+        (DataLoader(windows, batch_sampler=batches), kept),
+        folder,
+        bf16=settings.bf16,
+        resume=resume,
+        callbacks=_early_stopping(settings),
+    )
     fill_network(unet, training.best_weights, str(folder.out))
     device = next(iter(training.best_weights.values())).device
     threshold = unet_threshold(unet, kept, device)

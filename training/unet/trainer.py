@@ -17,7 +17,6 @@ from cytoserve.foreground import FULL, foreground_mask
 from training.checkpoint import ChosenThreshold
 from training.evaluation import THRESHOLDS, choose_threshold
 from training.run.lightning import BestEpochTraining, EpochBatches
-from training.run.progress import EpochProgress
 from training.unet.dice import FOREGROUND_PROBABILITY, dice_score, iou_score
 from training.unet.network import UNet
 from training.unet.settings import UnetSettings
@@ -78,7 +77,6 @@ class UnetTraining(BestEpochTraining):
         batches: EpochBatches,
         validation_batches: int,
         seed: int,
-        progress: EpochProgress,
     ) -> None:
         """Set up a training.
 
@@ -89,9 +87,8 @@ class UnetTraining(BestEpochTraining):
             validation_batches: number of validation batches of images; later ones hold empty
                 frames.
             seed: random seed from which every epoch draws.
-            progress: progress display on the terminal.
         """
-        super().__init__(seed=seed, progress=progress)
+        super().__init__(epochs=settings.epochs, seed=seed)
         # Convolutions with few channels are faster on CPUs in this memory layout.
         self.unet = unet.to(memory_format=torch.channels_last)
         self.average = _moving_average(self.unet, settings.weight_averaging)

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cytoserve.contract import NETWORK_SIZE
 from training.checkpoint import (
     RANDOM,
+    Recipe,
     fill_network,
     load_checkpoint,
     new_recipe,
@@ -40,10 +41,12 @@ from training.run.command_line import (
     run_options,
 )
 from training.run.folder import RunFolder
-from training.run.progress import EpochProgress
 from training.yolo.frames import DATA_FILE, WindowSettings, write_yolo_dataset
 from training.yolo.network import ARCHITECTURE, fetch_coco_weights, new_network
 from training.yolo.trainer import YoloTrainer, yolo_threshold
+
+STATE_NAME = "state.safetensors"
+"""State of an interrupted run, below ``resume/``."""
 
 
 class YoloSettings(BaseModel):
@@ -122,8 +125,8 @@ def train(
     seed: int,
     resume: bool,
     pixel_sizes: tuple[float, ...] = (),
-) -> None:
-    """Train one network and write its checkpoint to ``out``; see the module's docstring."""
+) -> Recipe:
+    """Train one network and write its checkpoint to ``out``; return its recipe."""
     initial = _initial_weights(init)
     dataset, hashes = read_data(data, one_class, pixel_sizes)
     training, validation = split_by_frame(dataset, settings.validation_share, seed)
@@ -138,33 +141,27 @@ def train(
         "seed": seed,
         "scale": scale.model_dump(),
     }
-    folder = _folder(out)
+    folder = RunFolder(out, STATE_NAME)
     folder.begin(facts, resume=resume)
     windows = out / "windows"
     if not (resume and (windows / DATA_FILE).is_file()):
         fields = {field.name: getattr(settings, field.name) for field in fields_of(WindowSettings)}
         chosen = WindowSettings(**fields | {"network_scale": scale.network_scale})
         write_yolo_dataset(training, validation, windows, chosen, seed)
-    with EpochProgress(settings.epochs) as progress:
-        trainer = YoloTrainer(
-            overrides=_ultralytics_settings(settings, windows / DATA_FILE, out, seed),
-            initial=initial,
-            folder=folder,
-            resume=resume,
-            bf16=settings.bf16,
-            progress=progress,
-        )
-        trainer.train()
+    trainer = YoloTrainer(
+        overrides=_ultralytics_settings(settings, windows / DATA_FILE, out, seed),
+        initial=initial,
+        folder=folder,
+        resume=resume,
+        bf16=settings.bf16,
+    )
+    trainer.train()
     network = new_network(len(dataset.class_names))
     fill_network(network, trainer.best_weights, str(out))
     threshold = yolo_threshold(network.eval(), validation, scale, seed)
     recipe = new_recipe(**facts, metrics=trainer.best_metrics, threshold=threshold)
     folder.finish(trainer.best_weights, recipe)
-    folder.report(recipe)
-
-
-def _folder(out: Path) -> RunFolder:
-    return RunFolder(out, "state.safetensors")
+    return recipe
 
 
 def _initial_weights(init: str) -> dict[str, torch.Tensor] | None:
@@ -231,18 +228,19 @@ def main(
     """Train YOLO11n-seg. The module's docstring is the help text."""
     name = protocol if preset == "study" else f"{protocol}-demo"
     settings = choose_settings(PRESETS, name, file, **overrides)
-    one_class = protocol == "general"
-    with _folder(out).reported():
-        train(
+    folder = RunFolder(out, STATE_NAME)
+    with folder.reported():
+        recipe = train(
             data,
             out,
             settings,
-            one_class=one_class,
+            one_class=protocol == "general",
             init=init,
             seed=seed,
             resume=resume,
             pixel_sizes=pixel_sizes,
         )
+    folder.report(recipe)
 
 
 if __name__ == "__main__":

@@ -174,7 +174,6 @@ class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics shi
         folder: folder of the run, for its log and its state after every epoch.
         resume: resume from the state in ``folder``.
         bf16: train in mixed precision, see `Bf16Network`.
-        progress: shows the progress of the run.
 
     Raises CheckpointError if the state to resume is damaged.
     """
@@ -187,7 +186,6 @@ class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics shi
         folder: RunFolder,
         resume: bool,
         bf16: bool,
-        progress: EpochProgress,
     ) -> None:
         self.folder = folder
         self.state = YoloState.read(folder.state) if resume else None
@@ -195,7 +193,7 @@ class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics shi
         self.initial = initial
         self.best_weights: dict[str, torch.Tensor] = {}
         self.best_metrics: dict[str, float] = {}
-        self.progress = progress
+        self.progress = EpochProgress(overrides["epochs"])
         with all_threads():
             super().__init__(overrides=overrides)
         if not any(self.wdir.iterdir()):
@@ -211,7 +209,8 @@ class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics shi
             self.best_weights, self.best_metrics = self.state.best, self.state.best_metrics
         try:
             if self.state is None or self.state.epoch + 1 < self.epochs:
-                super().train()
+                with self.progress:
+                    super().train()
         finally:
             self.log.close()
 

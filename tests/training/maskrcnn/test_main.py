@@ -23,7 +23,6 @@ from training.maskrcnn.settings import PRESETS, MaskrcnnSettings
 from training.maskrcnn.trainer import MaskrcnnTraining
 from training.run.command_line import read_data
 from training.run.lightning import EpochBatches
-from training.run.progress import EpochProgress
 
 Run = Callable[..., Any]
 MakeDataset = Callable[..., AnnotatedDataset]
@@ -147,7 +146,6 @@ def new_training(dataset: AnnotatedDataset, **given: Any) -> MaskrcnnTraining:
         settings,
         batches=EpochBatches(len(dataset.frames), 1, 2, 0),
         seed=0,
-        progress=EpochProgress(1),
     )
 
 

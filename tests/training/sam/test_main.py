@@ -17,7 +17,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training.checkpoint import load_checkpoint
 from training.datasets.annotated import AnnotatedDataset
 from training.run.lightning import EpochBatches
-from training.run.progress import EpochProgress
 from training.sam import network as sam_network
 from training.sam.__main__ import main, train_sam
 from training.sam.frames import Sides, prepare_frames
@@ -272,7 +271,6 @@ def new_training(dataset: AnnotatedDataset, **given: Any) -> SamTraining:
         batches=EpochBatches(len(dataset.frames), 1, 1, 0),
         embeddings=None,
         seed=0,
-        progress=EpochProgress(1),
     )
 
 

@@ -20,7 +20,6 @@ from training.datasets.annotated import AnnotatedDataset
 from training.nuclei_tiles import Tile, TileIndex
 from training.run.command_line import read_data
 from training.run.lightning import EpochBatches
-from training.run.progress import EpochProgress
 from training.unet.__main__ import main, train_unet
 from training.unet.dice import dice_at
 from training.unet.frames import foreground_mask, prepare_frames
@@ -184,7 +183,6 @@ def test_empty_frames_cost_an_epoch_its_rank_and_leave_dice_as_it_is() -> None:
         batches=batches,
         validation_batches=1,
         seed=0,
-        progress=EpochProgress(1),
     )
     full = {"dice": 0.80, "loss": 0.5, BLANK_FOREGROUND: 0.2}
     empty = {"dice": 0.79, "loss": 0.5, BLANK_FOREGROUND: 0.0}
