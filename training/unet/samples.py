@@ -125,7 +125,7 @@ MakeBlank = Callable[[np.random.Generator], MaskedImage]
 
 
 class TrainingWindows(Dataset[Planes]):
-    """Images that windows are drawn from by :class:`EpochBatches`.
+    """Images that windows are drawn from by `training.run.lightning.EpochBatches`.
 
     ``blank`` makes a new empty frame for each draw beyond the last image.
     """
