@@ -19,7 +19,7 @@ from training.evaluation import (
     MAX_TOLERANCE,
     PICTURE,
     THRESHOLDS,
-    Frame,
+    ScoredFrame,
     choose_score_threshold,
     choose_threshold,
     draw_threshold,
@@ -193,7 +193,7 @@ def test_mask_iou(one, other, expected):
     assert mask_iou(one, other) == mask_iou(other, one) == pytest.approx(expected)
 
 
-def frame(right: Sequence[float], wrong: Sequence[float], annotated: int) -> Frame:
+def frame(right: Sequence[float], wrong: Sequence[float], annotated: int) -> ScoredFrame:
     """Scores of cells that stand for annotated ones, and of others."""
     scores = np.array([*right, *wrong], np.float32)
     return scores, np.arange(len(scores)) < len(right), annotated
@@ -214,7 +214,7 @@ def frame(right: Sequence[float], wrong: Sequence[float], annotated: int) -> Fra
     ],
 )
 def test_the_middle_of_the_best_thresholds_is_chosen(
-    frames: list[Frame], value: float, f1: float
+    frames: list[ScoredFrame], value: float, f1: float
 ) -> None:
     chosen = choose_score_threshold(frames)
     assert chosen.value == pytest.approx(value, abs=0.021)
