@@ -138,7 +138,6 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Mean and standard deviation per channel of RGB in 0..1, as torchvision documents them."""
 
-
 CONTRAST = 1.5
 """Factor by which differences from the frame's mean grey grow; values are clipped at black and
 white. Study S2 raises the contrast in every experiment but states no factor. This one clips few

@@ -106,7 +106,6 @@ def sam_loss(logits: Tensor, qualities: Tensor, truths: Tensor, kind: MaskLoss) 
 GRID_PER_TOKEN = 4
 """Pixels of SAM's low-resolution grid per token of the embedding, along each axis."""
 
-
 _MAPS = 4  # foreground, border, offset along x, along y
 
 
@@ -158,7 +157,6 @@ def dense_loss(maps: Tensor, truths: Tensor) -> Tensor:
 
 VALIDATION_CHUNK = 16
 """Number of prompts decoded at once in validation: each needs the memory of some float32 frames."""
-
 
 _FINAL_RATE = 0.01  # share of the peak learning rate that is left at the end
 

@@ -219,10 +219,8 @@ FEW_IMAGES = 6
 """Number of validation images up to which there are as many empty frames; six, for the six
 kinds."""
 
-
 MIN_SCALE = 0.25
 """Smallest sides of an empty frame that is resized, as a share of the sides of the images."""
-
 
 BlankPixels = Callable[[np.random.Generator, int, int, int], Tensor]
 """Function ``(random, height, width, channels)`` that makes an empty frame uint8 ``[C, H, W]``."""

@@ -53,7 +53,6 @@ LOSSES: dict[str, Loss] = {
 }
 """Losses by their names in the settings."""
 
-
 VALIDATION_LOSS = "validation/loss"
 """Metric that early stopping and the learning-rate schedule monitor."""
 

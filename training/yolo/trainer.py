@@ -43,7 +43,6 @@ from ultralytics.data.augment import Format  # isort: skip
 from ultralytics.models.yolo.segment import SegmentationTrainer  # isort: skip
 from ultralytics.utils.torch_utils import ModelEMA, init_seeds  # isort: skip
 
-
 Tensors = dict[str, torch.Tensor]
 
 
