@@ -134,7 +134,7 @@ def _failures() -> tuple[type[Exception], ...]:
     from cytoserve.model_config import ModelConfigError
     from export.parity.steps import ParityError
     from export.repository.install import RepositoryBusyError
-    from export.sam.pipeline import SamSizesError
+    from export.sam.steps import SamSizesError
     from training.checkpoint import CheckpointError
 
     return (
@@ -170,7 +170,7 @@ def yolo(
 ) -> None:
     """Pipeline `yolo`: a network fine-tuned to the target classes."""
     from export.parity.frames import parity_frames
-    from export.yolo.pipeline import export_yolo
+    from export.yolo.steps import export_yolo
     from training.checkpoint import read_recipe
     from training.yolo.network import ARCHITECTURE
 
@@ -213,7 +213,7 @@ def maskrcnn(
     frames: Path | None,
 ) -> None:
     """Pipeline `maskrcnn`: torchvision's Mask R-CNN."""
-    from export.maskrcnn.pipeline import export_maskrcnn
+    from export.maskrcnn.steps import export_maskrcnn
     from export.parity.frames import parity_frames
     from training.checkpoint import read_recipe
     from training.maskrcnn.network import ARCHITECTURE
@@ -277,7 +277,7 @@ def sam_prompt(
 ) -> None:
     """Pipeline `sam_prompt`: SAM, prompted by boxes, points and coarse masks."""
     from export.parity.frames import parity_frames
-    from export.sam.pipeline import export_sam_prompt
+    from export.sam.steps import export_sam_prompt
 
     pipeline = export_sam_prompt(sam, sam_size, fp16, _say)
     _install(pipeline, repository, parity_frames(frames, pipeline.recipes["sam_encoder"]))
@@ -341,7 +341,7 @@ def _glioma(
     frames: Path | None,
 ) -> None:
     from export.parity.frames import parity_frames
-    from export.unet.pipeline import export_glioma_unet
+    from export.unet.steps import export_glioma_unet
     from training.checkpoint import read_recipe
     from training.unet.network import ARCHITECTURE
 
@@ -356,7 +356,7 @@ def _glioma(
 def nuclei_unet(checkpoint: Path, repository: Path, frames: Path | None) -> None:
     """Pipeline `nuclei_unet`: a U-Net on overlapping tiles of stained tissue."""
     from export.parity.frames import parity_frames
-    from export.unet.pipeline import export_nuclei_unet
+    from export.unet.steps import export_nuclei_unet
     from training.checkpoint import read_recipe
     from training.unet.network import ARCHITECTURE
 

@@ -11,9 +11,7 @@ from export.repository.pipelines import ExportedPipeline, Progress
 from export.resnet import steps as resnet_steps
 from export.resnet.reference import classify_cells
 from export.sam import steps as sam_steps
-from export.sam.pipeline import cells_pipeline, read_sam
 from export.yolo import steps as yolo_steps
-from export.yolo.pipeline import yolo_pipeline
 from training.checkpoint import CheckpointError, LearnedScale
 from training.datasets.scale import recorded_scale, scale_for
 from training.maskrcnn.network import load_maskrcnn
@@ -58,7 +56,7 @@ def export_yolo_resnet(
     )
     recipes = {"yolo_cells": network_recipe, "resnet50_cells": resnet_recipe}
     classify = partial(classify_cells, resnet)
-    return yolo_pipeline(
+    return yolo_steps.yolo_pipeline(
         "yolo_resnet", resnet_recipe.class_names, exported, recipes, scale, network, classify
     )
 
@@ -87,7 +85,7 @@ def export_maskrcnn_sam(
     """
     network, network_recipe = load_maskrcnn(maskrcnn)
     scale = recorded_scale(network_recipe, maskrcnn, told)
-    sam, recipe = read_sam(checkpoint, size)
+    sam, recipe = sam_steps.read_sam(checkpoint, size)
     names = [name for name in PIPELINES["maskrcnn_sam"].steps if name != "cell_labels"]
     say(f"exporting {', '.join(names)}")
     exported = (
@@ -100,4 +98,4 @@ def export_maskrcnn_sam(
         sam_steps.sam_decoder(sam),
         sam_steps.sam_cells(),
     )
-    return cells_pipeline(exported, sam, recipe, network_recipe, scale, half)
+    return sam_steps.cells_pipeline(exported, sam, recipe, network_recipe, scale, half)

@@ -13,9 +13,9 @@ from types import TracebackType
 
 from cytoserve.contract import PIPELINES
 from server.errors import StartError
+from server.installation import folder_of, joined
 from server.launcher import READY, RESPONSE_CACHE_MB
 from server.supervisor import START_TIMEOUT_S
-from server.worker_environment import folder_of, joined
 
 LAST_LINES = 20
 POLL_S = 0.05

@@ -16,21 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cytoserve.contract import Pipeline
-from server.errors import RepositoryError
-from server.installation import Installation, find_installation
-from server.port import reserve
-from server.repository import PipelineExport, models_of_variant, survey
-from server.supervisor import Supervisor
-from server.tritonserver import TritonServer
-from server.variants import OPENVINO_FOLDER, VARIANTS, check_machine, processor_instructions
-from server.watcher import (
+from server.cleanup import (
     RUN_VARIABLE,
     clean_up,
     kill_processes,
     start_watcher,
     sweep_shared_memory,
 )
-from server.worker_environment import lay_out, worker_environment
+from server.errors import RepositoryError
+from server.installation import Installation, find_installation, lay_out, worker_environment
+from server.port import reserve
+from server.repository import PipelineExport, models_of_variant, survey
+from server.supervisor import Supervisor
+from server.tritonserver import TritonServer
+from server.variants import OPENVINO_FOLDER, VARIANTS, check_machine, processor_instructions
 
 MODEL_LOAD_THREADS = 16
 

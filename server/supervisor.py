@@ -11,10 +11,9 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from cytoserve.contract import Pipeline
-from server.canary import CALL_TIMEOUT_S, MIN_DEADLINE_S, Canary, first_answer
 from server.errors import StartError
-from server.tritonserver import TritonServer
-from server.workers import Worker, can_work, processor_seconds, workers_of
+from server.health_check import CALL_TIMEOUT_S, MIN_DEADLINE_S, Canary, first_answer
+from server.tritonserver import TritonServer, Worker, can_work, processor_seconds, workers_of
 
 POLL_S = 0.2
 """Seconds between two checks of the processes."""

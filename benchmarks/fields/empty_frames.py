@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from benchmarks.fields.windows import background, largest_rectangles
 from benchmarks.harness.pictures import write_picture
-from cytoserve.picture import Picture, frame_picture
+from cytoserve.overlay import Picture, frame_picture
 from training.datasets.annotated import AnnotatedDataset
 from training.datasets.readers import read_annotated
 from training.rendered import RenderSettings, render_frame

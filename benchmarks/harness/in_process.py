@@ -24,7 +24,7 @@ from cytoserve.errors import PipelineNotServed
 from cytoserve.transport import Request, ServerInfo, Tensors
 from export.graphs.files import open_session
 from export.parity.chain import Arrays, Chain, newest_graph
-from server.worker_environment import available_cores
+from server.installation import available_cores
 
 
 class InProcess:

@@ -58,7 +58,7 @@ from cytoserve.contract import OVERLAP_THRESHOLD
 from export.parity.chain import Chain
 from export.parity.reference import normalised_rgb
 from server.embedded import EmbeddedServer
-from server.worker_environment import available_cores
+from server.installation import available_cores
 from training.checkpoint import CheckpointError
 from training.datasets.annotated import AnnotatedDataset, AnnotatedFrame
 from training.maskrcnn.network import load_maskrcnn

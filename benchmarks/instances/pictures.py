@@ -13,8 +13,7 @@ import numpy.typing as npt
 from benchmarks.harness.pictures import write_picture
 from cytoserve import Cells
 from cytoserve.contract import SAM_MASK_SIZE
-from cytoserve.overlay import draw_overlay
-from cytoserve.picture import Picture, add_legend, frame_picture
+from cytoserve.overlay import Picture, add_legend, draw_overlay, frame_picture
 from training.datasets.annotated import AnnotatedFrame
 
 GAP = 12

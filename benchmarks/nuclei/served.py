@@ -37,8 +37,8 @@ from benchmarks.nuclei.tables import served_page
 from cytoserve import Client
 from cytoserve.contract import TILE_SIZE
 from export.parity.foregrounds import white_level_of
-from export.unet.pipeline import RADIUS
 from export.unet.reference import predict_tile_by_tile
+from export.unet.steps import RADIUS
 from server.embedded import EmbeddedServer
 from training.datasets.readers.brecahad import PointFrame, disc_mask, read_brecahad
 from training.unet.dice import dice_score, iou_score

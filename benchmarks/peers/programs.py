@@ -12,9 +12,9 @@ from typing import IO
 
 import psutil
 
+from server.cleanup import RUN_VARIABLE, kill_processes, processes_of
+from server.installation import folder_of, joined
 from server.launcher import Run, new_run
-from server.watcher import RUN_VARIABLE, kill_processes, processes_of
-from server.worker_environment import folder_of, joined
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,7 +19,7 @@ from benchmarks.throughput.clients import ClientProcesses, Load, answered_per_se
 from benchmarks.throughput.layouts import Layout, Opened
 from benchmarks.throughput.perf_analyzer import PerfAnalyzer
 from cytoserve.contract import STEPS
-from server.workers import cpu_seconds, worker_from
+from server.tritonserver import cpu_seconds, worker_from
 
 TRITON = "tritonserver"
 """Name of the part for all of a server's processes except the workers of its steps. They receive

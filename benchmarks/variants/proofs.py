@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from cytoserve import Client
 from cytoserve.contract import PIPELINES
-from export.unet.pipeline import RADIUS
+from export.unet.steps import RADIUS
 from training.datasets.annotated import AnnotatedCell
 from training.datasets.readers.brecahad import disc_mask, read_brecahad
 from training.evaluation import match_cells, quality

@@ -1,4 +1,10 @@
-"""gRPC transports to a Triton server: one that blocks, and one for asyncio."""
+"""gRPC transports to a Triton server: one that blocks, and one for asyncio.
+
+A request is encoded as the bytes of Triton's `ModelInferRequest`, copying the frame only once.
+Protobuf itself takes milliseconds to put a megapixel into a message; :func:`message` writes it
+piece by piece. The reader still sees one message: that is how protobuf's encoding is defined
+(https://protobuf.dev/programming-guides/encoding/#last-one-wins).
+"""
 
 from __future__ import annotations
 
@@ -12,8 +18,8 @@ import grpc  # type: ignore[import-untyped]
 import numpy as np
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
-from tritonclient.grpc import model_config_pb2
-from tritonclient.utils import InferenceServerException
+from tritonclient.grpc import model_config_pb2, service_pb2
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from cytoserve.contract import MASK_SIZE, MAX_FRAME_BYTES, SAM_MASK_SIZE
 from cytoserve.errors import (
@@ -27,11 +33,16 @@ from cytoserve.errors import (
     ServerError,
     ServerUnreachable,
 )
-from cytoserve.inference_message import inference_call, message
 from cytoserve.model_config import MODEL_FILES
 from cytoserve.prompts import MAX_PROMPTS
 from cytoserve.settings import DEFAULT_URL, MAX_CELLS_LIMIT
 from cytoserve.transport import Request, ServerInfo, Tensors
+
+_SERVICE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+_REQUEST = service_pb2.ModelInferRequest
+
+_LENGTH_DELIMITED = 2
+"""Protobuf's wire type of length-delimited values: text, bytes, messages."""
 
 _HEAD_BYTES = 1024 * 1024  # names, shapes, thresholds
 _CELL_BYTES = (
@@ -224,6 +235,51 @@ def _channel(
     if credentials is None:
         return library.insecure_channel(url, CHANNEL_OPTIONS)
     return library.secure_channel(url, credentials, CHANNEL_OPTIONS)
+
+
+def inference_call(channel: grpc.Channel) -> grpc.UnaryUnaryMultiCallable:
+    """Return the call `ModelInfer` of a gRPC channel, blocking or asyncio.
+
+    It takes the bytes from :func:`message`, returns a `ModelInferResponse` and raises
+    `grpc.RpcError`.
+    """
+    return channel.unary_unary(
+        f"/{_SERVICE.full_name}/ModelInfer",
+        response_deserializer=service_pb2.ModelInferResponse.FromString,
+    )
+
+
+def message(request: Request) -> bytes:
+    """Return the encoded message of a request, whose inputs must be numbers, never text."""
+    head = _REQUEST(
+        model_name=request.model,
+        inputs=[
+            _REQUEST.InferInputTensor(
+                name=name, datatype=np_to_triton_dtype(tensor.dtype), shape=tensor.shape
+            )
+            for name, tensor in request.inputs.items()
+        ],
+        outputs=[_REQUEST.InferRequestedOutputTensor(name=name) for name in request.outputs],
+    )
+    parts: list[bytes | memoryview] = [head.SerializeToString()]
+    field = _REQUEST.DESCRIPTOR.fields_by_name["raw_input_contents"].number
+    for tensor in request.inputs.values():
+        parts += [
+            _varint(field << 3 | _LENGTH_DELIMITED),
+            _varint(tensor.nbytes),
+            np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data,
+        ]
+    return b"".join(parts)
+
+
+def _varint(number: int) -> bytes:
+    """Encode a number as protobuf does: seven bits per byte, lowest first."""
+    coded = bytearray()
+    while number > 0x7F:
+        coded.append(number & 0x7F | 0x80)
+        number >>= 7
+    coded.append(number)
+    return bytes(coded)
 
 
 def check_url(url: str) -> str:

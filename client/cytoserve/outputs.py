@@ -1,4 +1,7 @@
-"""The files that can be written for one frame, and their atomic writing."""
+"""Encode the files that can be written for one frame.
+
+Among them is a COCO dataset of one image, for pycocotools and annotation tools.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,12 @@ import tifffile
 from numpy.typing import NDArray
 
 from cytoserve.cells import Cells
-from cytoserve.coco import coco_dataset, coco_foreground
 from cytoserve.contract import Pipeline
-from cytoserve.foreground import Foreground
-from cytoserve.overlay import draw_foreground, draw_overlay
-from cytoserve.picture import Picture
+from cytoserve.foreground import FULL, Foreground
+from cytoserve.overlay import Picture, draw_foreground, draw_overlay
+from cytoserve.patches import Region, run_lengths
 
+Json = dict[str, Any]
 Result = TypeVar("Result", Cells, Foreground)
 
 OVERLAY = "overlay"
@@ -84,6 +87,38 @@ def overlay_png(
     if isinstance(result, Cells):
         return _png(draw_overlay(frame, result, numbers, pixel_size_um))
     return _png(draw_foreground(frame, result, numbers, pixel_size_um))
+
+
+def coco_dataset(cells: Cells, file_name: str) -> Json:
+    """Return the cells of an image as JSON-ready values, one annotation per cell.
+
+    Masks are uncompressed run lengths (``counts`` as a list), exact and with their holes.
+    Annotation ``i`` has the pixels of cell ``i`` in the label image, and ``bbox`` is their
+    bounding box as x, y, width, height. Category numbers start at 1.
+    """
+    annotations = [
+        _annotation(number, region, cells.frame_shape)
+        | {"category_id": int(class_id) + 1, "score": round(float(score), 6)}
+        for number, (region, class_id, score) in enumerate(
+            zip(cells.regions(), cells.class_ids, cells.scores, strict=True), 1
+        )
+    ]
+    return _dataset(file_name, cells.frame_shape, cells.class_names, annotations)
+
+
+def coco_foreground(foreground: Foreground, file_name: str) -> Json:
+    """Return the foreground of an image as JSON-ready values, one annotation per component.
+
+    The form is that of :func:`coco_dataset`; ``score`` is the mean probability of the component's
+    pixels.
+    """
+    shape = foreground.frame_shape
+    annotations = []
+    for number, region in enumerate(foreground.components(), 1):
+        values = foreground.probability[region.rows, region.columns][region.mask]
+        own = {"category_id": 1, "score": round(float(values.mean() / FULL), 6)}
+        annotations.append(_annotation(number, region, shape) | own)
+    return _dataset(file_name, shape, (foreground.class_name,), annotations)
 
 
 def coco_json(frame: NDArray[Any], cells: Cells, name: str) -> bytes:
@@ -168,6 +203,35 @@ def _png(picture: Picture) -> bytes:
     if not done:
         raise OSError("OpenCV could not encode the overlay as PNG.")
     return data.tobytes()
+
+
+def _annotation(number: int, region: Region, frame_shape: tuple[int, int]) -> Json:
+    height, width = region.mask.shape
+    return {
+        "id": number,
+        "image_id": 1,
+        "bbox": [region.columns.start, region.rows.start, width, height],
+        "area": int(np.count_nonzero(region.mask)),
+        "segmentation": {
+            "size": list(frame_shape),
+            "counts": run_lengths(region, frame_shape),
+        },
+        "iscrowd": 0,
+    }
+
+
+def _dataset(
+    file_name: str,
+    frame_shape: tuple[int, int],
+    class_names: tuple[str, ...],
+    annotations: list[Json],
+) -> Json:
+    height, width = frame_shape
+    return {
+        "images": [{"id": 1, "file_name": file_name, "height": height, "width": width}],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(class_names, 1)],
+        "annotations": annotations,
+    }
 
 
 def _json(dataset: Mapping[str, Any]) -> bytes:

@@ -190,7 +190,7 @@ class Prompts:
     def entries(self) -> list[dict[str, Any]]:
         """Return the prompts in JSON form, one object per cell, without coarse masks.
 
-        The keys are those that :func:`cytoserve.cli.prompt_files.read_prompts` reads.
+        The keys are those that :func:`cytoserve.cli.prompt.read_prompts` reads.
         """
         entries: list[dict[str, Any]] = []
         for row, count in enumerate(self.point_counts):

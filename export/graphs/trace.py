@@ -1,4 +1,8 @@
-"""Tracing of a torch module to an ONNX graph with the contract's names, dtypes and dims."""
+"""From torch modules to ONNX graphs with the contract's names, dtypes and dims.
+
+Beside the tracing itself, this is an operation that traced modules need and this opset of ONNX
+lacks: bilinear resizing from any size to any size, without aliasing.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from pathlib import Path
 import onnx
 import torch
 from onnx.external_data_helper import load_external_data_for_model
+from torch import Tensor
 
 from cytoserve.contract import Step
 from cytoserve.contract import Tensor as ContractTensor
@@ -54,6 +59,28 @@ def trace_graph(
     return graph
 
 
+def resize(images: Tensor, height: Tensor, width: Tensor) -> Tensor:
+    """Resize images float32 ``[..., H, W]`` to ``[..., height, width]``.
+
+    The result equals that of torch's `interpolate(mode="bilinear", antialias=True)` and of Pillow:
+    where a side is reduced, the triangle that weighs source pixels widens with the scale. Two
+    matrix products do this, because ONNX's Resize in the opset in use cannot widen the triangle.
+    """
+    shape = torch._shape_as_tensor(images)
+    rows = bilinear_weights(shape[-2], height)
+    columns = bilinear_weights(shape[-1], width)
+    return torch.matmul(torch.matmul(rows, images), columns.transpose(0, 1))
+
+
+def bilinear_weights(source: Tensor, target: Tensor) -> Tensor:
+    """Share of every source pixel in every target pixel: float32 ``[target, source]``."""
+    scale = source.double() / target.double()
+    centres = _centres(target) * scale
+    distances = _centres(source) - centres[:, None]
+    weights = torch.clamp(1 - distances.abs() / torch.clamp(scale, min=1.0), min=0.0)
+    return (weights / weights.sum(dim=1, keepdim=True)).float()
+
+
 def _dynamic_axes(tensor: ContractTensor, step: Step) -> dict[int, str]:
     """Axis -> name of every dim that varies.
 
@@ -73,3 +100,8 @@ def _declare(graph: onnx.ModelProto, step: Step) -> None:
         for dim, size in zip(declared.shape.dim, step.graph_dims(tensor), strict=True):
             if size != -1:
                 dim.dim_value = size
+
+
+def _centres(length: Tensor) -> Tensor:
+    indices: Tensor = torch.arange(length)  # type: ignore[call-overload]  # not a number
+    return indices.double() + 0.5

@@ -18,8 +18,7 @@ from torchvision.ops.poolers import initLevelMapper
 
 from cytoserve.contract import DEFAULT_MAX_CELLS, MASKRCNN_TILE_SIZE, PROBABILITY_THRESHOLD
 from export.maskrcnn.network import BOX_OVERLAP
-from export.parity.reference import ReferenceCells
-from export.parity.reference_merge import MARGIN, frame_grid, merge_tiles, scaled_rgb
+from export.parity.reference import MARGIN, ReferenceCells, frame_grid, merge_tiles, scaled_rgb
 from training.maskrcnn.network import keep_sizes
 
 CELLS_AT_ONCE = 64

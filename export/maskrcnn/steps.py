@@ -1,7 +1,15 @@
-"""Every step of `maskrcnn`: its module, an example to trace, and the cases of its parity check."""
+"""Export of the S4 pipeline `maskrcnn`, and of each of its steps.
+
+A step is its module, an example to trace, and the cases of its parity check.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
 import onnx
 import torch
 from torch import Tensor
@@ -20,9 +28,15 @@ from cytoserve.contract import (
 from export.graphs.micro_batches import wrap_in_loop
 from export.graphs.trace import trace_graph
 from export.maskrcnn.network import MaskRcnnCells, MaskRcnnNetwork, MaskRcnnTile
+from export.maskrcnn.reference import TorchvisionMaskRcnn
 from export.parity.cells import check_cells
-from export.parity.steps import Case, camera_frame, generator, pixels
-from export.repository.exported_step import ExportedStep, export_step
+from export.parity.chain import Chain
+from export.parity.instances import ChainParity, check_chain
+from export.parity.steps import Case, ExportedStep, camera_frame, export_step, generator, pixels
+from export.repository.pipelines import ExportedPipeline, Progress
+from training.checkpoint import LearnedScale, Recipe
+from training.datasets.scale import recorded_scale
+from training.maskrcnn.network import load_maskrcnn
 from training.preprocessing.cutting import FrameTiles
 
 ALL, NONE = 0.0, 1.0
@@ -30,6 +44,43 @@ ALL, NONE = 0.0, 1.0
 
 TILE_OVERLAP = 128.0
 """Overlap of tiles in the test cases, in network pixels."""
+
+
+def export_maskrcnn(
+    checkpoint: Path, say: Progress, told: LearnedScale | None = None
+) -> ExportedPipeline:
+    """Export the steps of `maskrcnn` from the checkpoint folder of `training.maskrcnn`.
+
+    ``told`` is the scale to use for a checkpoint that records none.
+
+    Raises:
+        CheckpointError: the checkpoint is absent, damaged or of another network.
+        ParityError: a graph's answers deviate from its module's.
+    """
+    network, recipe = load_maskrcnn(checkpoint)
+    scale = recorded_scale(recipe, checkpoint, told)
+    say("exporting maskrcnn_prepare, maskrcnn_network, maskrcnn_cells")
+    exported = (
+        maskrcnn_prepare(),
+        maskrcnn_network(network),
+        maskrcnn_cells(),
+    )
+    return maskrcnn_pipeline(exported, recipe, scale, network)
+
+
+def maskrcnn_pipeline(
+    exported: tuple[ExportedStep, ...], recipe: Recipe, scale: LearnedScale, network: MaskRCNN
+) -> ExportedPipeline:
+    """The exported steps of `maskrcnn`, to be compared with torchvision's own forward."""
+
+    def check(chain: Chain, frames: Mapping[str, npt.NDArray[Any]]) -> list[ChainParity]:
+        return check_chain(chain, TorchvisionMaskRcnn(network), None, frames, scale)
+
+    recipes = {"maskrcnn_network": recipe}
+    threshold = None if recipe.threshold is None else recipe.threshold.value
+    return ExportedPipeline(
+        "maskrcnn", recipe.class_names, exported, recipes, "torchvision", check, threshold, scale
+    )
 
 
 def maskrcnn_prepare() -> ExportedStep:

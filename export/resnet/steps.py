@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from cytoserve.contract import CROP_SIZE
-from export.parity.steps import Case, camera_frame, generator, pixels
-from export.repository.exported_step import ExportedStep, export_step
+from export.parity.steps import Case, ExportedStep, camera_frame, export_step, generator, pixels
 from export.resnet.network import CLASSIFIER_CHUNK, CellClasses, ClassifierNetwork
 from training.preprocessing.cutting import CellCrops
 from training.resnet.network import CellClassifier

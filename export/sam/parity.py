@@ -31,7 +31,7 @@ from cytoserve.patches import regions
 from export.parity.chain import Arrays, Chain
 from export.parity.instances import instance_inputs, sized_views
 from export.parity.steps import ParityError
-from export.sam.decoder import BELOW_HALF
+from export.sam.network import BELOW_HALF
 from export.sam.reference import Candidates, PredictorSam, Prompt
 from training.checkpoint import LearnedScale
 

@@ -7,7 +7,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from cytoserve.contract import MAX_TILE_OVERLAP
-from export.graphs.resize import bilinear_weights
+from export.graphs.trace import bilinear_weights
 from export.sam.geometry import content_size, sides_left_open
 from training.preprocessing.cutting import corners, in_rows, tile_starts
 from training.preprocessing.normalise import PercentileLevels, as_rgb, to_8_bit

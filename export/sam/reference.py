@@ -18,8 +18,7 @@ from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
 from cytoserve.contract import MAX_TILE_OVERLAP
-from export.parity.reference import normalised_rgb
-from export.parity.reference_merge import tile_starts
+from export.parity.reference import normalised_rgb, tile_starts
 from training.sam.prompts import paste_coarse_masks
 
 

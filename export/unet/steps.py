@@ -1,18 +1,44 @@
-"""Every step of the S2 and S3 pipelines: its module and the cases of its parity check."""
+"""Export of the S2 and S3 pipelines: `glioma_unet`, `glioma_unet_livecell` and `nuclei_unet`.
+
+Each of their steps is its module and the cases of its parity check.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cytoserve.contract import PROBABILITY_THRESHOLD, TILE_MARGIN, TILE_SIZE, TILE_STEP
-from export.parity.steps import Case, camera_frame, pixels
-from export.repository.exported_step import ExportedStep, export_step
-from export.unet.networks import TILE_CHUNK, Foreground, TileNetwork, WholeFrameNetwork
-from export.unet.nuclei_centres import NucleiCentres
+from cytoserve.contract import PIPELINES, PROBABILITY_THRESHOLD, TILE_MARGIN, TILE_SIZE, TILE_STEP
+from export.parity.chain import Chain
+from export.parity.foregrounds import ForegroundParity, Frame, Predict, check_foreground
+from export.parity.steps import Case, ExportedStep, camera_frame, export_step, pixels
+from export.repository.pipelines import ExportedPipeline, Progress
+from export.unet.network import (
+    TILE_CHUNK,
+    Foreground,
+    NucleiCentres,
+    TileNetwork,
+    WholeFrameNetwork,
+)
+from export.unet.reference import predict_tile_by_tile, predict_whole_frame
 from export.unet.tiles import PrepareTiles, StitchTiles, tile_count
+from training.checkpoint import CheckpointError, Recipe
 from training.preprocessing.normalise import PrepareWholeFrame
-from training.unet.network import UNet
+from training.unet.dice import parse_resolution
+from training.unet.network import UNet, load_unet
+from training.unet.settings import UnetSettings
+
+RADIUS = "radius"
+"""Recipe setting with the radius of the discs that a nuclei network was trained on."""
+
+_SCALE_SETTINGS = ("mode", "resolution", "window_scale")
+"""Recipe settings that tell how large cells were in training."""
 
 WHITE = 3000.0
 """White level of random frames, below their brightest values."""
@@ -30,6 +56,106 @@ SIZES = {
 """Sizes (H, W) of frames, by what they test."""
 
 
+def export_glioma_unet(
+    name: str, checkpoint: Path, resize_to: tuple[int, int] | None, say: Progress
+) -> ExportedPipeline:
+    """Export the steps of `glioma_unet` or `glioma_unet_livecell`.
+
+    Args:
+        name: name of the pipeline.
+        checkpoint: checkpoint folder of `training.unet`.
+        resize_to: (width, height) in pixels at which the network sees every frame; None is the
+            frame's own size.
+        say: callback for progress messages.
+
+    Raises:
+        CheckpointError: the checkpoint is absent, damaged or of another network.
+        ParityError: a graph's answers deviate from its module's.
+    """
+    unet, recipe = load_unet(checkpoint)
+    [network] = [step for step in PIPELINES[name].steps if step.endswith("_network")]
+    say(f"exporting glioma_prepare, {network}, foreground")
+    for line in scale_advice(recipe, resize_to):
+        say(line)
+    exported = (
+        glioma_prepare(),
+        glioma_network(network, unet, resize_to),
+        foreground(),
+    )
+
+    def predict(image: Frame, _: float) -> npt.NDArray[np.float32]:
+        return predict_whole_frame(unet, image, resize_to)
+
+    return semantic_pipeline(name, exported, {network: recipe}, predict)
+
+
+def scale_advice(recipe: Recipe, resize_to: tuple[int, int] | None) -> list[str]:
+    """Advice for frames that reach the network at another scale than in training."""
+    told = {key: recipe.settings[key] for key in _SCALE_SETTINGS if key in recipe.settings}
+    if not told:
+        return []
+    size = parse_resolution(UnetSettings(**told).whole_image_resolution)
+    trained = size and (size[1], size[0])
+    if resize_to == trained:
+        return []
+    asked = "as they are" if resize_to is None else "at {}x{}".format(*resize_to)
+    scale, remedy = "of images as they are", "leaving --resize-to out"
+    if trained:
+        shown = "{}x{}".format(*trained)
+        scale, remedy = f"of whole images resized to {shown}", f"--resize-to {shown}"
+    return [
+        f"note: the network was trained at the scale {scale}, and frames will reach it {asked}. "
+        f"Where that is another scale of the cells, {remedy} is more accurate."
+    ]
+
+
+def export_nuclei_unet(checkpoint: Path, say: Progress) -> ExportedPipeline:
+    """Export the steps of `nuclei_unet` from a checkpoint folder of `training.unet`.
+
+    Raises:
+        CheckpointError: the checkpoint is absent, damaged, of another network, or was not trained
+            on discs around the centres of nuclei.
+        ParityError: a graph's answers deviate from its module's.
+    """
+    unet, recipe = load_unet(checkpoint)
+    radius = recipe.settings.get(RADIUS)
+    if not isinstance(radius, int | float) or isinstance(radius, bool):
+        raise CheckpointError(
+            f"{checkpoint}: the recipe's settings hold no {RADIUS} of nuclei, found {radius!r}; "
+            "nuclei_unet takes a network trained on discs around nuclei's centres: "
+            "`python -m training.unet`, study S3."
+        )
+    say(f"exporting {', '.join(PIPELINES['nuclei_unet'].steps)}")
+    exported = (
+        nuclei_prepare(),
+        nuclei_network(unet),
+        nuclei_stitch(),
+        nuclei_centres(float(radius)),
+        foreground(),
+    )
+
+    def predict(image: Frame, white_level: float) -> npt.NDArray[np.float32]:
+        return predict_tile_by_tile(unet, image, white_level)
+
+    return semantic_pipeline("nuclei_unet", exported, {"nuclei_network": recipe}, predict)
+
+
+def semantic_pipeline(
+    name: str,
+    exported: tuple[ExportedStep, ...],
+    recipes: Mapping[str, Recipe],
+    predict: Predict,
+) -> ExportedPipeline:
+    """The exported steps of a semantic pipeline, to be compared with its network in torch."""
+    [recipe] = recipes.values()
+
+    def check(chain: Chain, frames: Mapping[str, npt.NDArray[Any]]) -> list[ForegroundParity]:
+        return check_foreground(chain, predict, frames)
+
+    threshold = None if recipe.threshold is None else recipe.threshold.value
+    return ExportedPipeline(name, recipe.class_names, exported, recipes, "torch", check, threshold)
+
+
 def glioma_prepare() -> ExportedStep:
     """The step that normalises a whole frame and raises its contrast."""
     return export_step("glioma_prepare", PrepareWholeFrame(), _frames())
@@ -38,7 +164,7 @@ def glioma_prepare() -> ExportedStep:
 def glioma_network(name: str, unet: UNet, resize_to: tuple[int, int] | None = None) -> ExportedStep:
     """A U-Net on whole frames under the step name `glioma_network` or `glioma_livecell_network`.
 
-    ``resize_to`` (width, height): see `export.unet.networks.WholeFrameNetwork`.
+    ``resize_to`` (width, height): see `export.unet.network.WholeFrameNetwork`.
     """
     shapes = {
         "odd": (1, 97, 130),  # used for tracing

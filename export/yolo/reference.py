@@ -16,8 +16,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from cytoserve.contract import DEFAULT_MAX_CELLS, MAX_CANDIDATES, NETWORK_SIZE
-from export.parity.reference import ReferenceCells
-from export.parity.reference_merge import MARGIN, frame_grid, merge_tiles, scaled_rgb
+from export.parity.reference import MARGIN, ReferenceCells, frame_grid, merge_tiles, scaled_rgb
 from training.preprocessing.cutting import PADDING_VALUE, padding_before
 from training.yolo.decode import BOX_OVERLAP, mended_boxes
 from training.yolo.network import MODEL_FILE, SegmentationModel, all_threads

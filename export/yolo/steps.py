@@ -1,7 +1,15 @@
-"""The steps of `yolo`: their modules, examples to trace, and the cases of their parity checks."""
+"""Export of the pipeline `yolo`, and of each of its steps.
+
+A step is its module, an example to trace, and the cases of its parity check.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -16,14 +24,61 @@ from cytoserve.contract import (
 )
 from export.graphs.trace import trace_graph
 from export.parity.cells import check_cells
-from export.parity.steps import Case, camera_frame, generator, pixels
-from export.repository.exported_step import ExportedStep, export_step
+from export.parity.chain import Chain
+from export.parity.instances import ChainParity, Classify, check_chain
+from export.parity.steps import Case, ExportedStep, camera_frame, export_step, generator, pixels
+from export.repository.pipelines import ExportedPipeline, Progress
+from export.yolo.reference import UltralyticsYolo
+from training.checkpoint import LearnedScale, Recipe
+from training.datasets.scale import recorded_scale
 from training.preprocessing.cutting import NetworkTiles
 from training.yolo.decode import CHUNK, COEFFICIENTS, YoloDecode
-from training.yolo.network import SegmentationModel, YoloNetwork
+from training.yolo.network import SegmentationModel, YoloNetwork, load_network
 
 TILE_OVERLAP = 128.0
 """Overlap of tiles in the test cases, in network pixels."""
+
+
+def export_yolo(targets: Path, say: Progress, told: LearnedScale | None = None) -> ExportedPipeline:
+    """Export the steps of `yolo` from the checkpoint folder of `training.yolo fine-tune`.
+
+    ``told`` is the scale to use for a checkpoint that records none.
+
+    Raises:
+        CheckpointError: the checkpoint is absent, damaged or of another network.
+        ParityError: a graph's answers deviate from its module's.
+    """
+    network, recipe = load_network(targets)
+    scale = recorded_scale(recipe, targets, told)
+    say("exporting yolo_prepare, yolo_targets, yolo_decode")
+    exported = (
+        yolo_prepare(),
+        yolo_network("yolo_targets", network),
+        yolo_decode(),
+    )
+    recipes = {"yolo_targets": recipe}
+    return yolo_pipeline("yolo", recipe.class_names, exported, recipes, scale, network)
+
+
+def yolo_pipeline(
+    name: str,
+    class_names: tuple[str, ...],
+    exported: tuple[ExportedStep, ...],
+    recipes: Mapping[str, Recipe],
+    scale: LearnedScale,
+    network: SegmentationModel,
+    classify: Classify | None = None,
+) -> ExportedPipeline:
+    """The exported steps of a pipeline that begins with YOLO, to be compared with ultralytics."""
+
+    def check(chain: Chain, frames: Mapping[str, npt.NDArray[Any]]) -> list[ChainParity]:
+        return check_chain(chain, UltralyticsYolo(network), classify, frames, scale)
+
+    chosen = next(iter(recipes.values())).threshold  # the network's recipe comes first
+    threshold = None if chosen is None else chosen.value
+    return ExportedPipeline(
+        name, class_names, exported, recipes, "ultralytics", check, threshold, scale
+    )
 
 
 def yolo_prepare() -> ExportedStep:

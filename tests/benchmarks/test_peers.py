@@ -21,7 +21,7 @@ from benchmarks.peers.programs import MissingEnvironment, PeerError, environment
 from benchmarks.peers.same_answers import DifferentAnswers, compare, hold
 from benchmarks.peers.tables import peers_table
 from benchmarks.peers.wire import Found
-from server.watcher import processes_of
+from server.cleanup import processes_of
 
 ROOT = Path(__file__).parents[2]
 

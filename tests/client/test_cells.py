@@ -13,8 +13,8 @@ from skimage.measure import label as connected
 from skimage.measure import regionprops_table
 
 from cytoserve import Cells
-from cytoserve.coco import coco_dataset
 from cytoserve.measurements import MEASUREMENTS
+from cytoserve.outputs import coco_dataset
 from cytoserve.patches import THRESHOLD
 
 ARRAYS = ("boxes", "scores", "class_ids", "class_probs", "patches")

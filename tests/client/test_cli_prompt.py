@@ -12,7 +12,7 @@ import tifffile
 
 from cytoserve import Prompts
 from cytoserve.cli.exit_codes import ExitCode
-from cytoserve.cli.prompt_files import read_prompts
+from cytoserve.cli.prompt import read_prompts
 from cytoserve.outputs import CELLS_OUTPUTS
 
 CELLS = [

@@ -25,8 +25,7 @@ from cytoserve.outputs import (
     summary_csv,
     table_csv,
 )
-from cytoserve.overlay import draw_foreground
-from cytoserve.picture import COLOURS, DISPLAY_PERCENTILES, SIDES, frame_picture
+from cytoserve.overlay import COLOURS, DISPLAY_PERCENTILES, SIDES, draw_foreground, frame_picture
 
 
 def rows(content):

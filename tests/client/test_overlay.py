@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 
 from cytoserve import InvalidSetting, overlay
-from cytoserve.overlay import draw_foreground, draw_overlay
-from cytoserve.picture import COLOURS, SIDES, draw_scale_bar, draw_text
+from cytoserve.overlay import (
+    COLOURS,
+    SIDES,
+    draw_foreground,
+    draw_overlay,
+    draw_scale_bar,
+    draw_text,
+)
 
 WHITE = (255, 255, 255)
 
@@ -160,7 +166,7 @@ def bar(picture):
 )
 def test_scale_bar(pixel_size_um, scale, width, length_um, length, monkeypatch):
     texts = []
-    monkeypatch.setattr("cytoserve.picture.draw_text", lambda picture, text, *_: texts.append(text))
+    monkeypatch.setattr("cytoserve.overlay.draw_text", lambda picture, text, *_: texts.append(text))
     picture = np.zeros((200, width, 3), np.uint8)
     draw_scale_bar(picture, pixel_size_um, scale)
     assert texts == [f"{length_um:g} um"]

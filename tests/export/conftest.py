@@ -12,11 +12,11 @@ import onnx
 import pytest
 
 from cytoserve.contract import PIPELINES
-from export.repository.exported_step import ExportedStep
+from export.parity.steps import ExportedStep
 from export.repository.install import MODEL_FILE
 from export.repository.pipelines import ExportedPipeline
 from export.resnet.reference import classify_cells
-from export.yolo.pipeline import yolo_pipeline
+from export.yolo.steps import yolo_pipeline
 from training.resnet.network import load_classifier
 from training.yolo.network import load_network
 

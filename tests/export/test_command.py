@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from export.__main__ import main
-from export.repository import exported_step
+from export.parity import steps as parity_steps
 from export.repository.install import STAGING, Staging
 from export.repository.pipelines import ExportedPipeline
 
@@ -108,7 +108,7 @@ def test_frames_without_an_image(repository: Path, checkpoints: Path, tmp_path: 
 def test_a_wrong_graph_installs_nothing(
     monkeypatch: pytest.MonkeyPatch, repository: Path, checkpoints: Path
 ) -> None:
-    trace = exported_step.trace_graph
+    trace = parity_steps.trace_graph
 
     def sabotaged(*arguments: object) -> onnx.ModelProto:
         graph = trace(*arguments)
@@ -117,7 +117,7 @@ def test_a_wrong_graph_installs_nothing(
                 node.op_type = "Ceil"
         return graph
 
-    monkeypatch.setattr(exported_step, "trace_graph", sabotaged)
+    monkeypatch.setattr(parity_steps, "trace_graph", sabotaged)
     result = run("yolo", "--targets", checkpoints / "targets", "--model-repository", repository)
     assert_refused(result, "yolo_prepare, case ", "ONNX Runtime deviates from torch")
     assert not [p for p in repository.rglob("*") if p.name == "model.onnx" or p.name == STAGING]
@@ -129,7 +129,7 @@ def ready(
 ) -> None:
     """The steps of `yolo` are taken from an export that was made before."""
     pipeline = exported_pipeline("yolo")
-    monkeypatch.setattr("export.yolo.pipeline.export_yolo", lambda *_: pipeline)
+    monkeypatch.setattr("export.yolo.steps.export_yolo", lambda *_: pipeline)
 
 
 @pytest.mark.usefixtures("ready")

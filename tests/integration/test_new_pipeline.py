@@ -19,9 +19,8 @@ from cytoserve.contract import (
 )
 from export.lint import lint_repository
 from export.parity.foregrounds import check_foreground
-from export.parity.steps import Case, camera_frame
+from export.parity.steps import Case, camera_frame, export_step
 from export.repository.configs import write_configs
-from export.repository.exported_step import export_step
 from export.repository.pipelines import ExportedPipeline, install_pipeline
 from export.unet.steps import foreground
 from server.embedded import EmbeddedServer

@@ -11,7 +11,7 @@ import pytest
 
 from cytoserve import Client
 from server.embedded import EmbeddedServer
-from server.workers import workers_of
+from server.tritonserver import workers_of
 from training.rendered import RenderSettings, render_frame
 
 PIPELINES = ("yolo", "yolo_resnet")

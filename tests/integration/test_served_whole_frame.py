@@ -15,7 +15,7 @@ from benchmarks.harness.memory import PeakMemory
 from cytoserve import Client
 from export.__main__ import main as export_main
 from export.parity.foregrounds import SHARE, TOLERANCE
-from export.unet.networks import chunk_attention_queries
+from export.unet.network import chunk_attention_queries
 from export.unet.reference import predict_whole_frame
 from server.embedded import EmbeddedServer
 from training.checkpoint import new_recipe, save_checkpoint

@@ -17,7 +17,7 @@ from tritonclient.grpc import InferenceServerClient
 
 from cytoserve.contract import PIPELINES
 from server.embedded import EmbeddedServer
-from server.worker_environment import folder_of
+from server.installation import folder_of
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:

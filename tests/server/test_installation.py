@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 
 from server.errors import InstallationError
-from server.installation import check, find_installation, system_program
-from server.worker_environment import available_cores, worker_environment
+from server.installation import (
+    available_cores,
+    check,
+    find_installation,
+    system_program,
+    worker_environment,
+)
 
 
 def test_every_part_is_there() -> None:

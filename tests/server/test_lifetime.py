@@ -16,9 +16,9 @@ import psutil
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from server.cleanup import RUN_VARIABLE, SHARED_MEMORY, clean_up, processes_of
 from server.embedded import EmbeddedServer
 from server.errors import StartError
-from server.watcher import RUN_VARIABLE, SHARED_MEMORY, clean_up, processes_of
 
 WaitUntil = Callable[[Callable[[], bool], float], float]
 

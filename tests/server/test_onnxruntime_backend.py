@@ -19,8 +19,8 @@ from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from server.embedded import EmbeddedServer
-from server.worker_environment import available_cores
-from server.workers import workers_of
+from server.installation import available_cores
+from server.tritonserver import workers_of
 
 Deploy = Callable[..., str]
 TritonOf = Callable[[EmbeddedServer], psutil.Process]

@@ -11,8 +11,7 @@ import onnxruntime
 import pytest
 
 from export.graphs.files import open_session
-from server.installation import find_installation
-from server.worker_environment import OWN_BACKENDS
+from server.installation import OWN_BACKENDS, find_installation
 
 
 @pytest.fixture

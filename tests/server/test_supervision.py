@@ -20,10 +20,10 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from cytoserve.contract import PIPELINES
-from server.canary import Canary, answered
 from server.embedded import EmbeddedServer
+from server.health_check import Canary, answered
 from server.supervisor import Supervisor
-from server.workers import Worker, processor_seconds, workers_of
+from server.tritonserver import Worker, processor_seconds, workers_of
 
 NOTICED = 3.0
 SERVING = 20.0
@@ -223,8 +223,8 @@ def slow_canaries(monkeypatch: pytest.MonkeyPatch) -> float:
     """Canaries that take a second, five times as long as the least deadline."""
     seconds = 1.0
     slow = np.full((4, 4, 1), 1000 * seconds, np.uint16)
-    monkeypatch.setattr("server.canary.frame", lambda now: slow)
-    monkeypatch.setattr("server.canary.MIN_DEADLINE_S", seconds / 5)
+    monkeypatch.setattr("server.health_check.frame", lambda now: slow)
+    monkeypatch.setattr("server.health_check.MIN_DEADLINE_S", seconds / 5)
     return seconds
 
 

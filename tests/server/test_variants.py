@@ -21,8 +21,8 @@ from cytoserve.grpc_transport import GrpcTransport
 from server.embedded import EmbeddedServer
 from server.errors import RepositoryError, VariantError
 from server.repository import models_of_variant, survey
+from server.tritonserver import workers_of
 from server.variants import VARIANTS, check_machine, processor_instructions
-from server.workers import workers_of
 
 BF16 = r"""parameters {
   key: "load_config" value: "{\"CPU\": {\"INFERENCE_PRECISION_HINT\": \"bf16\"}}"

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 
 from cytoserve.cells import Cells
+from cytoserve.cli.doctor import run_self_test
 from cytoserve.cli.inputs import Input
 from cytoserve.cli.run_record import DONE, FAILED, NOT_DONE, SKIPPED, Entry, RunRecord
 from cytoserve.client import Client
@@ -33,7 +34,6 @@ from cytoserve.outputs import (
     encode_output,
     outputs,
 )
-from cytoserve.self_test import run_self_test
 from cytoserve.settings import ForegroundSettings, Settings
 
 PAUSE_S = 1.0

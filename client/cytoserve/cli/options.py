@@ -1,14 +1,17 @@
-"""Options that several commands share."""
+"""Options that several commands share, and options that only some pipelines accept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from cytoserve.settings import DEFAULT_TIMEOUT_S, DEFAULT_URL
+from cytoserve import contract
+from cytoserve.outputs import CELLS_OUTPUTS, FOREGROUND_OUTPUTS, OVERLAY, Output, outputs
+from cytoserve.settings import DEFAULT_TIMEOUT_S, DEFAULT_URL, FIT, check_scale, names_with
 
 url_option: Callable[..., Any] = click.option(
     "--url",
@@ -39,3 +42,108 @@ out_option: Callable[..., Any] = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the results and of run.json.",
 )
+
+DEFAULT_SAVE: Mapping[bool, tuple[str, ...]] = {False: ("labels", "table"), True: ("mask", "table")}
+"""Kinds that are saved by default; the key tells whether the pipeline is semantic."""
+
+OPTION_INPUTS: Mapping[str, contract.Tensor] = {
+    "score_threshold": contract.SCORE_THRESHOLD_INPUT,
+    "overlap_threshold": contract.OVERLAP_THRESHOLD_INPUT,
+    "max_cells": contract.MAX_CELLS_INPUT,
+    "scale": contract.SCALE_INPUT,
+    "cell_diameter_px": contract.SCALE_INPUT,
+    "probability_threshold": contract.PROBABILITY_THRESHOLD_INPUT,
+    "white_level": contract.WHITE_LEVEL_INPUT,
+}
+"""Option -> pipeline input; an option is refused for pipelines without its input."""
+
+
+class ScaleType(click.ParamType):  # type: ignore[type-arg]  # generic in new versions only
+    """A number, or the word `fit`."""
+
+    name = "factor or fit"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | str:
+        """Read one value of ``--scale``; :class:`cytoserve.settings.Settings` checks its range."""
+        if value == FIT:
+            return FIT
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"A number above 0, or {FIT}; given: {value!r}.", param, ctx)
+
+
+def parse_save(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[str, ...] | None:
+    """Read ``labels,table`` as a tuple."""
+    if value is None:
+        return None
+    return tuple(dict.fromkeys(kind.strip() for kind in value.split(",")))
+
+
+def check_save(save: tuple[str, ...] | None, pipeline: contract.Pipeline) -> tuple[str, ...]:
+    """Return the kinds to save; refuse kinds that the pipeline does not offer."""
+    if save is None:
+        return DEFAULT_SAVE[pipeline.is_semantic]
+    known = outputs(pipeline)
+    unknown = [kind for kind in save if kind not in known]
+    if unknown:
+        raise click.BadParameter(
+            f"For {pipeline.name}, a list of {', '.join(known)}, with commas; given: "
+            f"{', '.join(unknown)!r}.",
+            param_hint="--save",
+        )
+    return save
+
+
+def check_options(context: click.Context, pipeline: contract.Pipeline) -> None:
+    """Refuse a given option that the pipeline does not accept."""
+    options = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+    for name, tensor in OPTION_INPUTS.items():
+        given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
+        if given and tensor not in pipeline.inputs:
+            option = options[name]
+            raise click.UsageError(
+                f"{option} is an option of {names_with(tensor)}; given: {option} for "
+                f"{pipeline.name}. Leave it out, or choose another --pipeline."
+            )
+
+
+def check_overlay_options(
+    pipeline: contract.Pipeline,
+    save: tuple[str, ...],
+    numbers: bool,
+    pixel_size_um: float | None,
+) -> None:
+    """Refuse an invalid pixel size, and overlay options if no overlay is saved."""
+    if pixel_size_um is not None:
+        check_scale("pixel_size_um", pixel_size_um)
+    only_drawn = pixel_size_um is not None and contract.SCALE_INPUT not in pipeline.inputs
+    for option, given in {"--numbers": numbers, "--pixel-size": only_drawn}.items():
+        if given and OVERLAY not in save:
+            raise click.UsageError(
+                f"{option} is drawn on the overlay; given: {option} for {pipeline.name} with "
+                f"--save {','.join(save)}. Add {OVERLAY} to --save."
+            )
+
+
+def takers_help(name: str) -> str:
+    """Return a sentence that names the pipelines that accept an option."""
+    return f"Of {names_with(OPTION_INPUTS[name])}."
+
+
+def kinds_help() -> str:
+    """Return sentences that list the kinds to save for each group of pipelines."""
+    kinds: tuple[tuple[contract.Tensor, Mapping[str, Output[Any]], bool], ...] = (
+        (contract.CELLS_FOUND, CELLS_OUTPUTS, False),
+        (contract.PROBABILITY, FOREGROUND_OUTPUTS, True),
+    )
+    sentences = []
+    for tensor, known, semantic in kinds:
+        named = "; ".join(f"{kind} ({output.summary})" for kind, output in known.items())
+        default = ",".join(DEFAULT_SAVE[semantic])
+        sentences.append(f"Of {names_with(tensor)}: {named}; by default {default}.")
+    return " ".join(sentences)

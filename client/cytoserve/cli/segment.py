@@ -15,15 +15,18 @@ from cytoserve import contract
 from cytoserve.cli.exit_codes import EPILOG, ExitCode
 from cytoserve.cli.image_run import ImageRun, Job
 from cytoserve.cli.inputs import Input, find_inputs
-from cytoserve.cli.options import numbers_option, out_option, timeout_option, url_option
-from cytoserve.cli.pipeline_options import (
+from cytoserve.cli.options import (
     ScaleType,
     check_options,
     check_overlay_options,
     check_save,
     kinds_help,
+    numbers_option,
+    out_option,
     parse_save,
     takers_help,
+    timeout_option,
+    url_option,
 )
 from cytoserve.cli.run_record import FAILED, STATES, open_record, run_facts
 from cytoserve.client import Client

@@ -1,4 +1,7 @@
-"""How modules are traced: without what only training needs, and into a file that may be large."""
+"""How modules are traced: without what only training needs, and into a file that may be large.
+
+Resizing follows the rule of torch and of Pillow.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cytoserve.contract import STEPS
 from export.graphs.files import open_session
-from export.graphs.trace import trace_graph
+from export.graphs.trace import resize, trace_graph
 
 STEP = STEPS["resnet50_cells"]
 
@@ -54,3 +58,28 @@ def test_a_graph_goes_to_a_file_beside_which_weights_can_lie(
     monkeypatch.setattr(torch.onnx, "export", noted)
     trace_graph(Probe(), STEP, [torch.zeros((1, *STEP.inputs[0].dims), dtype=torch.uint8)])
     assert [type(file) for file in files] == [str]
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        pytest.param((97, 130), (200, 301), id="larger"),
+        pytest.param((97, 130), (50, 31), id="smaller"),
+        pytest.param((300, 7), (20, 30), id="smaller and larger"),
+        pytest.param((1, 1), (5, 4), id="one pixel"),
+    ],
+)
+def test_resize_is_that_of_torch(source: tuple[int, int], target: tuple[int, int]) -> None:
+    images = torch.rand((2, 3, *source), generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.interpolate(images, target, mode="bilinear", antialias=True)
+    answer = resize(images, *(torch.tensor(side) for side in target))
+    torch.testing.assert_close(answer, expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("target", [(300, 1), (10, 1), (1, 300)])
+def test_resize_to_one_pixel_is_that_of_pillow(target: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).random((160, 200), np.float32)
+    height, width = target
+    expected = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    answer = resize(torch.from_numpy(image), torch.tensor(height), torch.tensor(width))
+    np.testing.assert_allclose(answer.numpy(), np.asarray(expected), atol=1e-5)

@@ -24,7 +24,7 @@ from export.maskrcnn.reference import TorchvisionMaskRcnn
 from export.parity.cells import check_cells
 from export.parity.chain import Arrays, Chain
 from export.parity.instances import check_chain, instance_inputs, pair_cells
-from export.parity.reference_merge import frame_grid, scaled_rgb
+from export.parity.reference import frame_grid, scaled_rgb
 from export.parity.steps import FLOAT_TOLERANCE, LEVEL_TOLERANCE, Case, ParityError, camera_frame
 from training.checkpoint import LearnedScale
 from training.preprocessing.cutting import FrameTiles

@@ -19,8 +19,8 @@ from export.parity.chain import Chain
 from export.parity.foregrounds import check_foreground, foreground_inputs
 from export.parity.steps import ParityError
 from export.repository.install import MANIFEST_FILE
-from export.unet.pipeline import scale_advice
 from export.unet.reference import predict_tile_by_tile, predict_whole_frame
+from export.unet.steps import scale_advice
 from training.checkpoint import new_recipe
 from training.unet.network import ARCHITECTURE, UNet, load_unet
 
@@ -168,9 +168,7 @@ def test_nothing_is_installed_when_the_chain_deviates(
 ) -> None:
     repository = Path(shutil.copytree(source_repository, tmp_path / "model_repository"))
     before = sorted(repository.rglob("*"))
-    monkeypatch.setattr(
-        "export.unet.pipeline.predict_tile_by_tile", lambda _, image, __: image * 0.5
-    )
+    monkeypatch.setattr("export.unet.steps.predict_tile_by_tile", lambda _, image, __: image * 0.5)
     frame = tmp_path / "frame.png"
     cv2.imwrite(str(frame), FRAMES["odd"])
     result = CliRunner().invoke(

@@ -14,8 +14,8 @@ from onnx import numpy_helper
 from cytoserve.contract import CARD_INPUT, CARD_OUTPUT, STEPS
 from export.graphs.files import open_session
 from export.graphs.micro_batches import unwrap_loop
+from export.parity import steps as parity_steps
 from export.parity.steps import Case, ParityError, check_parity, deviation, pixels
-from export.repository import exported_step
 from export.repository.install import MANIFEST_FILE
 from export.repository.pipelines import card_graph
 from export.resnet import steps as resnet_steps
@@ -148,7 +148,7 @@ def test_a_wrong_graph_is_refused(
         "yolo_decode": steps.yolo_decode,
         "cell_crops": resnet_steps.cell_crops,
     }[step]
-    for module in (exported_step, steps):
+    for module in (parity_steps, steps):
         monkeypatch.setattr(module, "trace_graph", lambda *_: graph)
     make()  # the graph as it was exported passes
     sabotage(graph)

@@ -28,7 +28,7 @@ from export.repository.install import (
 from export.repository.pipelines import ExportedPipeline, install_pipeline
 from export.resnet import steps as resnet_steps
 from export.yolo import steps
-from export.yolo.pipeline import yolo_pipeline
+from export.yolo.steps import yolo_pipeline
 from training.yolo.network import load_network
 
 Read = Callable[[str], ExportedPipeline]

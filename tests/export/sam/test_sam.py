@@ -25,14 +25,13 @@ from cytoserve.contract import STEPS
 from cytoserve.patches import regions
 from export.graphs.files import open_graph
 from export.parity.reference import normalised_rgb
-from export.parity.steps import ParityError, pixels
-from export.repository.exported_step import ExportedStep
+from export.parity.steps import ExportedStep, ParityError, pixels
 from export.repository.install import SAM_SETTING
 from export.sam import steps as sam_steps
-from export.sam.decoder import CHUNK, SamDecoder
+from export.sam.network import CHUNK, SamDecoder
 from export.sam.parity import LOGIT_MARGIN, prompt_inputs
-from export.sam.pipeline import SamSizesError, require_one_sam
 from export.sam.reference import PredictorSam, Prompt, best_tile, sam_tiles
+from export.sam.steps import SamSizesError, require_one_sam
 
 Arrays = Mapping[str, np.ndarray]
 SIDE = 128

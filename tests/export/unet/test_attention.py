@@ -11,7 +11,7 @@ import torch
 from segmentation_models_pytorch.encoders.mix_transformer import Attention
 
 from export.graphs.files import open_session
-from export.unet.networks import PARTS, AttentionInParts, chunk_attention_queries
+from export.unet.network import PARTS, AttentionInParts, chunk_attention_queries
 from training.unet.network import build_unet
 
 # Of the exporter, which `export.graphs.trace` keeps quiet likewise.

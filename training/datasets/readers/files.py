@@ -14,7 +14,7 @@ import tifffile
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from cytoserve import image_headers
+from cytoserve import images
 from cytoserve.images import SUFFIXES
 from training.datasets.annotated import AnnotationError
 
@@ -90,7 +90,7 @@ def image_size(path: Path) -> tuple[int, int]:
     """Read ``(height, width)`` in pixels from the file's header."""
     try:
         with path.open("rb") as file:
-            size = image_headers.image_size(file)
+            size = images.image_size(file)
         if size is not None:
             return size
         with tifffile.TiffFile(path) as tiff:

@@ -1,10 +1,6 @@
-"""The step `sam_decoder`: from prompts to masks.
+"""SAM as it is served: image encoder, boxes to prompts, decoder, and masks to cells.
 
-The arithmetic of the two-way transformer is that of `segment_anything.modeling.transformer`
-(Kirillov et al. 2023, appendix A) with its own weights; two things are added. Image tokens with a
-leading dim of 1 keep it until a prompt has changed them, so that keys, values and queries of the
-first layer's image side are computed once for all prompts. And no token attends to tokens that only
-fill up a row.
+The modules are those of the steps `sam_encoder`, `sam_box_prompts`, `sam_decoder` and `sam_cells`.
 """
 
 from __future__ import annotations
@@ -17,70 +13,10 @@ from segment_anything.modeling import Sam
 from segment_anything.modeling.transformer import Attention, TwoWayTransformer
 from torch import Tensor, nn
 
-from cytoserve.contract import POINT_LABELS, SAM_MASK_SIZE
-from export.sam.geometry import content_size, mask_boxes, mask_sampling
+from cytoserve.contract import MASK_SIZE, POINT_LABELS, SAM_MASK_SIZE
+from export.sam.geometry import content_size, mask_boxes, mask_sampling, sides_left_open
+from training.postprocessing import INSIDE, suppress_by_masks
 from training.sam.prompts import Prompts, embed_prompts, paste_coarse_masks
-
-IGNORED = -1e4
-"""Bias on the attention to a token that fills up a row: its share is exp(-10000) = 0."""
-
-
-def attend_both_ways(
-    transformer: TwoWayTransformer, image: Tensor, positions: Tensor, tokens: Tensor, filler: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Compute what `TwoWayTransformer.forward` gives for every prompt alone, without its filler.
-
-    Args:
-        transformer: transformer of a `MaskDecoder`.
-        image: tokens of the image float32 ``[1 or N, G * G, E]``.
-        positions: encoding of their positions float32 ``[1, G * G, E]``.
-        tokens: tokens of the prompts float32 ``[N, T, E]``.
-        filler: bool ``[N, T]``, tokens that only fill up a row.
-
-    Returns:
-        Tokens float32 ``[N, T, E]`` (those of the filler mean nothing) and the image's
-        float32 ``[N, G * G, E]``.
-    """
-    ignored = (filler.float() * IGNORED)[:, None, None, :]  # N, heads, queries, T
-    queries, keys = tokens, image
-    for layer in transformer.layers:
-        if layer.skip_first_layer_pe:
-            queries = _attend(layer.self_attn, queries, queries, queries, ignored)
-        else:
-            placed = queries + tokens
-            queries = queries + _attend(layer.self_attn, placed, placed, queries, ignored)
-        queries = layer.norm1(queries)
-        seen = _attend(layer.cross_attn_token_to_image, queries + tokens, keys + positions, keys)
-        queries = layer.norm2(queries + seen)
-        queries = layer.norm3(queries + layer.mlp(queries))
-        told = _attend(
-            layer.cross_attn_image_to_token, keys + positions, queries + tokens, queries, ignored
-        )
-        keys = layer.norm4(keys + told)
-    seen = _attend(transformer.final_attn_token_to_image, queries + tokens, keys + positions, keys)
-    return transformer.norm_final_attn(queries + seen), keys
-
-
-def _attend(
-    attention: Attention, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None
-) -> Tensor:
-    """`Attention.forward` with a bias on the attention; leading dims are 1 or N."""
-    size = attention.internal_dim // attention.num_heads
-    q, k, v = (
-        projection(values).unflatten(2, (attention.num_heads, size)).transpose(1, 2)
-        for projection, values in (
-            (attention.q_proj, q),
-            (attention.k_proj, k),
-            (attention.v_proj, v),
-        )
-    )  # N, heads, T, size
-    weights = q @ k.transpose(2, 3) / math.sqrt(size)
-    if bias is not None:
-        weights = weights + bias
-    mixed = (torch.softmax(weights, dim=-1) @ v).transpose(1, 2).flatten(2)
-    out: Tensor = attention.out_proj(mixed)
-    return out
-
 
 CHUNK = 8
 """Number of prompts that are decoded at once: in published sizes, each holds about 40 MB."""
@@ -88,8 +24,72 @@ CHUNK = 8
 BELOW_HALF = 127
 """The highest value of a patch pixel that is outside the cell, see `cytoserve.patches`."""
 
+IGNORED = -1e4
+"""Bias on the attention to a token that fills up a row: its share is exp(-10000) = 0."""
+
 _NONE, _BACKGROUND, _FOREGROUND = (POINT_LABELS[n] for n in ("none", "background", "foreground"))
 _BOX_START = POINT_LABELS["box_start"]
+
+
+class ImageEncoder(nn.Module):
+    """`Sam.preprocess` and the vision transformer, for a whole frame and without prompts.
+
+    Args:
+        sam: a SAM of any size.
+        half: compute in float16, which halves the file and, on a GPU, the time; the dtypes of input
+            and output stay.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, sam: Sam, half: bool = False) -> None:
+        super().__init__()
+        self.encoder = copy.deepcopy(sam.image_encoder).eval()
+        self.register_buffer("mean", sam.pixel_mean.clone())
+        self.register_buffer("deviation", sam.pixel_std.clone())
+        self.half_precision = half
+        if half:
+            self.encoder.half()
+
+    def forward(self, sam_image: Tensor) -> Tensor:
+        """Embedding float32 ``[B, E, G, G]`` of images uint8 ``[B, 4, S, S]``.
+
+        The images are those of `export.sam.prepare.SamPrepare`; an image with another side is
+        refused.
+        """
+        side = self.encoder.img_size
+        # The tokens' positions are learned for one side. It is fixed here, so that a graph that
+        # gets another side fails instead of giving a wrong answer.
+        shape = torch._shape_as_tensor(sam_image)
+        images = sam_image.reshape([shape[0], 4, side, side])  # type: ignore[list-item]  # traced
+        shown = (images[:, 3:] > 0).float()
+        pixels = (images[:, :3].float() - self.mean) / self.deviation * shown
+        if self.half_precision:
+            pixels = pixels.half()
+        embedding: Tensor = self.encoder(pixels)
+        return sides_left_open(embedding.float(), shape[2] // side, first=1)
+
+
+class SamBoxPrompts(nn.Module):
+    """Turn every box into a prompt: its two corners, without a coarse mask."""
+
+    def forward(self, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Make prompts of ``boxes`` float32 ``[N, 4]`` in frame pixels.
+
+        Returns ``prompt_points`` float32 ``[N, 2, 2]``, ``prompt_labels`` int32 ``[N, 2]``,
+        ``coarse_masks`` uint8 ``[0, M, M]`` and ``coarse_boxes`` float32 ``[0, 4]``.
+        """
+        corners = torch.tensor(
+            [POINT_LABELS["box_start"], POINT_LABELS["box_end"]], dtype=torch.int32
+        )
+        labels = corners + torch.zeros_like(boxes[:, :2], dtype=torch.int32)
+        count = torch._shape_as_tensor(boxes)[0]
+        # Neither the points of a prompt nor the number of coarse masks may be fixed in the graph.
+        none, one = boxes[: (count < 0).long()], (count >= 0).long()
+        masks = torch.zeros((MASK_SIZE, MASK_SIZE), dtype=torch.int32) + none[:, :1, None].int()
+        points = boxes.reshape(-1, 2, 2)[:, : 2 * one]
+        return points, sides_left_open(labels, one, first=1), masks.to(torch.uint8), none
 
 
 class SamDecoder(nn.Module):
@@ -124,7 +124,7 @@ class SamDecoder(nn.Module):
         """Decode N prompts on one frame.
 
         Args:
-            sam_embedding: embeddings float32 ``[T, E, G, G]`` of `export.sam.encoder.ImageEncoder`.
+            sam_embedding: embeddings float32 ``[T, E, G, G]`` of `ImageEncoder`.
             sam_tiles: embedded tiles int32 ``[T, 4]``, (x0, y0, x1, y1) in frame pixels.
             prompt_points: points float32 ``[N, P, 2]``, (x, y) in frame pixels.
             prompt_labels: labels of the points int32 ``[N, P]``, values of `POINT_LABELS`.
@@ -231,6 +231,128 @@ class SamDecoder(nn.Module):
         )
         sampled = rows @ logits @ columns.transpose(1, 2)
         return torch.round(torch.sigmoid(sampled) * 255).to(torch.uint8)
+
+
+class SamCells(nn.Module):
+    """Cells in the order of the quality that SAM predicts, which is their score.
+
+    Their classes come from the detector. Each cell is answered once: where two boxes lead SAM to
+    one cell, the better mask stays. A mask without a pixel is no cell.
+    """
+
+    def forward(
+        self,
+        prompt_boxes: Tensor,
+        prompt_masks: Tensor,
+        qualities: Tensor,
+        detected_ids: Tensor,
+        detected_probs: Tensor,
+        cells_detected: Tensor,
+        overlap_threshold: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Choose and sort the cells among N detected ones.
+
+        Args:
+            prompt_boxes: boxes of the masks, float32 ``[N, 4]`` in frame pixels.
+            prompt_masks: SAM's masks, uint8 ``[N, M, M]``.
+            qualities: qualities that SAM predicts, float32 ``[N]``.
+            detected_ids: class ids of the detector, int32 ``[N]``.
+            detected_probs: class probabilities of the detector, float32 ``[N, K]``.
+            cells_detected: number of cells of the detector, int32 ``[1]``; more than N where it
+                reached its cap.
+            overlap_threshold: float32 ``[1]``, share of the smaller mask above which the mask of
+                the lower quality is dropped, see `training.postprocessing`.
+
+        Returns:
+            boxes, scores (descending), class_ids, class_probs, masks, cells_found int32 ``[1]``,
+            which also counts cells beyond the detector's cap, then boxes and masks again under
+            separate names.
+        """
+        order = torch.sort(qualities, descending=True).indices
+        shown = prompt_masks.flatten(1).to(torch.int32).amax(dim=1) >= INSIDE
+        order = order.index_select(0, torch.nonzero(shown.index_select(0, order))[:, 0])
+        kept = suppress_by_masks(
+            prompt_boxes.index_select(0, order),
+            prompt_masks.index_select(0, order),
+            overlap_threshold,
+        )
+        order = order.index_select(0, kept)
+        boxes, masks = prompt_boxes.index_select(0, order), prompt_masks.index_select(0, order)
+        prompts, found = (torch._shape_as_tensor(each)[0] for each in (qualities, order))
+        beyond = torch.clamp(cells_detected - prompts.to(torch.int32), min=0)
+        return (
+            boxes,
+            qualities.index_select(0, order),
+            detected_ids.index_select(0, order),
+            detected_probs.index_select(0, order),
+            masks,
+            beyond + found.to(torch.int32),
+            boxes.clone(),
+            masks.clone(),
+        )
+
+
+def attend_both_ways(
+    transformer: TwoWayTransformer, image: Tensor, positions: Tensor, tokens: Tensor, filler: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute what `TwoWayTransformer.forward` gives for every prompt alone, without its filler.
+
+    The arithmetic is that of `segment_anything.modeling.transformer` (Kirillov et al. 2023,
+    appendix A) with its own weights; two things are added. Image tokens with a leading dim of 1
+    keep it until a prompt has changed them, so that keys, values and queries of the first layer's
+    image side are computed once for all prompts. And no token attends to tokens that only fill up
+    a row.
+
+    Args:
+        transformer: transformer of a `MaskDecoder`.
+        image: tokens of the image float32 ``[1 or N, G * G, E]``.
+        positions: encoding of their positions float32 ``[1, G * G, E]``.
+        tokens: tokens of the prompts float32 ``[N, T, E]``.
+        filler: bool ``[N, T]``, tokens that only fill up a row.
+
+    Returns:
+        Tokens float32 ``[N, T, E]`` (those of the filler mean nothing) and the image's
+        float32 ``[N, G * G, E]``.
+    """
+    ignored = (filler.float() * IGNORED)[:, None, None, :]  # N, heads, queries, T
+    queries, keys = tokens, image
+    for layer in transformer.layers:
+        if layer.skip_first_layer_pe:
+            queries = _attend(layer.self_attn, queries, queries, queries, ignored)
+        else:
+            placed = queries + tokens
+            queries = queries + _attend(layer.self_attn, placed, placed, queries, ignored)
+        queries = layer.norm1(queries)
+        seen = _attend(layer.cross_attn_token_to_image, queries + tokens, keys + positions, keys)
+        queries = layer.norm2(queries + seen)
+        queries = layer.norm3(queries + layer.mlp(queries))
+        told = _attend(
+            layer.cross_attn_image_to_token, keys + positions, queries + tokens, queries, ignored
+        )
+        keys = layer.norm4(keys + told)
+    seen = _attend(transformer.final_attn_token_to_image, queries + tokens, keys + positions, keys)
+    return transformer.norm_final_attn(queries + seen), keys
+
+
+def _attend(
+    attention: Attention, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """`Attention.forward` with a bias on the attention; leading dims are 1 or N."""
+    size = attention.internal_dim // attention.num_heads
+    q, k, v = (
+        projection(values).unflatten(2, (attention.num_heads, size)).transpose(1, 2)
+        for projection, values in (
+            (attention.q_proj, q),
+            (attention.k_proj, k),
+            (attention.v_proj, v),
+        )
+    )  # N, heads, T, size
+    weights = q @ k.transpose(2, 3) / math.sqrt(size)
+    if bias is not None:
+        weights = weights + bias
+    mixed = (torch.softmax(weights, dim=-1) @ v).transpose(1, 2).flatten(2)
+    out: Tensor = attention.out_proj(mixed)
+    return out
 
 
 def _inmost(around: Tensor, tiles: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 The launcher calls `clean_up` when it ends. In case it is killed, it also starts this file as a
 separate program, which waits until the launcher is gone for whatever reason:
-``python watcher.py RUN_ID FOLDER``, with the read end of the launcher's pipe as stdin.
+``python cleanup.py RUN_ID FOLDER``, with the read end of the launcher's pipe as stdin.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A canary: a tiny request through a whole pipeline, sent while nobody else uses it."""
+"""Health checks of the pipelines, by canaries.
+
+A canary is a tiny request through a whole pipeline, sent while nobody else uses it.
+"""
 
 from __future__ import annotations
 

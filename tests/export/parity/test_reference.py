@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from cytoserve.contract import MASK_SIZE
-from export.parity.reference import ReferenceCells
-from export.parity.reference_merge import TileGrid, merge_tiles, scaled_sides, tile_starts
+from export.parity.reference import ReferenceCells, TileGrid, merge_tiles, scaled_sides, tile_starts
 from training.postprocessing import merge_cells, tile_cuts
 
 Box = tuple[float, float, float, float]

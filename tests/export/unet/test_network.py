@@ -1,4 +1,4 @@
-"""Nuclei as points: one a nucleus, wherever it lies."""
+"""The answers of the U-Nets: masks by the rule of the client, and one point a nucleus anywhere."""
 
 from __future__ import annotations
 
@@ -7,11 +7,26 @@ import pytest
 import torch
 
 from cytoserve.contract import TILE_STEP
+from cytoserve.foreground import foreground_mask
 from export.unet import steps as foreground_steps
-from export.unet.nuclei_centres import LARGEST_RADIUS, NucleiCentres
+from export.unet.network import LARGEST_RADIUS, Foreground, NucleiCentres
 from training.checkpoint import CheckpointError
 
 RADIUS = 6
+
+
+def test_every_threshold_cuts_where_the_client_says() -> None:
+    levels = np.arange(256, dtype=np.uint8)[None]
+    for threshold in np.concatenate([np.arange(256) / 255, np.linspace(0, 1, 301)]):
+        value = torch.tensor([threshold], dtype=torch.float32)
+        probability, mask = Foreground()(torch.from_numpy(levels)[None], value)
+        np.testing.assert_array_equal(probability.numpy(), levels)
+        np.testing.assert_array_equal(mask.numpy(), foreground_mask(levels, threshold))
+
+
+def test_the_graph_of_the_foreground_answers_as_the_module_does() -> None:
+    step = foreground_steps.foreground()
+    assert {figure for case in step.parity.values() for figure in case.values()} == {0.0}
 
 
 def discs(size: tuple[int, int], *centres: tuple[float, float], value: int = 255) -> np.ndarray:

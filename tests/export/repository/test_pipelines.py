@@ -16,7 +16,7 @@ from export.graphs.files import open_graph
 from export.graphs.micro_batches import wrap_in_loop
 from export.parity.chain import Chain, newest_graph
 from export.parity.steps import ParityError
-from export.repository.merged import export_merged, merge_graphs
+from export.repository.pipelines import export_merged, merge_graphs
 
 WHOLE = Step(
     "whole",

@@ -11,8 +11,8 @@ import pytest
 from cytoserve.codec import prompted
 from cytoserve.contract import IMAGE, PIPELINES
 from cytoserve.transport import Request
-from server import canary as canary_module
-from server.canary import (
+from server import health_check
+from server.health_check import (
     FRAME_LIFETIME_S,
     MAX_CANARY_TIME_SHARE,
     MIN_INTERVAL_S,
@@ -82,7 +82,7 @@ def test_canaries_take_a_small_share_of_the_time(
     monkeypatch: pytest.MonkeyPatch, seconds: float, pause: float
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(canary_module, "time", clock)
+    monkeypatch.setattr(health_check, "time", clock)
     watch = Canary(clock, PIPELINES["maskrcnn"])
     clock.now += MIN_INTERVAL_S
     watch.failure()
