@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +70,7 @@ def percentile_text(value: str, rank: int, count: float) -> str:
     return value if count * (100 - rank) >= 100 else f"{value} max"
 
 
-def median_interval(values: npt.ArrayLike) -> list[float]:
+def median_interval(values: npt.ArrayLike) -> tuple[float, float]:
     """Return low and high end of the median's 95 % confidence interval, from two values or more.
 
     Values are resampled from the measured ones (the percentile bootstrap; Efron, 1979, Annals of
@@ -79,10 +79,7 @@ def median_interval(values: npt.ArrayLike) -> list[float]:
     found = bootstrap(
         (values,), np.median, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
-    return [float(found.low), float(found.high)]
-
-
-Row = Mapping[str, Any]
+    return float(found.low), float(found.high)
 
 
 @dataclass(frozen=True)
@@ -109,52 +106,3 @@ class Slope:
         spread = float(((np.asarray(ys) - np.mean(ys)) ** 2).sum())
         fitted = 1 - float((rest**2).sum()) / spread if spread else 1.0
         return cls(float(slope), float(intercept), fitted, len(xs))
-
-
-@dataclass(frozen=True)
-class Growth:
-    """One quantity as a function of another, in rows of a result."""
-
-    rows: str
-    """Key of the rows in the result."""
-    x: str
-    y: str
-    unit: str
-    fixed: tuple[str, ...] = ()
-    """Columns that must be the same in all points; rows with the most frequent values count."""
-
-
-GROWTHS = (
-    Growth("frames", "megapixels", "p50_ms", "ms per megapixel", ("cells",)),
-    Growth("frames", "megapixels", "peak_mb", "MB per megapixel", ("cells",)),
-    Growth("frames", "found", "p50_ms", "ms per cell", ("width", "height")),
-    Growth("frames", "found", "peak_mb", "MB per cell", ("width", "height")),
-    Growth("clients", "clients", "p50_ms", "ms per client"),
-    Growth("clients", "clients", "peak_mb", "MB per client"),
-    Growth("loaded", "pipelines", "start_s", "s per pipeline"),
-    Growth("loaded", "pipelines", "memory_mb", "MB per pipeline"),
-)
-
-
-def slopes(result: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
-    """Return one row per pipeline and growth that has points at two places or more."""
-    found = []
-    for growth in GROWTHS:
-        rows = [row for row in result[growth.rows] if row[growth.y] is not None]
-        for pipeline in dict.fromkeys(row.get("pipeline") for row in rows):
-            own = _with_most_common(
-                [row for row in rows if row.get("pipeline") == pipeline], growth.fixed
-            )
-            if len({row[growth.x] for row in own}) < 2:
-                continue
-            line = Slope.through([row[growth.x] for row in own], [row[growth.y] for row in own])
-            about = {"pipeline": pipeline or "all", "unit": growth.unit}
-            found.append({**about, "x": growth.x, "y": growth.y, **vars(line)})
-    return found
-
-
-def _with_most_common(rows: Sequence[Row], columns: Sequence[str]) -> list[Row]:
-    """Return the rows with the most frequent values of ``columns``, or the first of a tie."""
-    kinds = [tuple(row[column] for column in columns) for row in rows]
-    common = max(kinds, key=kinds.count)
-    return [row for row, kind in zip(rows, kinds, strict=True) if kind == common]
