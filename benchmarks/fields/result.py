@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from benchmarks.harness.bounds import Bound, judge, verdicts_table
 from benchmarks.harness.results import Result, machine_note, table_of
@@ -212,9 +211,43 @@ def fields_page(result: FieldsResult) -> str:
     """Return bounds, tables and notes; a question without rows has no table."""
     verdicts = [v for v in judge(BOUNDS, result) if v.measured is not None]
     lines = [verdicts_table(verdicts), ""]
-    for rows, text, columns in _questions(result):
-        if rows:
-            lines += [text, "", table_of(rows, columns), ""]
+    for rows, question, table in (
+        (
+            result.sizes,
+            "**Size of the frame.** Scenes of 1 to 36 training fields sent whole; in brackets the "
+            "ratio to the same scenes cut into fields.",
+            _sizes(result.sizes),
+        ),
+        (
+            result.doubled,
+            "**Seams.** Cells of the whole scenes that are one of two for the same cell.",
+            _doubled(result.doubled),
+        ),
+        (
+            result.offsets,
+            "**Place of the frame.** The same cells seen by a camera that was moved by some "
+            "pixels.",
+            _offsets(result.offsets),
+        ),
+        (
+            result.factors,
+            "**Scale of the frame.** Resized frames, by what the caller tells of their scale; the "
+            "drop of F1 is against the frames as they were rendered.",
+            _factors(result.factors),
+        ),
+        (
+            result.empty,
+            "**Frames without cells.** What is found in them all the same.",
+            _empty(result.empty),
+        ),
+        (
+            result.foreground,
+            "**Frames without cells, semantic pipelines.** Share of their pixels that is called "
+            "foreground.",
+            _foreground(result.foreground),
+        ),
+    ):
+        lines += [question, "", table, ""] if rows else []
     thresholds = ", ".join(f"`{name}` {value:g}" for name, value in result.thresholds.items())
     note = "Cells are matched at mask IoU 0.5, whatever their class. Score thresholds: "
     lines += [f"{note}{thresholds}." if thresholds else "", "", machine_note(result.machine), ""]
@@ -231,86 +264,85 @@ TITLES = {
 """Field of `Figures` -> its title."""
 
 
-def _compared(name: str) -> Callable[[SizeRow], str]:
-    return lambda row: f"{getattr(row.whole, name):.3f} ({row.ratios[name]:.3f})"
+def _sizes(rows: Sequence[SizeRow]) -> str:
+    def compared(name: str) -> Callable[[SizeRow], str]:
+        return lambda row: f"{getattr(row.whole, name):.3f} ({row.ratios[name]:.3f})"
+
+    return table_of(
+        rows,
+        {
+            "pipeline": lambda row: f"`{row.pipeline}`",
+            "fields": lambda row: f"{row.fields}",
+            "frame, px": lambda row: f"{row.width} x {row.height}",
+            "scenes": lambda row: f"{row.scenes}",
+            "cells": lambda row: f"{row.cells}",
+            **{title: compared(name) for name, title in TITLES.items()},
+            "least ratio": lambda row: f"{row.least_ratio:.3f}",
+        },
+    )
 
 
-def _figure(name: str) -> Callable[[FactorRow], str]:
-    return lambda row: f"{getattr(row.figures, name):.3f}"
+def _doubled(rows: Sequence[DoubledRow]) -> str:
+    return table_of(
+        rows,
+        {
+            "pipeline": lambda row: f"`{row.pipeline}`",
+            "cells": lambda row: f"{row.cells}",
+            "doubled": lambda row: f"{row.doubled:.2%}",
+        },
+    )
 
 
-def _questions(result: FieldsResult) -> list[tuple[Any, str, dict[str, Callable[[Any], str]]]]:
-    """Return rows, question, and the columns of its table."""
-    pipeline: dict[str, Callable[[Any], str]] = {"pipeline": lambda row: f"`{row.pipeline}`"}
-    return [
-        (
-            result.sizes,
-            "**Size of the frame.** Scenes of 1 to 36 training fields sent whole; in brackets the "
-            "ratio to the same scenes cut into fields.",
-            {
-                **pipeline,
-                "fields": lambda row: f"{row.fields}",
-                "frame, px": lambda row: f"{row.width} x {row.height}",
-                "scenes": lambda row: f"{row.scenes}",
-                "cells": lambda row: f"{row.cells}",
-                **{title: _compared(name) for name, title in TITLES.items()},
-                "least ratio": lambda row: f"{row.least_ratio:.3f}",
-            },
-        ),
-        (
-            result.doubled,
-            "**Seams.** Cells of the whole scenes that are one of two for the same cell.",
-            {
-                **pipeline,
-                "cells": lambda row: f"{row.cells}",
-                "doubled": lambda row: f"{row.doubled:.2%}",
-            },
-        ),
-        (
-            result.offsets,
-            "**Place of the frame.** The same cells seen by a camera that was moved by some "
-            "pixels.",
-            {
-                **pipeline,
-                "offset (x, y), px": lambda row: row.offset,
-                "cells found": lambda row: f"{row.found}",
-                "from the mean": lambda row: f"{row.deviation:.2%}",
-            },
-        ),
-        (
-            result.factors,
-            "**Scale of the frame.** Resized frames, by what the caller tells of their scale; the "
-            "drop of F1 is against the frames as they were rendered.",
-            {
-                **pipeline,
-                "told": lambda row: row.told,
-                "resized by": lambda row: f"{row.factor:g}",
-                **{title: _figure(name) for name, title in TITLES.items()},
-                "drop of F1": lambda row: "" if row.drop is None else f"{row.drop:.3f}",
-            },
-        ),
-        (
-            result.empty,
-            "**Frames without cells.** What is found in them all the same.",
-            {
-                **pipeline,
-                "kind": lambda row: row.kind,
-                "frames": lambda row: f"{row.frames}",
-                "false cells": lambda row: f"{row.false_cells}",
-                "per frame": lambda row: f"{row.per_frame:.3f}",
-                "frames with cells": lambda row: f"{row.frames_with_cells}",
-            },
-        ),
-        (
-            result.foreground,
-            "**Frames without cells, semantic pipelines.** Share of their pixels that is called "
-            "foreground.",
-            {
-                **pipeline,
-                "kind": lambda row: row.kind,
-                "frames": lambda row: f"{row.frames}",
-                "mean share": lambda row: f"{row.share:.3%}",
-                "largest share": lambda row: f"{row.largest_share:.3%}",
-            },
-        ),
-    ]
+def _offsets(rows: Sequence[OffsetRow]) -> str:
+    return table_of(
+        rows,
+        {
+            "pipeline": lambda row: f"`{row.pipeline}`",
+            "offset (x, y), px": lambda row: row.offset,
+            "cells found": lambda row: f"{row.found}",
+            "from the mean": lambda row: f"{row.deviation:.2%}",
+        },
+    )
+
+
+def _factors(rows: Sequence[FactorRow]) -> str:
+    def figure(name: str) -> Callable[[FactorRow], str]:
+        return lambda row: f"{getattr(row.figures, name):.3f}"
+
+    return table_of(
+        rows,
+        {
+            "pipeline": lambda row: f"`{row.pipeline}`",
+            "told": lambda row: row.told,
+            "resized by": lambda row: f"{row.factor:g}",
+            **{title: figure(name) for name, title in TITLES.items()},
+            "drop of F1": lambda row: "" if row.drop is None else f"{row.drop:.3f}",
+        },
+    )
+
+
+def _empty(rows: Sequence[EmptyRow]) -> str:
+    return table_of(
+        rows,
+        {
+            "pipeline": lambda row: f"`{row.pipeline}`",
+            "kind": lambda row: row.kind,
+            "frames": lambda row: f"{row.frames}",
+            "false cells": lambda row: f"{row.false_cells}",
+            "per frame": lambda row: f"{row.per_frame:.3f}",
+            "frames with cells": lambda row: f"{row.frames_with_cells}",
+        },
+    )
+
+
+def _foreground(rows: Sequence[ForegroundRow]) -> str:
+    return table_of(
+        rows,
+        {
+            "pipeline": lambda row: f"`{row.pipeline}`",
+            "kind": lambda row: row.kind,
+            "frames": lambda row: f"{row.frames}",
+            "mean share": lambda row: f"{row.share:.3%}",
+            "largest share": lambda row: f"{row.largest_share:.3%}",
+        },
+    )

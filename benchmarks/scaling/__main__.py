@@ -6,15 +6,9 @@
 Each exported pipeline gets its own server, which receives frames of growing size, then frames with
 growing numbers of cells. Then servers with one pipeline, two, and so on up to all show what another
 one costs in memory and in time to start. The slopes of least-squares lines give the cost of one
-more megapixel, cell or pipeline. `benchmarks.throughput` measures growing numbers of clients.
-
-Two of the figures are ratios that must stay small:
-
-\b
-    classified   time that a further cell costs `yolo_resnet` beyond `yolo` / time of the
-                 classifier's graph alone for a crop, all interleaved
-    memory       the server's peak memory with the most cells / memory of a mask of the
-                 frame's size for every cell
+more megapixel, cell or pipeline. `benchmarks.throughput` measures growing numbers of clients. The
+server's peak memory with the most cells is compared with a mask of the frame's size for every cell,
+of which it must stay a small part.
 
 Semantic pipelines get frames with one count of cells, since cells make no difference to them. The
 server does not cache answers (`--response-cache-mb=0`), and sends no canaries meanwhile.
@@ -22,17 +16,15 @@ server does not cache answers (`--response-cache-mb=0`), and sends no canaries m
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 from rich.progress import track
 
 from benchmarks.harness.load import Case, ask, asked, count_answered, cross, exported
@@ -47,10 +39,8 @@ from benchmarks.harness.options import (
 )
 from benchmarks.harness.results import made_by, write_result
 from benchmarks.harness.serving import serve_without_health_checks
-from benchmarks.harness.timing import Slope, time_interleaved
+from benchmarks.harness.timing import Slope
 from benchmarks.scaling.result import (
-    ClassifiedRow,
-    ClassifierCost,
     GrowthRow,
     LoadedRow,
     MemoryRow,
@@ -59,10 +49,7 @@ from benchmarks.scaling.result import (
     scaling_page,
 )
 from cytoserve import Client
-from cytoserve.contract import CROP_PROBS, CROPS, PIPELINES
-from export.graphs.files import open_session
-from export.parity.chain import newest_graph
-from export.resnet.network import CLASSIFIER_CHUNK
+from cytoserve.contract import PIPELINES
 from server.embedded import EmbeddedServer
 from server.errors import ServerError
 
@@ -74,10 +61,6 @@ MOST = 30
 
 MB = 1e6
 """Bytes per megabyte."""
-
-CLASSIFIER = "resnet50_cells"
-ONE_STEP, TWO_STEPS = "yolo", "yolo_resnet"
-"""Pipelines that differ by the classifier `CLASSIFIER`."""
 
 
 def measure(
@@ -96,14 +79,6 @@ def measure(
         with serve_without_health_checks(repository, [name], timeout=DEADLINE) as server:
             frames += grow_frames(server, name, cases, seconds=seconds, fewest=fewest)
     loaded = load_pipelines(repository, pipelines)
-    classified: list[ClassifiedRow] = []
-    if {ONE_STEP, TWO_STEPS} <= set(pipelines) and len(counts) > 1:
-        both = [ONE_STEP, TWO_STEPS]
-        # The frames with growing numbers of cells have the most frequent size.
-        size = statistics.mode((case.width, case.height) for case in cases)
-        cells = [case for case in cases if (case.width, case.height) == size]
-        with serve_without_health_checks(repository, both, timeout=DEADLINE) as server:
-            classified = grow_classified(server, cells, seconds=seconds, fewest=fewest)
     return ScalingResult(
         **made_by("scaling"),
         seconds=seconds,
@@ -112,8 +87,6 @@ def measure(
         loaded=tuple(loaded),
         memory=tuple(memory_of_masks(frames)),
         slopes=tuple(slopes(frames, loaded)),
-        classified=tuple(classified),
-        classifier=cost_of_a_cell(classified) if classified else None,
     )
 
 
@@ -168,48 +141,6 @@ def load_pipelines(repository: Path, pipelines: Sequence[str]) -> list[LoadedRow
                 pipelines=count, added=pipelines[count - 1], start_s=started, memory_mb=memory
             )
         )
-    return rows
-
-
-def grow_classified(
-    server: EmbeddedServer, cases: Sequence[Case], *, seconds: float, fewest: int
-) -> list[ClassifiedRow]:
-    """Interleave `yolo`, `yolo_resnet`, and classifying as many crops in this process.
-
-    The classifier alone is its graph, with all cores. The number of crops is rounded up to full
-    chunks of the size that it takes at once.
-    """
-    file = newest_graph(server.repository / CLASSIFIER)
-    assert file is not None  # the pipeline is exported
-    classifier = open_session(file)
-    random = np.random.default_rng(0)
-    rows = []
-    with Client(server.url, timeout=DEADLINE) as client:
-        for case in cases:
-            served = {n: partial(ask, client, n, case.frame()) for n in (ONE_STEP, TWO_STEPS)}
-            found = {name: count_answered(call()) for name, call in served.items()}
-            count = CLASSIFIER_CHUNK * max(1, math.ceil(found[TWO_STEPS] / CLASSIFIER_CHUNK))
-            crops = random.integers(0, 256, (count, *CROPS.dims), np.uint8)
-            calls: Mapping[str, Callable[[], object]] = {
-                **served,
-                CLASSIFIER: partial(classifier.run, [CROP_PROBS.name], {CROPS.name: crops}),
-            }
-            [alone] = repeated(served[TWO_STEPS], seconds=0, fewest=1)
-            times = time_interleaved(calls, min(MOST, max(fewest, math.ceil(seconds / alone))))
-            medians = {name: statistics.median(each) * 1e3 for name, each in times.items()}
-            rows.append(
-                ClassifiedRow(
-                    **vars(case),
-                    found_yolo=found[ONE_STEP],
-                    found_yolo_resnet=found[TWO_STEPS],
-                    yolo_ms=medians[ONE_STEP],
-                    yolo_resnet_ms=medians[TWO_STEPS],
-                    cost_of_classes=medians[TWO_STEPS] / medians[ONE_STEP],
-                    classifier_crops=count,
-                    classifier_ms=medians[CLASSIFIER],
-                    requests=len(times[TWO_STEPS]),
-                )
-            )
     return rows
 
 
@@ -284,22 +215,6 @@ def memory_of_masks(frames: Sequence[GrowthRow]) -> list[MemoryRow]:
             )
         )
     return rows
-
-
-def cost_of_a_cell(rows: Sequence[ClassifiedRow]) -> ClassifierCost:
-    """Return the cost of classifying one more cell in the pipeline, and in the classifier alone."""
-    one = Slope.through([row.found_yolo for row in rows], [row.yolo_ms for row in rows]).slope
-    both = Slope.through(
-        [row.found_yolo_resnet for row in rows], [row.yolo_resnet_ms for row in rows]
-    ).slope
-    alone = sum(row.classifier_ms for row in rows) / sum(row.classifier_crops for row in rows)
-    return ClassifierCost(
-        yolo_ms_per_cell=one,
-        yolo_resnet_ms_per_cell=both,
-        marginal_ms_per_cell=both - one,
-        classifier_ms_per_crop=alone,
-        ratio=(both - one) / alone,
-    )
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})

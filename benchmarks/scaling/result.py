@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.harness.bounds import Bound
-from benchmarks.harness.load import USUAL_CELLS
 from benchmarks.harness.results import FrameRow, Result, machine_note, table_of
 
 
@@ -62,38 +61,6 @@ class SlopeRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifiedRow:
-    """`yolo`, `yolo_resnet` and the classifier alone on the same frame, interleaved."""
-
-    width: int
-    height: int
-    cells: int
-    found_yolo: int
-    found_yolo_resnet: int
-    yolo_ms: float
-    yolo_resnet_ms: float
-    cost_of_classes: float
-    """yolo_resnet_ms / yolo_ms."""
-    classifier_crops: int
-    """Crops that the classifier got, in full chunks of the size that it takes at once."""
-    classifier_ms: float
-    requests: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifierCost:
-    """Cost of classifying one more cell, in the pipeline and by the classifier alone."""
-
-    yolo_ms_per_cell: float
-    yolo_resnet_ms_per_cell: float
-    marginal_ms_per_cell: float
-    """The difference of both."""
-    classifier_ms_per_crop: float
-    ratio: float
-    """marginal_ms_per_cell / classifier_ms_per_crop."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class ScalingResult(Result):
     """Growth of time and memory."""
 
@@ -104,26 +71,9 @@ class ScalingResult(Result):
     loaded: tuple[LoadedRow, ...]
     memory: tuple[MemoryRow, ...]
     slopes: tuple[SlopeRow, ...]
-    classified: tuple[ClassifiedRow, ...]
-    classifier: ClassifierCost | None
-    """None if `yolo` and `yolo_resnet` were not both measured with two counts of cells."""
 
 
 BOUNDS: tuple[Bound[ScalingResult], ...] = (
-    Bound(
-        "Cost of classes, 15 rendered cells",
-        "`yolo_resnet` / `yolo`, both served, in turn at 2048 x 2048",
-        "<=",
-        1.6,
-        lambda r: (("", row.cost_of_classes) for row in r.classified if row.cells == USUAL_CELLS),
-    ),
-    Bound(
-        "Cost of a cell",
-        "what one more costs `yolo_resnet` beyond `yolo` / the classifier's own time for a crop",
-        "<=",
-        1.2,
-        lambda r: [("", r.classifier.ratio)] if r.classifier else [],
-    ),
     Bound(
         "Memory of 2,000 cells at 2048 x 2048",
         "peak of the server / a mask of the frame's size for each cell",
@@ -143,7 +93,6 @@ def scaling_page(result: ScalingResult) -> str:
     sections = [
         "What one more costs, as the slope of a least-squares line.",
         _slopes_table(result),
-        *_classifier(result),
         "Memory with the most cells of which half or more were found, above the server's before "
         "the first frame, against one mask of the frame's size for every cell found.",
         table_of(
@@ -199,30 +148,3 @@ def _slopes_table(result: ScalingResult) -> str:
             "points": lambda row: f"{row.points}",
         },
     )
-
-
-def _classifier(result: ScalingResult) -> list[str]:
-    cost = result.classifier
-    if cost is None:
-        return []
-    return [
-        f"A further cell costs `yolo_resnet` {cost.yolo_resnet_ms_per_cell:.3g} ms and `yolo` "
-        f"{cost.yolo_ms_per_cell:.3g} ms; the classifier alone takes "
-        f"{cost.classifier_ms_per_crop:.3g} ms for a crop. The difference is "
-        f"**{cost.ratio:.2f} times** that. In turn:",
-        table_of(
-            result.classified,
-            {
-                "frame": lambda row: f"{row.width}x{row.height}",
-                "cells": lambda row: f"{row.cells}",
-                "found by `yolo`": lambda row: f"{row.found_yolo}",
-                "by `yolo_resnet`": lambda row: f"{row.found_yolo_resnet}",
-                "rounds": lambda row: f"{row.requests}",
-                "`yolo` ms": lambda row: f"{row.yolo_ms:.1f}",
-                "`yolo_resnet` ms": lambda row: f"{row.yolo_resnet_ms:.1f}",
-                "`yolo_resnet` / `yolo`": lambda row: f"{row.cost_of_classes:.2f}",
-                "crops": lambda row: f"{row.classifier_crops}",
-                "classifier ms": lambda row: f"{row.classifier_ms:.1f}",
-            },
-        ),
-    ]

@@ -12,10 +12,8 @@ together, show best where throughput is lost. They are comparable even on a busy
 
 The limit is the same graphs in this process, without a server, in the layout of threads that
 answers most frames. All layouts are listed. All clients and layouts are interleaved, round by
-round, in short windows. Medians of the rounds are reported; shares are medians of each round's own
-shares. Then the servers for 8 requests at a time, of the variant for many clients if there is one,
-are measured again, every window between two of the limit's. This gives their share of the limit:
-the pace of a shared machine changes within a minute, so neighbouring windows are compared.
+round, in short windows. Medians of the rounds are reported; shares of the limit are medians of each
+round's own shares.
 """
 
 from __future__ import annotations
@@ -25,7 +23,6 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -37,14 +34,12 @@ from benchmarks.harness.load import LoadFrame, exported, load_frame, read_frames
 from benchmarks.harness.options import ImageSize, json_option, markdown_option, repository_option
 from benchmarks.harness.results import made_by, write_result
 from benchmarks.harness.serving import DEFAULT, TRANSPORTS, serve_without_health_checks
-from benchmarks.harness.timing import median_interval
 from benchmarks.throughput.clients import Layout, Opened, layouts
 from benchmarks.throughput.result import (
     BOUND_AT,
     BatchRow,
     FramesSent,
     LayoutRow,
-    SaturationRow,
     ServedRow,
     ThroughputResult,
     throughput_page,
@@ -71,21 +66,6 @@ Samples = Mapping[Way, Sequence[Sample]]
 """Samples of every client and layout, one per round, in their order."""
 
 
-@dataclass(frozen=True)
-class Between:
-    """A window of a server, and the limit's windows before and after it."""
-
-    served: Sample
-    before: Sample
-    after: Sample
-
-    @property
-    def share(self) -> float:
-        """Frames per second / the mean of the limit's frames per second."""
-        limit = statistics.fmean((self.before.frames_per_second, self.after.frames_per_second))
-        return self.served.frames_per_second / limit
-
-
 def measure(
     repository: Path,
     pipeline: str,
@@ -94,10 +74,9 @@ def measure(
     variants: Sequence[str],
     concurrency: Sequence[int],
     rounds: int,
-    rounds_beside: int,
     window: float,
-) -> tuple[Samples, Mapping[Served, Sequence[Between]]]:
-    """Measure one pipeline: all ways in turn, then many clients beside the limit."""
+) -> Samples:
+    """Measure one pipeline, all ways in turn."""
     tried = layouts(len(os.sched_getaffinity(0)))
     opened = {layout: Opened(repository, pipeline, layout, frames) for layout in tried}
     with ExitStack() as stack:
@@ -116,11 +95,7 @@ def measure(
         for way in track(ways * rounds, f"measuring {pipeline}", transient=True):
             bench = benches[DEFAULT if isinstance(way, Layout) else way.variant]
             samples[way].append(bench.measure(way))
-        compared = [
-            Served(client, bound_among(concurrency), variant)
-            for client, variant in product(TRANSPORTS, variants or [DEFAULT])
-        ]
-        return samples, measure_between(benches, best_layout(samples), compared, rounds_beside)
+        return samples
 
 
 def variants_of(repository: Path, pipeline: str) -> list[str]:
@@ -154,28 +129,6 @@ def best_layout(samples: Samples) -> Layout:
         (way for way in samples if isinstance(way, Layout)),
         key=lambda way: statistics.median(one.frames_per_second for one in samples[way]),
     )
-
-
-def measure_between(
-    benches: Mapping[str, Bench], limit: Layout, ways: Sequence[Served], rounds: int
-) -> dict[Served, list[Between]]:
-    """Measure the clients ``ways`` one after the other, each between two windows of ``limit``.
-
-    Args:
-        benches: variant -> bench, which has measured windows of as many requests at a time.
-        limit: layout that answers most frames.
-        ways: clients with `bound_among` requests at a time.
-        rounds: number of windows of each, at least two.
-    """
-    found: dict[Served, list[Between]] = defaultdict(list)
-    before = None
-    for way in track(list(ways) * rounds, "measuring shares of the limit", transient=True):
-        bench = benches[way.variant]
-        before = before or bench.measure(limit)
-        served, after = bench.measure(way), bench.measure(limit)
-        found[way].append(Between(served, before, after))
-        before = after
-    return found
 
 
 # -- Rows of the result ---------------------------------------------------------------------------
@@ -235,25 +188,6 @@ def batch_rows(pipeline: str, samples: Samples) -> Iterator[BatchRow]:
                 )
 
 
-def saturation_rows(
-    pipeline: str, limit: Layout, found: Mapping[Served, Sequence[Between]]
-) -> Iterator[SaturationRow]:
-    """Yield a row per client that was measured beside the limit."""
-    for way, windows in found.items():
-        shares = [window.share for window in windows]
-        beside = [one for window in windows for one in (window.before, window.after)]
-        yield SaturationRow(
-            pipeline=pipeline,
-            **vars(way),
-            layout=limit.name,
-            rounds=len(windows),
-            share=statistics.median(shares),
-            share_interval=median_interval(shares),
-            cpu_seconds_per_frame=statistics.median(w.served.cpu_per_frame for w in windows),
-            limit_cpu_seconds_per_frame=statistics.median(one.cpu_per_frame for one in beside),
-        )
-
-
 def _concurrency(context: click.Context, option: click.Parameter, text: str) -> tuple[int, ...]:
     numbers = text.split(",")
     if not all(number.isdecimal() and int(number) > 0 for number in numbers):
@@ -287,12 +221,6 @@ def _concurrency(context: click.Context, option: click.Parameter, text: str) -> 
 @click.option(
     "--rounds", type=click.IntRange(1), default=3, help="Windows of each client and layout."
 )
-@click.option(
-    "--rounds-beside",
-    type=click.IntRange(2),
-    default=15,
-    help="Windows of each client that is compared with the limit, between two of the limit's.",
-)
 @click.option("--window", type=click.FloatRange(0.1), default=1.5, help="Seconds of one window.")
 @repository_option
 @json_option
@@ -304,7 +232,6 @@ def main(
     folder: Path | None,
     concurrency: Sequence[int],
     rounds: int,
-    rounds_beside: int,
     window: float,
     model_repository: Path,
     json_file: Path,
@@ -316,29 +243,25 @@ def main(
     inside: list[LayoutRow] = []
     served: list[ServedRow] = []
     batches: list[BatchRow] = []
-    saturation: list[SaturationRow] = []
-    exported(model_repository, pipelines)
     try:
         frames = (
             read_frames(folder)
             if folder
             else [load_frame(*size, cells, seed) for seed in range(RENDERED)]
         )
-        for pipeline in pipelines:
-            samples, beside = measure(
+        for pipeline in exported(model_repository, pipelines):
+            samples = measure(
                 model_repository,
                 pipeline,
                 frames,
                 variants=variants_of(model_repository, pipeline),
                 concurrency=concurrency,
                 rounds=rounds,
-                rounds_beside=rounds_beside,
                 window=window,
             )
             inside += layout_rows(pipeline, samples)
             served += served_rows(pipeline, samples)
             batches += batch_rows(pipeline, samples)
-            saturation += saturation_rows(pipeline, best_layout(samples), beside)
     except EXPECTED as error:
         raise click.ClickException(str(error)) from error
     height, width = frames[0].image.shape[:2]
@@ -356,7 +279,6 @@ def main(
         in_process=tuple(inside),
         served=tuple(served),
         batches=tuple(batches),
-        saturation=tuple(saturation),
     )
     write_result(result, throughput_page(result), json_file, markdown)
 

@@ -91,26 +91,6 @@ class BatchRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SaturationRow:
-    """A client of many requests, every window between two of the limit's."""
-
-    pipeline: str
-    variant: str
-    client: str
-    concurrency: int
-    layout: str
-    """Layout that is the limit."""
-    rounds: int
-    share: float
-    """Median over windows of frames per second / the mean of the limit's before and after."""
-    share_interval: tuple[float, float]
-    """Low and high end of its 95 % confidence interval."""
-    cpu_seconds_per_frame: float
-    limit_cpu_seconds_per_frame: float
-    """The same of the limit's windows."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class ThroughputResult(Result):
     """Frames per second of many clients."""
 
@@ -120,7 +100,6 @@ class ThroughputResult(Result):
     in_process: tuple[LayoutRow, ...]
     served: tuple[ServedRow, ...]
     batches: tuple[BatchRow, ...]
-    saturation: tuple[SaturationRow, ...]
 
 
 BOUNDS: tuple[Bound[ThroughputResult], ...] = (
@@ -131,8 +110,8 @@ BOUNDS: tuple[Bound[ThroughputResult], ...] = (
         0.95,
         lambda r: (
             (f"{row.pipeline}, {row.client}", row.share)
-            for row in r.saturation
-            if row.variant == THROUGHPUT.name
+            for row in r.served
+            if (row.variant, row.concurrency) == (THROUGHPUT.name, BOUND_AT)
         ),
     ),
     Bound(
@@ -142,8 +121,9 @@ BOUNDS: tuple[Bound[ThroughputResult], ...] = (
         0.95,
         lambda r: (
             (row.pipeline, row.share)
-            for row in r.saturation
-            if (row.variant, row.client) == (THROUGHPUT.name, SHARED_MEMORY)
+            for row in r.served
+            if (row.variant, row.client, row.concurrency)
+            == (THROUGHPUT.name, SHARED_MEMORY, BOUND_AT)
         ),
     ),
     Bound(
@@ -169,7 +149,7 @@ def throughput_page(result: ThroughputResult) -> str:
     head = [
         f"{frames.count} {kind} of {frames.width} x {frames.height} px{cells}; "
         f"{result.rounds} rounds of {result.window_seconds:g} s windows, all ways in turn.",
-        "A part of the limit beside it is the median of its rounds, with a 95 % interval.",
+        "A share is the median over rounds of the frames per second beside the best layout's.",
         "A p99 marked `max` is the slowest of too few answers of a window to tell.",
         f"Processes of others kept {others:.1f} cores busy meanwhile (median of all windows).",
     ]
@@ -179,22 +159,8 @@ def throughput_page(result: ThroughputResult) -> str:
 
 
 def _pipeline(result: ThroughputResult, pipeline: str) -> str:
-    shares = []
-    for row in result.saturation:
-        if row.pipeline == pipeline:
-            low, high = row.share_interval
-            shares.append(
-                f"- {row.variant}, {row.concurrency} requests at a time, {row.client}: "
-                f"**{row.share:.2f}** of the limit beside it (95 %: {low:.2f} to {high:.2f}; "
-                f"{row.rounds} rounds; {1e3 * row.cpu_seconds_per_frame:.1f} ms of processor time "
-                f"per frame, the limit {1e3 * row.limit_cpu_seconds_per_frame:.1f} ms)"
-            )
-    return "\n".join(
-        [
-            *(f"## {pipeline}", "", *shares, "", _served_table(result, pipeline), ""),
-            *("The limit, in this process:", "", _limit_table(result, pipeline), ""),
-        ]
-    )
+    served, limit = _served_table(result, pipeline), _limit_table(result, pipeline)
+    return f"## {pipeline}\n\n{served}\n\nThe limit, in this process:\n\n{limit}\n"
 
 
 def _served_table(result: ThroughputResult, pipeline: str) -> str:

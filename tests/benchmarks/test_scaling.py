@@ -10,8 +10,6 @@ from benchmarks.harness.results import read_result
 from benchmarks.harness.serving import paused_supervisor
 from benchmarks.harness.timing import Slope
 from benchmarks.scaling.__main__ import (
-    cost_of_a_cell,
-    grow_classified,
     grow_frames,
     main,
     memory_of_masks,
@@ -19,13 +17,11 @@ from benchmarks.scaling.__main__ import (
     smallest_first,
 )
 from benchmarks.scaling.result import (
-    ClassifiedRow,
     GrowthRow,
     LoadedRow,
     ScalingResult,
     scaling_page,
 )
-from export.resnet.network import CLASSIFIER_CHUNK
 
 
 @pytest.mark.parametrize(
@@ -100,28 +96,6 @@ def test_memory_is_compared_with_a_mask_a_cell():
     assert (row.cells, row.masks_mb, row.share) == (100, 200, 8 / 200)
 
 
-def test_the_cost_of_a_cell():
-    rows = [
-        ClassifiedRow(
-            width=640,
-            height=480,
-            cells=cells,
-            found_yolo=cells,
-            found_yolo_resnet=2 * cells,
-            yolo_ms=10 + 0.5 * cells,
-            yolo_resnet_ms=12 + 3.5 * (2 * cells),
-            cost_of_classes=1,
-            classifier_crops=32 * (1 + cells),
-            classifier_ms=64 * (1 + cells),
-            requests=1,
-        )
-        for cells in (0, 10, 50)
-    ]
-    cost = cost_of_a_cell(rows)
-    assert cost.marginal_ms_per_cell == pytest.approx(3.0)
-    assert cost.ratio == pytest.approx(1.5)
-
-
 def test_frames_grow():
     large, wide = (200, 200), (300, 150)
     cases = [Case(*wide, 15), Case(100, 100, 15), *(Case(*large, n) for n in (500, 15, 0))]
@@ -142,17 +116,6 @@ def test_frames_of_the_real_server(server):
     assert [row.requests for row in rows] == [2, 2, 2]
     assert [row.peak_mb is None for row in rows] == [False, True, False]
     assert min(row.p50_ms for row in rows) > 0
-
-
-@pytest.mark.slow
-def test_the_classifier_of_the_real_server(server):
-    with paused_supervisor(server):
-        [row] = grow_classified(server, [Case(128, 96, 0)], seconds=0, fewest=1)
-    assert row.found_yolo > 0  # random networks find what they like
-    assert min(row.yolo_resnet_ms, row.classifier_ms) > 0
-    assert 0 <= row.classifier_crops - row.found_yolo_resnet < CLASSIFIER_CHUNK
-    assert row.requests == 1
-    assert row.cost_of_classes == row.yolo_resnet_ms / row.yolo_ms
 
 
 @pytest.mark.slow
