@@ -190,17 +190,18 @@ def measure(
     case_rows: list[CaseRow] = []
     step_rows: list[StepRow] = []
     overheads: list[OverheadRow] = []
-    work = [(name, case) for name in pipelines for case in asked(name, cases)]
     merged = [
         export.pipeline.name
         for export in survey(repository, pipelines, SINGLE_GRAPH)
         if not export.missing and is_configured(repository, export.pipeline, SINGLE_GRAPH)
     ]
-    for variant, names in ((DEFAULT, pipelines), (SINGLE_GRAPH, merged)):
+    # Frames of all kinds are for the default alone: a variant is compared on one kind.
+    for variant, names, kinds in ((DEFAULT, pipelines, cases), (SINGLE_GRAPH, merged, ())):
         if not names:
             continue
+        work = [(name, case) for name in names for case in asked(name, kinds)]
         with _serving(repository, names, variant) as ways:
-            for name, case in track(work, "frames", transient=True) if variant == DEFAULT else ():
+            for name, case in track(work, "frames", transient=True):
                 of_case, of_steps = measure_case(ways, name, case, seconds, fewest)
                 case_rows += of_case
                 step_rows += of_steps
