@@ -120,7 +120,7 @@ ENTRIES: tuple[ReportEntry[Any], ...] = (
         FieldsResult,
         "Size, place and scale of a frame",
         "The same cells in frames of other sizes, offsets and scales, and frames without cells.",
-        "python -m benchmarks.fields --json benchmarks/results/fields.json",
+        "python -m benchmarks.fields --data data --json benchmarks/results/fields.json",
         fields_page,
         FIELDS,
     ),

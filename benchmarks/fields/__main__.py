@@ -3,7 +3,7 @@
 \b
     make demo
     python -m server --model-repository runs/demo/model_repository
-    python -m benchmarks.fields --url localhost:8001 --json fields.json
+    python -m benchmarks.fields --url localhost:8001 --data data --json fields.json
 
 A running server segments rendered scenes, whose cells are as large and as dense as in the frames of
 `make demo`. The models must therefore be those of the demo, or trained on similar frames. For each
@@ -15,7 +15,7 @@ pipeline that finds cells, this measures:
     place     cells found as the camera moves by some pixels
     scale     frames resized by 0.5 to 2, with and without a stated scale
     empty     cells found in frames without any: rendered, constant, noise,
-              gradients, hot pixels and debris
+              gradients, debris, and background of the real images in --data
 
 A pipeline that finds foreground segments the empty frames only, and only if --pipeline names it.
 Thresholds are those of the card.
@@ -54,6 +54,7 @@ from benchmarks.harness.results import made_by, write_result
 from cytoserve import Client, CytoserveError
 from cytoserve.contract import PIPELINES, SCORE_THRESHOLD
 from cytoserve.settings import DEFAULT_URL
+from training.datasets.annotated import AnnotationError
 
 TIMEOUT = 600.0
 """Seconds for one frame."""
@@ -72,8 +73,17 @@ QUICK = Load(
 )
 
 
-def measure(client: Client, pipelines: Sequence[str], load: Load) -> FieldsResult:
-    """Measure every pipeline that the client's server serves; see the module's docstring."""
+def measure(
+    client: Client, pipelines: Sequence[str], data: Path | None, load: Load
+) -> FieldsResult:
+    """Measure every pipeline; see the module's docstring.
+
+    Args:
+        client: client of a server that serves them.
+        pipelines: instance and semantic pipelines.
+        data: folder of real images, see `benchmarks.fields.empty_frames.empty_frames`.
+        load: number of frames.
+    """
     thresholds: dict[str, float] = {}
     sizes: list[SizeRow] = []
     doubled: list[DoubledRow] = []
@@ -81,7 +91,7 @@ def measure(client: Client, pipelines: Sequence[str], load: Load) -> FieldsResul
     factors: list[FactorRow] = []
     empty: list[EmptyRow] = []
     foreground: list[ForegroundRow] = []
-    frames = list(empty_frames(SEED, load.empty))
+    frames = list(empty_frames(SEED, data, load.empty))
     for name in track(pipelines, "measuring", transient=True):
         if PIPELINES[name].is_semantic:
             foreground += measure_foreground(client, name, frames)
@@ -135,18 +145,28 @@ def served_pipelines(client: Client, wanted: Sequence[str]) -> list[str]:
     type=click.Choice([name for name, each in PIPELINES.items() if not each.is_prompted]),
     help="May be given several times. Default: all served ones that find cells.",
 )
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder with bccd, t98g or dsb2018, whose background is shown too.",
+)
 @click.option("--quick", is_flag=True, help="Fewer scenes and frames, for a first look.")
 @json_option
 @markdown_option
 def main(
-    url: str, pipelines: Sequence[str], quick: bool, json_file: Path, markdown: Path | None
+    url: str,
+    pipelines: Sequence[str],
+    data: Path | None,
+    quick: bool,
+    json_file: Path,
+    markdown: Path | None,
 ) -> None:
     """Measure; the module's docstring is the help."""
     try:
         with Client(url, timeout=TIMEOUT) as client:
             chosen = served_pipelines(client, pipelines)
-            result = measure(client, chosen, QUICK if quick else WHOLE)
-    except CytoserveError as error:
+            result = measure(client, chosen, data, QUICK if quick else WHOLE)
+    except (AnnotationError, CytoserveError) as error:
         raise click.ClickException(str(error)) from error
     write_result(result, fields_page(result), json_file, markdown)
 

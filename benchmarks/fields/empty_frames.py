@@ -2,19 +2,63 @@
 
 `empty_frames` makes them one after the other from a seed. The code is separate from
 `training.datasets.blank_frames`, so that a network is not judged by the code that trained it.
+
+Background windows are cut from real images. Many cells of those data sets are not annotated, so
+anything that stands out like a cell is left out. The frames in `NOT_EMPTY` are left out too: a look
+at their windows found cells. Look again if windows change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.fields.windows import background, largest_rectangles
+from training.datasets.annotated import AnnotatedDataset
+from training.datasets.readers import read_annotated
 from training.rendered import RenderSettings, render_frame
+
+COUNT = 200
+"""Number of frames in a whole list."""
+
+SOURCES = ("bccd", "t98g", "dsb2018")
+"""Folders of annotated data sets, inside the data folder, that windows are cut from."""
+
+MAX_WINDOWS = 60
+"""Maximum background windows in a whole list, the same number per source if there are enough."""
+
+MIN_SIDE = 96
+"""Minimum width and height of a background window in pixels."""
+
+MARGIN = 12
+"""Distance in pixels between a background window and any annotated cell."""
+
+WINDOWS_PER_FRAME = 2
+
+NOT_EMPTY = {
+    "bccd": {"BloodImage_00038", "BloodImage_00043", "BloodImage_00092"},
+    "t98g": {"set35"},
+    "dsb2018": {
+        # Pale cells around their nuclei, of which only the nuclei are annotated.
+        *("08275a5b1c2dfcd7", "091944f1d2611c91", "1b44d22643830cd4", "3594684b9ea0e161"),
+        *("4217e25defac94ff", "54793624413c7d0e", "8d05fb18ee0cda10", "8f94a80b95a881d0"),
+        "c395870ad9f5a3ae",
+        # Stained tissue with nuclei that are not annotated.
+        *("1ec74a26e772966d", "442c4eb0185698fe", "5ef4442e5b8b0b4c", "708eb41a3fc8f2b6"),
+        *("a0325cb7aa59e9c0", "a4c44fc5f5bf213e", "ae570a6769614828", "af6b6173c59450bc"),
+        # Dim nuclei, or the glow of a near one.
+        *("0acd2c223d300ea5", "6c85029f850d3927", "ac782d2cad7f515c", "b98681c74842c405"),
+        *("6fb82031f7fc5f4f", "da31f2aa8601afec", "21408476af050633"),
+    },
+}
+"""Source -> frames whose background windows show cells, as a look at them found."""
 
 SIZES = ((640, 640), (480, 640), (512, 512), (600, 800))
 """Height and width in pixels of the frames that are made, one after the other."""
@@ -31,19 +75,29 @@ class EmptyFrame:
     name: str
     """Kind, peculiarity and number of the frame; unique in a list."""
     kind: str
-    """A key of `KINDS`."""
+    """A key of `KINDS`, or ``background window``."""
     image: Image
     """uint8 or uint16, ``[H, W]`` or ``[H, W, 3]`` RGB."""
 
 
-def empty_frames(seed: int, count: int) -> Iterator[EmptyFrame]:
-    """Yield ``count`` frames, the kinds one after the other; the same arguments give the same."""
-    for number in range(count):
+def empty_frames(seed: int, data: Path | None = None, count: int = COUNT) -> Iterator[EmptyFrame]:
+    """Yield ``count`` frames: the kinds one after the other, then background windows.
+
+    The same arguments give the same frames. Without windows, there are more of the other kinds.
+
+    Args:
+        seed: seed of everything drawn.
+        data: folder that holds some of `SOURCES`; None, or one that holds none, gives no window.
+        count: number of frames, windows included; windows are at most `MAX_WINDOWS` of `COUNT`.
+    """
+    windows = chosen_windows(data, count * MAX_WINDOWS // COUNT) if data else []
+    for number in range(count - len(windows)):
         kind = list(KINDS)[number % len(KINDS)]
         nth = number // len(KINDS)
         rng = np.random.default_rng((seed, number))
         what, image = KINDS[kind](rng, nth, *SIZES[nth % len(SIZES)])
         yield EmptyFrame(f"{kind}, {what}, {nth}", kind, image)
+    yield from windows
 
 
 # -- Kinds ----------------------------------------------------------------------------------------
@@ -159,7 +213,53 @@ KINDS: dict[str, Callable[[Random, int, int, int], tuple[str, Image]]] = {
 }
 """Kind -> function that makes a frame of it."""
 
+WINDOW = "background window"
+
 
 def _counts(light: npt.NDArray[Any], kind: Kind) -> Image:
     """Round light to whole counts and clip it to the range of the type."""
     return np.asarray(np.clip(np.rint(light), 0, np.iinfo(kind).max).astype(kind))
+
+
+# -- Windows of real images -----------------------------------------------------------------------
+
+
+def chosen_windows(data: Path, most: int) -> list[EmptyFrame]:
+    """Return the first windows of every source in ``data``, at most ``most`` in all.
+
+    Sources share the number equally. If one has too few, the others give more.
+
+    Raises:
+        AnnotationError: a source exists and cannot be read.
+    """
+    sources = [name for name in SOURCES if (data / name).is_dir()]
+    found = {name: list(islice(_windows_of(data / name), most)) for name in sources}
+    taken: list[EmptyFrame] = []
+    for index, name in enumerate(sorted(sources, key=lambda name: len(found[name]))):
+        taken += found[name][: (most - len(taken)) // (len(sources) - index)]
+    return taken
+
+
+def _windows_of(folder: Path) -> Iterator[EmptyFrame]:
+    return background_windows(read_annotated(folder), folder.name, NOT_EMPTY[folder.name])
+
+
+def background_windows(
+    dataset: AnnotatedDataset, source: str, not_empty: Collection[str] = ()
+) -> Iterator[EmptyFrame]:
+    """Yield the largest windows of every frame that keep `MARGIN` pixels from cells.
+
+    Args:
+        dataset: annotated frames.
+        source: first word of the windows' names.
+        not_empty: names of frames to leave out.
+    """
+    for frame in dataset.frames:
+        if frame.name in not_empty:
+            continue
+        image = frame.read()
+        free = background(frame, image, MARGIN)
+        for window in largest_rectangles(free, MIN_SIDE, WINDOWS_PER_FRAME):
+            place = f"{window.width} x {window.height} at ({window.x}, {window.y})"
+            name = f"{WINDOW}, {source}, {frame.name}, {place}"
+            yield EmptyFrame(name, WINDOW, image[window.rows, window.columns].copy())

@@ -140,8 +140,8 @@ class Load:
     factor_scenes: int = 4
     factor_side: int = 1280
     """Side in pixels of the scenes before they are resized."""
-    empty: int = 140
-    """Number of frames without cells."""
+    empty: int = 200
+    """Number of frames without cells, windows of real background included."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from benchmarks.harness.results import (
     markdown_table,
     training_text,
 )
-from benchmarks.harness.speed import Speed, speed_table
+from benchmarks.harness.timing import Speed, speed_table
 
 # -- The protocol ---------------------------------------------------------------------------------
 

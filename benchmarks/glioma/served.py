@@ -32,7 +32,7 @@ from benchmarks.harness.options import (
 from benchmarks.harness.results import made_by, write_result
 from benchmarks.harness.served_weights import check_weights, served_size
 from benchmarks.harness.serving import serve_without_health_checks
-from benchmarks.harness.speed import measure_speed
+from benchmarks.harness.timing import measure_speed
 from cytoserve import Client
 from cytoserve.contract import PIPELINES
 from export.unet.reference import predict_whole_frame

@@ -43,7 +43,7 @@ from benchmarks.harness.options import (
 from benchmarks.harness.results import made_by, write_result
 from benchmarks.harness.served_weights import check_weights
 from benchmarks.harness.serving import serve_without_health_checks
-from benchmarks.harness.speed import Speed, measure_speed
+from benchmarks.harness.timing import Speed, measure_speed
 from benchmarks.instances.result import (
     NAMES,
     FrameFound,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.harness.options import score_threshold_text
 from benchmarks.harness.results import ABSENT, Result, machine_note, markdown_table
-from benchmarks.harness.speed import Speed, speed_table
+from benchmarks.harness.timing import Speed, speed_table
 from benchmarks.published import S4
 
 NAMES = {"maskrcnn": "Mask R-CNN", "maskrcnn_sam": "SAM"}

@@ -15,7 +15,7 @@ from benchmarks.harness.results import (
     table_of,
     training_text,
 )
-from benchmarks.harness.speed import Speed, speed_table
+from benchmarks.harness.timing import Speed, speed_table
 from benchmarks.published import S3, S3_NETWORKS
 
 # -- The protocol ---------------------------------------------------------------------------------

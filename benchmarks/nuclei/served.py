@@ -38,7 +38,7 @@ from benchmarks.harness.options import (
 from benchmarks.harness.results import made_by, write_result
 from benchmarks.harness.served_weights import check_weights
 from benchmarks.harness.serving import serve_without_health_checks
-from benchmarks.harness.speed import measure_speed
+from benchmarks.harness.timing import measure_speed
 from benchmarks.nuclei.result import LIMIT, FrameNuclei, NucleiResult, SeamFigures, served_page
 from cytoserve import Client
 from cytoserve.contract import TILE_SIZE, TILE_STEP

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.harness.speed import Speed
+from benchmarks.harness.timing import Speed
 from benchmarks.instances.__main__ import instance_quality
 from benchmarks.instances.result import (
     FrameFound,
