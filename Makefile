@@ -12,7 +12,7 @@ GROUPS := server training export benchmarks dev
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: help demo test test-slow lint lock peers lock-peers bench-tools lock-bench-tools openvino lock-openvino clean
+.PHONY: help demo test test-slow lint lock peers lock-peers openvino lock-openvino clean
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -40,11 +40,11 @@ $(VENV)/.installed: requirements.lock pyproject.toml | $(UV)
 	$(UV) pip install --quiet --no-deps --editable .
 	@touch $@
 
-PEERS := bentoml litserve ultralytics
+PEERS := litserve ultralytics
 
 peers: $(PEERS:%=.bench/%/.installed) ## What benchmarks.peers compares with, one environment each
 
-# uv takes most of it from its cache by hard links: three times PyTorch costs the disk little.
+# uv takes most of it from its cache by hard links: PyTorch twice costs the disk little.
 .bench/%/.installed: benchmarks/peers/%.lock | $(UV)
 	$(UV) venv --quiet --allow-existing --python "$(PYTHONS)" .bench/$*
 	$(UV) pip sync --require-hashes --python .bench/$*/bin/python $<
@@ -58,24 +58,6 @@ lock-peers: | $(UV) ## Choose the peers' versions anew
 			--generate-hashes --no-header --no-annotate --quiet \
 			--output-file benchmarks/peers/$$peer.lock || exit 1; \
 	done
-
-bench-tools: .bench/perf_analyzer/.installed ## perf_analyzer and its libraries, for benchmarks.throughput
-
-# libb64 comes from Debian's archive, unpacked beside the rest so that root is not needed.
-.bench/perf_analyzer/.installed: benchmarks/throughput/perf_analyzer.lock | $(UV)
-	rm -rf $(@D)
-	mkdir -p $(@D)/debian
-	$(UV) pip install --quiet --python "$(PYTHONS)" --no-deps --require-hashes \
-		--target $(@D) --requirement $<
-	@PATH="$$PATH:/sbin"; ldconfig -p | grep -q libb64.so.0d || { cd $(@D)/debian \
-		&& apt-get download -qq -o APT::Sandbox::User="$$(id -un)" libb64-0d && dpkg -x *.deb . ; } \
-		|| { echo "perf_analyzer needs libb64.so.0d: apt-get update, or apt install libb64-0d"; exit 1; }
-	@touch $@
-
-lock-bench-tools: | $(UV) ## Choose the version of perf_analyzer's library anew
-	$(UV) pip compile benchmarks/throughput/perf_analyzer.in --universal --python-version 3.10 --no-deps \
-		--upgrade --generate-hashes --no-header --no-annotate --quiet \
-		--output-file benchmarks/throughput/perf_analyzer.lock
 
 openvino: .openvino/.installed ## ONNX Runtime with OpenVINO, for `python -m server --variant openvino`
 

@@ -152,9 +152,6 @@ The rows of table 2 are hard to read in the source. Tables 4 and 5 repeat figure
 at 1472p, so their models are listed as such.
 """
 
-S2_LEARNING_CURVE = {5: "0.065", 15: "0.061"}
-"""Number of training images -> approximate DiceLoss^AV, from the study's text."""
-
 S3_NETWORKS = ("U-Net", "U-Net_ResNet50")
 """The columns of `S3`."""
 

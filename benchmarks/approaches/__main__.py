@@ -8,7 +8,7 @@ Quality is measured on the answers of the embedded server: IoU, accuracy, recall
 panoptic quality of cells matched at mask IoU 0.5, and COCO's AP50, the mean over classes.
 
 Seconds are end to end, from the camera frame as an array to finished cells. One run measures, frame
-by frame and interleaved: the server (`approaches`), the same weights as the study ran them, in
+by frame and interleaved: the server (`served`), the same weights as the study ran them, in
 PyTorch (`baseline`), and the same ONNX graphs without a server, with the same client
 (`in_process`). `--variant` also times a second server with that variant of the repository. Each
 ratio is the median over frames of the frames' own ratios, so it is valid on a busy machine.
@@ -29,7 +29,15 @@ import click
 import numpy.typing as npt
 from rich.progress import track
 
-from benchmarks.approaches.tables import approaches_table
+from benchmarks.approaches.result import (
+    ApproachesResult,
+    ApproachFrame,
+    ApproachQuality,
+    ServedSeconds,
+    UsualCost,
+    approaches_page,
+)
+from benchmarks.harness.average_precision import EncodedFrame, ap50, encode_frame
 from benchmarks.harness.in_process import InProcess
 from benchmarks.harness.load import USUAL_CELLS
 from benchmarks.harness.options import (
@@ -41,11 +49,10 @@ from benchmarks.harness.options import (
     score_thresholds,
     variants_option,
 )
-from benchmarks.harness.results import fingerprint, write_result
+from benchmarks.harness.results import made_by, write_result
 from benchmarks.harness.served_weights import check_weights
 from benchmarks.harness.serving import DEFAULT, serve_without_health_checks
 from benchmarks.harness.timing import Slope, median_ratio, time_interleaved
-from benchmarks.instances.quality import EncodedFrame, ap50, encode_frame
 from cytoserve import Cells, Client
 from cytoserve.contract import OVERLAP_THRESHOLD
 from export.parity.reference import normalised_rgb
@@ -53,7 +60,7 @@ from export.resnet.reference import classify_one_by_one
 from export.yolo.reference import UltralyticsYolo
 from server.errors import ServerError
 from training.checkpoint import CheckpointError
-from training.datasets.annotated import AnnotatedDataset, AnnotatedFrame
+from training.datasets.annotated import AnnotatedDataset
 from training.evaluation import FrameMatches, match_cells, quality
 from training.resnet.network import load_classifier
 from training.run.command_line import data_option, read_data
@@ -122,8 +129,8 @@ def measure(
     *,
     repeats: int,
     score_threshold: float | None,
-) -> dict[str, Any]:
-    """Run everything on one frame after the other; the module's docstring explains the keys.
+) -> ApproachesResult:
+    """Run everything on one frame after the other.
 
     Args:
         dataset: annotated frames.
@@ -142,7 +149,7 @@ def measure(
     thresholds = score_thresholds(client, PIPELINES, score_threshold)
     ours = through(client, thresholds)
     ways: dict[str, dict[str, Any]] = {
-        "approaches": ours,
+        DEFAULT: ours,
         **{name: through(each, thresholds) for name, each in variants.items()},
         "in_process": through(alone, thresholds),
         "baseline": baseline(checkpoints, thresholds),
@@ -158,45 +165,39 @@ def measure(
             encoded[name].append(encode_frame(answer, frame.cells))
         for key, times in _time_frame(ways, image, repeats).items():
             seconds[key].append(statistics.median(times))
-    median = {key: statistics.median(values) for key, values in seconds.items()}
-    ours_took = {name: seconds["approaches", name] for name in PIPELINES}
     found = {name: [frame.found for frame in matches[name]] for name in PIPELINES}
-    return {
-        "approaches": {
-            name: {
+    took = {name: seconds[DEFAULT, name] for name in PIPELINES}
+    return ApproachesResult(
+        **made_by("approaches"),
+        approaches={
+            name: ApproachQuality(
                 **asdict(quality(matches[name])),
-                "ap50": ap50(encoded[name], len(dataset.class_names)),
-                "found_per_image": statistics.mean(found[name]),
-                "seconds": median["approaches", name],
-            }
+                ap50=ap50(encoded[name], len(dataset.class_names)),
+                found_per_image=statistics.mean(found[name]),
+            )
             for name in PIPELINES
         },
-        "baseline": {name: {"seconds": median["baseline", name]} for name in PIPELINES},
-        "in_process": {name: {"seconds": median["in_process", name]} for name in PIPELINES},
-        **_compared(seconds, "approaches"),
-        "variants": {
-            variant: {
-                "seconds": {name: median[variant, name] for name in PIPELINES},
-                **_compared(seconds, variant),
-            }
-            for variant in variants
-        },
-        "cost_of_classes": median_ratio(ours_took["yolo_resnet"], ours_took["yolo"]),
-        "cost_of_usual_cells": _cost_of_usual_cells(ours_took, found["yolo_resnet"]),
-        "cells_per_image": statistics.mean(len(frame.cells) for frame in dataset.frames),
-        "frames": [
-            {
-                **_describe(frame),
-                "found": {name: counts[n] for name, counts in found.items()},
-                "seconds": _nested(seconds, n),
-            }
+        served={name: _compared(seconds, name) for name in (DEFAULT, *variants)},
+        in_process=_medians(seconds, "in_process"),
+        baseline=_medians(seconds, "baseline"),
+        cost_of_classes=median_ratio(took["yolo_resnet"], took["yolo"]),
+        cost_of_usual_cells=_cost_of_usual_cells(took, found["yolo_resnet"]),
+        cells_per_image=statistics.mean(len(frame.cells) for frame in dataset.frames),
+        frames=tuple(
+            ApproachFrame(
+                name=frame.name,
+                height=frame.height,
+                width=frame.width,
+                cells=len(frame.cells),
+                found={name: counts[n] for name, counts in found.items()},
+                seconds={way: {name: seconds[way, name][n] for name in PIPELINES} for way in ways},
+            )
             for n, frame in enumerate(dataset.frames)
-        ],
-        "repeats": repeats,
-        "score_threshold": thresholds,
-        "class_names": list(client.card("yolo_resnet").class_names),
-        "machine": fingerprint(),
-    }
+        ),
+        repeats=repeats,
+        score_threshold=thresholds,
+        class_names=tuple(client.card("yolo_resnet").class_names),
+    )
 
 
 def _time_frame(
@@ -214,54 +215,35 @@ def _time_frame(
     )
 
 
-def _compared(
-    seconds: Mapping[tuple[str, str], Sequence[float]], way: str
-) -> dict[str, dict[str, float]]:
+def _medians(seconds: Mapping[tuple[str, str], Sequence[float]], way: str) -> dict[str, float]:
+    return {name: statistics.median(seconds[way, name]) for name in PIPELINES}
+
+
+def _compared(seconds: Mapping[tuple[str, str], Sequence[float]], way: str) -> ServedSeconds:
     """Compare a server with the reference implementation and with its own graphs, per pipeline."""
     took = {name: seconds[way, name] for name in PIPELINES}
-    return {
-        "speedup": {n: median_ratio(seconds["baseline", n], took[n]) for n in PIPELINES},
-        "overhead": {n: median_ratio(took[n], seconds["in_process", n]) for n in PIPELINES},
-    }
+    return ServedSeconds(
+        seconds=_medians(seconds, way),
+        speedup={n: median_ratio(seconds["baseline", n], took[n]) for n in PIPELINES},
+        overhead={n: median_ratio(took[n], seconds["in_process", n]) for n in PIPELINES},
+    )
 
 
 def _cost_of_usual_cells(
     seconds: Mapping[str, Sequence[float]], found: Sequence[int]
-) -> dict[str, float]:
+) -> UsualCost | None:
     """Return the ratio of both pipelines at `USUAL_CELLS` cells, from a line through the frames.
 
     Args:
         seconds: pipeline -> seconds of every frame.
         found: number of cells that were classified in every frame.
-
-    Returns:
-        ``cells``, ``ratio``, and the line; nothing if all frames have the same number of cells.
     """
     if len(set(found)) < 2:
-        return {}
+        return None
     ratios = [a / b for a, b in zip(seconds["yolo_resnet"], seconds["yolo"], strict=True)]
     line = Slope.through(found, ratios)
     ratio = line.intercept + USUAL_CELLS * line.slope
-    return {"cells": USUAL_CELLS, "ratio": ratio, **asdict(line)}
-
-
-def _nested(
-    seconds: Mapping[tuple[str, str], Sequence[float]], frame: int
-) -> dict[str, dict[str, float]]:
-    """Return one frame's seconds by contender, then by pipeline."""
-    nested: dict[str, dict[str, float]] = defaultdict(dict)
-    for (way, name), values in seconds.items():
-        nested[way][name] = values[frame]
-    return nested
-
-
-def _describe(frame: AnnotatedFrame) -> dict[str, Any]:
-    return {
-        "name": frame.name,
-        "height": frame.height,
-        "width": frame.width,
-        "cells": len(frame.cells),
-    }
+    return UsualCost(cells=USUAL_CELLS, ratio=ratio, **asdict(line))
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
@@ -314,7 +296,7 @@ def main(
             )
         except (CheckpointError, ServerError) as error:
             raise click.ClickException(str(error)) from error
-    write_result(result, approaches_table(result), json_file, markdown)
+    write_result(result, approaches_page(result), json_file, markdown)
 
 
 if __name__ == "__main__":

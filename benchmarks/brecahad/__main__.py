@@ -23,7 +23,7 @@ from pathlib import Path
 import click
 
 from benchmarks.harness.stages import Stages, begin_afresh, copy_repository, precision_options
-from benchmarks.nuclei.tables import study_text
+from benchmarks.nuclei.result import study_text
 from benchmarks.published import S3, S3_ENDINGS, S3_NETWORKS
 from training.nuclei_tiles import set_folder
 from training.run.folder import RunFolder
@@ -95,7 +95,6 @@ def serve_and_measure(
         "Measuring it on the case kept back, through the server",
         *("python", "-m", "benchmarks.nuclei.served", "--data", brecahad),
         *("--test-case", case, *common),
-        *("--pictures", out / f"pictures{end}"),
         *("--json", page.with_name(f"{page.stem}{end}.json"), "--markdown", table),
     )
     return (
@@ -163,7 +162,7 @@ def main(
     ]
     sets = f"# Study S3 on BreCaHAD\n\n## The sets of tiles\n\n{(out / 'sets.md').read_text()}"
     page.write_text("\n".join([sets, *parts, stages.table()]))
-    click.echo(f"\nWritten: {page} and the figures beside it; pictures in {out}/pictures*")
+    click.echo(f"\nWritten: {page} and the figures beside it")
 
 
 if __name__ == "__main__":

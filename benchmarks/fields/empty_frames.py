@@ -5,12 +5,12 @@
 
 Background windows are cut from real images. Many cells of those data sets are not annotated, so
 anything that stands out like a cell is left out. The frames in `NOT_EMPTY` are left out too: a look
-at `save_contact_sheet` found cells in their windows. Look again if windows change.
+at their windows found cells. Look again if windows change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,8 +21,6 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.fields.windows import background, largest_rectangles
-from benchmarks.harness.pictures import write_picture
-from cytoserve.overlay import Picture, frame_picture
 from training.datasets.annotated import AnnotatedDataset
 from training.datasets.readers import read_annotated
 from training.rendered import RenderSettings, render_frame
@@ -265,52 +263,3 @@ def background_windows(
             place = f"{window.width} x {window.height} at ({window.x}, {window.y})"
             name = f"{WINDOW}, {source}, {frame.name}, {place}"
             yield EmptyFrame(name, WINDOW, image[window.rows, window.columns].copy())
-
-
-# -- To look at -----------------------------------------------------------------------------------
-
-TILE = 240
-"""Side of a frame on the contact sheet, in pixels."""
-
-CAPTION = 36
-"""Height of the two lines below it, in pixels."""
-
-
-def contact_sheet(frames: Sequence[EmptyFrame], columns: int = 6) -> Picture:
-    """Return all frames side by side above their names: uint8 RGB ``[h, w, 3]``.
-
-    The contrast of every frame is stretched from its darkest to its brightest pixels, so that faint
-    things show.
-
-    Args:
-        frames: at least one frame.
-        columns: number of frames per row.
-    """
-    tiles = [_tile(frame) for frame in frames]
-    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
-    rows = [np.concatenate(tiles[n : n + columns], axis=1) for n in range(0, len(tiles), columns)]
-    return np.concatenate(rows)
-
-
-def save_contact_sheet(frames: Sequence[EmptyFrame], file: Path) -> None:
-    """Write `contact_sheet` as an image file.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    write_picture(file, contact_sheet(frames))
-
-
-def _tile(frame: EmptyFrame) -> Picture:
-    picture = frame_picture(frame.image)
-    height, width = picture.shape[:2]
-    scale = (TILE - 4) / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    tile = np.zeros((TILE + CAPTION, TILE, 3), np.uint8)
-    tile[: small.shape[0], : small.shape[1]] = small
-    first, _, rest = frame.name.removeprefix(f"{WINDOW}, ").partition(", ")
-    for line, text in enumerate((first, rest)):
-        place = (2, TILE + 12 + 15 * line)
-        cv2.putText(tile, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.36, (235, 235, 235), 1)
-    return tile

@@ -1,25 +1,187 @@
-"""Measures how answers change with the size, scale and place of the same scenes.
+"""Measures how answers change with the size, place and scale of the same scenes.
 
-**Place.** The same scene is seen by a camera that was moved by a few pixels. Cells are counted
-whose middle lies in the part that all positions see, away from its border, where cells are cut
-differently. **Size.** A scene of several training fields is sent whole, and cut into fields. A
-field in the corner of a larger frame is compared with the same field alone.
+**Size.** A scene of several training fields is sent whole, and cut into fields. **Place.** The same
+scene is seen by a camera that was moved by a few pixels. Cells are counted whose middle lies in the
+part that all positions see, away from its border, where cells are cut differently. **Scale.** A
+scene is resized, with and without a stated scale. Frames without cells must stay empty.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from benchmarks.fields.outlines import FrameOutlines, measure_frame
-from benchmarks.fields.pipelines import Row, ServedPipeline, quality_of, ratios, scene_number
-from benchmarks.fields.scenes import FACTORS, OFFSETS, SIDE, Scene, crop, crops, resized, shifted
-from cytoserve import Cells, cells_from_labels
+from benchmarks.fields.empty_frames import EmptyFrame
+from benchmarks.fields.result import (
+    ALL,
+    DoubledRow,
+    EmptyRow,
+    FactorRow,
+    Figures,
+    ForegroundRow,
+    OffsetRow,
+    SizeRow,
+)
+from benchmarks.fields.scenes import (
+    FACTORS,
+    OFFSETS,
+    SIDE,
+    Scene,
+    crops,
+    render_scene,
+    resized,
+    shifted,
+    without_slivers,
+)
+from benchmarks.harness.average_precision import ap50, encode_frame
+from cytoserve import Cells, Client, ModelCard
 from cytoserve.codec.cards import LearnedScale
+from cytoserve.patches import Region, regions
 from cytoserve.settings import FIT
+from training.evaluation import match_cells, quality
+
+FIRST_SEED = 500_000
+"""Seed of the first scene, far from the seeds of rendered data sets."""
+
+Image = npt.NDArray[Any]
+Answers = Sequence[tuple[Cells, Scene]]
+Value = TypeVar("Value", int, float)
+
+
+@dataclass(frozen=True)
+class ServedPipeline:
+    """An instance pipeline of a running server."""
+
+    client: Client
+    name: str
+    card: ModelCard
+
+    def find(self, image: Image, **scale: Any) -> Cells:
+        """Return the cells of a frame, with the thresholds of the card.
+
+        Args:
+            image: the frame.
+            scale: an argument of `Client.segment` that states the frame's scale, or nothing.
+        """
+        return self.client.segment(image, self.name, **scale)
+
+
+@cache  # all pipelines segment the same scenes
+def scene_number(number: int, height: int, width: int) -> Scene:
+    """Render a scene of a size; each ``number`` gives another scene."""
+    return render_scene(height, width, FIRST_SEED + number)
+
+
+def quality_of(answers: Answers) -> Figures:
+    """Return the figures over all scenes together.
+
+    Cells on slivers count neither as right nor as wrong.
+    """
+    counted = [(without_slivers(found, scene), scene.cells) for found, scene in answers]
+    found = quality([match_cells(cells, truth) for cells, truth in counted])
+    encoded = [
+        encode_frame(
+            replace(cells, class_ids=np.zeros_like(cells.class_ids)),
+            [replace(cell, class_id=0) for cell in truth],
+        )
+        for cells, truth in counted
+    ]
+    return Figures(
+        recall=found.recall,
+        precision=found.precision,
+        f1=found.f1,
+        ap50=ap50(encoded, 1),
+        panoptic_quality=found.panoptic_quality,
+    )
+
+
+# -- Size -----------------------------------------------------------------------------------------
+
+GRIDS = {1: (1, 1), 4: (2, 2), 10: (2, 5), 16: (4, 4), 36: (6, 6)}
+"""Number of fields in a scene -> rows and columns of fields."""
+
+
+def measure_sizes(
+    pipeline: ServedPipeline, scenes: Mapping[int, int]
+) -> tuple[list[SizeRow], DoubledRow]:
+    """Compare whole scenes with the same scenes cut into fields.
+
+    Args:
+        pipeline: the pipeline to measure.
+        scenes: number of fields per scene, one of `GRIDS`, -> number of such scenes.
+
+    Returns:
+        one row per size, and the doubled cells of the whole scenes.
+    """
+    rows, doubled = [], []
+    for fields, count in scenes.items():
+        whole, cut = [], []
+        height, width = (SIDE * side for side in GRIDS[fields])
+        for number in range(count):
+            scene = scene_number(number, height, width)
+            found = pipeline.find(scene.image)
+            whole.append((found, scene))
+            doubled += doubled_cells(found).tolist()
+            # A scene of one field is its only crop.
+            parts = crops(scene, SIDE) if fields > 1 else []
+            cut += [(pipeline.find(part.image), part) for part in parts] or whole[-1:]
+        rows.append(
+            SizeRow(
+                pipeline=pipeline.name,
+                fields=fields,
+                height=height,
+                width=width,
+                scenes=count,
+                cells=sum(len(scene.cells) for _, scene in whole),
+                whole=quality_of(whole),
+                cut=quality_of(cut),
+            )
+        )
+    share = float(np.mean(doubled)) if doubled else float("nan")
+    return rows, DoubledRow(pipeline=pipeline.name, cells=len(doubled), doubled=share)
+
+
+DOUBLED_OVERLAP = 0.7
+"""Share of the smaller of two masks above which both are the same cell."""
+
+
+def doubled_cells(found: Cells) -> npt.NDArray[np.bool_]:
+    """Find cells that share over `DOUBLED_OVERLAP` of the smaller mask with another: bool ``[N]``.
+
+    The masks are the network's, before the label image separates the cells.
+    """
+    claims = list(regions(found.boxes, found.patches, found.frame_shape))
+    areas = np.array([np.count_nonzero(claim.mask) for claim in claims])
+    ends = [(c.columns.start, c.rows.start, c.columns.stop, c.rows.stop) for c in claims]
+    x0, y0, x1, y1 = np.array(ends, int).reshape(-1, 4).T
+    doubled = np.zeros(len(claims), np.bool_)
+    for index, claim in enumerate(claims):
+        meet = (x0 < x1[index]) & (x1 > x0[index]) & (y0 < y1[index]) & (y1 > y0[index])
+        meet[: index + 1] = False  # each pair once
+        for other in np.flatnonzero(meet):
+            if _shared(claim, claims[other]) > DOUBLED_OVERLAP * min(areas[index], areas[other]):
+                doubled[[index, other]] = True
+    return doubled
+
+
+def _shared(one: Region, other: Region) -> int:
+    """Count the pixels that two regions share."""
+    masks = []
+    for region, beside in ((one, other), (other, one)):
+        window = tuple(
+            slice(max(own.start, its.start) - own.start, min(own.stop, its.stop) - own.start)
+            for own, its in ((region.rows, beside.rows), (region.columns, beside.columns))
+        )
+        masks.append(region.mask[window])
+    return int(np.count_nonzero(masks[0] & masks[1]))
+
+
+# -- Scale ----------------------------------------------------------------------------------------
 
 NOTHING = "nothing"
 """Name of the option to state no scale."""
@@ -28,7 +190,7 @@ Arguments = Callable[[float], dict[str, Any]]
 """Factor by which a frame was resized -> arguments that state its scale."""
 
 
-def measure_factors(pipeline: ServedPipeline, scenes: int, side: int) -> list[Row]:
+def measure_factors(pipeline: ServedPipeline, scenes: int, side: int) -> list[FactorRow]:
     """Resize scenes of ``side`` x ``side`` pixels, and segment them with their scale stated or not.
 
     Returns:
@@ -48,15 +210,15 @@ def measure_factors(pipeline: ServedPipeline, scenes: int, side: int) -> list[Ro
                 figures = quality_of([(pipeline.find(view.image, **asked), view) for view in views])
             bounded = told not in (NOTHING, FIT) and factor != 1
             rows.append(
-                {
-                    "pipeline": pipeline.name,
-                    "told": told,
-                    "factor": factor,
-                    "scenes": scenes,
-                    "side": side,
-                    **figures,
-                    "drop": usual["f1"] - figures["f1"] if bounded else None,
-                }
+                FactorRow(
+                    pipeline=pipeline.name,
+                    told=told,
+                    factor=factor,
+                    scenes=scenes,
+                    side=side,
+                    figures=figures,
+                    drop=usual.f1 - figures.f1 if bounded else None,
+                )
             )
     return rows
 
@@ -73,11 +235,13 @@ def scale_options(learned: LearnedScale | None) -> dict[str, Arguments]:
     return options
 
 
+# -- Place ----------------------------------------------------------------------------------------
+
 MARGIN = 64
 """Distance in pixels from the border of the common part within which no cell counts."""
 
 
-def measure_offsets(pipeline: ServedPipeline, scenes: int, side: int) -> list[Row]:
+def measure_offsets(pipeline: ServedPipeline, scenes: int, side: int) -> list[OffsetRow]:
     """Count the cells of scenes of ``side`` x ``side`` pixels at no offset and at `OFFSETS`.
 
     Returns:
@@ -91,14 +255,14 @@ def measure_offsets(pipeline: ServedPipeline, scenes: int, side: int) -> list[Ro
         counts += [count_common(pipeline.find(part.image), part, side) for part in parts]
     mean = counts.mean()
     return [
-        {
-            "pipeline": pipeline.name,
-            "offset": f"{x}, {y}",
-            "scenes": scenes,
-            "side": side,
-            "found": int(count),
-            "deviation": float(abs(count - mean) / mean) if mean else float("nan"),
-        }
+        OffsetRow(
+            pipeline=pipeline.name,
+            offset=f"{x}, {y}",
+            scenes=scenes,
+            side=side,
+            found=int(count),
+            deviation=float(abs(count - mean) / mean) if mean else float("nan"),
+        )
         for (x, y), count in zip(offsets, counts, strict=True)
     ]
 
@@ -111,84 +275,44 @@ def count_common(found: Cells, part: Scene, side: int) -> int:
     return int(np.count_nonzero(((middles >= low) & (middles < high)).all(axis=1)))
 
 
-GRIDS = {1: (1, 1), 4: (2, 2), 10: (2, 5), 16: (4, 4), 36: (6, 6)}
-"""Number of fields in a scene -> rows and columns of fields."""
-
-CORNER_FRAME = (960, 1280)
-"""Height and width in pixels of the frame whose corners are measured."""
+# -- Frames without cells -------------------------------------------------------------------------
 
 
-def measure_sizes(
-    pipeline: ServedPipeline, scenes: Mapping[int, int]
-) -> tuple[list[Row], list[FrameOutlines]]:
-    """Compare whole scenes with the same scenes cut into fields.
-
-    Args:
-        pipeline: the pipeline to measure.
-        scenes: number of fields per scene, one of `GRIDS`, -> number of such scenes.
-
-    Returns:
-        one row per size, and the outlines that were found in the whole scenes.
-    """
-    rows, outlines = [], []
-    for fields, count in scenes.items():
-        whole, cut = [], []
-        height, width = (SIDE * side for side in GRIDS[fields])
-        for number in range(count):
-            scene = scene_number(number, height, width)
-            found = pipeline.find(scene.image)
-            whole.append((found, scene))
-            outlines.append(measure_frame(found, scene.cells))
-            # A scene of one field is its only crop.
-            parts = crops(scene, SIDE) if fields > 1 else []
-            cut += [(pipeline.find(part.image), part) for part in parts] or whole[-1:]
-        ours, reference = quality_of(whole), quality_of(cut)
-        rows.append(
-            {
-                "pipeline": pipeline.name,
-                "fields": fields,
-                "height": height,
-                "width": width,
-                "scenes": count,
-                "cells": sum(len(scene.cells) for _, scene in whole),
-                **ours,
-                **{f"cut_{name}": figure for name, figure in reference.items()},
-                **ratios(ours, reference),
-            }
+def measure_empty(pipeline: ServedPipeline, frames: Sequence[EmptyFrame]) -> list[EmptyRow]:
+    """Count the cells that an instance pipeline finds in frames without any, by kind of frame."""
+    counts = [len(pipeline.find(frame.image)) for frame in frames]
+    return [
+        EmptyRow(
+            pipeline=pipeline.name,
+            kind=kind,
+            frames=len(own),
+            false_cells=sum(own),
+            frames_with_cells=int(np.count_nonzero(own)),
         )
-    return rows, outlines
+        for kind, own in _by_kind(frames, counts).items()
+    ]
 
 
-def measure_corners(pipeline: ServedPipeline, scenes: int) -> Row:
-    """Compare fields alone with the same fields in the four corners of larger frames."""
-    height, width = CORNER_FRAME
-    alone, inside = [], []
-    for number in range(scenes):
-        scene = scene_number(number, height, width)
-        whole = pipeline.find(scene.image)
-        for y in (0, height - SIDE):
-            for x in (0, width - SIDE):
-                field = crop(scene, x, y, SIDE, SIDE)
-                alone.append((pipeline.find(field.image), field))
-                inside.append((cells_inside(whole, field), field))
-    ours, reference = quality_of(inside), quality_of(alone)
-    return {
-        "pipeline": pipeline.name,
-        "scenes": scenes,
-        "cells": sum(len(field.cells) for _, field in alone),
-        **ours,
-        **{f"cut_{name}": figure for name, figure in reference.items()},
-        **ratios(ours, reference),
-    }
+def measure_foreground(
+    client: Client, pipeline: str, frames: Sequence[EmptyFrame]
+) -> list[ForegroundRow]:
+    """Return the mean share of foreground pixels of a semantic pipeline, by kind of frame."""
+    shares = [float(client.foreground(frame.image, pipeline).mask.mean()) for frame in frames]
+    return [
+        ForegroundRow(
+            pipeline=pipeline,
+            kind=kind,
+            frames=len(own),
+            share=float(np.mean(own)),
+            largest_share=float(np.max(own)),
+        )
+        for kind, own in _by_kind(frames, shares).items()
+    ]
 
 
-def cells_inside(whole: Cells, field: Scene) -> Cells:
-    """Return the cells of a frame's answer as a crop shows them, in pixels of the crop."""
-    (x, y), (height, width) = field.origin, field.shape
-    labels = whole.label_image()[y : y + height, x : x + width]
-    numbers = np.unique(labels[labels > 0]).astype(int)
-    places = np.searchsorted(numbers, labels) + 1
-    cells = cells_from_labels(
-        np.where(labels > 0, places, 0), whole.class_ids[numbers - 1], whole.class_names
-    )
-    return replace(cells, scores=whole.scores[numbers - 1])
+def _by_kind(frames: Sequence[EmptyFrame], values: Sequence[Value]) -> Mapping[str, list[Value]]:
+    """Group one value per frame by kind; the values of `ALL` frames come last."""
+    kinds: dict[str, list[Value]] = {}
+    for frame, value in zip(frames, values, strict=True):
+        kinds.setdefault(frame.kind, []).append(value)
+    return {**kinds, ALL: list(values)}

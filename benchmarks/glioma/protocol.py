@@ -6,9 +6,8 @@
         --out runs/glioma-protocol
 
 `--table N` takes the rows of the study's table N and prints its figures beside ours. A table of
-your own has all combinations of `--encoder`, `--init`, `--mode` and `--resolution`.
-`--learning-curve` also trains on fewer images. `--zero-shot` tests a checkpoint that was trained
-elsewhere, without further training. Every training leaves an ordinary checkpoint below OUT.
+your own has all combinations of `--encoder`, `--init`, `--mode` and `--resolution`. Every training
+leaves an ordinary checkpoint below OUT.
 
 The same command continues an interrupted run: OUT holds finished trainings and tests. For a trial
 on small images, add `--scale 0.25 --splits 2 --sizes 3/1/2 --epochs 1`.
@@ -19,16 +18,22 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from pydantic import ValidationError
 
-from benchmarks.glioma.results import measure
-from benchmarks.glioma.runs import AUGMENTATIONS, OWN, Protocol
-from benchmarks.glioma.tables import protocol_page
-from benchmarks.harness.results import KeptResults, write_result
+from benchmarks.glioma.result import (
+    Average,
+    GliomaProtocolResult,
+    ModelRow,
+    ScoresTable,
+    protocol_page,
+)
+from benchmarks.glioma.runs import AUGMENTATIONS, OWN, Protocol, Run, average, run_scores
+from benchmarks.harness.results import KeptResults, made_by, write_result
 from benchmarks.published import S2_TABLES, GliomaModel, GliomaTable, TestSizes
 from training.checkpoint import RANDOM, explain, load_checkpoint
 from training.datasets.splits import SplitSizes
@@ -99,20 +104,6 @@ def read_pretrained(texts: Sequence[str]) -> dict[tuple[str, str], Path]:
     return folders
 
 
-def read_curve(text: str) -> tuple[int, ...]:
-    """Read numbers of training images from the command line, ``5,10,15``.
-
-    Raises:
-        click.UsageError: a text is not a positive whole number.
-    """
-    numbers = text.split(",") if text else []
-    if not all(re.fullmatch(r"[1-9]\d*", number) for number in numbers):
-        raise click.UsageError(
-            f"--learning-curve takes numbers of training images, for example 5,10,15; got {text}."
-        )
-    return tuple(sorted({int(number) for number in numbers}))
-
-
 def own_table(
     encoders: Sequence[str],
     inits: Sequence[str],
@@ -127,6 +118,87 @@ def own_table(
         for encoder, init, mode, size in itertools.product(encoders, inits, modes, resolutions)
     ]
     return GliomaTable("Models of this run", (*tests,), dict.fromkeys(models, ()))
+
+
+def measure(
+    protocol: Protocol, tables: Sequence[GliomaTable], seeds: Sequence[int]
+) -> GliomaProtocolResult:
+    """Train and test what is not cached yet, and gather the figures of every table.
+
+    Args:
+        protocol: data, settings and cached results.
+        tables: models to train, and the tests of each.
+        seeds: the K seeds of the splits.
+
+    Raises:
+        ValueError: data, weights or cached results do not fit, see `benchmarks.glioma.runs`.
+    """
+    models = _models(tables)
+    able = [model for model in models if protocol.can_train(model)]
+    # Split by split, so that the first tables can be printed early.
+    plan = list(itertools.product(seeds, able))
+    for number, (seed, model) in enumerate(plan, start=1):
+
+        def say(text: str, number: int = number) -> None:
+            click.echo(f"[{number}/{len(plan)}] {text}", err=True)
+
+        run_scores(protocol, Run(model, seed), models[model], say)
+    resolutions = {name for table in tables for test in table.tests for name in test}
+    resolutions |= {model.resolution for model in able}
+    return GliomaProtocolResult(
+        **made_by("glioma.protocol"),
+        tables=tuple(_table(protocol, table, seeds) for table in tables),
+        left_out=tuple(str(model) for model in models if model not in able),
+        splits=len(seeds),
+        sizes=str(protocol.sizes),
+        frames=len(protocol.dataset.frames),
+        epochs=protocol.settings.epochs,
+        resolutions={
+            name: _size_text(protocol.resolution(name)) for name in sorted(resolutions - {OWN})
+        },
+    )
+
+
+def _models(tables: Sequence[GliomaTable]) -> dict[GliomaModel, list[TestSizes]]:
+    """Return every model of the tables once, with all of its tests."""
+    models: dict[GliomaModel, dict[TestSizes, None]] = {}
+    for table in tables:
+        for model in table.figures:
+            models.setdefault(model, {}).update(dict.fromkeys(table.tests))
+    return {model: list(tests) for model, tests in models.items()}
+
+
+def _table(protocol: Protocol, table: GliomaTable, seeds: Sequence[int]) -> ScoresTable:
+    return ScoresTable(
+        title=table.title,
+        tests=tuple(", ".join(test) for test in table.tests),
+        rows=tuple(
+            ModelRow(
+                network=model.network,
+                init=model.init,
+                training=model.training,
+                scores=_averages(protocol, model, table.tests, seeds),
+                study=figures or None,
+            )
+            for model, figures in table.figures.items()
+        ),
+    )
+
+
+def _averages(
+    protocol: Protocol, model: GliomaModel, tests: Sequence[TestSizes], seeds: Sequence[int]
+) -> tuple[Average | None, ...]:
+    """Return a model's average per test from cached results; None if it cannot be trained."""
+    if not protocol.can_train(model):
+        return (None,) * len(tests)
+    say = partial(click.echo, err=True)
+    runs = [run_scores(protocol, Run(model, seed), tests, say) for seed in seeds]
+    return tuple(average([run[test] for run in runs]) for test in tests)
+
+
+def _size_text(resolution: str) -> str:
+    size = parse_resolution(resolution)
+    return f"{size[1]}x{size[0]} px" if size else "as the images are"
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
@@ -165,23 +237,14 @@ def own_table(
     "tests",
     multiple=True,
     default=[f"{OWN},{NATIVE}"],
-    help="R1,R2 for --encoder and --zero-shot: predicted at R1, compared at R2; `own` is the "
-    "resolution of the training, that of the frames for crops and for --zero-shot.",
+    help="R1,R2 for --encoder: predicted at R1, compared at R2; `own` is the resolution of the "
+    "training, that of the frames for crops.",
 )
 @click.option(
     "--pretrained",
     multiple=True,
     help="NAME=DIR: weights that rows with the initialisation NAME start from, whole models. One "
     "for every encoder; `livecell` and `livecell-57-30` are in the study's tables.",
-)
-@click.option(
-    "--zero-shot",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    multiple=True,
-    help="Checkpoint to test without training; may be given several times.",
-)
-@click.option(
-    "--learning-curve", "curve", default="", help="Numbers of training images, as 5,10,15."
 )
 @click.option("--splits", type=click.IntRange(1), default=STUDY_SPLITS, help="K random splits.")
 @click.option("--sizes", default=str(SplitSizes()), help="Training/validation/test images.")
@@ -208,8 +271,6 @@ def main(
     augmentation: tuple[str, ...],
     tests: tuple[str, ...],
     pretrained: tuple[str, ...],
-    zero_shot: tuple[Path, ...],
-    curve: str,
     splits: int,
     sizes: str,
     scale: float,
@@ -221,11 +282,11 @@ def main(
 ) -> None:
     """Run the protocol; the module's docstring is the help."""
     wanted = [S2_TABLES[int(number)] for number in tables]
-    own_tests, counts, split_sizes = read_tests(tests), read_curve(curve), read_sizes(sizes)
+    own_tests, split_sizes = read_tests(tests), read_sizes(sizes)
     if encoders:
         wanted.append(own_table(encoders, inits, modes, resolutions, augmentation, own_tests))
-    if not wanted and not zero_shot:
-        raise click.UsageError("there is nothing to do; give --table, --encoder or --zero-shot.")
+    if not wanted:
+        raise click.UsageError("there is nothing to do; give --table or --encoder.")
     settings = choose_settings(GLIOMA_PRESETS, preset, file, **overrides)
     dataset, hashes = read_data(data, one_class=True)
     try:
@@ -239,14 +300,7 @@ def main(
             results=KeptResults(out),
         )
         protocol.begin()
-        result = measure(
-            protocol,
-            wanted,
-            seeds=range(splits),
-            curve=counts,
-            zero_shot=zero_shot,
-            zero_shot_tests=own_tests,
-        )
+        result = measure(protocol, wanted, range(splits))
     except KeyboardInterrupt as error:
         raise click.ClickException(
             f"interrupted. {out} keeps what is finished: the same command goes on."

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.glioma.result import Average
 from benchmarks.harness.results import KeptResults, OtherProtocolError
 from benchmarks.published import GliomaModel, TestSizes
 from training.checkpoint import RANDOM, RECIPE_FILE, WEIGHTS_FILE, hash_files
@@ -19,7 +20,7 @@ from training.preprocessing.normalise import PrepareWholeFrame
 from training.run.folder import RunFolder
 from training.run.lightning import STATE_NAME
 from training.unet.__main__ import IMAGENET, train_unet
-from training.unet.dice import NATIVE, RESOLUTIONS, dice_at, size_text
+from training.unet.dice import RESOLUTIONS, dice_at, size_text
 from training.unet.frames import foreground_mask
 from training.unet.network import UNet, load_unet
 from training.unet.settings import UnetSettings
@@ -40,14 +41,14 @@ class Run:
     """One training of a model and its test."""
 
     model: GliomaModel
-    training_images: int
     seed: int
     """Seed of the split, the weights and the order of training."""
 
     @property
     def folder(self) -> str:
         """Folder of its cached result, relative to the protocol's folder."""
-        return f"{slug(str(self.model))}/{self.training_images}-images/split-{self.seed:02}"
+        name = re.sub(r"[^a-z0-9]+", "-", str(self.model).lower()).strip("-")
+        return f"{name}/split-{self.seed:02}"
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Protocol:
         Raises:
             ValueError: the data set is too small, see `training.datasets.splits`.
         """
-        return random_split(self.dataset, self.sizes, run.seed).first(run.training_images)
+        return random_split(self.dataset, self.sizes, run.seed)
 
     def can_train(self, model: GliomaModel) -> bool:
         """Return whether the weights that it starts from were given."""
@@ -139,27 +140,6 @@ class Protocol:
 
     def _pretrained(self, model: GliomaModel) -> Path | None:
         return self.checkpoints.get((model.init, model.encoder))
-
-
-def slug(text: str) -> str:
-    """Turn a title into the name of a folder."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-
-@dataclass(frozen=True)
-class Average:
-    """DiceScore^AV of a model, or DiceLoss^AV."""
-
-    mean: float
-    """Mean over all test images and splits."""
-    spread: float | None
-    """Sample standard deviation of the splits' means (K - 1); None for a single split."""
-    splits: tuple[float, ...]
-    """Mean over the test images of each split."""
-
-    def as_loss(self) -> Average:
-        """Return DiceLoss^AV = 1 - DiceScore^AV."""
-        return Average(1 - self.mean, self.spread, tuple(1 - score for score in self.splits))
 
 
 def average(splits: Sequence[Sequence[float]]) -> Average:
@@ -217,28 +197,6 @@ def _train(protocol: Protocol, run: Run, split: DatasetSplit, out: Path, init: s
         resume=RunFolder(out, STATE_NAME).state.is_file(),
         data=protocol.hashes,
     )
-
-
-def zero_shot_scores(
-    protocol: Protocol, checkpoint: Path, test: TestSizes, seeds: Sequence[int]
-) -> list[list[float]]:
-    """Return Dice of a checkpoint on the test images of every split, without training.
-
-    Raises:
-        CheckpointError: the checkpoint is absent, damaged or of another network.
-        ValueError: the data set is too small.
-    """
-    unet = load_unet(checkpoint)[0]
-    name = f"zero-shot/{slug(checkpoint.name)}-{hash_files([checkpoint / WEIGHTS_FILE])[:8]}"
-    key = ",".join(test)
-    kept = protocol.results.load(name) or {}
-    dice = kept.setdefault(key, {})
-    splits = [random_split(protocol.dataset, protocol.sizes, seed).test.frames for seed in seeds]
-    missing = {f.name: f for frames in splits for f in frames if f.name not in dice}
-    r1, r2 = (protocol.resolution(NATIVE if name == OWN else name) for name in test)
-    dice.update(dice_of_frames(unet, missing.values(), r1, r2))
-    protocol.results.save(name, kept)
-    return [[dice[frame.name] for frame in frames] for frames in splits]
 
 
 def dice_of_frames(

@@ -12,9 +12,8 @@ ensemble's order. A server adds the rest: the wire, and the hops between steps.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,7 @@ from cytoserve.contract import PIPELINES
 from cytoserve.errors import PipelineNotServed
 from cytoserve.transport import Request, ServerInfo, Tensors
 from export.graphs.files import open_session
-from export.parity.chain import Arrays, Chain, newest_graph
+from export.parity.chain import Chain, newest_graph
 from server.installation import available_cores
 
 
@@ -48,20 +47,6 @@ class InProcess:
             if file is None:
                 raise PipelineNotServed(card)
             self._cards[card] = open_session(file, threads=1)
-
-    def time_steps(
-        self, pipeline: str, clock: Callable[[], float] = time.perf_counter
-    ) -> Mapping[str, list[float]]:
-        """Start to record the seconds of every run of each step of ``pipeline``, by step.
-
-        With ``time.thread_time`` they are processor seconds of the calling thread, so sessions must
-        have one thread.
-        """
-        sessions = self._chains[pipeline].sessions
-        noted: dict[str, list[float]] = {step: [] for step in sessions}
-        for step, session in sessions.items():
-            sessions[step] = _TimedSession(session, noted[step], clock)
-        return noted
 
     async def infer(self, request: Request, timeout: float) -> Tensors:
         """Run what the request's outputs depend on, without a deadline."""
@@ -91,21 +76,6 @@ class InProcess:
 
     async def close(self) -> None:
         """Do nothing: there is no connection."""
-
-
-class _TimedSession:
-    """A session of ONNX Runtime that records the seconds of its runs."""
-
-    def __init__(self, session: Any, seconds: list[float], clock: Callable[[], float]) -> None:
-        self._session = session
-        self._seconds = seconds
-        self._clock = clock
-
-    def run(self, names: Sequence[str], feeds: Arrays) -> list[npt.NDArray[np.generic]]:
-        begun = self._clock()
-        answer: list[npt.NDArray[np.generic]] = self._session.run(names, feeds)
-        self._seconds.append(self._clock() - begun)
-        return answer
 
 
 def as_bytes(texts: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:

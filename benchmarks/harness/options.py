@@ -100,11 +100,9 @@ def _of_card(client: Client, pipeline: str) -> float:
     return SCORE_THRESHOLD if learned is None else learned
 
 
-def score_threshold_text(recorded: float | Mapping[str, Any]) -> str:
-    """Return a result's thresholds as text; results of earlier versions record one for all."""
-    if not isinstance(recorded, Mapping):
-        return f"{recorded:g}"
-    values = {f"{value:g}" for value in recorded.values()}
+def score_threshold_text(thresholds: Mapping[str, float]) -> str:
+    """Return pipeline -> threshold as text; the same for all is named once."""
+    values = {f"{value:g}" for value in thresholds.values()}
     if len(values) == 1:
         return values.pop()
-    return ", ".join(f"{value:g} (`{name}`)" for name, value in recorded.items())
+    return ", ".join(f"{value:g} (`{name}`)" for name, value in thresholds.items())

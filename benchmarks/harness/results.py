@@ -1,4 +1,4 @@
-"""Results on disk: the machine that made them, their files, and those of finished runs."""
+"""Results: their type, the machine that made them, their files and tables, and finished runs."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import psutil
+from pydantic import TypeAdapter
 
 from benchmarks.published import S3_NETWORKS
 
@@ -70,37 +71,90 @@ def _commit() -> str:
     return done.stdout.strip() or "not a git checkout"
 
 
-def new_result(benchmark: str, **figures: Any) -> dict[str, Any]:
-    """Return figures of ``python -m benchmarks.<benchmark>`` with their command and machine."""
-    return {
-        "benchmark": benchmark,
-        "command": shlex.join(["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]]),
-        "machine": fingerprint(),
-        **figures,
-    }
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What every benchmark's result has. Each benchmark adds its figures in a subclass."""
+
+    benchmark: str
+    """Name of its command after ``python -m benchmarks.``."""
+    command: str
+    """Command line that made it."""
+    machine: Mapping[str, str]
+    """`fingerprint` of the machine that made it."""
 
 
-def write_result(
-    result: Mapping[str, Any], page: str, json_file: Path, markdown: Path | None
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class FrameRow:
+    """A row about one pipeline and one kind of frame."""
+
+    pipeline: str
+    width: int
+    """Width in pixels."""
+    height: int
+    """Height in pixels."""
+    cells: int
+    """Number of cells that were rendered into the frame."""
+
+    @property
+    def size(self) -> str:
+        """Width and height as text."""
+        return f"{self.width}x{self.height}"
+
+
+Kind = TypeVar("Kind", bound=Result)
+Row = TypeVar("Row")
+
+
+def made_by(benchmark: str) -> dict[str, Any]:
+    """Return the fields of a `Result` of ``python -m benchmarks.<benchmark>`` that runs now."""
+    command = shlex.join(["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]])
+    return {"benchmark": benchmark, "command": command, "machine": fingerprint()}
+
+
+def to_json(result: Result) -> dict[str, Any]:
+    """Return a result as JSON: its fields by name. Numbers that are NaN stay NaN."""
+    fields: dict[str, Any] = TypeAdapter(type(result)).dump_python(result, mode="json")
+    return fields
+
+
+def read_result(file: Path, kind: type[Kind]) -> Kind:
+    """Read a result of ``kind`` from its file.
+
+    Raises:
+        ValueError: the file holds no JSON, or another version wrote it.
+    """
+    return TypeAdapter(kind).validate_python(json.loads(file.read_text()))
+
+
+def write_result(result: Result, page: str, json_file: Path, markdown: Path | None) -> None:
     """Write the figures and, if a file is given, the page; print the page."""
     json_file.parent.mkdir(parents=True, exist_ok=True)
-    json_file.write_text(json.dumps(result, indent=2) + "\n")
+    json_file.write_text(json.dumps(to_json(result), indent=2) + "\n")
     if markdown:
         markdown.parent.mkdir(parents=True, exist_ok=True)
         markdown.write_text(page)
     click.echo(page)
 
 
-Row = Mapping[str, Any]
+ABSENT = "-"
+"""Cell for a figure that does not exist: the study, or an earlier version's result, lacks it."""
 
 
-def rows_by(column: str, rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Group rows by their value in a column, in the order of its first appearance."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(str(row[column]), []).append(row)
-    return groups
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table as Markdown, without a trailing newline.
+
+    Args:
+        head: title of each column; that of the last one may be empty.
+        rows: one cell per column.
+    """
+    titles = f"| {' | '.join(head)}".rstrip() + " |"
+    lines = (f"| {' | '.join(cells)} |" for cells in rows)
+    return "\n".join([titles, "|---" * len(head) + "|", *lines])
+
+
+def table_of(rows: Iterable[Row], columns: Mapping[str, Callable[[Row], str]]) -> str:
+    """Return rows as a Markdown table; ``columns`` maps a title to the text of a row's cell."""
+    return markdown_table(list(columns), ([text(row) for text in columns.values()] for row in rows))
 
 
 SHOWN_SETTINGS = (
@@ -110,7 +164,7 @@ SHOWN_SETTINGS = (
 """Settings of a U-Net's training that its page shows."""
 
 
-def training_text(recipe: dict[str, Any]) -> str:
+def training_text(recipe: Mapping[str, Any]) -> str:
     """Return in one line how a U-Net was trained, from its recipe."""
     settings = recipe["settings"]
     if settings["encoder"] != S3_NETWORKS[0]:

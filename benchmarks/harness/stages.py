@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks.harness.markdown import markdown_table
+from benchmarks.harness.results import markdown_table
 from export.repository.configs import write_configs
 
 RESUME = "--resume"

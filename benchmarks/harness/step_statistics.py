@@ -1,13 +1,9 @@
-"""Reads Triton's own statistics of every step: counts, times, and overlap in time.
-
-They hold durations, not times of day, so that two steps overlapped follows from arithmetic: what
-both took together is more than there was room for.
-"""
+"""Reads Triton's own statistics of every step: counts and times."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 
 import tritonclient.grpc as triton
@@ -42,14 +38,6 @@ class ModelCount:
     """Seconds for which the model ran."""
     output: float
     """Seconds for moving outputs from there."""
-
-    @property
-    def executed(self) -> float:
-        """Seconds of its executions until they have answered: inputs and network.
-
-        Outputs are left out, since the next step may begin before Triton has counted all of them.
-        """
-        return self.input + self.compute
 
     def since(self, before: ModelCount) -> ModelCount:
         """Return what was counted after ``before``."""
@@ -130,46 +118,3 @@ def _counts(
         seconds = (part.ns / NANOSECONDS for part in parts)
         counts[name] = ModelCount(stats.success.count, model.execution_count, *seconds)
     return counts
-
-
-@dataclass(frozen=True)
-class RequestSeconds:
-    """Seconds that one request to a pipeline spent inside the server."""
-
-    total: float
-    """Seconds from its arrival until it was answered."""
-    steps: Mapping[str, float]
-    """Step -> seconds of its execution, 0.0 if the response cache answered. Steps without a request
-    are left out."""
-
-    def together(self, one: str, other: str, after: Sequence[str]) -> float:
-        """Return the minimum seconds for which two steps ran together; 0.0 if none is proven.
-
-        Args:
-            one: a step.
-            other: a step that runs independently of the first.
-            after: steps that begin when both have ended, and run one after the other.
-        """
-        available = self.total - sum(self.steps[step] for step in after)
-        return max(0.0, self.steps[one] + self.steps[other] - available)
-
-
-def request_seconds(url: str, pipeline: str, ask: Callable[[], object]) -> RequestSeconds:
-    """Time one request by the server's statistics.
-
-    Nobody else may use the pipeline or its steps meanwhile, not even canaries: see
-    `benchmarks.harness.serving`.
-
-    Args:
-        url: ``host:port`` of the server.
-        pipeline: one of ``contract.PIPELINES``.
-        ask: function that sends exactly one request and returns when it is answered.
-
-    Raises:
-        RuntimeError: ``ask`` sent no request or several, or the statistics came too late.
-    """
-    counts = counted(url, pipeline, ask, settle_timeout_s=SETTLE_TIMEOUT_S)
-    return RequestSeconds(
-        counts.pop(pipeline).total,
-        {name: count.executed for name, count in counts.items() if count.answers},
-    )

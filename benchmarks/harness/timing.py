@@ -1,10 +1,14 @@
-"""Interleaved timing, so that background load hits every contender alike, and its statistics."""
+"""Interleaved timing, so that background load hits every contender alike, and its statistics.
+
+`Speed` compares a served pipeline with its graphs alone, and with the study's way.
+"""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any, TypeVar
@@ -12,6 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import bootstrap
+
+from benchmarks.harness.results import table_of
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -70,7 +76,7 @@ def percentile_text(value: str, rank: int, count: float) -> str:
     return value if count * (100 - rank) >= 100 else f"{value} max"
 
 
-def median_interval(values: npt.ArrayLike) -> list[float]:
+def median_interval(values: npt.ArrayLike) -> tuple[float, float]:
     """Return low and high end of the median's 95 % confidence interval, from two values or more.
 
     Values are resampled from the measured ones (the percentile bootstrap; Efron, 1979, Annals of
@@ -79,10 +85,7 @@ def median_interval(values: npt.ArrayLike) -> list[float]:
     found = bootstrap(
         (values,), np.median, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
-    return [float(found.low), float(found.high)]
-
-
-Row = Mapping[str, Any]
+    return float(found.low), float(found.high)
 
 
 @dataclass(frozen=True)
@@ -111,50 +114,61 @@ class Slope:
         return cls(float(slope), float(intercept), fitted, len(xs))
 
 
-@dataclass(frozen=True)
-class Growth:
-    """One quantity as a function of another, in rows of a result."""
-
-    rows: str
-    """Key of the rows in the result."""
-    x: str
-    y: str
-    unit: str
-    fixed: tuple[str, ...] = ()
-    """Columns that must be the same in all points; rows with the most frequent values count."""
+Image = npt.NDArray[Any]
 
 
-GROWTHS = (
-    Growth("frames", "megapixels", "p50_ms", "ms per megapixel", ("cells",)),
-    Growth("frames", "megapixels", "peak_mb", "MB per megapixel", ("cells",)),
-    Growth("frames", "found", "p50_ms", "ms per cell", ("width", "height")),
-    Growth("frames", "found", "peak_mb", "MB per cell", ("width", "height")),
-    Growth("clients", "clients", "p50_ms", "ms per client"),
-    Growth("clients", "clients", "peak_mb", "MB per client"),
-    Growth("loaded", "pipelines", "start_s", "s per pipeline"),
-    Growth("loaded", "pipelines", "memory_mb", "MB per pipeline"),
-)
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Median seconds over the frames, end to end, from the camera frame as an array."""
+
+    served: float
+    """Seconds through the server."""
+    in_process: float
+    """Seconds of the same ONNX graphs in this process, asked by the same client."""
+    study: float
+    """Seconds of the same weights as the study ran them, in PyTorch."""
+
+    @property
+    def overhead(self) -> float:
+        """Overhead of the server: served / in process."""
+        return self.served / self.in_process
+
+    @property
+    def speedup(self) -> float:
+        """Speedup over the study's way: study / served."""
+        return self.study / self.served
 
 
-def slopes(result: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
-    """Return one row per pipeline and growth that has points at two places or more."""
-    found = []
-    for growth in GROWTHS:
-        rows = [row for row in result[growth.rows] if row[growth.y] is not None]
-        for pipeline in dict.fromkeys(row.get("pipeline") for row in rows):
-            own = _with_most_common(
-                [row for row in rows if row.get("pipeline") == pipeline], growth.fixed
-            )
-            if len({row[growth.x] for row in own}) < 2:
-                continue
-            line = Slope.through([row[growth.x] for row in own], [row[growth.y] for row in own])
-            about = {"pipeline": pipeline or "all", "unit": growth.unit}
-            found.append({**about, "x": growth.x, "y": growth.y, **vars(line)})
-    return found
+def measure_speed(
+    bind: Callable[[Image], Mapping[str, Callable[[], object]]],
+    frames: Iterable[Image],
+    repeats: int,
+) -> Speed:
+    """Time all three, interleaved frame by frame, so that other load hits them alike.
+
+    Args:
+        bind: function from a frame to calls without arguments, by the names of `Speed`'s fields.
+            What it does itself is not timed.
+        frames: camera frames.
+        repeats: timed rounds per frame.
+    """
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for image in frames:
+        for name, times in time_interleaved(bind(image), repeats).items():
+            seconds[name].append(statistics.median(times))
+    return Speed(**{name: statistics.median(times) for name, times in seconds.items()})
 
 
-def _with_most_common(rows: Sequence[Row], columns: Sequence[str]) -> list[Row]:
-    """Return the rows with the most frequent values of ``columns``, or the first of a tie."""
-    kinds = [tuple(row[column] for column in columns) for row in rows]
-    common = max(kinds, key=kinds.count)
-    return [row for row, kind in zip(rows, kinds, strict=True) if kind == common]
+def speed_table(speeds: Mapping[str, Speed]) -> str:
+    """Return pipeline -> speed as a Markdown table."""
+    return table_of(
+        speeds.items(),
+        {
+            "pipeline": lambda item: f"`{item[0]}`",
+            "served s": lambda item: f"{item[1].served:.3f}",
+            "in process s": lambda item: f"{item[1].in_process:.3f}",
+            "overhead": lambda item: f"{item[1].overhead:.2f}",
+            "the study's way s": lambda item: f"{item[1].study:.3f}",
+            "speedup": lambda item: f"{item[1].speedup:.2f}",
+        },
+    )

@@ -15,8 +15,8 @@ the caller of `cytoserve.Client`. The mean is split into:
 
 The server's part is split into queue, input, compute and output of every step. At one size,
 requests are interleaved with the same graphs in this process, encoded and decoded by the same
-client. This gives `overhead`, the time that the server adds, and its share per step. Pipelines that
-the variant `single-graph` serves as one graph are compared in that variant as well.
+client. This gives `overhead`, the time that the server adds. Pipelines that the variant
+`single-graph` serves as one graph are compared in that variant as well.
 
 The server does not cache answers (`--response-cache-mb=0`), so that a repeated frame costs as much
 as a new one, and sends no canaries meanwhile. A case is repeated until `--seconds` are used, at
@@ -55,12 +55,12 @@ from benchmarks.harness.options import (
     repository_option,
     sizes_option,
 )
-from benchmarks.harness.results import new_result, write_result
+from benchmarks.harness.results import made_by, write_result
 from benchmarks.harness.serving import DEFAULT, TRANSPORTS, serve_without_health_checks
 from benchmarks.harness.step_statistics import ModelCount, counted
 from benchmarks.harness.timing import WARM_UPS, percentile
 from benchmarks.latency.overhead import ROUNDS, CallSeconds, SplitClock, measure_overhead
-from benchmarks.latency.tables import latency_table
+from benchmarks.latency.result import CaseRow, LatencyResult, OverheadRow, StepRow, latency_page
 from cytoserve import Client
 from cytoserve.contract import SINGLE_GRAPH
 from server.errors import ServerError
@@ -74,8 +74,6 @@ TURNS = 2
 
 DEADLINE = 600.0
 """Maximum seconds per frame."""
-
-Rows = list[dict[str, Any]]
 
 
 class Way:
@@ -117,12 +115,8 @@ class Way:
 
 def measure_case(
     ways: Sequence[Way], pipeline: str, case: Case, seconds: float, fewest: int
-) -> tuple[Rows, Rows]:
-    """Measure one kind of frame through every transport, alternating between them.
-
-    Returns:
-        rows of `cases` and of `steps`.
-    """
+) -> tuple[list[CaseRow], list[StepRow]]:
+    """Measure one kind of frame through every transport, alternating between them."""
     frame = case.frame()
     for way in ways:
         way.begin()
@@ -136,13 +130,14 @@ def measure_case(
             requests = (repeats + turn) // TURNS
             if requests:
                 way.repeat(pipeline, frame, requests)
-    about = {"pipeline": pipeline, "width": case.width, "height": case.height, "cells": case.cells}
-    cases = [{**about, "way": way.name, **client_figures(way, pipeline)} for way in ways]
-    reference = cases[0]["p50_ms"]
-    for row in cases:
-        row["to_grpc"] = row["p50_ms"] / reference
+    about: dict[str, Any] = {"pipeline": pipeline, **vars(case)}
+    figures = [client_figures(way, pipeline) for way in ways]
+    cases = [
+        CaseRow(**about, way=way.name, to_grpc=own["p50_ms"] / figures[0]["p50_ms"], **own)
+        for way, own in zip(ways, figures, strict=True)
+    ]
     steps = [
-        {**about, "way": way.name, "step": step, **step_figures(counts, repeats)}
+        StepRow(**about, way=way.name, step=step, **step_figures(counts, repeats))
         for way in ways
         for step, counts in way.counts.items()
         if step != pipeline and any(count.answers for count in counts)
@@ -173,7 +168,7 @@ def client_figures(way: Way, pipeline: str) -> dict[str, Any]:
     }
 
 
-def step_figures(counts: Sequence[ModelCount], requests: int) -> dict[str, float]:
+def step_figures(counts: Sequence[ModelCount], requests: int) -> dict[str, Any]:
     """Return the mean milliseconds of a request that a step took."""
     parts = ("queue", "input", "compute", "output")
     return {
@@ -190,40 +185,40 @@ def measure(
     seconds: float,
     fewest: int,
     overhead_seconds: float,
-) -> dict[str, Rows]:
-    """Measure all pipelines on one server.
-
-    Returns:
-        ``cases``, ``steps``, ``overhead`` and ``overhead_steps``: rows of scalars.
-    """
-    rows: dict[str, Rows] = {"cases": [], "steps": [], "overhead": [], "overhead_steps": []}
-    work = [(name, case) for name in pipelines for case in asked(name, cases)]
+) -> LatencyResult:
+    """Measure all pipelines on one server, and the merged ones on another."""
+    case_rows: list[CaseRow] = []
+    step_rows: list[StepRow] = []
+    overheads: list[OverheadRow] = []
     merged = [
         export.pipeline.name
         for export in survey(repository, pipelines, SINGLE_GRAPH)
         if not export.missing and is_configured(repository, export.pipeline, SINGLE_GRAPH)
     ]
-
-    def measure_overheads(ways: Sequence[Way], variant: str, names: Sequence[str]) -> None:
-        """Add the rows of a server's overhead: pipelines ``names``, served as ``variant``."""
-        clients = {way.name: way.client for way in ways}
-        for name in track(names, f"overhead, {variant}", transient=True):
-            row, steps = measure_overhead(
-                clients, ways[0].url, repository, name, variant, overhead_seconds, DEADLINE
-            )
-            rows["overhead"].append(row)
-            rows["overhead_steps"] += steps
-
-    with _serving(repository, pipelines, DEFAULT) as ways:
-        for name, case in track(work, "frames", transient=True):
-            case_rows, step_rows = measure_case(ways, name, case, seconds, fewest)
-            rows["cases"] += case_rows
-            rows["steps"] += step_rows
-        measure_overheads(ways, DEFAULT, pipelines)
-    if merged:
-        with _serving(repository, merged, SINGLE_GRAPH) as ways:
-            measure_overheads(ways, SINGLE_GRAPH, merged)
-    return rows
+    # Frames of all kinds are for the default alone: a variant is compared on one kind.
+    for variant, names, kinds in ((DEFAULT, pipelines, cases), (SINGLE_GRAPH, merged, ())):
+        if not names:
+            continue
+        work = [(name, case) for name in names for case in asked(name, kinds)]
+        with _serving(repository, names, variant) as ways:
+            for name, case in track(work, "frames", transient=True):
+                of_case, of_steps = measure_case(ways, name, case, seconds, fewest)
+                case_rows += of_case
+                step_rows += of_steps
+            clients = {way.name: way.client for way in ways}
+            overheads += [
+                measure_overhead(clients, repository, name, variant, overhead_seconds, DEADLINE)
+                for name in track(names, f"overhead, {variant}", transient=True)
+            ]
+    return LatencyResult(
+        **made_by("latency"),
+        seconds=seconds,
+        fewest=fewest,
+        overhead_seconds=overhead_seconds,
+        cases=tuple(case_rows),
+        steps=tuple(step_rows),
+        overhead=tuple(overheads),
+    )
 
 
 @contextmanager
@@ -271,7 +266,7 @@ def main(
     names = exported(model_repository, pipelines)
     cases = (product if all_frames else cross)(sizes, counts)
     try:
-        rows = measure(
+        result = measure(
             model_repository,
             names,
             cases,
@@ -281,10 +276,7 @@ def main(
         )
     except ServerError as error:
         raise click.ClickException(str(error)) from error
-    result = new_result(
-        "latency", seconds=seconds, fewest=fewest, overhead_seconds=overhead_seconds, **rows
-    )
-    write_result(result, latency_table(result), json_file, markdown)
+    write_result(result, latency_page(result), json_file, markdown)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measures the server's overhead over its graphs, step by step, and splits the time of a call."""
+"""Measures the server's overhead over its graphs, and splits the time of a call."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ import numpy as np
 
 from benchmarks.harness.in_process import InProcess
 from benchmarks.harness.load import Case, ask
-from benchmarks.harness.serving import GRPC, SHARED_MEMORY, TRANSPORTS
-from benchmarks.harness.step_statistics import ModelCount, counted
+from benchmarks.harness.serving import GRPC, SHARED_MEMORY
 from benchmarks.harness.timing import median_interval, median_ratio, time_interleaved
+from benchmarks.latency.result import OverheadRow
 from cytoserve import Client
-from cytoserve.contract import STEPS
 from cytoserve.transport import Request, ServerInfo, Tensors, Transport
 
 
@@ -131,62 +130,39 @@ ROUNDS = 12
 MAX_ROUNDS = 100
 """Maximum number of rounds: more would only sharpen the last digit."""
 
-OUTSIDE = "client and wire"
-"""Name of the time outside all steps: encoding, messages or shared memory, waking up, decoding."""
-
 IN_PROCESS = "in process"
 
 
 def measure_overhead(
     served: Mapping[str, Client],
-    url: str,
     repository: Path,
     pipeline: str,
     variant: str,
     seconds: float,
     timeout: float,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+) -> OverheadRow:
     """Time the server's transports and the same graphs in this process, interleaved, on `AT`.
 
     Nobody else may use the server meanwhile, not even canaries.
 
     Args:
         served: a client per transport of `TRANSPORTS`.
-        url: ``host:port`` of their server.
-        repository: the model repository that it serves.
+        repository: the model repository that their server serves.
         pipeline: one of its pipelines.
         variant: variant that the server serves; the graphs in this process are the default's.
         seconds: duration of all requests together; there are at least `ROUNDS` rounds.
         timeout: maximum seconds per frame.
-
-    Returns:
-        a row of medians and their ratios, and a row of mean milliseconds per step.
     """
     frame = AT.frame()
-    limit = InProcess(repository, [pipeline])
-    with Client(transport=limit, timeout=timeout) as local:
+    with Client(transport=InProcess(repository, [pipeline]), timeout=timeout) as local:
         calls: Mapping[str, Callable[[], object]] = {
             name: partial(ask, client, pipeline, frame)
             for name, client in {**served, IN_PROCESS: local}.items()
         }
         one_round = sum(sum(each) for each in time_interleaved(calls, 1).values())
         rounds = max(ROUNDS, min(MAX_ROUNDS, math.floor(seconds / one_round)))
-        steps = limit.time_steps(pipeline)
-        times: dict[str, list[float]] = {}
-
-        def ask_all() -> None:
-            times.update(time_interleaved(calls, rounds, warm_ups=0))
-
-        counts = counted(url, pipeline, ask_all, rounds * len(served))
-    about = {
-        "pipeline": pipeline,
-        "variant": variant,
-        "width": AT.width,
-        "height": AT.height,
-        "cells": AT.cells,
-    }
-    rows = [{**about, **row} for row in step_rows(pipeline, times, steps, counts)]
-    return {**about, **ratios(times)}, rows
+        times = time_interleaved(calls, rounds, warm_ups=0)
+    return OverheadRow(pipeline=pipeline, variant=variant, **vars(AT), **ratios(times))
 
 
 def ratios(times: Mapping[str, Sequence[float]]) -> dict[str, Any]:
@@ -202,33 +178,3 @@ def ratios(times: Mapping[str, Sequence[float]]) -> dict[str, Any]:
         "overhead_shared_memory": median_ratio(times[SHARED_MEMORY], limit),
         "overhead_shared_memory_interval": median_interval(np.divide(times[SHARED_MEMORY], limit)),
     }
-
-
-def step_rows(
-    pipeline: str,
-    times: Mapping[str, Sequence[float]],
-    steps: Mapping[str, Sequence[float]],
-    counts: Mapping[str, ModelCount],
-) -> list[dict[str, Any]]:
-    """Return mean milliseconds per step that ran, in this process and in the server, and `OUTSIDE`.
-
-    The server's means are over all its requests, through gRPC and through shared memory. A merged
-    step is compared with all the steps that it replaces.
-    """
-    rounds = len(times[IN_PROCESS])
-    called = statistics.fmean(second for name in TRANSPORTS for second in times[name])
-    whole = counts[pipeline]
-    rows: list[dict[str, Any]] = []
-    for step, count in counts.items():
-        if step != pipeline and count.answers:
-            parts = {
-                f"{part}_ms": getattr(count, part) / count.answers * 1e3
-                for part in ("queue", "input", "compute", "output")
-            }
-            replaced = steps if STEPS[step].is_merged else (step,)
-            in_process = sum(sum(steps[each]) for each in replaced) / rounds * 1e3
-            rows.append({"step": step, "in_process_ms": in_process, **parts})
-    alone = statistics.fmean(times[IN_PROCESS]) * 1e3 - sum(row["in_process_ms"] for row in rows)
-    outside = (called - whole.total / whole.answers) * 1e3
-    rows.append({"step": OUTSIDE, "in_process_ms": alone, "outside_ms": outside})
-    return rows

@@ -19,9 +19,9 @@ from typing import Any
 
 import click
 
-from benchmarks.harness.results import KeptResults, fingerprint, write_result
+from benchmarks.harness.results import KeptResults, made_by, write_result
+from benchmarks.nuclei.result import NucleiProtocolResult, protocol_page
 from benchmarks.nuclei.runs import Protocol, run_scores
-from benchmarks.nuclei.tables import protocol_page
 from benchmarks.published import S3, S3_NETWORKS
 from training.datasets.readers.brecahad import RADIUS, read_brecahad
 from training.nuclei_tiles import SETS
@@ -31,7 +31,7 @@ from training.unet.settings import NUCLEI_PRESETS, UnetSettings
 
 def measure(
     protocol: Protocol, set_names: Sequence[str], networks: Sequence[str]
-) -> dict[str, Any]:
+) -> NucleiProtocolResult:
     """Train and test what is not cached yet, and gather the figures.
 
     Raises:
@@ -44,15 +44,14 @@ def measure(
         def say(text: str, number: int = number) -> None:
             click.echo(f"[{number}/{len(plan)}] {text}", err=True)
 
-        scores = run_scores(protocol, name, network, say)
-        runs.append({"set": name, "network": network, **scores})
-    return {
-        "runs": runs,
-        "frames": len(protocol.frames),
-        "test_cases": protocol.tested,
-        "radius": protocol.radius,
-        "machine": fingerprint(),
-    }
+        runs.append(run_scores(protocol, name, network, say))
+    return NucleiProtocolResult(
+        **made_by("nuclei.protocol"),
+        runs=tuple(runs),
+        frames=len(protocol.frames),
+        test_cases=tuple(protocol.tested),
+        radius=protocol.radius,
+    )
 
 
 def read_set_settings(

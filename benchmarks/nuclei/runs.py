@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 
 from benchmarks.harness.results import KeptResults, OtherProtocolError
+from benchmarks.nuclei.result import SetRun, TileScores
 from training.checkpoint import RECIPE_FILE, hash_files
 from training.datasets.readers.brecahad import PointFrame
 from training.nuclei_tiles import (
@@ -29,20 +31,6 @@ from training.unet.dice import FOREGROUND_PROBABILITY, dice_score, iou_score
 from training.unet.frames import read_tiles
 from training.unet.network import NUCLEI_NETWORKS, UNet, load_unet
 from training.unet.settings import UnetSettings
-
-
-@dataclass(frozen=True)
-class TileScores:
-    """Figures of one network on one part of a set."""
-
-    tiles: int
-    dice: float
-    """Mean over the tiles; a tile without nuclei counts 1 if none is predicted, else 0."""
-    iou: float
-    """Mean over the tiles."""
-    pixel_dice: float
-    """Dice of the pixels of all tiles together, which tiles without nuclei cannot raise."""
-    pixel_iou: float
 
 
 @dataclass(frozen=True)
@@ -90,12 +78,8 @@ class Protocol:
 
 def run_scores(
     protocol: Protocol, set_name: str, network: str, say: Callable[[str], None]
-) -> dict[str, Any]:
+) -> SetRun:
     """Train and test one network on one set, or take the cached result.
-
-    Returns:
-        ``train`` and ``test`` with the fields of `TileScores`, ``settings``, ``folder``, and
-        ``seconds`` of both, None if an earlier run was interrupted in between.
 
     Raises:
         ValueError: tiles cannot be made, or the network cannot be trained on them.
@@ -111,7 +95,7 @@ def run_scores(
                 f"{folder} holds a training with other settings; remove that folder to train it "
                 "anew, or give the same settings."
             )
-        return kept
+        return TypeAdapter(SetRun).validate_python(kept)
     tiles = protocol.tiles(set_name)
     trained = (folder / RECIPE_FILE).is_file()
     resume = RunFolder(folder, STATE_NAME).state.is_file()
@@ -121,17 +105,16 @@ def run_scores(
         train_nuclei(tiles, settings, folder, seed=protocol.seed, resume=resume)
     say(f"testing {network} on {set_name}")
     unet, index = load_unet(folder)[0], read_tile_index(tiles)
-    scores = {
-        "train": asdict(tile_scores(unet, tiles, index.train)),
-        "test": asdict(tile_scores(unet, tiles, index.test)),
-    }
-    result = {
-        **scores,
-        "settings": shown,
-        "folder": str(folder),
-        "seconds": None if trained or resume else time.monotonic() - start,
-    }
-    protocol.results.save(run, result)
+    result = SetRun(
+        set=set_name,
+        network=network,
+        train=tile_scores(unet, tiles, index.train),
+        test=tile_scores(unet, tiles, index.test),
+        settings=shown,
+        folder=str(folder),
+        seconds=None if trained or resume else time.monotonic() - start,
+    )
+    protocol.results.save(run, asdict(result))
     return result
 
 

@@ -5,7 +5,7 @@
     python -m benchmarks.peers --cells runs/general --targets runs/targets \\
         --classifier runs/classifier --json peers.json
 
-Four other contenders find the cells of a frame, interleaved with this server, in one run on one
+Three other contenders find the cells of a frame, interleaved with this server, in one run on one
 machine:
 
 \b
@@ -15,13 +15,11 @@ machine:
                it can use only the raw network, and no pipeline
   litserve     the models in PyTorch behind LitServe, a few lines of
                code, with the batches that it forms
-  bentoml      the same behind BentoML, which adapts its batches to the
-               times that it measures
 
-BentoML was chosen because it is maintained (its latest release is of October 2026), is Apache-2.0,
-runs from `pip` without a cluster or a registry, and forms batches. Of the others, MLServer and
-TorchServe had no release in 2026, Ray Serve brings the scheduler of a cluster, and PyTriton is the
-Triton that this server is built on.
+LitServe stands for servers of Python code: it is maintained, is Apache-2.0, runs from `pip` without
+a cluster or a registry, and forms batches. Of the others, MLServer and TorchServe had no release in
+2026, Ray Serve brings the scheduler of a cluster, and PyTriton is the Triton that this server is
+built on.
 
 Every server and client of a peer runs in its own environment, which `make peers` fills from a lock
 file. A peer without an environment is left out, and the result says so. Models have every core, one
@@ -43,10 +41,8 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 import cv2
@@ -60,7 +56,7 @@ from benchmarks.harness.options import (
     repository_option,
     variants_option,
 )
-from benchmarks.harness.results import new_result, write_result
+from benchmarks.harness.results import made_by, write_result
 from benchmarks.harness.served_weights import check_weights
 from benchmarks.harness.serving import DEFAULT, serve_without_health_checks
 from benchmarks.harness.timing import time_interleaved
@@ -81,8 +77,15 @@ from benchmarks.peers.programs import (
     installed_version,
 )
 from benchmarks.peers.raw_network import RAW_NETWORK, link_with_raw_network
-from benchmarks.peers.same_answers import Agreement, DifferentAnswers, compare, hold
-from benchmarks.peers.tables import peers_table
+from benchmarks.peers.result import (
+    Agreement,
+    LeftOut,
+    PeerRow,
+    PeersResult,
+    WayRow,
+    peers_page,
+)
+from benchmarks.peers.same_answers import DifferentAnswers, compare, hold
 from cytoserve import Client, CytoserveError
 from export.parity.reference import normalised_rgb
 from server.errors import ServerError
@@ -111,7 +114,7 @@ def measure(
     requests: int,
     bursts: int,
     clients: int = CLIENTS,
-) -> dict[str, Any]:
+) -> PeersResult:
     """Start every installed contender, compare the answers, then measure times.
 
     Args:
@@ -147,7 +150,7 @@ def measure(
             case: check_answers(contenders, askers, case, frames[case[1]])
             for case, contenders in able.items()
         }
-        rows = []
+        rows: list[PeerRow] = []
         for case, contenders in able.items():
             click.echo(f"Measuring {describe(case)}.", err=True)
             times = take_times(
@@ -158,15 +161,15 @@ def measure(
                 bursts=bursts,
             )
             rows += case_rows(case, times, agreements[case])
-    return new_result(
-        "peers",
+    return PeersResult(
+        **made_by("peers"),
         clients=clients,
         repeats=repeats,
         requests=requests,
         bursts=bursts,
-        ways=[describe_contender(contender) for contender in chosen],
-        left_out=[{"way": name, "reason": reason} for name, reason in left_out.items()],
-        frames=rows,
+        ways=tuple(describe_contender(contender) for contender in chosen),
+        left_out=tuple(LeftOut(way=name, reason=reason) for name, reason in left_out.items()),
+        frames=tuple(rows),
     )
 
 
@@ -299,27 +302,24 @@ def take_times(
 
 def case_rows(
     case: Case, times: Mapping[str, Mapping[str, float]], agreements: Mapping[str, Agreement]
-) -> list[dict[str, Any]]:
+) -> list[PeerRow]:
     """Return a row per contender: its figures, and their ratios to the server's."""
     pipeline, (width, height, cells) = case
-    ours = times[SERVED.name]
+    ours, study = times[SERVED.name], times.get(STUDY.name)
     return [
-        {
-            "pipeline": pipeline,
-            "width": width,
-            "height": height,
-            "cells": cells,
-            "way": contender,
-            **asdict(agreements[contender]),
-            **figures,
-            "seconds_ratio": figures["seconds"] / ours["seconds"],
-            "throughput_ratio": ours["frames_per_second"] / figures["frames_per_second"],
-            **(
-                {"times_the_study": times[STUDY.name]["seconds"] / figures["seconds"]}
-                if STUDY.name in times
-                else {}
-            ),
-        }
+        PeerRow(
+            pipeline=pipeline,
+            width=width,
+            height=height,
+            cells=cells,
+            way=contender,
+            **vars(agreements[contender]),
+            seconds=figures["seconds"],
+            frames_per_second=figures["frames_per_second"],
+            seconds_ratio=figures["seconds"] / ours["seconds"],
+            throughput_ratio=ours["frames_per_second"] / figures["frames_per_second"],
+            times_the_study=study["seconds"] / figures["seconds"] if study else None,
+        )
         for contender, figures in times.items()
     ]
 
@@ -330,12 +330,12 @@ def describe(case: Case) -> str:
     return f"{pipeline} on {width} x {height} px with {cells} cells"
 
 
-def describe_contender(contender: Contender) -> dict[str, str]:
+def describe_contender(contender: Contender) -> WayRow:
     """Return a contender and the version of its package."""
     version = ""
     if contender.package is not None:
         version = installed_version(environment_of(contender.name), contender.package)
-    return {"way": contender.name, "title": contender.title, "version": version}
+    return WayRow(way=contender.name, title=contender.title, version=version)
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
@@ -386,7 +386,7 @@ def main(
         *(PeerError, ServerError),
     ) as error:
         raise click.ClickException(str(error)) from error
-    write_result(result, peers_table(result), json_file, markdown)
+    write_result(result, peers_page(result), json_file, markdown)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from benchmarks.approaches.__main__ import PIPELINES
 from benchmarks.harness.serving import DEFAULT
 from benchmarks.peers.programs import Program, environment_of, programs
 from benchmarks.peers.raw_network import RAW_NETWORK
+from benchmarks.peers.result import OURS, served_name
 from benchmarks.peers.study import CHECKPOINTS_VARIABLE
-from benchmarks.peers.tables import OURS, served_name
 from benchmarks.peers.wire import READY, Found
 from cytoserve import Client
 from cytoserve.contract import SCORE_THRESHOLD
@@ -160,7 +160,7 @@ class StdioCaller:
 @contextmanager
 def open_study(setting: Setting) -> Iterator[Sequence[Caller]]:
     """Start one Python process that answers all clients, frame after frame."""
-    command = [sys.executable, "-m", "benchmarks.peers.study_process"]
+    command = [sys.executable, "-m", "benchmarks.peers.study"]
     with programs([command], checkpoints_variable(setting), by_lines=True) as [started]:
         asker = StdioCaller(started)
         asker.wait()
@@ -187,16 +187,13 @@ class HttpCaller:
     thousand times per second, on the cores that the other contenders are measured on.
     """
 
-    def __init__(self, server: HttpServer, field: str) -> None:
+    def __init__(self, server: HttpServer) -> None:
         self._server = server
-        self._field = field
 
     def whole(self, pipeline: str, frame: PeerFrame) -> Found:
         """Post the image file to ``/<pipeline>``."""
         with self._server.awake():
-            answer = self._server.post(f"/{pipeline}", self._field, frame.upload)
-        # A method that takes batches returns a batch, here of the one image that was sent.
-        return Found.from_json(answer[0] if isinstance(answer, list) else answer)
+            return Found.from_json(self._server.post(f"/{pipeline}", frame.upload))
 
     timed = whole
 
@@ -204,27 +201,27 @@ class HttpCaller:
 class HttpServer:
     """A peer's server that is ready for requests."""
 
-    def __init__(self, program: Program, port: int, ready_path: str) -> None:
+    def __init__(self, program: Program, port: int) -> None:
         self._program = program
         self._port = port
         self._askers = 0
         self._lock = threading.Lock()
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._is_ready(ready_path):
+        while not self._is_ready():
             if program.process.poll() is not None or time.monotonic() > deadline:
                 raise program.failed("did not become ready")
             time.sleep(POLL_S)
         self._members = program.members()
         self._suspend()
 
-    def post(self, path: str, field: str, image: bytes) -> Any:
-        """Post an image file as a form's field and return the JSON of the answer.
+    def post(self, path: str, image: bytes) -> Any:
+        """Post an image file as the form's field ``image`` and return the JSON of the answer.
 
         Raises:
             PeerError: the server did not answer, or not with 200.
         """
         head = (
-            f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; '
+            f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; '
             'filename="frame.bmp"\r\nContent-Type: image/bmp\r\n\r\n'
         )
         body = b"".join([head.encode(), image, f"\r\n--{BOUNDARY}--\r\n".encode()])
@@ -262,10 +259,10 @@ class HttpServer:
         for member in self._members:
             member.suspend()
 
-    def _is_ready(self, path: str) -> bool:
+    def _is_ready(self) -> bool:
         connection = HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_TIMEOUT)
         try:
-            connection.request("GET", path)
+            connection.request("GET", "/health")
             return connection.getresponse().status == 200
         except (OSError, HTTPException):
             return False
@@ -280,28 +277,8 @@ def open_litserve(setting: Setting) -> Iterator[Sequence[Caller]]:
     port = free_port()
     command = [str(python), "-m", "benchmarks.peers.litserve_server", str(port)]
     with programs([command], checkpoints_variable(setting), by_lines=False) as [started]:
-        server = HttpServer(started, port, ready_path="/health")
-        yield [HttpCaller(server, field="image") for _ in range(setting.clients)]
-
-
-@contextmanager
-def open_bentoml(setting: Setting) -> Iterator[Sequence[Caller]]:
-    """Start BentoML, see `benchmarks.peers.bentoml_service`."""
-    programs_folder = environment_of("bentoml") / "bin"
-    port = free_port()
-    command = [
-        *(str(programs_folder / "python"), str(programs_folder / "bentoml"), "serve"),
-        *("benchmarks.peers.bentoml_service:FindCells", "--host", "127.0.0.1"),
-        *("--port", str(port)),
-    ]
-    variables = {
-        **checkpoints_variable(setting),
-        "BENTOML_DO_NOT_TRACK": "True",
-        "BENTOML_HOME": str(setting.checkpoints.parent),  # by default in the user's home
-    }
-    with programs([command], variables, by_lines=False) as [started]:
-        server = HttpServer(started, port, ready_path="/readyz")
-        yield [HttpCaller(server, field="images") for _ in range(setting.clients)]
+        server = HttpServer(started, port)
+        yield [HttpCaller(server) for _ in range(setting.clients)]
 
 
 def checkpoints_variable(setting: Setting) -> Mapping[str, str]:
@@ -331,7 +308,6 @@ CONTENDERS = (
         package="ultralytics",
     ),
     Contender("litserve", "PyTorch behind LitServe", PIPELINES, open_litserve, package="litserve"),
-    Contender("bentoml", "PyTorch behind BentoML", PIPELINES, open_bentoml, package="bentoml"),
 )
 
 

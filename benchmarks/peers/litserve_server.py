@@ -13,8 +13,8 @@ from typing import Any
 import litserve as ls  # type: ignore[import-not-found]  # in the peer's environment only
 from fastapi import Request  # type: ignore[import-not-found]
 
-from benchmarks.peers.study import MAX_BATCH, Image, StudyModels, read_image
-from benchmarks.peers.wire import Found
+from benchmarks.peers.study import MAX_BATCH, StudyModels, read_image
+from benchmarks.peers.wire import Found, Image
 
 
 class FindCells(ls.LitAPI):  # type: ignore[misc]  # see above

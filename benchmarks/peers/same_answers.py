@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.peers.result import Agreement
 from benchmarks.peers.wire import Found
 from export.parity.instances import UNMATCHED
 
@@ -25,28 +24,17 @@ class DifferentAnswers(Exception):
     """Two contenders found different cells, so their times are not comparable."""
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How far a contender's cells agree with the server's."""
-
-    found: int
-    """Number of cells that the contender found."""
-    unmatched: int
-    """Number of cells of either side without a cell of the other that overlaps by `BOX_IOU`."""
-    box_deviation: float
-    """Largest difference of a cell's boxes' sides in frame pixels: median over cells that both
-    found."""
-    outline_iou: float
-    """Mean IoU of the outlines of cells that both found."""
-    other_class: int
-    """Number of cells that both found with different classes."""
-
-
 def compare(ours: Found, theirs: Found) -> Agreement:
     """Pair the cells of the server with those of another contender, and measure differences."""
     rows, columns = pair_boxes(ours.boxes, theirs.boxes)
     if not len(rows):
-        return Agreement(len(theirs), len(ours) + len(theirs), 0.0, 0.0, 0)
+        return Agreement(
+            found=len(theirs),
+            unmatched=len(ours) + len(theirs),
+            box_deviation=0.0,
+            outline_iou=0.0,
+            other_class=0,
+        )
     pairs = list(zip(rows.tolist(), columns.tolist(), strict=True))
     return Agreement(
         found=len(theirs),

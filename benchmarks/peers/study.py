@@ -1,6 +1,9 @@
 """The study's models in PyTorch, for the reference implementation and behind the peers' servers.
 
 This also runs in the environments of the peers, which contain only `pytorch.in` and the peer.
+``python -m benchmarks.peers.study``, in this project's environment, is the reference implementation
+in a process: ultralytics' predictor, then a loop over cells. It reads requests as lines: see
+`benchmarks.peers.wire`.
 """
 
 from __future__ import annotations
@@ -12,10 +15,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from benchmarks.peers.wire import Found
+from benchmarks.peers.wire import Found, Image, answer_lines
 from cytoserve.contract import (
     DEFAULT_MAX_CELLS,
     NETWORK_SIZE,
@@ -46,8 +48,6 @@ PREDICT_SETTINGS: dict[str, Any] = {
 }
 """Arguments of ultralytics' ``predict`` that are closest to the server's. ``iou`` compares boxes,
 whereas the server compares masks. All contenders have one score threshold, not that of the card."""
-
-Image = npt.NDArray[np.uint8]
 
 
 class StudyModels:
@@ -113,3 +113,17 @@ def read_image(data: bytes) -> Image:
     image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     bgr: Image = image
     return bgr
+
+
+def main() -> None:
+    """Load both approaches and answer requests."""
+    models = {pipeline: StudyModels(pipeline, chunk=1) for pipeline in ("yolo", "yolo_resnet")}
+
+    def find(pipeline: str, image: Image) -> Found:
+        return models[pipeline].find([image])[0]
+
+    answer_lines(find)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,20 +1,14 @@
-"""Measures how time and memory grow with pixels, cells, clients and pipelines.
+"""Measures how time and memory grow with pixels, cells and pipelines.
 
 \b
     python -m benchmarks.scaling --json scaling.json
 
 Each exported pipeline gets its own server, which receives frames of growing size, then frames with
-growing numbers of cells, then frames from several clients at once. Then servers with one pipeline,
-two, and so on up to all show what another one costs in memory and in time to start. The slopes of
-least-squares lines give the cost of one more megapixel, cell, client or pipeline.
-
-Two of the figures are ratios that must stay small:
-
-\b
-    classified   time that a further cell costs `yolo_resnet` beyond `yolo` / time of the
-                 classifier's graph alone for a crop, all interleaved
-    memory       the server's peak memory with the most cells / memory of a mask of the
-                 frame's size for every cell
+growing numbers of cells. Then servers with one pipeline, two, and so on up to all show what another
+one costs in memory and in time to start. The slopes of least-squares lines give the cost of one
+more megapixel, cell or pipeline. `benchmarks.throughput` measures growing numbers of clients. The
+server's peak memory with the most cells is compared with a mask of the frame's size for every cell,
+of which it must stay a small part.
 
 Semantic pipelines get frames with one count of cells, since cells make no difference to them. The
 server does not cache answers (`--response-cache-mb=0`), and sends no canaries meanwhile.
@@ -23,14 +17,18 @@ server does not cache answers (`--response-cache-mb=0`), and sends no canaries m
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.progress import track
 
-from benchmarks.harness.load import Case, cross, exported
+from benchmarks.harness.load import Case, ask, asked, count_answered, cross, exported
+from benchmarks.harness.memory import PeakMemory, resident_bytes
 from benchmarks.harness.options import (
     counts_option,
     json_option,
@@ -39,28 +37,30 @@ from benchmarks.harness.options import (
     repository_option,
     sizes_option,
 )
-from benchmarks.harness.results import new_result, write_result
+from benchmarks.harness.results import made_by, write_result
 from benchmarks.harness.serving import serve_without_health_checks
-from benchmarks.harness.timing import Slope, slopes
-from benchmarks.scaling.load import (
-    DEADLINE,
-    MB,
-    ONE_STEP,
-    TWO_STEPS,
-    Rows,
-    grow_classified,
-    grow_clients,
-    grow_frames,
-    load_pipelines,
+from benchmarks.harness.timing import Slope
+from benchmarks.scaling.result import (
+    GrowthRow,
+    LoadedRow,
+    MemoryRow,
+    ScalingResult,
+    SlopeRow,
+    scaling_page,
 )
-from benchmarks.scaling.tables import scaling_table
+from cytoserve import Client
 from cytoserve.contract import PIPELINES
+from server.embedded import EmbeddedServer
 from server.errors import ServerError
 
-CLIENTS = (1, 2, 4, 8)
+DEADLINE = 600.0
+"""Maximum seconds per frame, and for the server's start."""
 
-CLIENTS_AT = Case(1024, 1024, 15)
-"""Kind of frame that several clients send."""
+MOST = 30
+"""Maximum requests of one kind: more would only sharpen the last digit."""
+
+MB = 1e6
+"""Bytes per megabyte."""
 
 
 def measure(
@@ -68,33 +68,26 @@ def measure(
     pipelines: Sequence[str],
     sizes: Sequence[tuple[int, int]],
     counts: Sequence[int],
-    clients: Sequence[int],
     *,
     seconds: float,
     fewest: int,
-) -> dict[str, Any]:
-    """Measure everything; return the keys of the JSON file, all lists of rows except the last."""
+) -> ScalingResult:
+    """Measure everything."""
     cases = smallest_first(cross(sizes, counts))
-    rows: dict[str, Rows] = {"frames": [], "clients": []}
-    for name in track(pipelines, "frames and clients", transient=True):
+    frames: list[GrowthRow] = []
+    for name in track(pipelines, "frames", transient=True):
         with serve_without_health_checks(repository, [name], timeout=DEADLINE) as server:
-            rows["frames"] += grow_frames(server, name, cases, seconds=seconds, fewest=fewest)
-            rows["clients"] += grow_clients(server, name, clients, CLIENTS_AT, seconds=seconds)
-    rows["loaded"] = load_pipelines(repository, pipelines)
-    result: dict[str, Any] = {
-        **rows,
-        "memory": memory_of_masks(rows["frames"]),
-        "slopes": slopes(rows),
-        "classified": [],
-    }
-    if {ONE_STEP, TWO_STEPS} <= set(pipelines) and len(counts) > 1:
-        cells = [case for case in cases if (case.width, case.height) == size_of_cells(cases)]
-        with serve_without_health_checks(
-            repository, [ONE_STEP, TWO_STEPS], timeout=DEADLINE
-        ) as server:
-            found = grow_classified(server, cells, seconds=seconds, fewest=fewest)
-        result |= {"classified": found, "classifier": cost_of_a_cell(found)}
-    return result
+            frames += grow_frames(server, name, cases, seconds=seconds, fewest=fewest)
+    loaded = load_pipelines(repository, pipelines)
+    return ScalingResult(
+        **made_by("scaling"),
+        seconds=seconds,
+        fewest=fewest,
+        frames=tuple(frames),
+        loaded=tuple(loaded),
+        memory=tuple(memory_of_masks(frames)),
+        slopes=tuple(slopes(frames, loaded)),
+    )
 
 
 def smallest_first(cases: Sequence[Case]) -> list[Case]:
@@ -102,67 +95,132 @@ def smallest_first(cases: Sequence[Case]) -> list[Case]:
     return sorted(cases, key=lambda case: (case.width * case.height, case.cells))
 
 
-def size_of_cells(cases: Sequence[Case]) -> tuple[int, int]:
-    """Return width and height of the frames with growing numbers of cells: the most frequent."""
-    return statistics.mode((case.width, case.height) for case in cases)
+def grow_frames(
+    server: EmbeddedServer, pipeline: str, cases: Sequence[Case], *, seconds: float, fewest: int
+) -> list[GrowthRow]:
+    """Send frames in their order to a server that has not answered any before.
 
-
-def memory_of_masks(frames: Sequence[Mapping[str, Any]]) -> Rows:
-    """Compare the peak memory of every pipeline that finds cells with masks of the frame's size.
-
-    The frame is that with the most cells of which half or more were found. With few cells, the
-    network itself needs most of the memory. A mask takes one byte per pixel.
+    Memory is that of the first request of a kind, above the server's memory before all frames. It
+    is given only for frames that are larger than all before, in pixels and in cells.
     """
-    rows: Rows = []
-    for name in dict.fromkeys(row["pipeline"] for row in frames):
-        own = [
-            row
-            for row in frames
-            if row["pipeline"] == name
-            and row["peak_mb"] is not None
-            and row["found"] >= row["cells"] / 2
-        ]
-        if PIPELINES[name].is_semantic or not own:
-            continue
-        most = max(own, key=lambda row: row["found"])
-        masks = most["found"] * most["width"] * most["height"] / MB
-        kept = ("pipeline", "width", "height", "cells", "found", "peak_mb")
+    rows: list[GrowthRow] = []
+    with Client(server.url, timeout=DEADLINE) as client:
+        before = resident_bytes(server.pid)
+        for case in asked(pipeline, cases):
+            call = partial(ask, client, pipeline, case.frame())
+            with PeakMemory(server.pid) as memory:
+                answer = call()
+            largest = all(
+                case.megapixels >= row.megapixels and case.cells >= row.cells for row in rows
+            )
+            times = repeated(call, seconds=seconds, fewest=fewest)
+            rows.append(
+                GrowthRow(
+                    pipeline=pipeline,
+                    **vars(case),
+                    megapixels=case.megapixels,
+                    found=count_answered(answer),
+                    requests=len(times),
+                    p50_ms=statistics.median(times) * 1e3,
+                    peak_mb=(memory.peak - before) / MB if largest else None,
+                )
+            )
+    return rows
+
+
+def load_pipelines(repository: Path, pipelines: Sequence[str]) -> list[LoadedRow]:
+    """Start a server with the first pipeline, the first two, and so on; measure time and memory."""
+    rows = []
+    for count in range(1, len(pipelines) + 1):
+        start = time.perf_counter()
+        with EmbeddedServer(repository, pipelines[:count], timeout=DEADLINE) as server:
+            started = time.perf_counter() - start
+            memory = resident_bytes(server.pid) / MB
         rows.append(
-            {
-                **{column: most[column] for column in kept},
-                "masks_mb": masks,
-                "share": most["peak_mb"] / masks if masks else None,
-            }
+            LoadedRow(
+                pipelines=count, added=pipelines[count - 1], start_s=started, memory_mb=memory
+            )
         )
     return rows
 
 
-def cost_of_a_cell(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the cost of classifying one more cell in the pipeline, and in the classifier alone."""
-    line = {
-        name: Slope.through(
-            [row[f"found_{name}"] for row in rows], [row[f"{name}_ms"] for row in rows]
+def repeated(call: Callable[[], object], *, seconds: float, fewest: int) -> list[float]:
+    """Repeat a call until ``seconds`` are used, at least ``fewest`` times; return its seconds."""
+    times: list[float] = []
+    while len(times) < fewest or (sum(times) < seconds and len(times) < MOST):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def slopes(frames: Sequence[GrowthRow], loaded: Sequence[LoadedRow]) -> list[SlopeRow]:
+    """Return the slopes of every pipeline that has points at two places or more.
+
+    With the pixels, the cells stay the same; with the cells, the pixels do: of the points of a
+    line, those with the most frequent ones count.
+    """
+    found = []
+    for name in dict.fromkeys(row.pipeline for row in frames):
+        own = [row for row in frames if row.pipeline == name]
+        for x, y, unit, fixed in (
+            ("megapixels", "p50_ms", "ms per megapixel", "cells"),
+            ("megapixels", "peak_mb", "MB per megapixel", "cells"),
+            ("found", "p50_ms", "ms per cell", "size"),
+            ("found", "peak_mb", "MB per cell", "size"),
+        ):
+            points = [row for row in own if getattr(row, y) is not None]
+            common = statistics.mode(getattr(row, fixed) for row in points)
+            same = [row for row in points if getattr(row, fixed) == common]
+            found += _slope(name, x, y, unit, same)
+    found += _slope("all", "pipelines", "start_s", "s per pipeline", loaded)
+    return found + _slope("all", "pipelines", "memory_mb", "MB per pipeline", loaded)
+
+
+def _slope(pipeline: str, x: str, y: str, unit: str, rows: Sequence[Any]) -> list[SlopeRow]:
+    points = [getattr(row, x) for row in rows], [getattr(row, y) for row in rows]
+    if len(set(points[0])) < 2:
+        return []
+    line = Slope.through(*points)
+    return [SlopeRow(pipeline=pipeline, unit=unit, x=x, y=y, **asdict(line))]
+
+
+def memory_of_masks(frames: Sequence[GrowthRow]) -> list[MemoryRow]:
+    """Compare the peak memory of every pipeline that finds cells with masks of the frame's size.
+
+    The frame is that with the most cells of which half or more were found. With few cells, the
+    network itself needs most of the memory.
+    """
+    rows = []
+    for name in dict.fromkeys(row.pipeline for row in frames):
+        peaks = {
+            row: row.peak_mb
+            for row in frames
+            if row.pipeline == name and row.peak_mb is not None and row.found >= row.cells / 2
+        }
+        if PIPELINES[name].is_semantic or not peaks:
+            continue
+        most = max(peaks, key=lambda row: row.found)
+        masks = most.found * most.width * most.height / MB
+        rows.append(
+            MemoryRow(
+                pipeline=name,
+                width=most.width,
+                height=most.height,
+                cells=most.cells,
+                found=most.found,
+                peak_mb=peaks[most],
+                masks_mb=masks,
+                share=peaks[most] / masks if masks else None,
+            )
         )
-        for name in (ONE_STEP, TWO_STEPS)
-    }
-    crops = sum(row["classifier_crops"] for row in rows)
-    alone = sum(row["classifier_ms"] for row in rows) / crops
-    marginal = line[TWO_STEPS].slope - line[ONE_STEP].slope
-    return {
-        **{f"{name}_ms_per_cell": each.slope for name, each in line.items()},
-        "marginal_ms_per_cell": marginal,
-        "classifier_ms_per_crop": alone,
-        "ratio": marginal / alone,
-    }
+    return rows
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
 @pipelines_option
 @sizes_option
 @counts_option
-@click.option(
-    "--clients", type=click.IntRange(1), multiple=True, default=CLIENTS, help="That ask at once."
-)
 @click.option("--seconds", type=click.FloatRange(0), default=1.0, help="Of requests of one kind.")
 @click.option("--fewest", type=click.IntRange(1), default=1, help="Requests of one kind.")
 @repository_option
@@ -172,7 +230,6 @@ def main(
     pipelines: Sequence[str],
     sizes: Sequence[tuple[int, int]],
     counts: Sequence[int],
-    clients: Sequence[int],
     seconds: float,
     fewest: int,
     model_repository: Path,
@@ -182,19 +239,10 @@ def main(
     """Measure; the module's docstring is the help."""
     names = exported(model_repository, pipelines)
     try:
-        measured = measure(
-            model_repository,
-            names,
-            sizes,
-            counts,
-            sorted(set(clients)),
-            seconds=seconds,
-            fewest=fewest,
-        )
+        result = measure(model_repository, names, sizes, counts, seconds=seconds, fewest=fewest)
     except ServerError as error:
         raise click.ClickException(str(error)) from error
-    result = new_result("scaling", seconds=seconds, fewest=fewest, **measured)
-    write_result(result, scaling_table(result), json_file, markdown)
+    write_result(result, scaling_page(result), json_file, markdown)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 A small U-Net is trained on 10 fields of human cells, with 3 more to choose the epoch. It is
 exported as `glioma_unet` and tested through the server on 5 other fields. One test resizes every
 frame to the size of the network's training. The other keeps frames as they are. It shows the loss
-at another scale, and the time and memory of a network at full resolution.
+at another scale, and the time of a network at full resolution.
 
 The fields were drawn at random. Lists and settings are in `benchmarks/t98g/`. Everything is done
 with the README's commands. The tables, the commands and their times are written to
@@ -47,7 +47,7 @@ def train(stages: Stages, t98g: Path, lists: Path, out: Path) -> None:
 def export_and_measure(
     stages: Stages, t98g: Path, lists: Path, out: Path, json_file: Path, resize_to: str | None
 ) -> str:
-    """Export into a separate repository; return quality, speed and memory as Markdown."""
+    """Export into a separate repository; return quality and speed as Markdown."""
     size_text = "as they are" if resize_to is None else f"at {resize_to}"
     folder = out / json_file.stem
     copy_repository(folder / "model_repository")
@@ -60,8 +60,7 @@ def export_and_measure(
     stages.run(
         f"Measuring on the test fields, through the server, frames {size_text}",
         *("python", "-m", "benchmarks.glioma.served", "--data", f"{t98g}@{lists}/test.txt"),
-        *(*common, "--pictures", folder / "pictures"),
-        *("--json", json_file, "--markdown", folder / "served.md"),
+        *(*common, "--json", json_file, "--markdown", folder / "served.md"),
     )
     return f"## Frames {size_text}\n\n{(folder / 'served.md').read_text()}"
 
@@ -94,7 +93,7 @@ def main(t98g: Path, lists: Path, out: Path, results: Path, resume: bool) -> Non
         for name, size in (("", trained), ("-as-is", None))
     ]
     page.write_text("\n".join(["# Study S2 on T98G cells\n", *parts, stages.table()]))
-    click.echo(f"\nWritten: {page} and the figures beside it; pictures in {out}/*/pictures")
+    click.echo(f"\nWritten: {page} and the figures beside it")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ are exported as `maskrcnn`, `maskrcnn_sam` and `sam_prompt`, and tested through 
 other fields. The lists of fields are in `benchmarks/t98g/`, the settings in
 `benchmarks/t98g_instances/`. Everything is done with the README's commands. The tables, the
 commands and their times are written to `benchmarks/results/t98g-instances.md`, the figures to
-`t98g-instances.json` beside it, pictures to OUT/pictures.
+`t98g-instances.json` beside it.
 
 DIR is a data set of label images: 16-bit phase-contrast fields of T98G cells, published with
 Usiigaci (MIT). `--resume` continues an interrupted run.
@@ -60,12 +60,12 @@ def export(stages: Stages, data: Path, out: Path) -> None:
 
 
 def measure(stages: Stages, data: Path, fields: Path, out: Path, page: Path) -> None:
-    """Measure the study's table, speed and memory through the server, and draw pictures."""
+    """Measure the study's table and speed through the server."""
     stages.run(
         "Measuring on the test fields, through the server",
         *("python", "-m", "benchmarks.instances", "--data", f"{data}@{fields}/test.txt"),
         *("--maskrcnn", out / "maskrcnn", "--sam", out / "sam"),
-        *("--model-repository", out / "model_repository", "--figures", out / "pictures"),
+        *("--model-repository", out / "model_repository"),
         *("--json", page.with_suffix(".json"), "--markdown", out / "instances.md"),
     )
 
@@ -102,7 +102,7 @@ def main(data: Path, fields: Path, settings: Path, out: Path, results: Path, res
     measure(stages, data, fields, out, page)
     tables = (out / "instances.md").read_text()
     page.write_text("\n".join(["# Study S4 on T98G cells\n", tables, stages.table()]))
-    click.echo(f"\nWritten: {page} and {page.with_suffix('.json')}; pictures in {out}/pictures")
+    click.echo(f"\nWritten: {page} and {page.with_suffix('.json')}")
 
 
 if __name__ == "__main__":

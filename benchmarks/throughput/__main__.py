@@ -1,34 +1,27 @@
 """Measures frames per second of a pipeline with many clients, against the limit of its graphs.
 
 \b
-    make bench-tools
     python -m benchmarks.throughput --json throughput.json
 
 A pipeline is served by default and, if it changes the pipeline, as the variant for many clients:
-`python -m server --variant throughput`. Each server gets 1 to 16 requests at a time, from Triton's
-own perf_analyzer, from one process of cytoserve's client with as many threads, over gRPC and
-through shared memory, and from as many processes. The figures are frames per second, p50 and p99,
-the cores that server and clients keep busy, and the mean batch of every network step by Triton's
-statistics. Processor seconds per frame, of server and clients together, show best where throughput
-is lost. They are comparable even on a busy machine.
+`python -m server --variant throughput`. Each server gets 1 to 16 requests at a time, from as many
+threads of this process that share a client, over gRPC and through shared memory. The figures are
+frames per second, p50 and p99, the cores that server and clients keep busy, and the mean batch of
+every network step by Triton's statistics. Processor seconds per frame, of server and clients
+together, show best where throughput is lost. They are comparable even on a busy machine.
 
 The limit is the same graphs in this process, without a server, in the layout of threads that
 answers most frames. All layouts are listed. All clients and layouts are interleaved, round by
-round, in short windows. Medians of the rounds are reported; shares are medians of each round's own
-shares. Then the servers for 8 requests at a time, of the variant for many clients if there is one,
-are measured again, every window between two of the limit's. This gives their share of the limit,
-and the parts of their processor time.
-
-perf_analyzer measures longer than a window, because it counts whole answers. It requests all
-outputs of a model, so the served repository lacks outputs that are computed on request only.
+round, in short windows. Medians of the rounds are reported; shares of the limit are medians of each
+round's own shares.
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
+import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
@@ -37,40 +30,24 @@ from typing import Any
 import click
 from rich.progress import track
 
-from benchmarks.harness.load import LoadFrame, load_frame, read_frames
+from benchmarks.harness.load import LoadFrame, exported, load_frame, read_frames
 from benchmarks.harness.options import ImageSize, json_option, markdown_option, repository_option
-from benchmarks.harness.results import new_result, write_result
-from benchmarks.harness.serving import DEFAULT, serve_without_health_checks
-from benchmarks.throughput import perf_analyzer
-from benchmarks.throughput.clients import ClientProcesses
-from benchmarks.throughput.layouts import BATCHES, Layout, Opened, layouts
-from benchmarks.throughput.perf_analyzer import (
-    PerfAnalyzer,
-    PerfAnalyzerFailed,
-    PerfAnalyzerMissing,
-    without_outputs_on_request,
+from benchmarks.harness.results import made_by, write_result
+from benchmarks.harness.serving import DEFAULT, TRANSPORTS, serve_without_health_checks
+from benchmarks.throughput.clients import Layout, Opened, layouts
+from benchmarks.throughput.result import (
+    BOUND_AT,
+    BatchRow,
+    FramesSent,
+    LayoutRow,
+    ServedRow,
+    ThroughputResult,
+    throughput_page,
 )
-from benchmarks.throughput.saturation import bound_among, measure_between, saturation_rows
-from benchmarks.throughput.tables import best_layout, rows_of, throughput_table
-from benchmarks.throughput.windows import (
-    MANY_PROCESSES,
-    ONE_ON_THE_MACHINE,
-    ONE_PROCESS,
-    PERF_ANALYZER,
-    Bench,
-    Meters,
-    Sample,
-    Served,
-    Way,
-)
+from benchmarks.throughput.windows import Bench, Meters, Sample, Served, Way
 from cytoserve import Client, CytoserveError
-from cytoserve.codec import foregrounds, instances, prompted
-from cytoserve.codec.cards import ModelCard
 from cytoserve.contract import PIPELINES
 from cytoserve.model_config import ModelConfigError
-from cytoserve.operating_point import operating_point
-from cytoserve.settings import ForegroundSettings, Settings
-from cytoserve.transport import Request
 from server.errors import StartError
 from server.repository import is_configured
 from server.variants import VARIANTS
@@ -79,11 +56,14 @@ CONCURRENCY = (1, 2, 4, 8, 16)
 RENDERED = 4
 """Number of frames that are rendered."""
 
-EXPECTED = (
-    *(CytoserveError, ModelConfigError, StartError),
-    *(PerfAnalyzerMissing, PerfAnalyzerFailed),
-)
+DEADLINE = 120.0
+"""Maximum seconds per frame."""
+
+EXPECTED = (CytoserveError, ModelConfigError, StartError)
 """Errors whose messages suffice for a caller."""
+
+Samples = Mapping[Way, Sequence[Sample]]
+"""Samples of every client and layout, one per round, in their order."""
 
 
 def measure(
@@ -94,50 +74,28 @@ def measure(
     variants: Sequence[str],
     concurrency: Sequence[int],
     rounds: int,
-    rounds_beside: int,
     window: float,
-    tool: PerfAnalyzer | None,
-) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of one pipeline, by the name of their list in the result."""
-    one_shape = len({frame.image.shape for frame in frames}) == 1
-    tried = layouts(len(os.sched_getaffinity(0)), batches=BATCHES if one_shape else ())
+) -> Samples:
+    """Measure one pipeline, all ways in turn."""
+    tried = layouts(len(os.sched_getaffinity(0)))
     opened = {layout: Opened(repository, pipeline, layout, frames) for layout in tried}
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        (folder / "models").mkdir()
-        served = without_outputs_on_request(repository, [pipeline], folder / "models")
         benches = {}
         for variant in (DEFAULT, *variants):
-            server = stack.enter_context(serve_without_health_checks(served, [pipeline], variant))
-            if variant == DEFAULT:
-                with Client(server.url) as client:
-                    requests = requests_of(client.card(pipeline), frames)
-                perf_analyzer.write_frames(requests, folder / "frames.json")
-            benches[variant] = Bench(
-                pipeline,
-                server.url,
-                stack.enter_context(Meters(server.url, pipeline, server.pid)),
-                stack.enter_context(
-                    ClientProcesses(server.url, pipeline, frames, max(concurrency)),
-                ),
-                opened,
-                tool,
-                folder / "frames.json",
-                window,
-            )
+            serving = serve_without_health_checks(repository, [pipeline], variant)
+            server = stack.enter_context(serving)
+            clients = {
+                name: stack.enter_context(Client(transport=kind(server.url), timeout=DEADLINE))
+                for name, kind in TRANSPORTS.items()
+            }
+            meters = stack.enter_context(Meters(server.url, pipeline, server.pid))
+            benches[variant] = Bench(pipeline, frames, meters, clients, opened, window)
         samples: dict[Way, list[Sample]] = defaultdict(list)
-        ways = list(_ways(concurrency, tried, list(benches), tool is not None))
+        ways = list(_ways(concurrency, tried, list(benches)))
         for way in track(ways * rounds, f"measuring {pipeline}", transient=True):
             bench = benches[DEFAULT if isinstance(way, Layout) else way.variant]
             samples[way].append(bench.measure(way))
-        limit = best_layout(samples)
-        compared = [
-            Served(client, bound_among(concurrency), variant)
-            for client, variant in product(_clients(tool is not None), variants or [DEFAULT])
-        ]
-        found = measure_between(benches, limit, compared, rounds_beside)
-    rows = rows_of(pipeline, samples)
-    return {**rows, "saturation": list(saturation_rows(pipeline, limit, found))}
+        return samples
 
 
 def variants_of(repository: Path, pipeline: str) -> list[str]:
@@ -149,44 +107,85 @@ def variants_of(repository: Path, pipeline: str) -> list[str]:
     ]
 
 
+def bound_among(concurrency: Sequence[int]) -> int:
+    """Return `BOUND_AT`, or the number that is nearest to it."""
+    return min(concurrency, key=lambda number: abs(number - BOUND_AT))
+
+
 def _ways(
-    concurrency: Sequence[int], tried: Sequence[Layout], variants: Sequence[str], tool: bool
+    concurrency: Sequence[int], tried: Sequence[Layout], variants: Sequence[str]
 ) -> Iterator[Way]:
     """Yield one round; the limit is next to the clients that are compared with it."""
     for number in sorted(concurrency):
         if number == bound_among(concurrency):
             yield from tried
-        for client, variant in product(_clients(tool), variants):
-            if (client, number) != (MANY_PROCESSES, 1):  # the same as one process
-                yield Served(client, number, variant)
+        for client, variant in product(TRANSPORTS, variants):
+            yield Served(client, number, variant)
 
 
-def _clients(tool: bool) -> tuple[str, ...]:
-    ours = (ONE_PROCESS, ONE_ON_THE_MACHINE, MANY_PROCESSES)
-    return (*ours, PERF_ANALYZER) if tool else ours
+def best_layout(samples: Samples) -> Layout:
+    """Return the layout that answered most frames per second, by the median of its windows."""
+    return max(
+        (way for way in samples if isinstance(way, Layout)),
+        key=lambda way: statistics.median(one.frames_per_second for one in samples[way]),
+    )
 
 
-def requests_of(card: ModelCard, frames: Sequence[LoadFrame]) -> list[Request]:
-    """Return the client's requests for the frames, with the scale and threshold of the card.
+# -- Rows of the result ---------------------------------------------------------------------------
 
-    Raises:
-        CytoserveError: the pipeline does not take such a frame.
-    """
-    kind = PIPELINES[card.pipeline]
-    if kind.is_semantic:
-        settings = ForegroundSettings().with_threshold_of(card.threshold)
-        return [foregrounds.encode_request(frame.image, kind, settings) for frame in frames]
-    if not kind.is_prompted:
-        points = [operating_point(Settings(), card, frame.image.shape, kind) for frame in frames]
-        return [
-            instances.encode_request(frame.image, kind, point)
-            for frame, point in zip(frames, points, strict=True)
-        ]
-    return [
-        prompted.encode_request(frame.image, kind, frame.prompts)
-        for frame in frames
-        if frame.prompts is not None
-    ]
+
+def rates(pipeline: str, found: Sequence[Sample], limit: Sequence[Sample]) -> dict[str, Any]:
+    """Return the fields of `result.Rates`; ``limit`` are the best layout's samples by round."""
+    shares = [a.frames_per_second / b.frames_per_second for a, b in zip(found, limit, strict=True)]
+    return {
+        "pipeline": pipeline,
+        "frames_per_second": statistics.median(one.frames_per_second for one in found),
+        "share": statistics.median(shares),
+        "p50_seconds": statistics.median(one.p50 for one in found),
+        "p99_seconds": statistics.median(one.p99 for one in found),
+        "answers": sum(one.answers for one in found),
+        "cpu_seconds_per_frame": statistics.median(one.cpu_per_frame for one in found),
+        "client_cores": statistics.median(one.client_cores for one in found),
+        "other_cores": statistics.median(one.other_cores for one in found),
+    }
+
+
+def layout_rows(pipeline: str, samples: Samples) -> Iterator[LayoutRow]:
+    """Yield the layouts in this process."""
+    best = best_layout(samples)
+    for way, found in samples.items():
+        if isinstance(way, Layout):
+            yield LayoutRow(
+                layout=way.name,
+                **vars(way),
+                best=way == best,
+                **rates(pipeline, found, samples[best]),
+            )
+
+
+def served_rows(pipeline: str, samples: Samples) -> Iterator[ServedRow]:
+    """Yield the clients of the servers."""
+    limit = samples[best_layout(samples)]
+    for way, found in samples.items():
+        if isinstance(way, Served):
+            cores = statistics.median(one.server_cores for one in found)
+            yield ServedRow(**vars(way), server_cores=cores, **rates(pipeline, found, limit))
+
+
+def batch_rows(pipeline: str, samples: Samples) -> Iterator[BatchRow]:
+    """Yield the batches that were formed for every client of the servers."""
+    for way, found in samples.items():
+        for step in found[0].steps if isinstance(way, Served) else ():
+            counts = [one.steps[step] for one in found]
+            if executions := sum(count.executions for count in counts):
+                yield BatchRow(
+                    pipeline=pipeline,
+                    **vars(way),
+                    step=step,
+                    executions=executions,
+                    requests_per_execution=sum(count.requests for count in counts) / executions,
+                    rows_per_execution=sum(count.rows for count in counts) / executions,
+                )
 
 
 def _concurrency(context: click.Context, option: click.Parameter, text: str) -> tuple[int, ...]:
@@ -222,14 +221,7 @@ def _concurrency(context: click.Context, option: click.Parameter, text: str) -> 
 @click.option(
     "--rounds", type=click.IntRange(1), default=3, help="Windows of each client and layout."
 )
-@click.option(
-    "--rounds-beside",
-    type=click.IntRange(2),
-    default=15,
-    help="Windows of each client that is compared with the limit, between two of the limit's.",
-)
 @click.option("--window", type=click.FloatRange(0.1), default=1.5, help="Seconds of one window.")
-@click.option("--without-perf-analyzer", is_flag=True, help="Ask with cytoserve's client only.")
 @repository_option
 @json_option
 @markdown_option
@@ -240,9 +232,7 @@ def main(
     folder: Path | None,
     concurrency: Sequence[int],
     rounds: int,
-    rounds_beside: int,
     window: float,
-    without_perf_analyzer: bool,
     model_repository: Path,
     json_file: Path,
     markdown: Path | None,
@@ -250,45 +240,47 @@ def main(
     """Measure; the module's docstring is the help."""
     if any(PIPELINES[name].is_prompted for name in pipelines) and (folder or not cells):
         raise click.UsageError("prompted pipelines need rendered frames with one cell or more.")
-    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    inside: list[LayoutRow] = []
+    served: list[ServedRow] = []
+    batches: list[BatchRow] = []
     try:
-        tool = None if without_perf_analyzer else perf_analyzer.find()
         frames = (
             read_frames(folder)
             if folder
             else [load_frame(*size, cells, seed) for seed in range(RENDERED)]
         )
-        for pipeline in pipelines:
-            found = measure(
+        for pipeline in exported(model_repository, pipelines):
+            samples = measure(
                 model_repository,
                 pipeline,
                 frames,
                 variants=variants_of(model_repository, pipeline),
                 concurrency=concurrency,
                 rounds=rounds,
-                rounds_beside=rounds_beside,
                 window=window,
-                tool=tool,
             )
-            for name, more in found.items():
-                rows[name] += more
+            inside += layout_rows(pipeline, samples)
+            served += served_rows(pipeline, samples)
+            batches += batch_rows(pipeline, samples)
     except EXPECTED as error:
         raise click.ClickException(str(error)) from error
     height, width = frames[0].image.shape[:2]
-    result = new_result(
-        "throughput",
-        frames={
-            "rendered": folder is None,
-            "count": len(frames),
-            "width": width,
-            "height": height,
-            "cells": cells if folder is None else None,
-        },
+    result = ThroughputResult(
+        **made_by("throughput"),
+        frames=FramesSent(
+            rendered=folder is None,
+            count=len(frames),
+            width=width,
+            height=height,
+            cells=cells if folder is None else None,
+        ),
         rounds=rounds,
         window_seconds=window,
-        **rows,
+        in_process=tuple(inside),
+        served=tuple(served),
+        batches=tuple(batches),
     )
-    write_result(result, throughput_table(result), json_file, markdown)
+    write_result(result, throughput_page(result), json_file, markdown)
 
 
 if __name__ == "__main__":

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import psutil
 import tritonclient.grpc as triton
 
+from benchmarks.harness.load import LoadFrame
 from benchmarks.harness.memory import family
-from benchmarks.harness.serving import DEFAULT, GRPC, SHARED_MEMORY
+from benchmarks.harness.serving import DEFAULT
 from benchmarks.harness.step_statistics import served_steps
 from benchmarks.harness.timing import percentile
-from benchmarks.throughput.clients import ClientProcesses, Load, answered_per_second
-from benchmarks.throughput.layouts import Layout, Opened
-from benchmarks.throughput.perf_analyzer import PerfAnalyzer
+from benchmarks.throughput.clients import (
+    Callers,
+    Layout,
+    Opened,
+    answered_per_second,
+    client_asks,
+)
+from cytoserve import Client
 from cytoserve.contract import STEPS
-from server.tritonserver import cpu_seconds, worker_from
-
-TRITON = "tritonserver"
-"""Name of the part for all of a server's processes except the workers of its steps. They receive
-requests and copy tensors from worker to worker."""
+from server.tritonserver import cpu_seconds
 
 
 @dataclass(frozen=True)
@@ -50,24 +50,19 @@ class Reading:
 
     moment: float
     """Time by `time.monotonic`, in seconds."""
-    server_cpu_by_part: Mapping[str, float]
-    """Processor seconds of the workers of each step, and of `TRITON`."""
+    server_cpu: float
+    """Processor seconds of all the server's processes."""
     client_cpu: float
+    """Processor seconds of this process, whose threads ask."""
     machine_cpu: float
     """Processor seconds of all processes of the machine."""
     steps: Mapping[str, StepCount]
 
-    @property
-    def server_cpu(self) -> float:
-        """Processor seconds of all the server's processes."""
-        return sum(self.server_cpu_by_part.values())
-
     def since(self, before: Reading) -> Reading:
         """Return the increase since ``before``; ``moment`` is then the time between."""
-        parts = self.server_cpu_by_part
         return Reading(
             self.moment - before.moment,
-            {part: parts[part] - before.server_cpu_by_part.get(part, 0.0) for part in parts},
+            self.server_cpu - before.server_cpu,
             self.client_cpu - before.client_cpu,
             self.machine_cpu - before.machine_cpu,
             {step: count.since(before.steps[step]) for step, count in self.steps.items()},
@@ -88,23 +83,15 @@ class Meters:
         self._steps = served_steps(self._connection, pipeline)
         self._pid = pid
 
-    def read(self, client_pids: Sequence[int] = ()) -> Reading:
-        """Read all meters; ``client_pids`` are the processes that ask."""
+    def read(self) -> Reading:
+        """Read all meters."""
         return Reading(
             time.monotonic(),
-            self._server_cpu(),
-            sum(cpu_seconds(psutil.Process(pid)) for pid in client_pids),
+            sum(cpu_seconds(process) for process in family(self._pid)),
+            cpu_seconds(psutil.Process()),
             machine_cpu_seconds(),
             {name: self._count(name) for name in self._steps if STEPS[name].batches},
         )
-
-    def _server_cpu(self) -> dict[str, float]:
-        seconds: dict[str, float] = defaultdict(float)
-        for process in family(self._pid):
-            worker = worker_from(process)
-            part = worker.model if worker and worker.model in self._steps else TRITON
-            seconds[part] += cpu_seconds(process)
-        return dict(seconds)
 
     def _count(self, step: str) -> StepCount:
         [stats] = self._connection.get_inference_statistics(step).model_stats
@@ -129,24 +116,12 @@ def machine_cpu_seconds() -> float:
     return float(times.user + times.nice + times.system + times.irq + times.softirq)
 
 
-PERF_ANALYZER = "perf_analyzer"
-ONE_PROCESS = "client, 1 process"
-ONE_ON_THE_MACHINE = "client, 1 process, shared memory"
-MANY_PROCESSES = "client, a process each"
-
-CLIENT = "client"
-"""Name of the part of a frame's processor time that the processes of clients take."""
-
-ANSWERS_EACH = 8
-"""Minimum answers per perf_analyzer request at a time. It counts whole answers, and a batch arrives
-at once, so the answers at both ends of its windows must matter little."""
-
-
 @dataclass(frozen=True)
 class Served:
-    """A client of a server: one row of the table."""
+    """Threads of this process that ask a server: one row of the table."""
 
     client: str
+    """Transport that they share, one of `benchmarks.harness.serving.TRANSPORTS`."""
     concurrency: int
     variant: str = DEFAULT
     """Variant of the model repository that is served."""
@@ -170,8 +145,6 @@ class Sample:
     other_cores: float
     """Cores that unrelated processes keep busy."""
     steps: Mapping[str, StepCount]
-    cpu_by_part: Mapping[str, float]
-    """Processor seconds per frame of each step, of `TRITON` and of `CLIENT`."""
 
     @property
     def cpu_per_frame(self) -> float:
@@ -179,96 +152,44 @@ class Sample:
         return (self.server_cores + self.client_cores) / self.frames_per_second
 
 
-@dataclass
+@dataclass(frozen=True)
 class Bench:
-    """A server of one pipeline, its graphs in this process, and the clients of both."""
+    """A server of one pipeline, and its graphs in this process."""
 
     pipeline: str
-    url: str
+    frames: Sequence[LoadFrame]
     meters: Meters
-    clients: ClientProcesses
+    clients: Mapping[str, Client]
+    """Transport -> client of the server."""
     opened: Mapping[Layout, Opened]
-    tool: PerfAnalyzer | None
-    frames_file: Path
     window: float
     """Duration of a window in seconds."""
-    rates: dict[int, float] = field(default_factory=dict)
-    """Concurrency -> latest frames per second of the client, to choose how long to measure."""
 
     def measure(self, way: Way) -> Sample:
         """Measure one window of a client or a layout."""
         if isinstance(way, Layout):
-            opened = self.opened[way]
-            opened.take_cpu_by_step()  # discard those of the previous window
-            sample = self._window(opened.callers())
-            return replace(sample, cpu_by_part=opened.take_cpu_by_step())
-        if way.client == PERF_ANALYZER:
-            return self._perf_analyzer(way.concurrency)
-        many = way.client == MANY_PROCESSES
-        processes, callers = (way.concurrency, 1) if many else (1, way.concurrency)
-        transport = SHARED_MEMORY if way.client == ONE_ON_THE_MACHINE else GRPC
-        sample = self._window(self.clients.load(processes, callers, transport))
-        self.rates[way.concurrency] = sample.frames_per_second
-        return sample
-
-    def _window(self, load: Load) -> Sample:
-        load.start()
-        load.wait_until_warm()
-        before = self.meters.read(load.pids)
+            callers = self.opened[way].callers()
+        else:
+            clients = [self.clients[way.client]] * way.concurrency
+            callers = Callers(client_asks(clients, self.pipeline, self.frames))
+        callers.start()
+        callers.wait_until_warm()
+        before = self.meters.read()
         time.sleep(self.window)
-        after = self.meters.read(load.pids)
-        exchanges = load.stop()
-        start, end = before.moment, after.moment
+        after = self.meters.read()
+        exchanges = callers.stop()
+        start, end, used = before.moment, after.moment, after.since(before)
         ended = [one.answered - one.sent for one in exchanges if start < one.answered <= end]
         # A window may be too short for any answer to end in it.
         seconds = ended or [one.answered - one.sent for one in exchanges]
-        return _sample(
+        others = used.machine_cpu - used.server_cpu - used.client_cpu
+        return Sample(
             answered_per_second(exchanges, start, end),
             percentile(seconds, 50),
             percentile(seconds, 99),
             len(ended),
-            after.since(before),
-            after.client_cpu - before.client_cpu,
+            server_cores=used.server_cpu / used.moment,
+            client_cores=used.client_cpu / used.moment,
+            other_cores=max(0.0, others / used.moment),
+            steps=used.steps,
         )
-
-    def _perf_analyzer(self, concurrency: int) -> Sample:
-        assert self.tool is not None
-        seconds = max(self.window, ANSWERS_EACH * concurrency / self.rates[concurrency])
-        with self.tool.asking(
-            self.url, self.pipeline, self.frames_file, concurrency=concurrency, seconds=seconds
-        ) as measurement:
-            before = self.meters.read()
-            report = measurement.report()
-            after = self.meters.read()
-        return _sample(
-            report.frames_per_second,
-            report.p50,
-            report.p99,
-            report.answers,
-            after.since(before),
-            report.cpu_seconds,
-        )
-
-
-def _sample(
-    frames_per_second: float,
-    p50: float,
-    p99: float,
-    answers: int,
-    used: Reading,
-    client_cpu: float,
-) -> Sample:
-    others = used.machine_cpu - used.server_cpu - client_cpu
-    by_part = {**used.server_cpu_by_part, CLIENT: client_cpu}
-    frames = frames_per_second * used.moment
-    return Sample(
-        frames_per_second,
-        p50,
-        p99,
-        answers,
-        server_cores=used.server_cpu / used.moment,
-        client_cores=client_cpu / used.moment,
-        other_cores=max(0.0, others / used.moment),
-        steps=used.steps,
-        cpu_by_part={part: seconds / frames for part, seconds in by_part.items()},
-    )

@@ -25,7 +25,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -39,11 +38,11 @@ from benchmarks.harness.options import (
     repository_option,
     score_threshold_option,
 )
-from benchmarks.harness.results import new_result, write_result
+from benchmarks.harness.results import made_by, write_result
 from benchmarks.harness.serving import DEFAULT, serve_without_health_checks
 from benchmarks.harness.timing import time_interleaved
 from benchmarks.variants.proofs import Proof, Thresholds, figures_of, read_proof
-from benchmarks.variants.tables import variants_table
+from benchmarks.variants.result import Refusal, VariantRow, VariantsResult, variants_page
 from cytoserve import Client
 from cytoserve.contract import OVERLAP_THRESHOLD, PIPELINES
 from export.parity.accuracy_budget import beyond_budget, drops
@@ -57,37 +56,8 @@ LONE = {name: variant for name, variant in VARIANTS.items() if not variant.for_m
 TIMEOUT = 300.0
 """Maximum seconds per frame."""
 
-
-@dataclass(frozen=True)
-class Row:
-    """Figures of one variant of one pipeline, compared with the default."""
-
-    variant: str
-    pipeline: str
-    models: str
-    """Steps that the variant configures."""
-    seconds: float
-    default_seconds: float
-    speedup: float
-    """Median of the default's seconds / median of the variant's seconds."""
-    iou_drop: float | None
-    accuracy_drop: float | None
-    recall_drop: float | None
-    precision_drop: float | None
-    dice_drop: float | None
-    proven_on: str
-    frames: int
-    beyond_budget: str
-    """Figures beyond the budget in words; empty if the variant keeps it."""
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A variant, of all pipelines or of one, that cannot be served on this machine."""
-
-    variant: str
-    pipeline: str
-    reason: str
+FIGURES = ("iou", "accuracy", "recall", "precision", "dice")
+"""Figures that a variant may lower."""
 
 
 # -- What can be served ---------------------------------------------------------------------------
@@ -101,14 +71,14 @@ def find_candidates(
         try:
             check_machine(variant, processor_instructions())
         except ServerError as error:
-            refusals.append(Refusal(name, "all", str(error)))
+            refusals.append(Refusal(variant=name, pipeline="all", reason=str(error)))
             continue
         for export in survey(repository, pipelines, name):
             if not is_configured(repository, export.pipeline, name):
                 continue
             if export.missing:
                 reason = f"{', '.join(export.missing)} missing; make it with: {export.command}"
-                refusals.append(Refusal(name, export.pipeline.name, reason))
+                refusals.append(Refusal(variant=name, pipeline=export.pipeline.name, reason=reason))
             else:
                 candidates.setdefault(name, []).append(export.pipeline.name)
     return candidates, refusals
@@ -139,10 +109,10 @@ def measure(
     cells: int,
     repeats: int,
     thresholds: Thresholds,
-) -> tuple[list[Row], list[Refusal]]:
+) -> tuple[list[VariantRow], list[Refusal]]:
     """Serve every variant, time all of them interleaved, and prove their figures."""
     candidates, refusals = find_candidates(repository, pipelines)
-    rows = []
+    rows: list[VariantRow] = []
     with ExitStack() as stack:
         clients: dict[str, Client] = {}
         for name, served in {DEFAULT: list(pipelines), **candidates}.items():
@@ -151,7 +121,7 @@ def measure(
             except ServerError as error:
                 if name == DEFAULT:
                     raise
-                refusals.append(Refusal(name, "all", str(error)))
+                refusals.append(Refusal(variant=name, pipeline="all", reason=str(error)))
                 continue
             clients[name] = stack.enter_context(Client(server.url, timeout=TIMEOUT))
         for pipeline in track(pipelines, "measuring", transient=True):
@@ -172,18 +142,14 @@ def measure(
                 lost = drops(figures[DEFAULT], figures[name])
                 changed = models_of_variant(repository, [PIPELINES[pipeline]], name)
                 rows.append(
-                    Row(
+                    VariantRow(
                         variant=name,
                         pipeline=pipeline,
                         models=", ".join(changed),
                         seconds=seconds[name],
                         default_seconds=seconds[DEFAULT],
                         speedup=seconds[DEFAULT] / seconds[name],
-                        iou_drop=lost.get("iou"),
-                        accuracy_drop=lost.get("accuracy"),
-                        recall_drop=lost.get("recall"),
-                        precision_drop=lost.get("precision"),
-                        dice_drop=lost.get("dice"),
+                        **{f"{figure}_drop": lost.get(figure) for figure in FIGURES},
                         proven_on=proof.source,
                         frames=len(proof.frames),
                         beyond_budget="; ".join(beyond_budget(lost)),
@@ -256,19 +222,19 @@ def main(
         )
     except ServerError as error:
         raise click.ClickException(str(error)) from error
-    result = new_result(
-        "variants",
+    result = VariantsResult(
+        **made_by("variants"),
         model_repository=str(model_repository),
-        pipelines=changed,
+        pipelines=tuple(changed),
         side=side,
         cells=cells,
         repeats=repeats,
         score_threshold=score_threshold,
         overlap_threshold=overlap_threshold,
-        rows=[asdict(row) for row in rows],
-        refusals=[asdict(refusal) for refusal in refusals],
+        rows=tuple(rows),
+        refusals=tuple(refusals),
     )
-    write_result(result, variants_table(result), json_file, markdown)
+    write_result(result, variants_page(result), json_file, markdown)
 
 
 def is_changed(repository: Path, pipeline: str) -> bool:

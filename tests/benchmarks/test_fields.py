@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.bounds import FIELDS, judge
 from benchmarks.fields import __main__ as command
 from benchmarks.fields import views
 from benchmarks.fields.empty_frames import KINDS, EmptyFrame
-from benchmarks.fields.false_cells import measure_false_cells, measure_false_foreground
-from benchmarks.fields.pictures import save_picture
-from benchmarks.fields.pipelines import FIGURES, ServedPipeline, quality_of, ratios
-from benchmarks.fields.scenes import FACTORS, OFFSETS, Scene, crop, resized
-from benchmarks.fields.tables import QUESTIONS, fields_table
+from benchmarks.fields.result import BOUNDS, FieldsResult, Figures, Load, SizeRow, fields_page
+from benchmarks.fields.scenes import FACTORS, OFFSETS, Scene, resized
 from benchmarks.fields.views import (
-    cells_inside,
-    measure_corners,
+    ServedPipeline,
+    doubled_cells,
+    measure_empty,
+    measure_foreground,
     measure_offsets,
     measure_sizes,
+    quality_of,
     scale_options,
 )
+from benchmarks.harness.results import read_result
 from cytoserve import Cells, Client, FakeServer, Foreground, cells_from_labels
 from cytoserve.codec.cards import LearnedScale
+from cytoserve.contract import MASK_SIZE
 from training.datasets.annotated import AnnotatedCell
 
 NAMES = ("spread", "round")
@@ -66,17 +66,40 @@ def scenes(monkeypatch):
             module, "scene_number", lambda number, height, width: drawn(height, width)
         )
     monkeypatch.setattr(views, "SIDE", FIELD)
-    monkeypatch.setattr(views, "CORNER_FRAME", (160, 224))
+
+
+EMPTY_RESULT = FieldsResult(
+    benchmark="fields",
+    command="",
+    machine={},
+    load=Load(sizes={}),
+    thresholds={},
+    sizes=(),
+    doubled=(),
+    offsets=(),
+    factors=(),
+    empty=(),
+    foreground=(),
+)
 
 
 # -- Quality --------------------------------------------------------------------------------------
+
+
+FIGURES = tuple(Figures.__dataclass_fields__)
+
+
+def compared(whole, cut) -> SizeRow:
+    sides = {"height": 96, "width": 96, "scenes": 1, "cells": 9}
+    figures = {"whole": Figures(**whole), "cut": Figures(**cut)}
+    return SizeRow(pipeline="yolo", fields=1, **sides, **figures)
 
 
 def test_classes_do_not_matter():
     scene = drawn(96, 96)
     found = read(scene.image[:, :, None])
     turned = replace(found, class_ids=1 - found.class_ids)
-    assert quality_of([(turned, scene)]) == pytest.approx(dict.fromkeys(FIGURES, 1.0))
+    assert asdict(quality_of([(turned, scene)])) == pytest.approx(dict.fromkeys(FIGURES, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -88,27 +111,26 @@ def test_classes_do_not_matter():
     ],
 )
 def test_ratios(ours, least):
-    assert ratios(ours, dict.fromkeys(FIGURES, 0.8))["least_ratio"] == pytest.approx(
-        least, nan_ok=True
-    )
+    same = dict.fromkeys(FIGURES, 0.8)
+    assert compared(ours, same).least_ratio == pytest.approx(least, nan_ok=True)
 
 
 def test_no_reference_gives_no_ratio():
     nothing = dict.fromkeys(FIGURES, 0.0)
-    assert np.isnan(ratios(dict.fromkeys(FIGURES, 1.0), nothing)["least_ratio"])
+    assert np.isnan(compared(dict.fromkeys(FIGURES, 1.0), nothing).least_ratio)
 
 
 # -- Size -----------------------------------------------------------------------------------------
 
 
 def test_whole_scenes_are_compared_with_their_fields(scenes):
-    rows, outlines = measure_sizes(pipeline_of(read), {1: 2, 4: 1})
-    assert [row["fields"] for row in rows] == [1, 4]
-    assert [(row["width"], row["height"]) for row in rows] == [(96, 96), (192, 192)]
-    assert [row["cells"] for row in rows] == [18, 36]
-    assert [row["least_ratio"] for row in rows] == pytest.approx([1, 1])
-    assert [row["f1"] for row in rows] == pytest.approx([1, 1])
-    assert [len(frame.lengths) for frame in outlines] == [9, 9, 36]
+    rows, doubled = measure_sizes(pipeline_of(read), {1: 2, 4: 1})
+    assert [row.fields for row in rows] == [1, 4]
+    assert [(row.width, row.height) for row in rows] == [(96, 96), (192, 192)]
+    assert [row.cells for row in rows] == [18, 36]
+    assert [row.least_ratio for row in rows] == pytest.approx([1, 1])
+    assert [row.whole.f1 for row in rows] == pytest.approx([1, 1])
+    assert (doubled.cells, doubled.doubled) == (9 + 9 + 36, 0)
 
 
 def test_what_is_lost_in_large_frames_is_seen(scenes):
@@ -117,31 +139,62 @@ def test_what_is_lost_in_large_frames_is_seen(scenes):
         return found[:9] if max(frame.shape) > FIELD else found
 
     [_, whole] = measure_sizes(pipeline_of(blind), {1: 1, 4: 1})[0]
-    assert whole["ratio_recall"] == pytest.approx(9 / 36)
-    assert whole["ratio_precision"] == pytest.approx(1)
-    assert whole["least_ratio"] < 0.97
+    assert whole.ratios["recall"] == pytest.approx(9 / 36)
+    assert whole.ratios["precision"] == pytest.approx(1)
+    assert whole.least_ratio < 0.97
 
 
-def test_a_field_in_a_corner_is_compared_with_itself_alone(scenes):
-    row = measure_corners(pipeline_of(read), 1)
-    assert row["cells"] >= 4 * 4
-    assert row["least_ratio"] == pytest.approx(1)
-    corner = measure_corners(pipeline_of(lambda f: read(f) if len(f) == FIELD else read(f)[:0]), 1)
-    assert corner["recall"] == 0
-    assert corner["cut_recall"] == pytest.approx(1)
+def disc(x: int, y: int, radius: int) -> np.ndarray:
+    """Bool ``[200, 240]``."""
+    rows, columns = np.mgrid[:200, :240]
+    return (columns - x) ** 2 + (rows - y) ** 2 < radius**2
 
 
-def test_cells_inside_a_crop_keep_class_and_score():
-    scene = drawn(160, 160)
-    whole = read(scene.image[:, :, None])
-    whole = replace(whole, scores=np.linspace(1, 0.1, len(whole)).astype(np.float32))
-    part = crop(scene, 30, 30, 96, 96)
-    inside, alone = cells_inside(whole, part), read(part.image[:, :, None])
-    np.testing.assert_array_equal(inside.label_image() > 0, part.image > 0)
-    np.testing.assert_array_equal(inside.boxes, alone.boxes)
-    np.testing.assert_array_equal(inside.class_ids, alone.class_ids)
-    assert set(inside.scores) < set(whole.scores)
-    assert len(cells_inside(whole[:0], part)) == 0
+def answer(*shapes: np.ndarray) -> Cells:
+    """Cells of these shapes, which may overlap, in their tight boxes."""
+    boxes, patches = [], []
+    for shape in shapes:
+        rows, columns = np.flatnonzero(shape.any(1)), np.flatnonzero(shape.any(0))
+        boxes.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+        inside = shape[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        patches.append(cv2.resize(np.uint8(255) * inside, (MASK_SIZE, MASK_SIZE)))
+    number = len(shapes)
+    return Cells(
+        boxes=np.array(boxes, np.float32).reshape(-1, 4),
+        scores=np.linspace(1, 0.5, number, dtype=np.float32),
+        class_ids=np.zeros(number, np.int32),
+        class_probs=np.ones((number, 1), np.float32),
+        patches=np.array(patches, np.uint8).reshape(-1, MASK_SIZE, MASK_SIZE),
+        frame_shape=(200, 240),
+        class_names=("cell",),
+        found=number,
+    )
+
+
+DISC, APART = disc(100, 90, 18), disc(40, 40, 18)
+NEAR, INSIDE = disc(110, 90, 18), disc(102, 92, 8)
+
+
+@pytest.mark.parametrize(
+    ("cells", "doubled"),
+    [
+        pytest.param(answer(DISC, APART), [False, False], id="apart"),
+        pytest.param(answer(DISC, DISC), [True, True], id="the same twice"),
+        pytest.param(answer(DISC, INSIDE), [True, True], id="a part of it again"),
+        pytest.param(answer(DISC, NEAR), [False, False], id="neighbours that overlap by 0.65"),
+        pytest.param(
+            answer(DISC, APART, DISC, INSIDE), [True, False, True, True], id="one of four apart"
+        ),
+        pytest.param(answer(), [], id="no cell"),
+    ],
+)
+def test_doubled_cells(cells, doubled):
+    assert doubled_cells(cells).tolist() == doubled
+
+
+def test_a_cell_beyond_the_frame_is_no_double():
+    boxes = np.array([[82, 72, 118, 108], [-60, -60, -24, -24]], np.float32)
+    assert doubled_cells(replace(answer(DISC, DISC), boxes=boxes)).tolist() == [False, False]
 
 
 # -- Place ----------------------------------------------------------------------------------------
@@ -167,17 +220,17 @@ def test_cells_are_counted_at_every_offset(scenes, monkeypatch, lost_at, deviati
         return found[kept] if next(calls) == lost_at else found
 
     rows = measure_offsets(pipeline_of(find), 1, 200)
-    assert [row["offset"] for row in rows] == ["0, 0", *(f"{x}, {y}" for x, y in OFFSETS)]
-    counts = [row["found"] for row in rows]
+    assert [row.offset for row in rows] == ["0, 0", *(f"{x}, {y}" for x, y in OFFSETS)]
+    counts = [row.found for row in rows]
     assert counts == [9 - (number == lost_at) for number in range(9)]
-    assert [row["deviation"] for row in rows] == pytest.approx(deviations)
+    assert [row.deviation for row in rows] == pytest.approx(deviations)
 
 
 def test_nothing_found_anywhere_is_no_constancy(scenes):
     rows = measure_offsets(pipeline_of(lambda frame: read(frame)[:0]), 1, 200)
-    assert all(np.isnan(row["deviation"]) for row in rows)
-    [verdict] = [v for v in judge(FIELDS, {"fields": {"offsets": rows}}) if v.measured is not None]
-    assert verdict.reached is False
+    assert all(np.isnan(row.deviation) for row in rows)
+    [bound] = [bound for bound in BOUNDS if bound.name == "Place of a frame"]
+    assert bound.judge(replace(EMPTY_RESULT, offsets=tuple(rows))).reached is False
 
 
 # -- Scale ----------------------------------------------------------------------------------------
@@ -222,13 +275,13 @@ def test_every_factor_is_asked_in_every_way(scenes, monkeypatch):
     # The client would refuse: the fake server's own card tells no scale.
     monkeypatch.setattr(ServedPipeline, "find", lambda self, image, **_: find(image[:, :, None]))
     rows = views.measure_factors(pipeline, 1, 96)
-    asked = {(row["told"], row["factor"]): row for row in rows}
+    asked = {(row.told, row.factor): row for row in rows}
     assert len(asked) == len(rows) == 3 * (1 + len(FACTORS))
     assert set(shapes) == {resized(drawn(96, 96), factor).shape for factor in (1, *FACTORS)}
-    assert asked["nothing", 1.0]["f1"] == pytest.approx(1)
-    assert asked["nothing", 2.0]["drop"] is None
-    assert asked["cell diameter", 1.0]["drop"] is None
-    assert asked["cell diameter", 2.0]["drop"] == pytest.approx(1)
+    assert asked["nothing", 1.0].figures.f1 == pytest.approx(1)
+    assert asked["nothing", 2.0].drop is None
+    assert asked["cell diameter", 1.0].drop is None
+    assert asked["cell diameter", 2.0].drop == pytest.approx(1)
 
 
 # -- Empty frames ---------------------------------------------------------------------------------
@@ -241,16 +294,13 @@ EMPTY = [
 
 
 def test_false_cells_are_counted_by_kind():
-    rows, drawn_frames = measure_false_cells(pipeline_of(read), EMPTY)
-    assert {row["kind"]: row["per_frame"] for row in rows} == {
+    rows = measure_empty(pipeline_of(read), EMPTY)
+    assert {row.kind: row.per_frame for row in rows} == {
         "constant": 4.5,
         "read noise": 0,
         "all": 3,
     }
-    assert {row["kind"]: row["frames_with_cells"] for row in rows}["constant"] == 1
-    [frame] = drawn_frames
-    assert frame.name == "b"
-    assert frame.image.ndim == 3  # with outlines
+    assert {row.kind: row.frames_with_cells for row in rows}["constant"] == 1
 
 
 def test_false_foreground_is_measured_by_kind():
@@ -258,27 +308,25 @@ def test_false_foreground_is_measured_by_kind():
         return Foreground.from_probability(np.uint8(255) * (frame[:, :, 0] > 0))
 
     client = Client(transport=FakeServer(foreground=find))
-    rows = measure_false_foreground(client, "glioma_unet", EMPTY)
+    rows = measure_foreground(client, "glioma_unet", EMPTY)
     share = 9 * 20**2 / 96**2
-    assert {row["kind"]: row["share"] for row in rows} == {
+    assert {row.kind: row.share for row in rows} == {
         "constant": pytest.approx(share / 2),
         "read noise": 0,
         "all": pytest.approx(share / 3),
     }
-    assert max(row["largest_share"] for row in rows) == pytest.approx(share)
+    assert max(row.largest_share for row in rows) == pytest.approx(share)
 
 
 # -- The command ----------------------------------------------------------------------------------
 
-TINY = command.Load(
+TINY = Load(
     sizes={1: 1, 4: 1},
-    corner_scenes=1,
     offset_scenes=1,
     offset_side=256,
     factor_scenes=1,
     factor_side=256,
     empty=len(KINDS),
-    repeats=1,
 )
 
 
@@ -287,8 +335,6 @@ def tiny(monkeypatch):
     """Frames so small that a random network, which finds hundreds of cells, soon answers."""
     monkeypatch.setattr(command, "QUICK", TINY)
     monkeypatch.setattr(views, "SIDE", 256)
-    monkeypatch.setattr(views, "CORNER_FRAME", (300, 400))
-    monkeypatch.setattr("benchmarks.fields.pipelines.SIDES", (256, 700))
 
 
 def test_the_real_server_is_measured(server, tiny, tmp_path):
@@ -297,29 +343,22 @@ def test_the_real_server_is_measured(server, tiny, tmp_path):
         [
             *("--url", server.url, "--quick", "--pipeline", "yolo", "--pipeline", "glioma_unet"),
             *("--json", str(tmp_path / "f.json"), "--markdown", str(tmp_path / "f.md")),
-            *("--picture", str(tmp_path / "f.png")),
         ],
     )
     assert done.exit_code == 0, (done.output, done.exception)
-    result = json.loads((tmp_path / "f.json").read_text())
-    assert {name for name in QUESTIONS if result[name]} == set(QUESTIONS)
-    assert {row["pipeline"] for row in result["foreground"]} == {"glioma_unet"}
-    rest = [row for name in QUESTIONS if name != "foreground" for row in result[name]]
-    assert {row["pipeline"] for row in rest} == {"yolo"}
-    assert {row["told"] for row in result["factors"]} == {
-        *("nothing", "fit", "cell diameter", "pixel size")
-    }
-    assert {row["kind"] for row in result["empty"]} == {*KINDS, "all"}
-    assert [row["tiles"] for row in result["seconds"]] == [1, 4]
-    assert result["machine"]["commit"]
+    result = read_result(tmp_path / "f.json", FieldsResult)
+    assert {row.pipeline for row in result.foreground} == {"glioma_unet"}
+    for rows in (result.sizes, result.doubled, result.offsets, result.factors, result.empty):
+        assert {row.pipeline for row in rows} == {"yolo"}
+    told = {"nothing", "fit", "cell diameter", "pixel size"}
+    assert {row.told for row in result.factors} == told
+    assert {row.kind for row in result.empty} == {*KINDS, "all"}
+    assert result.machine["commit"]
     table = (tmp_path / "f.md").read_text()
     assert table.strip() in done.output
-    assert table == fields_table(result)
-    for bound in FIELDS:
+    assert table == fields_page(result)
+    for bound in BOUNDS:
         assert f"| {bound.name} |" in table
-    assert cv2.imread(str(tmp_path / "f.png")) is not None
-    with_cells = any(row["false_cells"] for row in result["empty"])
-    assert (tmp_path / "f-yolo-false-cells.png").exists() == with_cells
 
 
 @pytest.mark.parametrize(
@@ -342,8 +381,3 @@ def test_a_pipeline_that_is_not_served_is_refused_before_anything_is_measured(se
     client = Client(transport=FakeServer(read, class_names=NAMES, pipelines=("yolo",)))
     with pytest.raises(command.click.ClickException, match=r"maskrcnn, served: yolo\. Export it"):
         command.served_pipelines(client, ["maskrcnn"])
-
-
-def test_a_result_without_instance_pipelines_is_drawn_too(tmp_path):
-    save_picture({"sizes": [], "factors": [], "empty": []}, tmp_path / "f.png")
-    assert cv2.imread(str(tmp_path / "f.png")) is not None

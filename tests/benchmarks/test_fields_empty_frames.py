@@ -8,7 +8,6 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -20,11 +19,8 @@ from benchmarks.fields.empty_frames import (
     SIZES,
     SOURCES,
     WINDOW,
-    EmptyFrame,
     background_windows,
-    contact_sheet,
     empty_frames,
-    save_contact_sheet,
 )
 from benchmarks.fields.windows import BLOCK, Rectangle, largest_rectangles
 from training.datasets.annotated import AnnotatedDataset
@@ -199,21 +195,6 @@ def test_largest_rectangles_are_as_large_as_trying_all_finds():
         assert [rectangle.area for rectangle in found] == [
             BLOCK**2 * area for area in sorted(areas)[-1:]
         ]
-
-
-def test_a_contact_sheet_shows_every_frame(tmp_path):
-    grey = np.arange(100 * 120, dtype=np.uint16).reshape(100, 120)
-    frames = [EmptyFrame(f"a kind, {n}", "a kind", grey) for n in range(7)]
-    sheet = contact_sheet(frames, columns=3)
-    assert (sheet.dtype, sheet.ndim) == (np.uint8, 3)
-    height, width = sheet.shape[0] // 3, sheet.shape[1] // 3
-    tiles = [
-        sheet[height * (n // 3) : height * (n // 3 + 1), width * (n % 3) : width * (n % 3 + 1)]
-        for n in range(9)
-    ]
-    assert [tile.any() for tile in tiles] == [True] * 7 + [False] * 2
-    save_contact_sheet(frames, tmp_path / "new" / "sheet.png")
-    assert cv2.imread(str(tmp_path / "new" / "sheet.png")).shape[1] > 0
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the real images of ../shared/data are not here")

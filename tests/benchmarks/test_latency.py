@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 import numpy as np
@@ -10,11 +9,12 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.harness.load import Case, asked, cross, product
+from benchmarks.harness.results import read_result
 from benchmarks.harness.serving import DEFAULT, paused_supervisor
-from benchmarks.harness.step_statistics import ModelCount, counted
+from benchmarks.harness.step_statistics import counted
 from benchmarks.latency.__main__ import main
-from benchmarks.latency.overhead import OUTSIDE, ROUNDS, SplitClock, ratios, step_rows
-from benchmarks.latency.tables import latency_table
+from benchmarks.latency.overhead import ROUNDS, SplitClock, ratios
+from benchmarks.latency.result import CaseRow, LatencyResult, StepRow, latency_page
 from cytoserve import Client, FakeServer, Foreground
 from cytoserve.contract import SINGLE_GRAPH
 
@@ -117,36 +117,26 @@ def test_the_command(exported_repository, tmp_path):
     paths = ["--model-repository", exported_repository, "--json", file, "--markdown", page]
     done = CliRunner().invoke(main, [*options, "--pipeline", "yolo", *map(str, paths)])
     assert done.exit_code == 0, done.output
-    result = json.loads(file.read_text())
-    ways = [(row["width"], row["way"]) for row in result["cases"]]
+    result = read_result(file, LatencyResult)
+    ways = [(row.width, row.way) for row in result.cases]
     assert ways == [(w, way) for w in (96, 128) for way in ("gRPC", "shared memory")]
-    for row in result["cases"]:
-        parts = [row[f"{part}_ms"] for part in ("encode", "wire", "server", "decode")]
-        assert sum(parts) == pytest.approx(row["mean_ms"])
-        assert min(row["encode_ms"], row["server_ms"], row["decode_ms"]) > 0
-        assert row["requests"] == 3
-        own = [
-            step
-            for step in result["steps"]
-            if (step["width"], step["way"]) == (row["width"], row["way"])
-        ]
-        assert [step["step"] for step in own] == ["yolo_prepare", "yolo_targets", "yolo_decode"]
-        taken = sum(step[f"{part}_ms"] for step in own for part in ("queue", "input", "compute"))
-        assert taken < row["server_ms"]
-    assert [row["variant"] for row in result["overhead"]] == [DEFAULT, SINGLE_GRAPH]
-    steps = ["yolo_prepare", "yolo_targets", "yolo_decode"]
-    for overhead, compared in zip(result["overhead"], (steps, ["yolo_merged"]), strict=True):
-        assert overhead["requests"] == ROUNDS
-        for way in ("overhead", "overhead_shared_memory"):
-            low, high = overhead[f"{way}_interval"]
-            assert 0 < low <= overhead[way] <= high
-        variant = overhead["variant"]
-        *inside, outside = [r for r in result["overhead_steps"] if r["variant"] == variant]
-        assert [row["step"] for row in inside] == compared
-        assert all(row["compute_ms"] > 0 and row["in_process_ms"] > 0 for row in inside)
-        assert outside["step"] == OUTSIDE
-        assert outside["in_process_ms"] > 0
-    assert page.read_text() == latency_table(result)
+    for row in result.cases:
+        parts = (row.encode_ms, row.wire_ms, row.server_ms, row.decode_ms)
+        assert sum(parts) == pytest.approx(row.mean_ms)
+        assert min(row.encode_ms, row.server_ms, row.decode_ms) > 0
+        assert row.requests == 3
+        own = [step for step in result.steps if (step.width, step.way) == (row.width, row.way)]
+        assert [step.step for step in own] == ["yolo_prepare", "yolo_targets", "yolo_decode"]
+        taken = sum(step.queue_ms + step.input_ms + step.compute_ms for step in own)
+        assert taken < row.server_ms
+    assert [row.variant for row in result.overhead] == [DEFAULT, SINGLE_GRAPH]
+    for row in result.overhead:
+        assert row.requests == ROUNDS
+        low, high = row.overhead_interval
+        assert 0 < low <= row.overhead <= high
+        low, high = row.overhead_shared_memory_interval
+        assert 0 < low <= row.overhead_shared_memory <= high
+    assert page.read_text() == latency_page(result)
     assert page.read_text().count("| 2 |") >= len(ways)
 
 
@@ -163,7 +153,7 @@ def test_the_command(exported_repository, tmp_path):
 def test_how_sure_a_ratio_is(served, alone, expected):
     row = ratios({"gRPC": served, "shared memory": alone, "in process": alone})
     assert row["overhead_interval"] == pytest.approx(expected)
-    assert row["overhead_shared_memory_interval"] == [1, 1]
+    assert row["overhead_shared_memory_interval"] == (1, 1)
 
 
 def test_what_a_server_adds_is_the_median_of_the_rounds_own():
@@ -179,49 +169,25 @@ def test_what_a_server_adds_is_the_median_of_the_rounds_own():
     assert row["requests"] == 3
 
 
-def test_what_a_server_adds_is_told_by_step():
-    times = {"gRPC": [0.011, 0.013], "shared memory": [0.010, 0.010], "in process": [0.007, 0.009]}
-    counts = {
-        "yolo": ModelCount(4, 4, 0.036, 0, 0, 0, 0),
-        "yolo_prepare": ModelCount(4, 4, 0.008, 0.0004, 0.0008, 0.0048, 0.002),
-        "yolo_targets": ModelCount(4, 2, 0.02, 0.004, 0.0, 0.016, 0.0),
-        "cell_labels": ModelCount(0, 0, 0, 0, 0, 0, 0),
-    }
-    seconds = {"yolo_prepare": [0.001, 0.001], "yolo_targets": [0.005, 0.006], "cell_labels": []}
-    rows = step_rows("yolo", times, seconds, counts)
-    assert [row.pop("step") for row in rows] == ["yolo_prepare", "yolo_targets", OUTSIDE]
-    parts = ("in_process_ms", "queue_ms", "input_ms", "compute_ms", "output_ms")
-    prepare = dict(zip(parts, (1.0, 0.1, 0.2, 1.2, 0.5), strict=True))
-    targets = dict(zip(parts, (5.5, 1.0, 0.0, 4.0, 0.0), strict=True))
-    # 8 ms in this process, of which steps take 6.5; 11 ms through the server, of which it has 9.
-    outside = {"in_process_ms": 1.5, "outside_ms": 2.0}
-    assert rows == [pytest.approx(row) for row in (prepare, targets, outside)]
-
-
-def test_a_merged_step_is_compared_with_all_that_it_joins():
-    times = {"gRPC": [0.01, 0.01], "shared memory": [0.01, 0.01], "in process": [0.008, 0.008]}
-    counts = {
-        "yolo": ModelCount(4, 4, 0.036, 0, 0, 0, 0),
-        "yolo_merged": ModelCount(4, 4, 0.034, 0.0, 0.0, 0.032, 0.0),
-    }
-    seconds = {"yolo_prepare": [0.001, 0.001], "yolo_targets": [0.005, 0.006]}
-    inside, outside = step_rows("yolo", times, seconds, counts)
-    assert (inside["step"], outside["step"]) == ("yolo_merged", OUTSIDE)
-    assert inside["in_process_ms"] == pytest.approx(6.5)
-    assert inside["compute_ms"] == pytest.approx(8.0)
-    assert outside["in_process_ms"] == pytest.approx(1.5)
-
-
-def test_the_slowest_of_few_is_said_to_be(tmp_path):
-    about = {"pipeline": "yolo", "width": 64, "height": 48, "cells": 0, "found": 0, "way": "gRPC"}
-    figures = dict.fromkeys(("p50_ms", "p95_ms", "p99_ms", "to_grpc", "encode_ms"), 7.0)
-    rest = dict.fromkeys(("wire_ms", "server_ms", "decode_ms"), 1.0)
-    rows = [{**about, **figures, **rest, "requests": count} for count in (19, 20, 100)]
-    step = {**about, "step": "yolo_prepare"}
-    step |= dict.fromkeys(("queue_ms", "input_ms", "compute_ms", "output_ms"), 1.0)
-    others = {"overhead": [], "overhead_steps": [], "machine": {}}
-    page = latency_table({"cases": rows, "steps": [step], **others})
-    assert [line.count("7.0 max") for line in page.splitlines() if "| 7.0" in line] == [2, 1, 0]
+def test_the_slowest_of_few_is_said_to_be():
+    about = {"pipeline": "yolo", "width": 64, "height": 48, "cells": 0, "way": "gRPC"}
+    figures = dict.fromkeys(("p50_ms", "p95_ms", "p99_ms", "to_grpc", "mean_ms", "encode_ms"), 7.0)
+    figures |= dict.fromkeys(("wire_ms", "server_ms", "decode_ms"), 1.0)
+    figures |= dict.fromkeys(("found", "request_bytes", "answer_bytes"), 0)
+    parts = dict.fromkeys(("queue_ms", "input_ms", "compute_ms", "output_ms"), 1.0)
+    result = LatencyResult(
+        benchmark="latency",
+        command="",
+        machine={},
+        seconds=1,
+        fewest=3,
+        overhead_seconds=1,
+        cases=tuple(CaseRow(**about, **figures, requests=count) for count in (19, 20, 100)),
+        steps=(StepRow(**about, step="yolo_prepare", **parts, executions=1),),
+        overhead=(),
+    )
+    lines = latency_page(result).splitlines()
+    assert [line.count("7.0 max") for line in lines if "| 7.0" in line] == [2, 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from benchmarks.peers import programs as peer_programs
 from benchmarks.peers.__main__ import installed_contenders, main, measure
 from benchmarks.peers.contenders import PeerFrame, StdioCaller, served_as
 from benchmarks.peers.programs import MissingEnvironment, PeerError, environment_of, programs
+from benchmarks.peers.result import peers_page
 from benchmarks.peers.same_answers import DifferentAnswers, compare, hold
-from benchmarks.peers.tables import peers_table
 from benchmarks.peers.wire import Found
 from server.cleanup import processes_of
 
@@ -106,13 +106,13 @@ def test_an_unfinished_environment_is_missing(monkeypatch, tmp_path):
 
 def test_a_missing_peer_is_named_with_its_remedy(monkeypatch, tmp_path):
     monkeypatch.setattr(peer_programs, "ENVIRONMENTS", tmp_path)
-    ways, left_out = installed_contenders(["study", "litserve", "bentoml"])
+    ways, left_out = installed_contenders(["study", "litserve", "ultralytics"])
     assert [way.name for way in ways] == ["cytoserve", "study"]
-    assert set(left_out) == {"litserve", "bentoml"}
+    assert set(left_out) == {"litserve", "ultralytics"}
     assert all("`make peers` makes it" in reason for reason in left_out.values())
 
 
-@pytest.mark.parametrize("name", ["bentoml", "litserve", "ultralytics"])
+@pytest.mark.parametrize("name", ["litserve", "ultralytics"])
 def test_locks_have_exact_versions_and_hashes_and_no_address(name, pytestconfig):
     lock = pytestconfig.rootpath / "benchmarks" / "peers" / f"{name}.lock"
     lines = lock.read_text().splitlines()
@@ -169,7 +169,7 @@ def test_a_real_run(checkpoints, exported_repository, monkeypatch, tmp_path):
         (own / name).symlink_to(peer_programs.ENVIRONMENTS / name)
     monkeypatch.setattr(peer_programs, "ENVIRONMENTS", own)
     weights = Checkpoints(*(checkpoints / name for name in ("cells", "targets", "classifier")))
-    names = ["study", *installed("litserve"), "bentoml"]
+    names = ["study", *installed("litserve"), "ultralytics"]
     result = measure(
         exported_repository,
         weights,
@@ -182,24 +182,21 @@ def test_a_real_run(checkpoints, exported_repository, monkeypatch, tmp_path):
         bursts=1,
         clients=2,
     )
-    [left_out] = result["left_out"]
-    assert left_out["way"] == "bentoml"
-    assert [row["way"] for row in result["frames"]] == [
-        *("cytoserve", *names[:-1]),
-        "cytoserve throughput",
-    ]
-    ours, study = result["frames"][:2]
-    assert ours["found"] > 0
-    for row in result["frames"]:
-        assert row["unmatched"] <= max(2, 0.02 * (row["found"] + ours["found"]))
-        assert row["seconds_ratio"] == pytest.approx(row["seconds"] / ours["seconds"])
-        assert row["times_the_study"] * row["seconds"] == pytest.approx(study["seconds"])
-        assert row["throughput_ratio"] == pytest.approx(
-            ours["frames_per_second"] / row["frames_per_second"]
-        )
-    table = peers_table(json.loads(json.dumps(result)))
-    assert "`make peers` makes it" in table
-    assert "| study |" in table
+    [left_out] = result.left_out
+    assert left_out.way == "ultralytics"
+    ways = ["cytoserve", *names[:-1], "cytoserve throughput"]
+    assert [row.way for row in result.frames] == ways
+    ours, study = result.frames[:2]
+    assert ours.found > 0
+    for row in result.frames:
+        assert row.unmatched <= max(2, 0.02 * (row.found + ours.found))
+        assert row.seconds_ratio == pytest.approx(row.seconds / ours.seconds)
+        assert row.times_the_study * row.seconds == pytest.approx(study.seconds)
+        faster = ours.frames_per_second / row.frames_per_second
+        assert row.throughput_ratio == pytest.approx(faster)
+    page = peers_page(result)
+    assert "`make peers` makes it" in page
+    assert "| study |" in page
 
 
 @pytest.mark.slow

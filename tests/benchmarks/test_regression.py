@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.bounds import REGRESSION, Bound, Selector, judge, verdicts_table
-from benchmarks.regression import main, refuse_broken_bounds, regression_table
+from benchmarks.harness.bounds import Bound, judge, verdicts_table
+from benchmarks.harness.results import read_result
+from benchmarks.regression.__main__ import main, refuse_broken_bounds
+from benchmarks.regression.result import (
+    BOUNDS,
+    Check,
+    Load,
+    RegressionResult,
+    regression_page,
+)
 
 MACHINE = {"processor": "made up"}
 GOOD = (
@@ -24,7 +31,10 @@ GOOD = (
 
 
 def result(*rows):
-    return {"benchmark": "regression", "checks": list(rows), "machine": MACHINE}
+    checks = tuple(Check(**row) for row in rows)
+    return RegressionResult(
+        benchmark="regression", command="", machine=MACHINE, checks=checks, load=Load()
+    )
 
 
 def test_the_real_pipelines_keep_all_bounds(exported_repository, tmp_path):
@@ -40,11 +50,11 @@ def test_the_real_pipelines_keep_all_bounds(exported_repository, tmp_path):
         ],
     )
     assert done.exit_code == 0, done.output
-    found = json.loads((tmp_path / "regression.json").read_text())
-    assert {row["of"] for row in found["checks"] if row["check"] == "overhead"} == set(pipelines)
-    assert {row["check"] for row in found["checks"]} == {bound.name for bound in REGRESSION}
-    assert all(verdict.reached for verdict in judge(REGRESSION, {"regression": found}))
-    assert regression_table(found) in done.output
+    found = read_result(tmp_path / "regression.json", RegressionResult)
+    assert {of for of, _ in found.of("overhead")} == set(pipelines)
+    assert {row.check for row in found.checks} == {bound.name for bound in BOUNDS}
+    assert all(verdict.reached for verdict in judge(BOUNDS, found))
+    assert regression_page(found) in done.output
 
 
 @pytest.mark.parametrize(
@@ -87,50 +97,31 @@ def test_a_broken_bound_ends_the_check(row, said):
     with pytest.raises(click.ClickException, match=r"Bounds are broken\.") as error:
         refuse_broken_bounds(result(*GOOD, row))
     assert error.value.message.splitlines()[1:] == [said]
-    assert "| **not reached** |" in regression_table(result(*GOOD, row))
-
-
-WHERE = Selector("latency", "pipelines", "overhead", {"side": 1024}, named_by=("pipeline",))
-NESTED = Selector("latency", "served.overhead", "")
+    assert "| **not reached** |" in regression_page(result(*GOOD, row))
 
 
 @pytest.mark.parametrize(
-    ("sign", "limit", "where", "latency", "expected"),
+    ("sign", "limit", "figures", "expected"),
     [
-        pytest.param(
-            "<=",
-            1.1,
-            WHERE,
-            {
-                "pipelines": [
-                    {"pipeline": "a", "side": 1024, "overhead": 1.05},
-                    {"pipeline": "b", "side": 1024, "overhead": 1.2},
-                    {"pipeline": "c", "side": 2048, "overhead": 9.0},
-                ]
-            },
-            (1.2, "b", False),
-            id="the worst of the rows that count",
-        ),
-        pytest.param("<=", 1.1, NESTED, {"served": {"overhead": {"a": 1.1}}}, (1.1, "a", True)),
-        pytest.param(">=", 1.1, NESTED, {"served": {"overhead": {"a": 1.1}}}, (1.1, "a", True)),
-        pytest.param(">", 1.1, NESTED, {"served": {"overhead": {"a": 1.1}}}, (1.1, "a", False)),
-        pytest.param(
-            ">=", 1, NESTED, {"served": {"overhead": {"a": 2, "b": 0.5}}}, (0.5, "b", False)
-        ),
-        pytest.param("<=", 1, Selector("latency", "", "cost"), {"cost": 0.5}, (0.5, "", True)),
-        pytest.param("<=", 1, WHERE, {"pipelines": []}, (None, "", None), id="no row"),
-        pytest.param("<=", 1, WHERE, {}, (None, "", None), id="no rows"),
-        pytest.param("<=", 1, NESTED, {"served": 3}, (None, "", None), id="another layout"),
+        pytest.param("<=", 1.1, {"a": 1.05, "b": 1.2}, (1.2, "b", False), id="the worst counts"),
+        pytest.param("<=", 1.1, {"a": 1.1}, (1.1, "a", True), id="at most"),
+        pytest.param(">=", 1.1, {"a": 1.1}, (1.1, "a", True), id="at least"),
+        pytest.param(">", 1.1, {"a": 1.1}, (1.1, "a", False), id="more than"),
+        pytest.param(">=", 1, {"a": 2, "b": 0.5}, (0.5, "b", False), id="the smallest counts"),
+        pytest.param("<=", 1, {"": 0.5}, (0.5, "", True), id="one figure"),
+        pytest.param("<=", 1, {"a": None, "b": 0.5}, (0.5, "b", True), id="not measured in a row"),
+        pytest.param("<=", 1, {}, (None, "", None), id="no row"),
     ],
 )
-def test_bounds_are_judged_by_their_worst_row(sign, limit, where, latency, expected):
-    verdict = Bound("a bound", "a / b", sign, limit, where).judge({"latency": latency})
+def test_bounds_are_judged_by_their_worst_row(sign, limit, figures, expected):
+    bound = Bound("a bound", "a / b", sign, limit, lambda _: figures.items())
+    verdict = bound.judge(result())
     assert (verdict.measured, verdict.of, verdict.reached) == expected
     assert verdict.word in verdicts_table([verdict])
 
 
 def test_a_result_that_is_missing_is_not_judged():
-    assert {verdict.reached for verdict in judge(REGRESSION, {})} == {None}
+    assert {verdict.reached for verdict in judge(BOUNDS, None)} == {None}
     refuse_broken_bounds(result())
 
 

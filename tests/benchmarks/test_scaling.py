@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import threading
-
 import pytest
 from click.testing import CliRunner
 
 from benchmarks.harness.load import Case
+from benchmarks.harness.results import read_result
 from benchmarks.harness.serving import paused_supervisor
-from benchmarks.harness.timing import Slope, slopes
-from benchmarks.scaling.__main__ import cost_of_a_cell, main, memory_of_masks, smallest_first
-from benchmarks.scaling.load import at_once, grow_classified, grow_clients, grow_frames
-from benchmarks.scaling.tables import scaling_table
-from export.resnet.network import CLASSIFIER_CHUNK
+from benchmarks.harness.timing import Slope
+from benchmarks.scaling.__main__ import (
+    grow_frames,
+    main,
+    memory_of_masks,
+    slopes,
+    smallest_first,
+)
+from benchmarks.scaling.result import (
+    GrowthRow,
+    LoadedRow,
+    ScalingResult,
+    scaling_page,
+)
 
 
 @pytest.mark.parametrize(
@@ -38,17 +45,20 @@ def test_a_line_needs_two_places():
         Slope.through([1, 1], [2, 3])
 
 
-def frame(pipeline: str, width: int, cells: int, ms: float, mb: float | None) -> dict[str, object]:
-    return {
-        "pipeline": pipeline,
-        "width": width,
-        "height": 1000,
-        "megapixels": width / 1000,
-        "cells": cells,
-        "found": cells,
-        "p50_ms": ms,
-        "peak_mb": mb,
-    }
+def frame(
+    pipeline: str, width: int, cells: int, ms: float, mb: float | None, found: int | None = None
+) -> GrowthRow:
+    return GrowthRow(
+        pipeline=pipeline,
+        width=width,
+        height=1000,
+        megapixels=width / 1000,
+        cells=cells,
+        found=cells if found is None else found,
+        requests=1,
+        p50_ms=ms,
+        peak_mb=mb,
+    )
 
 
 FRAMES = [
@@ -62,10 +72,10 @@ FRAMES = [
 
 
 def test_slopes_hold_the_rest_fixed():
-    found = {
-        (row["pipeline"], row["unit"]): row["slope"]
-        for row in slopes({"frames": FRAMES, "clients": [], "loaded": []})
-    }
+    loaded = [
+        LoadedRow(pipelines=n, added="", start_s=2 + 3 * n, memory_mb=100 * n) for n in (1, 2)
+    ]
+    found = {(row.pipeline, row.unit): row.slope for row in slopes(FRAMES, loaded)}
     assert found == pytest.approx(
         {
             ("yolo", "ms per megapixel"): 3,  # at 10 cells
@@ -74,31 +84,16 @@ def test_slopes_hold_the_rest_fixed():
             ("yolo", "MB per cell"): 1 / 90,
             ("nuclei_unet", "ms per megapixel"): 200,
             ("nuclei_unet", "MB per megapixel"): 40,
+            ("all", "s per pipeline"): 3,
+            ("all", "MB per pipeline"): 100,
         }
     )
 
 
 def test_memory_is_compared_with_a_mask_a_cell():
-    missed = {**frame("yolo", 2000, 500, 50.0, 9.0), "found": 120}
+    missed = frame("yolo", 2000, 500, 50.0, 9.0, found=120)
     [row] = memory_of_masks([*FRAMES, missed])  # semantic pipelines have no cells
-    assert (row["cells"], row["masks_mb"], row["share"]) == (100, 200, 8 / 200)
-
-
-def test_the_cost_of_a_cell():
-    rows = [
-        {
-            "found_yolo": cells,
-            "found_yolo_resnet": 2 * cells,
-            "yolo_ms": 10 + 0.5 * cells,
-            "yolo_resnet_ms": 12 + 3.5 * (2 * cells),
-            "classifier_crops": 32 * (1 + cells),
-            "classifier_ms": 64 * (1 + cells),
-        }
-        for cells in (0, 10, 50)
-    ]
-    cost = cost_of_a_cell(rows)
-    assert cost["marginal_ms_per_cell"] == pytest.approx(3.0)
-    assert cost["ratio"] == pytest.approx(1.5)
+    assert (row.cells, row.masks_mb, row.share) == (100, 200, 8 / 200)
 
 
 def test_frames_grow():
@@ -113,57 +108,31 @@ def test_frames_grow():
     ]
 
 
-def test_clients_ask_at_once():
-    together = threading.Barrier(3, timeout=10)
-    times, elapsed = at_once([together.wait] * 3, repeats=2)
-    assert len(times) == 6
-    assert max(times) <= elapsed
-
-
 @pytest.mark.slow
 def test_frames_of_the_real_server(server):
     cases = [Case(160, 120, 2), Case(256, 192, 0), Case(256, 192, 2)]
     with paused_supervisor(server):
         rows = grow_frames(server, "yolo", cases, seconds=0, fewest=2)
-        clients = grow_clients(server, "yolo", [1, 2], cases[0], seconds=0)
-    assert [row["requests"] for row in rows] == [2, 2, 2]
-    assert [row["peak_mb"] is None for row in rows] == [False, True, False]
-    assert min(row["p50_ms"] for row in rows) > 0
-    assert [(row["clients"], row["requests"]) for row in clients] == [(1, 1), (2, 2)]
-    assert clients[0]["frames_per_second"] * clients[0]["p50_ms"] < 1000.1
-
-
-@pytest.mark.slow
-def test_the_classifier_of_the_real_server(server):
-    with paused_supervisor(server):
-        [row] = grow_classified(server, [Case(128, 96, 0)], seconds=0, fewest=1)
-    assert row["found_yolo"] > 0  # random networks find what they like
-    assert min(row["yolo_resnet_ms"], row["classifier_ms"]) > 0
-    assert 0 <= row["classifier_crops"] - row["found_yolo_resnet"] < CLASSIFIER_CHUNK
-    assert row["requests"] == 1
-    assert row["cost_of_classes"] == row["yolo_resnet_ms"] / row["yolo_ms"]
+    assert [row.requests for row in rows] == [2, 2, 2]
+    assert [row.peak_mb is None for row in rows] == [False, True, False]
+    assert min(row.p50_ms for row in rows) > 0
 
 
 @pytest.mark.slow
 def test_the_command(exported_repository, tmp_path):
     file, page = tmp_path / "scaling.json", tmp_path / "scaling.md"
     options = ["--pipeline", "nuclei_unet", "--size", "128x128", "--size", "256x256"]
-    few = ["--cells", "1", "--clients", "1", "--clients", "2", "--seconds", "0"]
+    few = ["--cells", "1", "--seconds", "0"]
     paths = ["--model-repository", exported_repository, "--json", file, "--markdown", page]
     done = CliRunner().invoke(main, [*options, *few, *map(str, paths)])
     assert done.exit_code == 0, done.output
-    result = json.loads(file.read_text())
-    assert [row["megapixels"] for row in result["frames"]] == [128**2 / 1e6, 256**2 / 1e6]
-    assert {row["unit"] for row in result["slopes"]} == {
-        "ms per megapixel",
-        "MB per megapixel",
-        "ms per client",
-        "MB per client",
-    }
-    [loaded] = result["loaded"]
-    assert loaded["start_s"] > 0
-    assert loaded["memory_mb"] > 50
-    assert page.read_text() == scaling_table(result)
+    result = read_result(file, ScalingResult)
+    assert [row.megapixels for row in result.frames] == [128**2 / 1e6, 256**2 / 1e6]
+    assert {row.unit for row in result.slopes} == {"ms per megapixel", "MB per megapixel"}
+    [loaded] = result.loaded
+    assert loaded.start_s > 0
+    assert loaded.memory_mb > 50
+    assert page.read_text() == scaling_page(result)
 
 
 def test_bad_input_is_told(source_repository, tmp_path):

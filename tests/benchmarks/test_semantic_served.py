@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.glioma import tables as glioma_tables
+from benchmarks.glioma.result import served_page as glioma_page
 from benchmarks.glioma.served import measure as measure_glioma
-from benchmarks.nuclei import tables as nuclei_tables
+from benchmarks.nuclei.result import served_page as nuclei_page
 from benchmarks.nuclei.served import measure as measure_nuclei
 from cytoserve import Client
 from training.checkpoint import CheckpointError
@@ -48,40 +48,24 @@ def nuclei(tmp_path_factory):
 
 
 def check_speed(speed):
-    assert min(speed["served"], speed["in_process"], speed["torch"]) > 0
-    assert speed["overhead"] == pytest.approx(speed["served"] / speed["in_process"])
-    assert speed["speedup"] == pytest.approx(speed["torch"] / speed["served"])
+    assert min(speed.served, speed.in_process, speed.study) > 0
 
 
-def test_whole_frames(cells, server, checkpoints, tmp_path):
+def test_whole_frames(cells, server, checkpoints):
     result = measure_glioma(
-        cells,
-        server,
-        "glioma_unet",
-        checkpoints / "glioma",
-        repeats=1,
-        timed_frames=1,
-        sizes={"large": (256, 320), "small": (64, 80)},
-        pictures=tmp_path,
+        cells, server, "glioma_unet", checkpoints / "glioma", repeats=1, timed_frames=1
     )
     with Client(server.url) as client:
-        for frame, figures in zip(cells.frames, result["frames"], strict=True):
+        for frame, figures in zip(cells.frames, result.frames, strict=True):
             answer = client.foreground(frame.read(), "glioma_unet")
-            assert figures["dice"] == dice_score(answer.mask, foreground_mask(frame))
-            picture = cv2.imread(str(tmp_path / f"{frame.path.stem}_probability.png"), -1)
-            assert np.array_equal(picture, answer.probability)
-            assert (tmp_path / f"{frame.path.stem}_overlay.png").is_file()
-    assert result["dice"] == pytest.approx(np.mean([f["dice"] for f in result["frames"]]))
-    check_speed(result["speed"])
-    memory = result["memory"]["frames"]
-    assert [row["resolution"] for row in memory] == ["small", "large"]
-    assert all(row["peak_bytes"] > 50e6 for row in memory)
-    page = glioma_tables.served_page(result)
-    assert f"| mean |  | {result['dice']:.3f} | {result['iou']:.3f} |" in page
-    assert f"| large | 320x256x3 | {memory[1]['peak_bytes'] / 1e6:.0f} |" in page
+            assert figures.dice == dice_score(answer.mask, foreground_mask(frame))
+    assert result.dice == pytest.approx(np.mean([frame.dice for frame in result.frames]))
+    check_speed(result.speed)
+    page = glioma_page(result)
+    assert f"| mean |  | {result.dice:.3f} | {result.iou:.3f} |" in page
 
 
-def test_tiled_frames(nuclei, server, checkpoints, tmp_path):
+def test_tiled_frames(nuclei, server, checkpoints):
     result = measure_nuclei(
         nuclei,
         server,
@@ -90,24 +74,24 @@ def test_tiled_frames(nuclei, server, checkpoints, tmp_path):
         timed_frames=1,
         offsets=[(32, 32)],
         margin=64,
-        pictures=tmp_path,
     )
-    [frame], [figures] = nuclei, result["frames"]
+    [frame], [figures] = nuclei, result.frames
     with Client(server.url) as client:
         answer = client.foreground(frame.read(), "nuclei_unet")
-    truth = disc_mask(frame.nuclei(), (300, 340), result["radius"])
-    assert figures["dice"] == dice_score(answer.mask, truth)
-    assert (figures["annotated"], figures["found"]) == (30, len(answer.centres))
+    truth = disc_mask(frame.nuclei(), (300, 340), result.radius)
+    assert figures.dice == dice_score(answer.mask, truth)
+    assert (figures.annotated, figures.found) == (30, len(answer.centres))
     distances = np.linalg.norm(answer.centres[None] - frame.nuclei()[:, None], axis=2)
-    near = distances <= result["radius"]
-    assert figures["matched"] <= min(near.any(axis=0).sum(), near.any(axis=1).sum())
-    assert result["nuclei"]["recall"] == figures["matched"] / 30
-    check_speed(result["speed"])
-    [seam] = result["seams"]["shifts"]
-    assert seam["pixels"] == (300 - 32 - 128) * (340 - 32 - 128)
-    page = nuclei_tables.served_page(result)
-    assert f"| Case_1-01 | {figures['dice']:.3f} | {figures['iou']:.3f} | 30 |" in page
-    assert f"| (32, 32) | {seam['below_limit']:.2%} |" in page
+    near = distances <= result.radius
+    assert figures.matched <= min(near.any(axis=0).sum(), near.any(axis=1).sum())
+    check_speed(result.speed)
+    [seam] = result.seams
+    assert seam.pixels == (300 - 32 - 128) * (340 - 32 - 128)
+    page = nuclei_page(result)
+    assert f"| Case_1-01 | {figures.dice:.3f} | {figures.iou:.3f} | 30 |" in page
+    assert f"| all | {figures.dice:.3f} | {figures.iou:.3f} | 30 |" in page
+    assert f" | {figures.matched / 30:.3f} |" in page
+    assert f"| (32, 32) | {seam.below_limit:.2%} |" in page
 
 
 def test_other_weights_than_the_served_ones_are_refused(cells, nuclei, server, checkpoints):
@@ -119,8 +103,6 @@ def test_other_weights_than_the_served_ones_are_refused(cells, nuclei, server, c
             checkpoints / "nuclei",
             repeats=1,
             timed_frames=1,
-            sizes={},
-            pictures=None,
         )
     with pytest.raises(CheckpointError, match="nuclei_network was exported from another"):
         measure_nuclei(
@@ -131,5 +113,4 @@ def test_other_weights_than_the_served_ones_are_refused(cells, nuclei, server, c
             timed_frames=1,
             offsets=[(32, 32)],
             margin=64,
-            pictures=None,
         )

@@ -3,47 +3,54 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from benchmarks.variants.__main__ import LONE, find_candidates, is_changed, main
-from benchmarks.variants.tables import mean_speedups, variants_table
+from benchmarks.variants.result import (
+    Refusal,
+    VariantRow,
+    VariantsResult,
+    mean_speedups,
+    variants_page,
+)
 
 
-def row(variant: str, pipeline: str, speedup: float, beyond: str = "") -> dict[str, Any]:
-    return {
-        "variant": variant,
-        "pipeline": pipeline,
-        "models": "network",
-        "seconds": 1 / speedup,
-        "default_seconds": 1.0,
-        "speedup": speedup,
-        "iou_drop": 0.001,
-        "accuracy_drop": 0.0,
-        "recall_drop": 0.0,
-        "precision_drop": 0.0,
-        "dice_drop": None,
-        "proven_on": "data/bccd",
-        "frames": 14,
-        "beyond_budget": beyond,
-    }
+def row(variant: str, pipeline: str, speedup: float, beyond: str = "") -> VariantRow:
+    return VariantRow(
+        variant=variant,
+        pipeline=pipeline,
+        models="network",
+        seconds=1 / speedup,
+        default_seconds=1.0,
+        speedup=speedup,
+        iou_drop=0.001,
+        accuracy_drop=0.0,
+        recall_drop=0.0,
+        precision_drop=0.0,
+        dice_drop=None,
+        proven_on="data/bccd",
+        frames=14,
+        beyond_budget=beyond,
+    )
 
 
-def result(*rows: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "machine": {"cores": "2"},
-        "model_repository": "model_repository",
-        "pipelines": ["yolo_resnet", "glioma_unet"],
-        "side": 1024,
-        "cells": 15,
-        "repeats": 5,
-        "rows": list(rows),
-        "refusals": [
-            {"variant": "openvino", "pipeline": "all", "reason": "Install it: make openvino"}
-        ],
-    }
+def result(*rows: VariantRow) -> VariantsResult:
+    return VariantsResult(
+        benchmark="variants",
+        command="",
+        machine={"cores": "2"},
+        model_repository="model_repository",
+        pipelines=("yolo_resnet", "glioma_unet"),
+        side=1024,
+        cells=15,
+        repeats=5,
+        score_threshold=None,
+        overlap_threshold=0.6,
+        rows=rows,
+        refusals=(Refusal(variant="openvino", pipeline="all", reason="Install it: make openvino"),),
+    )
 
 
 CASES = [
@@ -71,12 +78,12 @@ CASES = [
 
 
 @pytest.mark.parametrize(("rows", "choice"), CASES)
-def test_choice(rows: list[dict[str, Any]], choice: str) -> None:
-    assert choice in variants_table(result(*rows))
+def test_choice(rows: list[VariantRow], choice: str) -> None:
+    assert choice in variants_page(result(*rows))
 
 
 def test_a_pipeline_with_another_winner_is_told() -> None:
-    table = variants_table(
+    table = variants_page(
         result(
             row("int8", "yolo_resnet", 2.0),
             row("openvino", "yolo_resnet", 1.6),
@@ -94,14 +101,14 @@ def test_mean_is_geometric() -> None:
 
 
 def test_table_has_refusals_and_the_command() -> None:
-    table = variants_table(result(row("int8", "yolo_resnet", 2.0)))
+    table = variants_page(result(row("int8", "yolo_resnet", 2.0)))
     assert "Refused: openvino, all: Install it: make openvino" in table
     assert "python -m server --model-repository model_repository --variant int8" in table
     assert "| 0.0010 | 0.0000 |" in table
 
 
 def test_a_machine_that_allows_none_gets_reasons_and_no_empty_table() -> None:
-    table = variants_table(result())
+    table = variants_page(result())
     assert table.startswith("Refused: openvino, all: Install it: make openvino")
     assert "Serve without a variant:** none may run here." in table
     assert "| variant |" not in table

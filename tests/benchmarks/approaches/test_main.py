@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import math
 import statistics
 
 import pytest
 from click.testing import CliRunner
 
 from benchmarks.approaches.__main__ import PIPELINES, _cost_of_usual_cells, main
-from benchmarks.approaches.tables import approaches_table
+from benchmarks.approaches.result import ApproachesResult
+from benchmarks.harness.results import read_result
+from benchmarks.harness.serving import DEFAULT
 from cytoserve.contract import SINGLE_GRAPH
 from training.rendered import RenderSettings, render_dataset
 
@@ -43,40 +43,31 @@ def test_the_table_has_all_figures(data, checkpoints, exported_repository, serve
     words = arguments(data, checkpoints, exported_repository, server, tmp_path)
     done = CliRunner().invoke(main, [*words, "--variant", SINGLE_GRAPH])
     assert done.exit_code == 0, done.output
-    result = json.loads((tmp_path / "approaches.json").read_text())
-    assert set(result["approaches"]) == set(PIPELINES)
-    for name in PIPELINES:
-        figures = result["approaches"][name]
-        assert set(figures) == {
-            *("iou", "accuracy", "balanced_accuracy", "recall", "precision"),
-            *("f1", "panoptic_quality", "ap50", "found_per_image", "seconds"),
-        }
-        matched = figures["recall"] * result["cells_per_image"]
-        assert figures["precision"] * figures["found_per_image"] == pytest.approx(matched)
-        cells = (figures["found_per_image"] + result["cells_per_image"]) / 2
-        assert figures["f1"] == pytest.approx(matched / cells)
-        assert 0 <= figures["panoptic_quality"] <= figures["f1"] <= 1
-        assert 0 <= figures["ap50"] <= 1
-        ours, theirs = figures["seconds"], result["baseline"][name]["seconds"]
-        alone = result["in_process"][name]["seconds"]
-        assert min(ours, theirs, alone) > 0
-        own = [{way: each[name] for way, each in f["seconds"].items()} for f in result["frames"]]
-        speedups = [frame["baseline"] / frame["approaches"] for frame in own]
-        overheads = [frame["approaches"] / frame["in_process"] for frame in own]
-        assert result["speedup"][name] == statistics.median(speedups)
-        assert result["overhead"][name] == statistics.median(overheads)
-        merged = {key: figures[name] for key, figures in result["variants"][SINGLE_GRAPH].items()}
-        assert merged["seconds"] == statistics.median(frame[SINGLE_GRAPH] for frame in own)
-        assert merged["overhead"] == statistics.median(
-            f[SINGLE_GRAPH] / f["in_process"] for f in own
-        )
-        assert merged["speedup"] == statistics.median(f["baseline"] / f[SINGLE_GRAPH] for f in own)
-        assert f"| `{name}`, variant `{SINGLE_GRAPH}` | {merged['seconds']:.3f} |" in done.output
-    for name in PIPELINES:
-        counts = [frame["found"][name] for frame in result["frames"]]
-        assert statistics.mean(counts) == result["approaches"][name]["found_per_image"]
-    assert result["cells_per_image"] == 6
-    assert result["machine"]["cores"].isdecimal()
+    result = read_result(tmp_path / "approaches.json", ApproachesResult)
+    assert set(result.approaches) == set(PIPELINES)
+    assert list(result.served) == [DEFAULT, SINGLE_GRAPH]
+    for name, figures in result.approaches.items():
+        matched = figures.recall * result.cells_per_image
+        assert figures.precision * figures.found_per_image == pytest.approx(matched)
+        cells = (figures.found_per_image + result.cells_per_image) / 2
+        assert figures.f1 == pytest.approx(matched / cells)
+        assert 0 <= figures.panoptic_quality <= figures.f1 <= 1
+        assert 0 <= figures.ap50 <= 1
+        own = [{way: each[name] for way, each in f.seconds.items()} for f in result.frames]
+        assert result.in_process[name] == statistics.median(f["in_process"] for f in own) > 0
+        assert result.baseline[name] == statistics.median(f["baseline"] for f in own) > 0
+        for variant, served in result.served.items():
+            assert served.seconds[name] == statistics.median(f[variant] for f in own) > 0
+            speedups = [frame["baseline"] / frame[variant] for frame in own]
+            overheads = [frame[variant] / frame["in_process"] for frame in own]
+            assert served.speedup[name] == statistics.median(speedups)
+            assert served.overhead[name] == statistics.median(overheads)
+        merged = result.served[SINGLE_GRAPH].seconds[name]
+        assert f"| `{name}`, variant `{SINGLE_GRAPH}` | {merged:.3f} |" in done.output
+        counts = [frame.found[name] for frame in result.frames]
+        assert statistics.mean(counts) == figures.found_per_image
+    assert result.cells_per_image == 6
+    assert result.machine["cores"].isdecimal()
     table = (tmp_path / "approaches.md").read_text()
     assert table.strip() in done.output
     assert "| recall | precision | F1 | AP50 | PQ |" in table
@@ -84,52 +75,18 @@ def test_the_table_has_all_figures(data, checkpoints, exported_repository, serve
         assert printed in table
 
 
-FIGURES = dict.fromkeys(("iou", "accuracy", "balanced_accuracy", "recall", "precision"), 0.9)
-TIMES = {"found_per_image": 12.0, "seconds": 0.5}
-
-
-@pytest.mark.parametrize(
-    ("later", "printed"),
-    [
-        pytest.param(
-            {"f1": 0.812, "ap50": 0.734, "panoptic_quality": 0.656},
-            "| 0.900 | 0.900 | 0.812 | 0.734 | 0.656 | 12.0 |",
-            id="all figures",
-        ),
-        pytest.param({}, "| 0.900 | 0.900 | - | - | - | 12.0 |", id="a result of before"),
-        pytest.param(
-            {"f1": 0.0, "ap50": math.nan, "panoptic_quality": 0.0},
-            "| 0.900 | 0.900 | 0.000 | nan | 0.000 | 12.0 |",
-            id="no cell annotated",
-        ),
-    ],
-)
-def test_figures_that_a_result_lacks_are_a_dash(later, printed):
-    same = dict.fromkeys(PIPELINES, 1.0)
-    seconds = {name: {"seconds": 0.5} for name in PIPELINES}
-    result = {
-        "approaches": dict.fromkeys(PIPELINES, FIGURES | later | TIMES),
-        **{"in_process": seconds, "baseline": seconds},
-        **{"speedup": same, "overhead": same, "variants": {}},
-        **{"cost_of_classes": 1.5, "cost_of_usual_cells": {}},
-        **{"frames": [{}], "cells_per_image": 12.0, "class_names": ["a"], "machine": {}},
-        "score_threshold": 0.25,
-    }
-    assert approaches_table(result).count(printed) == len(PIPELINES)
-
-
 def test_cost_at_15_cells_is_read_from_the_line_through_the_frames():
     """Frames with 10, 20 and 40 cells, each of which adds 0.03 to the ratio."""
     found = [10, 20, 40]
     seconds = {"yolo": [2.0, 1.0, 4.0], "yolo_resnet": [2.8, 1.7, 9.2]}
     cost = _cost_of_usual_cells(seconds, found)
-    assert cost["cells"] == 15
-    assert cost["ratio"] == pytest.approx(1.1 + 15 * 0.03)
-    assert cost["r_squared"] == pytest.approx(1)
+    assert cost.cells == 15
+    assert cost.ratio == pytest.approx(1.1 + 15 * 0.03)
+    assert cost.r_squared == pytest.approx(1)
 
 
 def test_no_line_through_frames_of_equally_many_cells():
-    assert _cost_of_usual_cells({"yolo": [1, 2], "yolo_resnet": [2, 3]}, [7, 7]) == {}
+    assert _cost_of_usual_cells({"yolo": [1, 2], "yolo_resnet": [2, 3]}, [7, 7]) is None
 
 
 def test_other_weights_than_the_served_ones_are_refused(

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from benchmarks.glioma import runs as glioma_runs
 from benchmarks.glioma.protocol import main
+from benchmarks.glioma.result import Average, ModelRow, ScoresTable, scores_table
 from benchmarks.glioma.runs import Protocol, average
-from benchmarks.glioma.tables import scores_table
 from benchmarks.published import S2_TABLES, GliomaModel
 from training.datasets.readers import read_annotated
 from training.preprocessing.normalise import PrepareWholeFrame
@@ -67,7 +67,7 @@ def command(data, settings, tmp_path_factory):
     return run
 
 
-ROW = ("--encoder", "U-Net", "--resolution", "64x48", "--learning-curve", "1")
+ROW = ("--encoder", "U-Net", "--resolution", "64x48")
 TESTS = ("--test", "own,native", "--test", "704p,1472p", "--scale", "0.1")
 
 
@@ -83,7 +83,7 @@ def test_the_figures_are_those_of_the_checkpoints(first, command, data):
     frames = {frame.path.stem: frame for frame in read_annotated(data).frames}
     means = []
     for number in range(2):
-        folder = command.out / MODEL / "2-images" / f"split-{number:02}"
+        folder = command.out / MODEL / f"split-{number:02}"
         unet, _ = load_unet(folder)
         kept = json.loads((folder / "result.json").read_text())["dice"]["64x48,native"]
         assert len(kept) == 2
@@ -110,9 +110,6 @@ def test_the_page_shows_them(first, command):
         for score in first["tables"][0]["rows"][0]["scores"]
     )
     assert f"| U-Net | random | resize 64x48 | {one} | - | {two} | - |" in page
-    [curve] = first["learning_curve"]
-    loss = f"{curve['loss']['mean']:.3f} ± {curve['loss']['spread']:.3f}"
-    assert f"| U-Net, random, resize 64x48 | own, native | 1 | {loss} | - |" in page
     assert "704p = 70x51 px" in page
     assert "K = 2 random splits 2/1/2 of 5 frames" in page
 
@@ -149,27 +146,14 @@ def test_what_is_finished_is_not_done_again(first, command, monkeypatch):
 
 def test_a_training_whose_test_is_missing_is_tested_only(first, command, monkeypatch):
     monkeypatch.setattr(glioma_runs, "train_unet", None)
-    command(*ROW[:4], "--test", "native,native", "--scale", "0.1")
+    command(*ROW, "--test", "native,native", "--scale", "0.1")
     [row] = json.loads((command.out / "result.json").read_text())["tables"][0]["rows"]
     assert row["scores"][0]["mean"] != first["tables"][0]["rows"][0]["scores"][0]["mean"]
 
 
-def test_a_checkpoint_is_tested_without_training(first, command, monkeypatch):
-    monkeypatch.setattr(glioma_runs, "train_unet", None)
-    checkpoint = command.out / MODEL / "2-images" / "split-00"
-    command("--zero-shot", checkpoint, "--test", "64x48,native", "--scale", "0.1", splits=1)
-    result = json.loads((command.out / "result.json").read_text())
-    [row] = result["zero_shot"]["rows"]
-    # It was trained at 64x48: on its own split that is the same test.
-    splits = first["tables"][0]["rows"][0]["scores"][0]["splits"]
-    assert row["scores"][0]["splits"] == pytest.approx(splits[:1])
-    assert row["scores"][0]["spread"] is None
-    assert f"| U-Net | {checkpoint} | none |" in (command.out / "result.md").read_text()
-
-
 def test_the_whole_model_starts_from_a_pretraining(first, command, data, tmp_path):
-    checkpoint = command.out / MODEL / "2-images" / "split-00"
-    options = (*ROW[:4], "--init", "livecell", "--init", "elsewhere")
+    checkpoint = command.out / MODEL / "split-00"
+    options = (*ROW, "--init", "livecell", "--init", "elsewhere")
     given = ("--pretrained", f"livecell={checkpoint}")
     command(*options, *given, splits=1, out=tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())
@@ -179,9 +163,9 @@ def test_the_whole_model_starts_from_a_pretraining(first, command, data, tmp_pat
     page = (tmp_path / "result.md").read_text()
     assert "| U-Net | elsewhere | resize 64x48 | - | - |" in page
     assert "for want of initial weights" in page
-    recipe = tmp_path / "u-net-livecell-resize-64x48/2-images/split-00/recipe.json"
+    recipe = tmp_path / "u-net-livecell-resize-64x48/split-00/recipe.json"
     assert json.loads(recipe.read_text())["initialised_from"] == str(checkpoint)
-    other = command.out / MODEL / "2-images" / "split-01"
+    other = command.out / MODEL / "split-01"
     output = command(*options, "--pretrained", f"livecell={other}", splits=1, out=tmp_path, code=1)
     assert "began with other weights" in output
 
@@ -194,7 +178,6 @@ def test_the_whole_model_starts_from_a_pretraining(first, command, data, tmp_pat
         pytest.param([*ROW, "--sizes", "2/0/2"], 2, "none for validation", id="an empty part"),
         pytest.param([*ROW, "--test", "704p"], 2, "predicted at R1", id="half a test"),
         pytest.param([*ROW, "--test", "own,big"], 2, "a resolution is", id="no resolution"),
-        pytest.param([*ROW, "--learning-curve", "5,x"], 2, "got 5,x", id="no number"),
         pytest.param([*ROW, "--pretrained", "runs"], 2, "takes NAME=DIR", id="no name"),
     ],
 )
@@ -202,15 +185,8 @@ def test_options_that_cannot_be_meant_are_refused(command, options, code, messag
     assert message in " ".join(command(*options, code=code).split())
 
 
-@pytest.mark.parametrize(
-    ("changed", "options", "message"),
-    [
-        pytest.param({"sizes": "15/5/10"}, ROW, "data set has 5", id="a split too large"),
-        pytest.param({}, [*ROW, "--learning-curve", "3"], "got 3", id="a curve too long"),
-    ],
-)
-def test_splits_that_cannot_be_drawn_are_refused(command, tmp_path, changed, options, message):
-    assert message in command(*options, code=1, out=tmp_path, **changed)
+def test_splits_that_cannot_be_drawn_are_refused(command, tmp_path):
+    assert "data set has 5" in command(*ROW, code=1, out=tmp_path, sizes="15/5/10")
 
 
 def test_other_settings_in_the_same_folder_are_refused(first, command):
@@ -222,7 +198,6 @@ def test_average_is_over_images_and_splits():
     assert figures.mean == pytest.approx(0.75)
     assert figures.splits == pytest.approx((0.6, 0.9))
     assert figures.spread == pytest.approx(statistics.stdev([0.6, 0.9]))
-    assert figures.as_loss().mean == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("number", S2_TABLES)
@@ -235,16 +210,16 @@ def test_the_study_s_tables_are_whole(number):
         assert set(model.augmentation) <= set(glioma_runs.AUGMENTATIONS)
         assert len(figures) == len(table.tests)
         rows.append(
-            {
-                "network": model.network,
-                "init": model.init,
-                "training": model.training,
-                "scores": [{"mean": 0.5, "spread": 0.01}] * len(figures),
-                "study": figures,
-            }
+            ModelRow(
+                network=model.network,
+                init=model.init,
+                training=model.training,
+                scores=(Average(0.5, 0.01, ()),) * len(figures),
+                study=figures,
+            )
         )
-    tests = [", ".join(test) for test in table.tests]
-    text = scores_table({"title": table.title, "tests": tests, "rows": rows})
+    tests = tuple(", ".join(test) for test in table.tests)
+    text = scores_table(ScoresTable(title=table.title, tests=tests, rows=tuple(rows)))
     lines = [line for line in text.splitlines() if line.startswith("| U-Net-")]
     assert len(lines) == len(table.figures)
     for line, (model, figures) in zip(lines, table.figures.items(), strict=True):

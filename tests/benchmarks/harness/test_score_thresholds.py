@@ -30,7 +30,6 @@ def test_thresholds(given, expected):
 @pytest.mark.parametrize(
     ("recorded", "text"),
     [
-        pytest.param(0.25, "0.25", id="one for all, as earlier results have it"),
         pytest.param({"yolo": 0.16, "yolo_resnet": 0.16}, "0.16", id="the same for all"),
         pytest.param(
             {"yolo": 0.16, "yolo_resnet": 0.2}, "0.16 (`yolo`), 0.2 (`yolo_resnet`)", id="two"

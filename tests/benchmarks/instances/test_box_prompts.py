@@ -1,4 +1,4 @@
-"""Cells prompted by true boxes, and what prompts cost."""
+"""Cells prompted by true boxes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.instances.box_prompts import PromptCost, boxes_of, prompted_ious, prompted_quality
+from benchmarks.instances.__main__ import boxes_of, prompted_ious, prompted_quality
 from cytoserve import Cells, cells_from_labels
 from training.datasets.annotated import AnnotatedCell
 
@@ -85,7 +85,7 @@ def test_quality_is_over_the_cells_of_all_frames():
 
 
 def test_without_cells_there_is_no_quality():
-    quality = prompted_quality([(answer(), [])])
+    quality = prompted_quality([(answer(), []), (None, [])])
     figures = (quality.iou, quality.above_half, quality.box_iou, quality.quality)
     assert all(math.isnan(figure) for figure in figures)
     assert quality.cells == 0
@@ -94,20 +94,3 @@ def test_without_cells_there_is_no_quality():
 def test_boxes_of_annotated_cells():
     np.testing.assert_array_equal(boxes_of([square(5, 7), half(1, 2)])[0], [5, 7, 25, 27])
     assert boxes_of([]).shape == (0, 4)
-
-
-def test_shares_of_cost():
-    cost = PromptCost(
-        prompts=42,
-        first=2.0,
-        second=0.1,
-        together=0.3,
-        one_by_one=1.2,
-        decoder_together=0.2,
-        decoder_one_by_one=0.6,
-    )
-    figures = cost.figures()
-    assert figures["first"] == 2.0
-    shares = {name: figures[f"{name}_share"] for name in ("second", "together", "decoder")}
-    assert shares == pytest.approx({"second": 0.05, "together": 0.25, "decoder": 1 / 3})
-    assert figures["served_share"] == pytest.approx(0.5)

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from benchmarks.harness.results import RESULT_FILE
 from benchmarks.nuclei import runs as nuclei_runs
 from benchmarks.nuclei.protocol import main
-from benchmarks.nuclei.tables import protocol_page
+from benchmarks.nuclei.result import NucleiProtocolResult, SetRun, TileScores, protocol_page
 from benchmarks.published import S3
 from training.nuclei_tiles import SETS
 from training.unet.network import NUCLEI_NETWORKS, load_unet
@@ -148,22 +148,30 @@ def test_the_study_s_table_is_whole():
     """Nine sets that can be made, both networks, and the best figure where the study has it."""
     assert len(S3) == 9
     assert set(S3) <= set(SETS)
-    part = {"tiles": 1, "dice": 0.5, "iou": 0.4, "pixel_dice": 0.5, "pixel_iou": 0.4}
-    runs = [
-        {
-            "set": name,
-            "network": network,
-            "train": part,
-            "test": part,
-            "settings": {"epochs": 1},
-            "seconds": 1.0,
-        }
+    part = TileScores(tiles=1, dice=0.5, iou=0.4, pixel_dice=0.5, pixel_iou=0.4)
+    runs = tuple(
+        SetRun(
+            set=name,
+            network=network,
+            train=part,
+            test=part,
+            settings={"epochs": 1},
+            folder="",
+            seconds=1.0,
+        )
         for name in S3
         for network in NUCLEI_NETWORKS
-    ]
-    page = protocol_page(
-        {"runs": runs, "frames": 1, "test_cases": ["Case_1"], "radius": 9, "machine": {}}
     )
+    result = NucleiProtocolResult(
+        benchmark="nuclei.protocol",
+        command="",
+        machine={},
+        runs=runs,
+        frames=1,
+        test_cases=("Case_1",),
+        radius=9,
+    )
+    page = protocol_page(result)
     assert "| 256/128 zero | 1 / 1 | U-Net_ResNet50 | 0.500 / 0.400 | 0.500 / 0.400 " in page
     assert page.count("0.746 / 0.597") == 1
     assert page.count("| U-Net |") == page.count("| U-Net_ResNet50 |") == 9

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.nuclei.measures import grid_shifts
+from benchmarks.nuclei.served import grid_shifts
 from cytoserve.contract import TILE_STEP
 
 FRAME = np.random.default_rng(0).integers(0, 200, (300, 320, 3)).astype(np.uint8)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,15 +29,22 @@ from typing import Any
 import click
 import numpy.typing as npt
 
-from benchmarks.bounds import REGRESSION, judge, regression_table
+from benchmarks.harness.bounds import judge
 from benchmarks.harness.in_process import InProcess
 from benchmarks.harness.load import ask, each_time_new, exported, load_frame
 from benchmarks.harness.memory import PeakMemory
 from benchmarks.harness.options import json_option, markdown_option, repository_option
-from benchmarks.harness.results import new_result, write_result
+from benchmarks.harness.results import made_by, write_result
 from benchmarks.harness.serving import paused_supervisor
 from benchmarks.harness.step_statistics import counted
 from benchmarks.harness.timing import WARM_UPS, time_interleaved
+from benchmarks.regression.result import (
+    BOUNDS,
+    Check,
+    Load,
+    RegressionResult,
+    regression_page,
+)
 from cytoserve import Cells, Client
 from cytoserve.codec.instances import encode_request
 from cytoserve.contract import (
@@ -66,39 +73,6 @@ CLASSIFIED = "yolo_resnet"
 
 BATCHED = "yolo"
 """Pipeline whose network shall run on the frames of several clients at once."""
-
-
-@dataclass(frozen=True)
-class Load:
-    """Numbers of frames, cells and requests that are measured."""
-
-    repeats: int = 3
-    """Number of timed rounds, of which the median counts."""
-    frame: tuple[int, int] = (640, 480)
-    """(width, height) in pixels: one tile of the network."""
-    cells: int = 15
-    """Number of cells in such a frame."""
-    side: int = 2048
-    """Side in pixels of the frame with growing numbers of cells."""
-    few: int = 100
-    """Smaller number of cells for the growth."""
-    many: int = 2000
-    """Larger number of cells for the growth."""
-    clients: int = 8
-    """Number of clients that ask at the same time."""
-    requests: int = 8
-    """Number of requests per client."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One ratio."""
-
-    check: str
-    """Name of the check, see the module's docstring."""
-    of: str
-    """The pipeline or step."""
-    ratio: float
 
 
 def measure(
@@ -235,7 +209,7 @@ def batch(url: str, load: Load) -> Check:
     return Check("batch", network, counts.answers / counts.executions)
 
 
-def refuse_broken_bounds(result: Mapping[str, Any]) -> None:
+def refuse_broken_bounds(result: RegressionResult) -> None:
     """Raise an error if bounds are broken.
 
     A bound that was not measured, because its pipeline is not exported, is not broken.
@@ -243,7 +217,7 @@ def refuse_broken_bounds(result: Mapping[str, Any]) -> None:
     Raises:
         click.ClickException: a bound is broken; the text names all broken ones.
     """
-    verdicts = judge(REGRESSION, {"regression": result})
+    verdicts = judge(BOUNDS, result)
     broken = [
         f"{verdict.bound.name} of {verdict.of}: {verdict.measured_text}, not "
         f"{verdict.bound.limit_text}"
@@ -293,12 +267,8 @@ def main(
             checks = measure(server, model_repository, served, load)
     except ServerError as error:
         raise click.ClickException(str(error)) from error
-    result = new_result(
-        "regression",
-        checks=[asdict(check) for check in checks],
-        load=asdict(load),
-    )
-    write_result(result, regression_table(result), json_file, markdown)
+    result = RegressionResult(**made_by("regression"), checks=tuple(checks), load=load)
+    write_result(result, regression_page(result), json_file, markdown)
     refuse_broken_bounds(result)
 
 

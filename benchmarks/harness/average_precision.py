@@ -1,4 +1,4 @@
-"""Computes study S4's figures of instances: recall, precision and average precision.
+"""Computes average precision of found cells, as study S4 and as COCO define it.
 
 A found cell is a true positive if its mask IoU reaches the threshold and the annotated cell was not
 taken yet: the better-scored cell chooses first, and takes the free annotated cell of its frame that
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +31,6 @@ from pycocotools.cocoeval import COCOeval, Params
 from cytoserve import Cells
 from cytoserve.patches import run_lengths
 from training.datasets.annotated import AnnotatedCell, rle_from_cell
-from training.evaluation import match_cells, quality
 
 THRESHOLDS = tuple(hundredths / 100 for hundredths in range(50, 100, 5))
 """Mask IoU thresholds from which a found cell may be right."""
@@ -149,56 +147,3 @@ def _coco(frames: Sequence[tuple[tuple[int, int], Sequence[Annotation]]], class_
 
 def _annotation(rle: dict[str, Any], area: int, class_id: int) -> Annotation:
     return {"segmentation": rle, "area": area, "iscrowd": 0, "category_id": class_id + 1}
-
-
-Answers = Sequence[tuple[Cells, Sequence[AnnotatedCell]]]
-"""Found and annotated cells of every frame."""
-
-
-@dataclass(frozen=True)
-class InstanceQuality:
-    """Figures of one pipeline, the study's first; NaN if there is nothing to measure."""
-
-    annotated: float
-    """Mean annotated cells per frame."""
-    found: float
-    """Mean found cells per frame."""
-    confidence: float
-    """Mean score of all found cells; SAM's score is the IoU that it predicts for its mask."""
-    mean_average_precision: float
-    """mAP over IoU 0.50:0.05:0.95, see `benchmarks.instances.quality`."""
-    average_precision: dict[str, float]
-    """IoU threshold, ``"0.50"`` to ``"0.95"`` -> precision, averaged at the study's 11 recalls."""
-    ap50: float
-    """COCO's AP50: at IoU 0.50, with precision read at 101 recalls."""
-    recall: float
-    """Share of annotated cells that are matched; `training.evaluation` defines it and the
-    next three."""
-    precision: float
-    f1: float
-    panoptic_quality: float
-
-
-def instance_quality(answers: Answers, class_count: int) -> InstanceQuality:
-    """Return the figures over all frames together."""
-    scores = [float(score) for found, _ in answers for score in found.scores]
-    frames = [encode_frame(found, annotated) for found, annotated in answers]
-    precision = mean_average_precision(frames, class_count, THRESHOLDS)
-    matched = quality([match_cells(found, annotated) for found, annotated in answers])
-    return InstanceQuality(
-        annotated=mean_or_nan([len(cells) for _, cells in answers]),
-        found=mean_or_nan([len(found) for found, _ in answers]),
-        confidence=mean_or_nan(scores),
-        mean_average_precision=mean_or_nan(list(precision.values())),
-        average_precision={f"{threshold:.2f}": value for threshold, value in precision.items()},
-        ap50=ap50(frames, class_count),
-        recall=matched.recall,
-        precision=matched.precision,
-        f1=matched.f1,
-        panoptic_quality=matched.panoptic_quality,
-    )
-
-
-def mean_or_nan(values: Sequence[float]) -> float:
-    """Return the mean; NaN if there is no value."""
-    return statistics.fmean(values) if values else float("nan")

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.instances.quality import (
+from benchmarks.harness.average_precision import (
     THRESHOLDS,
     ap50,
     encode_frame,
