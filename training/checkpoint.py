@@ -58,6 +58,9 @@ class LearnedScale(BaseModel):
     """Median cell diameter in frame pixels; a cell's diameter is that of a disc of equal area."""
     largest_cell_px: float = Field(gt=0)
     """Longest box side of the largest cells in frame pixels, see `training.datasets.scale`."""
+    cell_diameters_px: tuple[float, float] | None = None
+    """Range of the frames' median diameters in frame pixels, where every data set kept its own
+    pixels. None where all were brought to one scale, and in recipes of earlier versions."""
     pixel_size_um: float | None = Field(None, gt=0)
     """Side of a frame pixel in micrometres; None if neither data nor options state it."""
 

@@ -13,6 +13,7 @@ from training.run.command_line import choose_settings
 from training.unet.dice import parse_resolution
 from training.unet.network import PLAIN_UNET
 from training.unet.settings import GLIOMA_PRESETS, NUCLEI_PRESETS
+from training.yolo.__main__ import PRESETS as YOLO_PRESETS
 
 
 @pytest.fixture
@@ -57,3 +58,25 @@ def test_the_settings_of_brecahad_are_valid_and_name_sets(folder):
         assert served.width == common.width or network != PLAIN_UNET
         assert served.epochs / served.batch > common.epochs / common.batch  # more steps
         assert 0 < served.class_balance < common.class_balance
+
+
+def test_no_test_image_of_the_shipped_models_was_trained_on(folder):
+    trained = [*(folder / "general").glob("train-*.txt"), folder / "bccd" / "general.txt"]
+    kept = [
+        *(folder / "general").glob("test-*.txt"),
+        *(folder / "bccd" / name for name in ("test.txt", "target.txt")),
+        folder / "t98g" / "test.txt",
+    ]
+    learned, tested = (
+        [n for f in files for n in f.read_text().split()] for files in (trained, kept)
+    )
+    assert len(learned) == 104
+    assert len(tested) == 23 + 14 + 16 + 5
+    assert len({*learned, *tested}) == len(learned) + len(tested)
+
+
+def test_the_settings_of_the_shipped_models_are_valid(folder):
+    yolo = choose_settings(YOLO_PRESETS, "general", folder / "general" / "yolo.yaml")
+    assert yolo.own_pixels
+    unet = choose_settings(GLIOMA_PRESETS, "study", folder / "general" / "unet.yaml")
+    assert unet.mode == "crop"

@@ -71,6 +71,25 @@ def measure_scale(dataset: AnnotatedDataset, network_scale: float | None = None)
     )
 
 
+def diameter_range(dataset: AnnotatedDataset) -> tuple[float, float]:
+    """Return the range of cell sizes that a network learns from frames of several scales.
+
+    Args:
+        dataset: frames of which one or more have a cell.
+
+    Returns:
+        Least and largest of the frames' median diameters in pixels, but for a twentieth of the
+        frames at either end, whose cells a network hardly sees.
+    """
+    medians = [
+        float(np.median([frame.scale * _diameter(cell) for cell in frame.cells]))
+        for frame in dataset.frames
+        if frame.cells
+    ]
+    least, most = np.quantile(medians, (0.05, 0.95))
+    return round(float(least), 2), round(float(most), 2)
+
+
 def bring_together(datasets: Sequence[AnnotatedDataset]) -> list[AnnotatedDataset]:
     """Give the frames of several data sets one common scale, that of the first.
 
@@ -116,14 +135,16 @@ def scale_for(network: LearnedScale, frames: LearnedScale | None) -> LearnedScal
 
     Returns:
         ``frames`` with the network scale at which their cells appear to the network at the size of
-        those that it learned from.
+        those that it learned from. A network that learned from several data sets at their own
+        pixels knows all sizes between theirs, see `LearnedScale.cell_diameters_px`.
     """
     if frames is None:
         return network
     if network.pixel_size_um is not None and frames.pixel_size_um is not None:
         factor = frames.pixel_size_um / network.pixel_size_um
     else:
-        factor = network.cell_diameter_px / frames.cell_diameter_px
+        least, most = network.cell_diameters_px or (network.cell_diameter_px,) * 2
+        factor = min(max(frames.cell_diameter_px, least), most) / frames.cell_diameter_px
     network_scale = round(network.network_scale * _or_one(factor), 4)
     return frames.model_copy(update={"network_scale": network_scale})
 

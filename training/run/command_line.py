@@ -131,7 +131,11 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 def read_data(
-    arguments: Sequence[str], one_class: bool, pixel_sizes_um: Sequence[float] = ()
+    arguments: Sequence[str],
+    one_class: bool,
+    pixel_sizes_um: Sequence[float] = (),
+    *,
+    own_pixels: bool = False,
 ) -> tuple[AnnotatedDataset, dict[str, str]]:
     """Read and join the data sets of ``--data`` arguments, at the scale of the first.
 
@@ -140,6 +144,8 @@ def read_data(
         one_class: give every cell the class "cell"; otherwise all data sets must list the same
             classes.
         pixel_sizes_um: values of ``--pixel-size``: none, one for all, or one per argument.
+        own_pixels: leave every data set at its own scale, for a network that is to know cells of
+            all their sizes.
 
     Returns:
         The joined data set, and a sha256 of every folder's files for the recipe.
@@ -162,9 +168,11 @@ def read_data(
                 f"{arguments[0]} has {', '.join(names)}; "
                 f"{argument} has {', '.join(dataset.class_names)}."
             )
-    frames = tuple(frame for dataset in bring_together(datasets) for frame in dataset.frames)
+    together = datasets if own_pixels else bring_together(datasets)
+    frames = tuple(frame for dataset in together for frame in dataset.frames)
+    size = None if own_pixels and len(datasets) > 1 else datasets[0].pixel_size_um
     try:
-        return AnnotatedDataset(names, frames, datasets[0].pixel_size_um), hashes
+        return AnnotatedDataset(names, frames, size), hashes
     except AnnotationError as error:
         raise click.UsageError(f"--data {' '.join(arguments)}: {error}") from error
 

@@ -31,7 +31,7 @@ from training.checkpoint import (
     load_checkpoint,
     new_recipe,
 )
-from training.datasets.scale import describe_scale, measure_scale
+from training.datasets.scale import describe_scale, diameter_range, measure_scale
 from training.datasets.splits import split_by_frame
 from training.run.command_line import (
     choose_settings,
@@ -59,6 +59,9 @@ class YoloSettings(BaseModel):
     network_scale: float | None = Field(None, gt=0)
     """Network pixels per frame pixel. None chooses it by the size of the cells, usually 1, see
     `training.datasets.scale`."""
+    own_pixels: bool = False
+    """Leave joined data sets at their own scales, so that the network learns cells of all their
+    sizes, instead of bringing them to one cell size."""
     window: int = Field(NETWORK_SIZE, ge=64, le=NETWORK_SIZE, multiple_of=32)
     """Side of a training window in network pixels. 640 is the side of a served tile."""
     samples_per_frame: int | None = Field(None, gt=0)
@@ -128,9 +131,11 @@ def train(
 ) -> Recipe:
     """Train one network and write its checkpoint to ``out``; return its recipe."""
     initial = _initial_weights(init)
-    dataset, hashes = read_data(data, one_class, pixel_sizes)
+    dataset, hashes = read_data(data, one_class, pixel_sizes, own_pixels=settings.own_pixels)
     training, validation = split_by_frame(dataset, settings.validation_share, seed)
     scale = measure_scale(dataset, settings.network_scale)
+    if settings.own_pixels:
+        scale = scale.model_copy(update={"cell_diameters_px": diameter_range(dataset)})
     click.echo(describe_scale(scale))
     facts = {
         "architecture": ARCHITECTURE,

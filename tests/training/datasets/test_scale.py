@@ -14,6 +14,7 @@ from training.datasets.annotated import AnnotatedCell, AnnotatedDataset, Annotat
 from training.datasets.scale import (
     bring_together,
     describe_scale,
+    diameter_range,
     measure_scale,
     recorded_scale,
     scale_for,
@@ -150,6 +151,15 @@ def test_frames_brought_together_show_cells_of_one_size() -> None:
     assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
 
 
+def test_the_range_of_sizes_is_that_of_the_frames() -> None:
+    sets = [frames(disc(size), name=f"f{size}") for size in (16, 30, 99)]
+    joined = AnnotatedDataset(
+        ("cell",), (*(s.frames[0] for s in sets), *frames(name="empty").frames)
+    )
+    least, most = diameter_range(joined)
+    assert (least, most) == (pytest.approx(17, abs=2), pytest.approx(92, abs=3))
+
+
 LEARNED = LearnedScale(network_scale=0.8, cell_diameter_px=40, largest_cell_px=90)
 
 
@@ -181,6 +191,18 @@ def learned(scale: float, diameter: float, pixel_size_um: float | None) -> Learn
             learned(0.8, 40, None), learned(1, 38, None), learned(0.8, 38, None), id="similar"
         ),
         pytest.param(learned(0.8, 40, 0.5), None, learned(0.8, 40, 0.5), id="unknown"),
+        pytest.param(
+            learned(0.8, 40, None).model_copy(update={"cell_diameters_px": (16, 99)}),
+            learned(1, 90, None),
+            learned(0.8, 90, None),
+            id="of a size between those of several data sets",
+        ),
+        pytest.param(
+            learned(0.8, 40, None).model_copy(update={"cell_diameters_px": (16, 99)}),
+            learned(1, 198, None),
+            learned(0.4, 198, None),
+            id="larger than those of all data sets",
+        ),
     ],
 )
 def test_frames_of_other_cells_are_seen_at_the_networks_scale(

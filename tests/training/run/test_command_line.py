@@ -133,6 +133,13 @@ def test_data_sets_are_brought_to_one_scale(
     assert [frame.scale for frame in dataset.frames] == [1.0, pytest.approx(scale)]
 
 
+def test_data_sets_keep_their_own_pixels_where_asked(label_images: Callable[..., Path]) -> None:
+    folders = [str(label_images(f"data_{i}", f"frame_{i}", 10 * (i + 1), 0.4)) for i in range(2)]
+    dataset, _ = read_data(folders, True, (0.4, 0.8), own_pixels=True)
+    assert [frame.scale for frame in dataset.frames] == [1.0, 1.0]
+    assert dataset.pixel_size_um is None  # they have no common one
+
+
 @pytest.mark.parametrize(
     ("data_sets", "sizes"),
     [
