@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cytoserve.contract import Pipeline
+from cytoserve.contract import PIPELINES, Pipeline
 from server.cleanup import (
     RUN_VARIABLE,
     clean_up,
@@ -140,7 +140,12 @@ def serve(
 def exported(
     exports: Sequence[PipelineExport], repository: Path, tell: Callable[[str], None]
 ) -> list[Pipeline]:
-    """Return the pipelines that can be served; tell which cannot, and what command makes them."""
+    """Return the pipelines that can be served, and tell which cannot.
+
+    Pipelines that were asked for by name are each told with the files that they lack. Where all
+    are served that can be, one short line names the others.
+    """
+    absent = [export.pipeline.name for export in exports if export.missing]
     missing = [
         f"Pipeline {export.pipeline.name} is not exported: {', '.join(export.missing)} missing in "
         f"{repository}. Make it with: {export.command}"
@@ -150,6 +155,12 @@ def exported(
     pipelines = [export.pipeline for export in exports if not export.missing]
     if not pipelines:
         raise RepositoryError("\n".join(["There is nothing to serve.", *missing]))
+    if len(exports) == len(PIPELINES) and len(missing) > 1:
+        missing = [
+            f"Not exported, so not served: {', '.join(absent)}. "
+            f"What is missing: python -m server --model-repository {repository} "
+            f"--pipelines {','.join(absent)}"
+        ]
     for line in missing:
         tell(line)
     return pipelines

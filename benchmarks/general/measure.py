@@ -11,7 +11,7 @@ and once more with the cells' median diameter told. False cells are counted in t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,23 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from benchmarks.fields.empty_frames import empty_frames
-from benchmarks.fields.false_cells import ALL, measure_false_cells, measure_false_foreground
-from benchmarks.fields.pipelines import ServedPipeline
-from benchmarks.harness.markdown import ABSENT, markdown_table
+from benchmarks.fields.result import ALL, EmptyRow, ForegroundRow
+from benchmarks.fields.views import ServedPipeline, measure_empty, measure_foreground
 from benchmarks.harness.options import json_option, markdown_option, repository_option
-from benchmarks.harness.results import machine_note, new_result, write_result
+from benchmarks.harness.results import (
+    ABSENT,
+    Result,
+    machine_note,
+    made_by,
+    table_of,
+    write_result,
+)
 from cytoserve import Cells, Client
+from cytoserve.contract import SCORE_THRESHOLD
 from server.embedded import EmbeddedServer
 from training.datasets.annotated import AnnotatedFrame
 from training.datasets.scale import measure_scale
-from training.evaluation.matching import FrameMatches, match_cells, quality
+from training.evaluation import FrameMatches, match_cells, quality
 from training.run.command_line import read_data
 
 CELLS, FOREGROUND = "yolo", "glioma_unet"
@@ -82,6 +89,43 @@ def without_edge(matches: FrameMatches, found: Cells, frame: AnnotatedFrame) -> 
     return replace(matches, found=matches.found - odd)
 
 
+@dataclass(frozen=True, kw_only=True)
+class KindRow:
+    """Figures of all test images of one kind, or of several; NaN if there is nothing to measure.
+
+    `training.evaluation` defines them.
+    """
+
+    kind: str
+    images: int
+    annotated: int
+    """Annotated cells of all images."""
+    found: int
+    recall: float
+    precision: float
+    f1: float
+    iou: float
+    f1_inside: float
+    """F1 without false cells at the edge."""
+    f1_told: float
+    """F1 where the cells' median diameter is told."""
+    dice: float | None
+    """Mean Dice of the U-Net; None if it is not served."""
+    diameter_px: float | None
+    """Median diameter of the annotated cells; None for several kinds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneralResult(Result):
+    """What the shipped models find."""
+
+    threshold: float
+    """Score threshold of the card."""
+    kinds: tuple[KindRow, ...]
+    empty: tuple[EmptyRow, ...]
+    foreground: tuple[ForegroundRow, ...]
+
+
 @dataclass
 class KindMatches:
     """Matches of all test images of one kind."""
@@ -96,30 +140,25 @@ class KindMatches:
     """Where the diameter is told."""
     dice: list[float] = field(default_factory=list)
 
-    def row(self) -> dict[str, Any]:
-        """Return the figures of this kind."""
-        return figures(self.kind.name, [self]) | {"diameter_px": self.diameter_px}
 
-
-def figures(name: str, kinds: Sequence[KindMatches]) -> dict[str, Any]:
-    """Return the figures of several kinds together; NaN if there is nothing to measure."""
+def row_of(name: str, kinds: Sequence[KindMatches]) -> KindRow:
+    """Return the figures of one or several kinds together."""
     plain = quality([match for kind in kinds for match in kind.plain])
-    inner = quality([match for kind in kinds for match in kind.inner])
-    told = quality([match for kind in kinds for match in kind.told])
     dice = [value for kind in kinds for value in kind.dice]
-    return {
-        "kind": name,
-        "images": sum(len(kind.plain) for kind in kinds),
-        "annotated": sum(match.annotated for kind in kinds for match in kind.plain),
-        "found": sum(match.found for kind in kinds for match in kind.plain),
-        "recall": plain.recall,
-        "precision": plain.precision,
-        "f1": plain.f1,
-        "iou": plain.iou,
-        "f1_inside": inner.f1,
-        "f1_told": told.f1,
-        "dice": float(np.mean(dice)) if dice else None,
-    }
+    return KindRow(
+        kind=name,
+        images=sum(len(kind.plain) for kind in kinds),
+        annotated=sum(match.annotated for kind in kinds for match in kind.plain),
+        found=sum(match.found for kind in kinds for match in kind.plain),
+        recall=plain.recall,
+        precision=plain.precision,
+        f1=plain.f1,
+        iou=plain.iou,
+        f1_inside=quality([match for kind in kinds for match in kind.inner]).f1,
+        f1_told=quality([match for kind in kinds for match in kind.told]).f1,
+        dice=float(np.mean(dice)) if dice else None,
+        diameter_px=kinds[0].diameter_px if len(kinds) == 1 else None,
+    )
 
 
 def measure_kind(client: Client, kind: Kind, data: Path, foreground: bool) -> KindMatches:
@@ -155,47 +194,62 @@ def dice(mask: NDArray[Any], truth: NDArray[np.bool_]) -> float:
     return float(2 * both / either) if either else 1.0
 
 
-def general_table(result: dict[str, Any]) -> str:
-    """Return the figures by kind of image, and the empty frames, as Markdown."""
-    kinds = markdown_table(
-        [
-            *("images", "number", "annotated", "found", "recall", "precision", "F1", "IoU"),
-            *("F1 without the edge", "F1, diameter told", "median px", "Dice of the U-Net"),
-        ],
-        [
-            [
-                *(row["kind"], f"{row['images']}", f"{row['annotated']}", f"{row['found']}"),
-                *(f"{row[name]:.3f}" for name in FIGURES),
-                f"{row['diameter_px']:.0f}" if "diameter_px" in row else ABSENT,
-                ABSENT if row["dice"] is None else f"{row['dice']:.3f}",
-            ]
-            for row in result["kinds"]
-        ],
-    )
-    empty = markdown_table(
-        ["empty frames", "number", "false cells", "per frame"],
-        [
-            [row["kind"], f"{row['frames']}", f"{row['false_cells']}", f"{row['per_frame']:.3f}"]
-            for row in result["empty"]
-        ],
-    )
+def general_page(result: GeneralResult) -> str:
+    """Return the figures by kind of image, and those of the empty frames, as Markdown."""
     share = "".join(
-        f"Foreground of the U-Net in the empty frames: {100 * row['share']:.3f} %.\n\n"
-        for row in result["empty_foreground"]
-        if row["kind"] == ALL
+        f"Foreground of the U-Net in the empty frames: {row.share:.3%}.\n\n"
+        for row in result.foreground
+        if row.kind == ALL
     )
     notes = (
-        f"Cells scored {result['threshold']:g} or more, matched at mask IoU >= 0.5. F1 without the "
+        f"Cells scored {result.threshold:g} or more, matched at mask IoU >= 0.5. F1 without the "
         "edge leaves out false cells that touch the edge of the image, which annotators of blood "
         "smears leave out as well."
     )
-    return f"{kinds}\n\n{empty}\n\n{share}{notes}\n\n{machine_note(result['machine'])}\n"
+    return (
+        f"{_kinds(result.kinds)}\n\n{_empty(result.empty)}\n\n{share}{notes}\n\n"
+        f"{machine_note(result.machine)}\n"
+    )
 
 
-FIGURES = ("recall", "precision", "f1", "iou", "f1_inside", "f1_told")
+def _kinds(rows: Sequence[KindRow]) -> str:
+    def figure(name: str) -> Callable[[KindRow], str]:
+        return lambda row: f"{getattr(row, name):.3f}"
+
+    return table_of(
+        rows,
+        {
+            "images": lambda row: row.kind,
+            "number": lambda row: f"{row.images}",
+            "annotated": lambda row: f"{row.annotated}",
+            "found": lambda row: f"{row.found}",
+            "recall": figure("recall"),
+            "precision": figure("precision"),
+            "F1": figure("f1"),
+            "IoU": figure("iou"),
+            "F1 without the edge": figure("f1_inside"),
+            "F1, diameter told": figure("f1_told"),
+            "median px": lambda row: (
+                ABSENT if row.diameter_px is None else f"{row.diameter_px:.0f}"
+            ),
+            "Dice of the U-Net": lambda row: ABSENT if row.dice is None else f"{row.dice:.3f}",
+        },
+    )
 
 
-def measure(client: Client, data: Path) -> dict[str, Any]:
+def _empty(rows: Sequence[EmptyRow]) -> str:
+    return table_of(
+        rows,
+        {
+            "empty frames": lambda row: row.kind,
+            "number": lambda row: f"{row.frames}",
+            "false cells": lambda row: f"{row.false_cells}",
+            "per frame": lambda row: f"{row.per_frame:.3f}",
+        },
+    )
+
+
+def measure(client: Client, data: Path) -> GeneralResult:
     """Measure all kinds of images, and the empty frames."""
     foreground = FOREGROUND in client.pipelines()
     kinds = [
@@ -205,15 +259,16 @@ def measure(client: Client, data: Path) -> dict[str, Any]:
     nuclei = [each for each in kinds if each.kind.folder == NUCLEI]
     card = client.card(CELLS)
     frames = list(track(empty_frames(EMPTY_SEED, data), "making empty frames", transient=True))
-    rows, _ = measure_false_cells(ServedPipeline(client, CELLS, card), frames)
-    return {
-        "threshold": card.threshold,
-        "kinds": [*(kind.row() for kind in kinds), figures("dsb2018, all three", nuclei)],
-        "empty": rows,
-        "empty_foreground": (
-            measure_false_foreground(client, FOREGROUND, frames) if foreground else []
+    return GeneralResult(
+        **made_by("general.measure"),
+        threshold=SCORE_THRESHOLD if card.threshold is None else card.threshold,
+        kinds=(
+            *(row_of(kind.kind.name, [kind]) for kind in kinds),
+            row_of("dsb2018, all three", nuclei),
         ),
-    }
+        empty=tuple(measure_empty(ServedPipeline(client, CELLS, card), frames)),
+        foreground=tuple(measure_foreground(client, FOREGROUND, frames) if foreground else ()),
+    )
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
@@ -229,9 +284,8 @@ def measure(client: Client, data: Path) -> dict[str, Any]:
 def main(data: Path, model_repository: Path, json_file: Path, markdown: Path | None) -> None:
     """Measure; the module's docstring is the help."""
     with EmbeddedServer(model_repository) as server, Client(server.url, timeout=TIMEOUT) as client:
-        measured = measure(client, data)
-    result = new_result("general.measure", **measured)
-    write_result(result, general_table(result), json_file, markdown)
+        result = measure(client, data)
+    write_result(result, general_page(result), json_file, markdown)
 
 
 if __name__ == "__main__":

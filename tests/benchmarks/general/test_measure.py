@@ -12,12 +12,12 @@ from benchmarks.general.measure import (
     KindMatches,
     annotated_pixels,
     dice,
-    figures,
+    row_of,
     without_edge,
 )
 from cytoserve import Cells
 from training.datasets.annotated import AnnotatedCell, AnnotatedFrame
-from training.evaluation.matching import match_cells
+from training.evaluation import match_cells
 
 SIDE = 64
 
@@ -70,11 +70,11 @@ def test_figures_are_those_of_all_cells_together():
     kind = KindMatches(Kind("squares", "folder", "names.txt"), 11.3)
     kind.plain, kind.inner, kind.told = [matches], [matches], [matches]
     kind.dice = [0.5, 1.0]
-    row = figures("both", [kind, kind])
-    assert (row["images"], row["annotated"], row["found"]) == (2, 4, 4)
-    assert (row["recall"], row["precision"], row["f1"]) == (0.5, 0.5, 0.5)
-    assert row["dice"] == 0.75
-    assert kind.row()["diameter_px"] == 11.3
+    row = row_of("both", [kind, kind])
+    assert (row.images, row.annotated, row.found) == (2, 4, 4)
+    assert (row.recall, row.precision, row.f1) == (0.5, 0.5, 0.5)
+    assert (row.dice, row.diameter_px) == (0.75, None)
+    assert row_of("one", [kind]).diameter_px == 11.3
 
 
 def test_foreground_is_compared_with_all_annotated_pixels():

@@ -152,6 +152,29 @@ def test_what_a_patch_can_hold_of_a_doubtful_mask(slope: float, least: float, mo
     assert least <= instances._holdable(box, soft >= 0.5, soft, MASK_SIZE) <= most
 
 
+@pytest.mark.parametrize(
+    ("radius", "distance", "most"),
+    [
+        pytest.param(8, 0.1, 0.98, id="a small cell"),
+        pytest.param(8, 0.5, 0.9, id="of a network that sees it at a fifth"),
+        pytest.param(180, 0.1, 1.0, id="a large one"),
+    ],
+)
+def test_the_iou_of_outlines_at_a_distance(radius: float, distance: float, most: float) -> None:
+    """A disc that is larger by the distance has just that IoU."""
+    whole = instances._iou_at_distance(disc(radius), distance)
+    assert whole == pytest.approx(1 - 2 * distance / radius, abs=0.01)
+    assert whole < most
+
+
+@pytest.mark.parametrize("radius", [6, 8, 20])
+def test_a_small_mask_shifted_by_half_a_pixel_is_too_far(radius: float) -> None:
+    y, x = np.mgrid[:400, :400] - 200.0
+    one, other = disc(radius), np.hypot(y, x - 0.5) < radius
+    iou = (one & other).sum() / (one | other).sum()
+    assert iou < instances._iou_at_distance(one, instances.OUTLINE_TOLERANCE)
+
+
 def test_masks_finer_than_a_patch_are_held_to_what_it_can_hold() -> None:
     figure = ChainParity("frame.tif", 0.5, 3, 0, 0.1, 0.97, 1.0, least_mask_iou=0.96)
     instances._hold(figure)
