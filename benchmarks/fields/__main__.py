@@ -30,6 +30,7 @@ import click
 from rich.progress import track
 
 from benchmarks.fields.empty_frames import empty_frames
+from benchmarks.fields.picture import save_picture
 from benchmarks.fields.result import (
     DoubledRow,
     EmptyRow,
@@ -153,6 +154,7 @@ def served_pipelines(client: Client, wanted: Sequence[str]) -> list[str]:
 @click.option("--quick", is_flag=True, help="Fewer scenes and frames, for a first look.")
 @json_option
 @markdown_option
+@click.option("--picture", type=click.Path(path_type=Path), help="Also draw the figures, as PNG.")
 def main(
     url: str,
     pipelines: Sequence[str],
@@ -160,6 +162,7 @@ def main(
     quick: bool,
     json_file: Path,
     markdown: Path | None,
+    picture: Path | None,
 ) -> None:
     """Measure; the module's docstring is the help."""
     try:
@@ -169,6 +172,9 @@ def main(
     except (AnnotationError, CytoserveError) as error:
         raise click.ClickException(str(error)) from error
     write_result(result, fields_page(result), json_file, markdown)
+    if picture:
+        save_picture(result, picture)
+        click.echo(f"Written: {picture}")
 
 
 if __name__ == "__main__":

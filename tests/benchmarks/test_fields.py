@@ -343,6 +343,7 @@ def test_the_real_server_is_measured(server, tiny, tmp_path):
         [
             *("--url", server.url, "--quick", "--pipeline", "yolo", "--pipeline", "glioma_unet"),
             *("--json", str(tmp_path / "f.json"), "--markdown", str(tmp_path / "f.md")),
+            *("--picture", str(tmp_path / "pictures" / "f.png")),
         ],
     )
     assert done.exit_code == 0, (done.output, done.exception)
@@ -359,6 +360,9 @@ def test_the_real_server_is_measured(server, tiny, tmp_path):
     assert table == fields_page(result)
     for bound in BOUNDS:
         assert f"| {bound.name} |" in table
+    picture = cv2.imread(str(tmp_path / "pictures" / "f.png"))
+    assert picture.shape == (540, 1800, 3)
+    assert np.ptp(picture.reshape(-1, 3), axis=0).min() > 0  # not blank, in any channel
 
 
 @pytest.mark.parametrize(
