@@ -7,7 +7,7 @@ STEP_MODULES = {
     "yolo_cells": "training.yolo.network.YoloNetwork",
     "yolo_targets": "training.yolo.network.YoloNetwork",
     "yolo_decode": "training.yolo.decode.YoloDecode",
-    "cell_crops": "training.preprocessing.cell_crops.CellCrops",
+    "cell_crops": "training.preprocessing.cutting.CellCrops",
     "resnet50_cells": "export.resnet.network.ClassifierNetwork",
     "cell_classes": "export.resnet.network.CellClasses",
     "maskrcnn_prepare": "training.preprocessing.cutting.FrameTiles",

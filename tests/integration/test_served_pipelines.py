@@ -45,7 +45,7 @@ def rendered(height: int, width: int, cells: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def client(server):
-    with Client(server.url, timeout=120) as client:
+    with Client(server.url, timeout=600) as client:
         yield client
 
 
@@ -146,7 +146,7 @@ def test_the_asyncio_client_gets_the_same_answer(server, client, pipeline):
     frame = rendered(480, 640, 15)
 
     async def ask():
-        async with AsyncClient(server.url, timeout=120) as connection:
+        async with AsyncClient(server.url, timeout=600) as connection:
             return await asyncio.gather(*(connection.segment(frame, pipeline) for _ in range(3)))
 
     expected = client.segment(frame, pipeline)
