@@ -12,13 +12,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
 
 from training.checkpoint import CheckpointError, Recipe, save_checkpoint
 from training.evaluation import draw_threshold
+
+if TYPE_CHECKING:
+    import torch
+
+STATE_NAME = "last.ckpt"
+"""State of an interrupted run of Lightning, below ``resume/``."""
 
 
 @dataclass(frozen=True)

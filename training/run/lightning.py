@@ -133,10 +133,6 @@ class BestEpochTraining(lightning.LightningModule, ABC):  # type: ignore[misc]  
         self.best_metrics = checkpoint["best"]["metrics"]
 
 
-STATE_NAME = "last.ckpt"
-"""State of an interrupted run, below ``resume/``."""
-
-
 def fit(
     training: BestEpochTraining,
     loaders: tuple[DataLoader[Any], ...],

@@ -20,9 +20,10 @@ from training.datasets.readers import read_annotated
 from training.datasets.scale import measure_scale
 from training.evaluation import THRESHOLDS
 from training.rendered import RenderSettings
-from training.yolo.__main__ import YoloSettings, main
+from training.yolo.__main__ import main
 from training.yolo.frames import WindowSettings
 from training.yolo.network import ARCHITECTURE, load_network
+from training.yolo.settings import YoloSettings
 from training.yolo.trainer import CentreMasks, YoloTrainer
 
 Run = Callable[..., Any]
