@@ -40,6 +40,7 @@ from training.maskrcnn.settings import MaskrcnnSettings, NetworkSettings
 from training.maskrcnn.trainer import MaskrcnnTraining, maskrcnn_threshold
 from training.run.folder import STATE_NAME, RunFolder
 from training.run.lightning import EpochBatches, fit
+from training.run.progress import describe_frames
 
 COCO = "coco"
 BACKBONE_STAGES = ("layer4", "layer3", "layer2", "layer1", "conv1")
@@ -81,6 +82,7 @@ def train_maskrcnn(
     _check(train, validation)
     network_scale = settings.network_scale or study_scale(train, settings)
     scale = measure_scale(train, network_scale)
+    click.echo(describe_frames(train, validation))
     click.echo(describe_scale(scale))
     facts = {
         "architecture": ARCHITECTURE,

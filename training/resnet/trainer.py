@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import cv2
 import torch
 import torchvision
@@ -26,6 +28,7 @@ from training.resnet.network import ARCHITECTURE, CellClassifier
 from training.resnet.settings import ResnetSettings
 from training.run.folder import STATE_NAME, RunFolder
 from training.run.lightning import BestEpochTraining, fit
+from training.run.progress import describe_data
 
 
 class ClassifierTraining(BestEpochTraining):
@@ -194,6 +197,11 @@ def train_resnet(
 ) -> Recipe:
     """Train one classifier and write its checkpoint to ``out``; return its recipe."""
     index = read_index(crops)
+    click.echo(
+        describe_data(
+            "crops", *(_by_class(index, part) for part in (index.train, index.validation))
+        )
+    )
     facts = {
         "architecture": ARCHITECTURE,
         "class_names": index.class_names,
@@ -222,6 +230,12 @@ def train_resnet(
     recipe = new_recipe(**facts, metrics=training.best_metrics)
     folder.finish(training.best_weights, recipe)
     return recipe
+
+
+def _by_class(index: CropIndex, crops: tuple[Crop, ...]) -> tuple[int, dict[str, int]]:
+    """Count crops, in all and of each class."""
+    classes = Counter(crop.class_id for crop in crops)
+    return len(crops), {name: classes[i] for i, name in enumerate(index.class_names)}
 
 
 def _all_crops(index: CropIndex) -> tuple[Crop, ...]:

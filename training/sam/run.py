@@ -24,6 +24,7 @@ from training.datasets.annotated import AnnotatedDataset
 from training.datasets.splits import refuse_shared_frames
 from training.run.folder import STATE_NAME, RunFolder
 from training.run.lightning import EpochBatches, fit
+from training.run.progress import describe_frames
 from training.sam.frames import SamFrame, Sides, prepare_frames
 from training.sam.network import ARCHITECTURE, KeptEmbeddings, build_sam, load_published, load_sam
 from training.sam.samples import DenseSample, TrainingSample, TrainingSamples
@@ -70,6 +71,7 @@ def train_sam(
     """
     refuse_shared_frames(train, validation)
     train, validation = with_cells(train, "to train on"), with_cells(validation, "to validate on")
+    click.echo(describe_frames(train, validation))
     torch.manual_seed(seed)
     sam = _initial_sam(settings, init)
     sides = Sides.of(sam)

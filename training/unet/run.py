@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch.utils.data import DataLoader
@@ -24,6 +25,7 @@ from training.datasets.splits import refuse_shared_frames
 from training.nuclei_tiles import Tile, read_tile_index
 from training.run.folder import STATE_NAME, RunFolder
 from training.run.lightning import EpochBatches, fit
+from training.run.progress import describe_data, describe_frames
 from training.unet.frames import (
     MaskedImage,
     balancing_weights,
@@ -84,6 +86,7 @@ def train_unet(
         CheckpointError: the weights to start from, or the run to resume, are not available.
     """
     refuse_shared_frames(train, validation)
+    click.echo(describe_frames(train, validation))
     images = prepare_frames(train), prepare_frames(validation)
     facts = _facts(settings, {}, data or {}, init, seed)
     folder = RunFolder(out, STATE_NAME)
@@ -106,6 +109,7 @@ def train_nuclei(
     :func:`train_unet` for the other arguments and errors.
     """
     index = read_tile_index(tiles)
+    click.echo(describe_data("tiles", (len(index.train), {}), (len(index.test), {})))
     images = _read_tiles(tiles, index.train), _read_tiles(tiles, index.test)
     files = [tiles / file for t in (*index.train, *index.test) for file in (t.image, t.mask)]
     data = {**index.data, str(tiles): hash_files(files)}

@@ -18,10 +18,9 @@ from training.checkpoint import (
 )
 from training.datasets.scale import describe_scale, diameter_range, measure_scale
 from training.datasets.splits import split_by_frame
-from training.run.command_line import (
-    read_data,
-)
+from training.run.command_line import read_data
 from training.run.folder import RunFolder
+from training.run.progress import describe_frames
 from training.yolo.frames import DATA_FILE, WindowSettings, write_yolo_dataset
 from training.yolo.network import ARCHITECTURE, fetch_coco_weights, new_network
 from training.yolo.settings import STATE_NAME, YoloSettings
@@ -46,6 +45,7 @@ def train_yolo(
     scale = measure_scale(dataset, settings.network_scale)
     if settings.own_pixels:
         scale = scale.model_copy(update={"cell_diameters_px": diameter_range(dataset)})
+    click.echo(describe_frames(training, validation))
     click.echo(describe_scale(scale))
     facts = {
         "architecture": ARCHITECTURE,

@@ -34,7 +34,7 @@ from training.datasets.annotated import AnnotatedDataset
 from training.evaluation import LOWEST, choose_score_threshold, validation_frames
 from training.preprocessing.cutting import NetworkTiles
 from training.run.folder import RunFolder
-from training.run.progress import EpochProgress
+from training.run.progress import EpochProgress, describe_device
 from training.yolo.decode import YoloDecode
 from training.yolo.network import SegmentationModel, YoloNetwork, all_threads, new_network, transfer
 
@@ -200,6 +200,7 @@ class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics shi
         self.add_callback("on_train_start", _begin_progress)
         self.add_callback("on_train_epoch_start", _seed_epoch)
         self.add_callback("on_train_batch_end", lambda trainer: trainer.progress.step())
+        self.add_callback("on_val_batch_end", lambda validator: self.progress.say())
 
     def train(self) -> None:
         """Train the remaining epochs; there may be none if the run was interrupted late."""
@@ -298,7 +299,8 @@ class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics shi
 
 
 def _begin_progress(trainer: YoloTrainer) -> None:
-    trainer.progress.begin(len(trainer.train_loader), trainer.start_epoch)
+    device = describe_device(trainer.device, bf16=trainer.bf16)
+    trainer.progress.begin(len(trainer.train_loader), trainer.start_epoch, device)
 
 
 def _seed_epoch(trainer: YoloTrainer) -> None:
