@@ -35,7 +35,8 @@ from training.sam.network import ARCHITECTURE as SAM
 from training.sam.network import build_sam
 from training.sam.settings import TINY
 from training.unet.network import ARCHITECTURE as UNET
-from training.unet.network import PLAIN_UNET, UNet, build_unet
+from training.unet.network import UNet, build_unet
+from training.unet.settings import PLAIN_UNET
 from training.yolo.network import ARCHITECTURE as YOLO
 from training.yolo.network import SegmentationModel, new_network
 

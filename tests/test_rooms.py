@@ -32,6 +32,14 @@ SHARED = (
     "export/repository",
 )
 AGPL = "ultralytics"
+TRAININGS = (
+    *FAMILIES,
+    "crops",
+    "fetch",
+    "nuclei_tiles",
+    "rendered",
+)
+"""Commands ``python -m training.<name>``."""
 EXPORT = "import export.__main__; export.__main__.main"
 
 
@@ -126,6 +134,16 @@ def test_the_model_repository_needs_only_the_client():
             f"{EXPORT}(['yolo', '--help'], standalone_mode=False)",
             {"torch", "torchvision", "ultralytics", "lightning"},
             id="help of an export",
+        ),
+        *(
+            pytest.param(
+                f"import training.{name}.__main__"
+                if (ROOT / "training" / name).is_dir()
+                else f"import training.{name}",
+                {"torch", "torchvision", "ultralytics", "lightning", "matplotlib"},
+                id=f"help of training.{name}",
+            )
+            for name in TRAININGS
         ),
     ],
 )

@@ -16,7 +16,6 @@ from pathlib import Path
 import click
 import cv2
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from rich.progress import track
 
@@ -24,8 +23,6 @@ from training.checkpoint import LearnedScale, explain
 from training.datasets.annotated import AnnotatedDataset, AnnotatedFrame
 from training.datasets.scale import measure_scale
 from training.datasets.splits import split_by_frame
-from training.preprocessing.cutting import CellCrops
-from training.preprocessing.normalise import PercentileLevels
 from training.run.command_line import data_option, pixel_size_option, read_data
 
 INDEX_FILE = "crops.json"
@@ -89,6 +86,12 @@ def cut_crops(
 
 
 def _cut_frame(frame: AnnotatedFrame, out: Path, split: str) -> list[Crop]:
+    # Here, so that help and wrong options are answered before torch is imported.
+    import torch
+
+    from training.preprocessing.cutting import CellCrops
+    from training.preprocessing.normalise import PercentileLevels
+
     if not frame.cells:
         return []
     image = frame.read()

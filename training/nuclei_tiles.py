@@ -44,7 +44,6 @@ from cytoserve.contract import TILE_SIZE, TILE_STEP
 from training.checkpoint import explain, hash_files
 from training.datasets.annotated import AnnotationError
 from training.datasets.readers.brecahad import RADIUS, PointFrame, disc_mask, read_brecahad
-from training.preprocessing.clean import clean_image
 
 INDEX_FILE = "tiles.json"
 IMAGES, MASKS = "images", "masks"
@@ -192,6 +191,9 @@ def _make_sets(
     tested: frozenset[str],
 ) -> dict[str, TileIndex]:
     """Make several data sets, set name -> folder; each frame is cleaned only once."""
+    # Here, so that help and wrong options are answered before torch is imported.
+    from training.preprocessing.clean import clean_image
+
     for name in folders:
         _check_fits(frames, name)
     for folder in folders.values():

@@ -26,8 +26,7 @@ from benchmarks.harness.stages import Stages, begin_afresh, copy_repository, pre
 from benchmarks.nuclei.result import study_text
 from benchmarks.published import S3, S3_ENDINGS, S3_NETWORKS
 from training.nuclei_tiles import set_folder
-from training.run.folder import RunFolder
-from training.run.lightning import STATE_NAME
+from training.run.folder import STATE_NAME, RunFolder
 
 SETTINGS = Path("benchmarks/brecahad")
 RESULTS = Path("benchmarks/results")

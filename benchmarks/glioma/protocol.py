@@ -38,9 +38,8 @@ from benchmarks.published import S2_TABLES, GliomaModel, GliomaTable, TestSizes
 from training.checkpoint import RANDOM, explain, load_checkpoint
 from training.datasets.splits import SplitSizes
 from training.run.command_line import SETTINGS_HELP, choose_settings, data_option, read_data
-from training.unet.dice import NATIVE, parse_resolution
-from training.unet.network import ARCHITECTURE, NETWORKS
-from training.unet.settings import GLIOMA_PRESETS
+from training.unet.network import ARCHITECTURE
+from training.unet.settings import GLIOMA_PRESETS, NATIVE, NETWORKS, parse_resolution
 
 STUDY_SPLITS = 10
 """The study's number K of random splits."""

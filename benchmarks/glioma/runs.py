@@ -17,13 +17,12 @@ from training.checkpoint import RANDOM, RECIPE_FILE, WEIGHTS_FILE, hash_files
 from training.datasets.annotated import AnnotatedDataset, AnnotatedFrame
 from training.datasets.splits import DatasetSplit, SplitSizes, random_split
 from training.preprocessing.normalise import PrepareWholeFrame
-from training.run.folder import RunFolder
-from training.run.lightning import STATE_NAME
-from training.unet.__main__ import IMAGENET, train_unet
-from training.unet.dice import RESOLUTIONS, dice_at, size_text
+from training.run.folder import STATE_NAME, RunFolder
+from training.unet.dice import dice_at
 from training.unet.frames import foreground_mask
 from training.unet.network import UNet, load_unet
-from training.unet.settings import UnetSettings
+from training.unet.run import IMAGENET, train_unet
+from training.unet.settings import RESOLUTIONS, UnetSettings, size_text
 
 OWN = "own"
 """Resolution R1 of a test at which cells are as large as in the model's training."""

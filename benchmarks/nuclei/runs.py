@@ -24,13 +24,12 @@ from training.nuclei_tiles import (
     set_folder,
     split_by_case,
 )
-from training.run.folder import RunFolder
-from training.run.lightning import STATE_NAME
-from training.unet.__main__ import train_nuclei
+from training.run.folder import STATE_NAME, RunFolder
 from training.unet.dice import FOREGROUND_PROBABILITY, dice_score, iou_score
 from training.unet.frames import read_tiles
-from training.unet.network import NUCLEI_NETWORKS, UNet, load_unet
-from training.unet.settings import UnetSettings
+from training.unet.network import UNet, load_unet
+from training.unet.run import train_nuclei
+from training.unet.settings import NUCLEI_NETWORKS, UnetSettings
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,7 @@ import click
 
 from benchmarks.harness.stages import Stages, begin_afresh, copy_repository, precision_options
 from training.checkpoint import load_checkpoint
-from training.run.folder import RunFolder
-from training.run.lightning import STATE_NAME
+from training.run.folder import STATE_NAME, RunFolder
 from training.unet.network import ARCHITECTURE
 
 LISTS = Path("benchmarks/t98g")

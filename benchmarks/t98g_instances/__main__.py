@@ -21,8 +21,7 @@ from pathlib import Path
 import click
 
 from benchmarks.harness.stages import Stages, begin_afresh, copy_repository, precision_options
-from training.run.folder import RunFolder
-from training.run.lightning import STATE_NAME
+from training.run.folder import STATE_NAME, RunFolder
 
 FIELDS = Path("benchmarks/t98g")
 SETTINGS = Path("benchmarks/t98g_instances")

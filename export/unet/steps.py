@@ -30,9 +30,8 @@ from export.unet.reference import predict_tile_by_tile, predict_whole_frame
 from export.unet.tiles import PrepareTiles, StitchTiles, tile_count
 from training.checkpoint import CheckpointError, Recipe
 from training.preprocessing.normalise import PrepareWholeFrame
-from training.unet.dice import parse_resolution
 from training.unet.network import UNet, load_unet
-from training.unet.settings import UnetSettings
+from training.unet.settings import UnetSettings, parse_resolution
 
 RADIUS = "radius"
 """Recipe setting with the radius of the discs that a nuclei network was trained on."""

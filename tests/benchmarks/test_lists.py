@@ -10,10 +10,13 @@ from training.datasets.annotated import AnnotatedDataset, AnnotatedFrame
 from training.datasets.splits import SplitSizes, random_split
 from training.nuclei_tiles import set_folder
 from training.run.command_line import choose_settings
-from training.unet.dice import parse_resolution
-from training.unet.network import PLAIN_UNET
-from training.unet.settings import GLIOMA_PRESETS, NUCLEI_PRESETS
-from training.yolo.__main__ import PRESETS as YOLO_PRESETS
+from training.unet.settings import (
+    GLIOMA_PRESETS,
+    NUCLEI_PRESETS,
+    PLAIN_UNET,
+    parse_resolution,
+)
+from training.yolo.settings import PRESETS as YOLO_PRESETS
 
 
 @pytest.fixture

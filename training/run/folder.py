@@ -12,13 +12,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
 
 from training.checkpoint import CheckpointError, Recipe, save_checkpoint
 from training.evaluation import draw_threshold
+
+if TYPE_CHECKING:
+    import torch
+
+STATE_NAME = "last.ckpt"
+"""State of an interrupted run of Lightning, below ``resume/``."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class RunFolder:
         shutil.rmtree(self.state.parent)
 
     def report(self, recipe: Recipe) -> None:
-        """Print what the run has made: classes, metrics and threshold."""
+        """Print what the run has made: classes, metrics and threshold; warn if it is nothing."""
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in recipe.metrics.items())
         click.echo(f"checkpoint {self.out}: {', '.join(recipe.class_names)}; {metrics}")
         chosen = recipe.threshold
@@ -90,6 +95,9 @@ class RunFolder:
             kind = "score" if chosen.metric == "F1" else "probability"
             best = f"{chosen.metric} {max(chosen.best):.3f} in validation"
             click.echo(f"{kind} threshold {chosen.value:g}, {best}")
+        seen = nothing_learned(recipe)
+        if seen:
+            click.echo(f"warning: {seen}. {REMEDY}", err=True)
 
     @contextmanager
     def reported(self) -> Iterator[None]:
@@ -105,3 +113,34 @@ class RunFolder:
             ) from error
         except (ValueError, OSError) as error:  # CheckpointError and AnnotationError among them
             raise click.ClickException(str(error)) from error
+
+
+LEAST_SCORE = 0.1
+"""F1, Dice or IoU on the validation frames below which a network has learned next to nothing."""
+
+REMEDY = (
+    "The network has learned next to nothing, so do not use it as it is. Train for more epochs "
+    "(--epochs), start from trained weights (--init), or look at the annotations: they may not lie "
+    "on the cells."
+)
+
+
+def nothing_learned(recipe: Recipe) -> str | None:
+    """Tell by which figure of the validation a network has learned nothing; None if it has learned.
+
+    The figures are F1 or Dice at the chosen threshold, the balanced accuracy of a classifier
+    beside that of guessing, and the mean IoU of SAM's masks for true boxes.
+    """
+    chosen = recipe.threshold
+    if chosen is not None and max(chosen.best) < LEAST_SCORE:
+        return f"the best {chosen.metric} in validation is {max(chosen.best):.3f}"
+    classes = len(recipe.class_names)
+    balanced, overlap = (recipe.metrics.get(name) for name in ("balanced_accuracy", "box_iou"))
+    if balanced is not None and classes > 1 and balanced <= 1 / classes + 1e-6:
+        return (
+            f"the balanced accuracy in validation is {balanced:.3f}, and guessing one of {classes} "
+            f"classes reaches {1 / classes:.3f}"
+        )
+    if overlap is not None and overlap < LEAST_SCORE:
+        return f"the mean IoU of the masks for true boxes is {overlap:.3f}"
+    return None

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from training.run.folder import RunFolder
-from training.run.progress import EpochProgress
+from training.run.progress import EpochProgress, describe_device
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,21 @@ class BestEpochTraining(lightning.LightningModule, ABC):  # type: ignore[misc]  
         torch.manual_seed(self.seed + epoch)
 
     def on_train_start(self) -> None:
-        """Show the length of the run."""
-        self.progress.begin(self.trainer.num_training_batches, self.current_epoch)
+        """Show the device and the length of the run."""
+        bf16 = self.trainer.precision == "bf16-mixed"
+        self.progress.begin(
+            self.trainer.num_training_batches,
+            self.current_epoch,
+            describe_device(self.device, bf16=bf16),
+        )
 
     def on_train_epoch_start(self) -> None:
         """Give every epoch its own random numbers."""
         self.draw_epoch(self.current_epoch)
+
+    def on_validation_batch_end(self, *args: Any) -> None:
+        """Say where the run is: a validation may take minutes."""
+        self.progress.say()
 
     def log_step(self, loss: Tensor, images: int, name: str = "loss") -> None:
         """Log one step's loss, which is a mean over ``images``, and its learning rate."""
@@ -131,10 +140,6 @@ class BestEpochTraining(lightning.LightningModule, ABC):  # type: ignore[misc]  
         self.draw_epoch(checkpoint["epoch"] + 1)
         self.best_weights = checkpoint["best"]["weights"]
         self.best_metrics = checkpoint["best"]["metrics"]
-
-
-STATE_NAME = "last.ckpt"
-"""State of an interrupted run, below ``resume/``."""
 
 
 def fit(

@@ -1,31 +1,96 @@
-"""The progress of a run on the terminal, epoch by epoch."""
+"""What a run says of itself: its data and device first, then its progress, epoch by epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from training.datasets.annotated import AnnotatedDataset
+
+if TYPE_CHECKING:
+    import torch
+
+LINE_SECONDS = 60.0
+"""Seconds between two lines of progress where stderr is no terminal."""
+
+_SPEED_SECONDS = 600.0
+"""Seconds over which the time that is left is estimated: steps take up to minutes each, and the
+validation between two epochs counts too."""
+
+
+def describe_frames(train: AnnotatedDataset, validation: AnnotatedDataset) -> str:
+    """Describe the frames of a run, and their cells by class, in one line."""
+    parts = [(len(part.frames), part.cells_per_class()) for part in (train, validation)]
+    return describe_data("frames", *parts)
+
+
+def describe_data(
+    unit: str, train: tuple[int, Mapping[str, int]], validation: tuple[int, Mapping[str, int]]
+) -> str:
+    """Describe the data of a run in one line.
+
+    Args:
+        unit: what is counted: ``frames``, ``crops`` or ``tiles``.
+        train: their number to train on, and the cells or crops of each class there; a unit without
+            classes has none.
+        validation: the same of those to validate on.
+    """
+    shown = []
+    for count, classes in (train, validation):
+        inside = ", ".join(f"{number} {name}" for name, number in classes.items())
+        shown.append(f"{count} {unit}" + (f" ({inside})" if inside else ""))
+    return f"trained on {shown[0]}, validated on {shown[1]}"
+
+
+def describe_device(device: torch.device, *, bf16: bool) -> str:
+    """Name the device of a run and its precision: a CPU by its threads, a GPU by its name."""
+    import torch
+
+    name = device.type
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif device.type == "cpu":
+        name = f"CPU, {torch.get_num_threads()} threads"
+    return f"{name}, {'bfloat16 mixed precision' if bf16 else 'float32'}"
+
 
 class EpochProgress:
-    """Progress of one run of ``epochs`` epochs, on stderr; a context manager."""
+    """Progress of one run of ``epochs`` epochs, on stderr; a context manager.
 
-    def __init__(self, epochs: int) -> None:
+    On a terminal it is a bar. Elsewhere it is a line a minute, since nobody sees a bar in a log.
+
+    Args:
+        epochs: number of epochs of the run.
+        clock: seconds that only grow; a test gives its own.
+    """
+
+    def __init__(self, epochs: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.epochs = epochs
+        self._clock = clock
+        self._left = TimeRemainingColumn()
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            self._left,
             console=Console(stderr=True),
             transient=True,
+            get_time=clock,
+            speed_estimate_period=_SPEED_SECONDS,
         )
         self._task = self._bar.add_task("steps", total=None)
+        self._steps_per_epoch = 1
+        self._steps = 0
+        self._said = clock()
 
     def __enter__(self) -> EpochProgress:
-        self._bar.start()
+        if self._bar.console.is_terminal:
+            self._bar.start()
         return self
 
     def __exit__(
@@ -34,21 +99,44 @@ class EpochProgress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        if self._bar.console.is_terminal:
+            self._bar.stop()
 
-    def begin(self, steps_per_epoch: int, epochs_done: int) -> None:
-        """Set the length of the run, and the position of a resumed one."""
-        self._bar.update(
-            self._task,
-            total=self.epochs * steps_per_epoch,
-            completed=epochs_done * steps_per_epoch,
-        )
+    def begin(self, steps_per_epoch: int, epochs_done: int, device: str) -> None:
+        """Set the length of the run and the position of a resumed one, and print both.
+
+        ``device`` is what :func:`describe_device` tells.
+        """
+        self._steps_per_epoch = max(1, steps_per_epoch)
+        self._steps = epochs_done * steps_per_epoch
+        self._bar.update(self._task, total=self.epochs * steps_per_epoch, completed=self._steps)
+        done = f", {epochs_done} of them done" if epochs_done else ""
+        self._print(f"{device}; {self.epochs} epochs of {steps_per_epoch} steps{done}")
+        self._said = self._clock()
 
     def step(self) -> None:
         """Count one step."""
+        self._steps += 1
         self._bar.advance(self._task)
+        self.say()
+
+    def say(self) -> None:
+        """Print a line if stderr is no terminal and the last line is a minute old."""
+        now = self._clock()
+        if self._bar.console.is_terminal or now - self._said < LINE_SECONDS:
+            return
+        self._said = now
+        epoch, step = divmod(max(self._steps - 1, 0), self._steps_per_epoch)
+        left = self._left.render(self._bar.tasks[0])
+        self._print(
+            f"epoch {epoch + 1}/{self.epochs}, step {step + 1}/{self._steps_per_epoch}, {left} left"
+        )
 
     def epoch(self, number: int, figures: Mapping[str, float]) -> None:
         """Print the figures of a complete epoch; ``number`` counts from 1."""
         shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        self._bar.console.print(f"epoch {number}/{self.epochs}  {shown}", highlight=False)
+        self._print(f"epoch {number}/{self.epochs}  {shown}")
+
+    def _print(self, line: str) -> None:
+        """Print a line whole: off a terminal, rich would break it at 80 characters."""
+        self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
@@ -12,39 +11,10 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_f1_score, binary_jaccard_index
 
 from training.preprocessing.normalise import PrepareWholeFrame
-
-RESOLUTIONS = {"704p": (512, 704), "1472p": (1120, 1472), "2592p": (1952, 2592)}
-"""Resolutions of study S2: name -> (H, W) in pixels."""
-
-NATIVE = "native"
-"""Name of the resolution that leaves an image as it is."""
+from training.unet.settings import parse_resolution
 
 FOREGROUND_PROBABILITY = 0.5
 """Least probability at which a predicted pixel is foreground, after resizing."""
-
-
-def parse_resolution(text: str) -> tuple[int, int] | None:
-    """Parse ``704p``, ``1472p``, ``2592p`` or ``<width>x<height>`` to (H, W); ``native`` to None.
-
-    Raises:
-        ValueError: the text is none of these.
-    """
-    if text == NATIVE:
-        return None
-    if text in RESOLUTIONS:
-        return RESOLUTIONS[text]
-    size = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
-    if size is None:
-        raise ValueError(
-            f"a resolution is {', '.join(RESOLUTIONS)}, {NATIVE} or <width>x<height> in pixels, "
-            f"for example 512x384; got {text!r}."
-        )
-    return int(size[2]), int(size[1])
-
-
-def size_text(height: int, width: int) -> str:
-    """Format a size as :func:`parse_resolution` reads it: ``<width>x<height>``."""
-    return f"{width}x{height}"
 
 
 def dice_score(prediction: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> float:

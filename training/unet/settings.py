@@ -1,13 +1,95 @@
-"""Settings of one U-Net training, and the presets of studies S2 and S3."""
+"""Settings of one U-Net training, its presets, and names of networks and resolutions."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from training.unet.dice import NATIVE, parse_resolution, size_text
-from training.unet.network import NETWORKS, PLAIN_UNET, WIDTH
+
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder by its name in smp, and the name of its ImageNet weights there."""
+
+    smp_name: str
+    imagenet: str = "imagenet"
+
+    @property
+    def is_universal(self) -> bool:
+        """Whether smp takes the encoder from timm, under timm's names of network and weights."""
+        return self.smp_name.startswith("tu-")
+
+
+ENCODERS = {
+    "DenseNet169": Encoder("densenet169"),
+    "DPN92": Encoder("dpn92", imagenet="imagenet+5k"),  # no others are published
+    "EfficientNet-b5": Encoder("efficientnet-b5"),
+    "InceptionV4": Encoder("inceptionv4"),
+    "MiT-B3": Encoder("mit_b3"),
+    "MobileNetV2": Encoder("mobilenet_v2"),
+    "ResNet50": Encoder("resnet50"),
+    "ResNeXt50 32x4d": Encoder("resnext50_32x4d"),
+    "SE-ResNet50": Encoder("se_resnet50"),
+    "SE-ResNeXt50 32x4d": Encoder("se_resnext50_32x4d"),
+    "GERNet-L": Encoder("tu-gernet_l"),
+    "RegNetX-064": Encoder("tu-regnetx_064"),
+    "Res2Net50 26w 4s": Encoder("tu-res2net50_26w_4s"),
+    "ResNeSt50d": Encoder("tu-resnest50d"),
+    "VGG19": Encoder("vgg19"),
+    "Xception": Encoder("xception"),
+}
+"""The 16 encoders of study S2: the study's names, and the smp encoders that they stand for.
+
+segmentation-models-pytorch (smp) 0.6 no longer includes GERNet, RegNet, Res2Net and ResNeSt itself
+(`timm-gernet_l`, `timm-regnetx_064`, `timm-res2net50_26w_4s`, `timm-resnest50d`). They remain
+available through its universal encoder, which takes the same networks from timm: the `tu-` names.
+"""
+
+PLAIN_UNET = "U-Net"
+"""U-Net of Ronneberger et al. 2015, as used in study S3, without an encoder from another task."""
+
+NUCLEI_NETWORKS = {PLAIN_UNET: PLAIN_UNET, "U-Net_ResNet50": "ResNet50"}
+"""Networks of study S3 -> their names here."""
+
+NETWORKS = (*ENCODERS, PLAIN_UNET)
+"""All networks that `training.unet.network.build_unet` can build."""
+
+
+RESOLUTIONS = {"704p": (512, 704), "1472p": (1120, 1472), "2592p": (1952, 2592)}
+"""Resolutions of study S2: name -> (H, W) in pixels."""
+
+NATIVE = "native"
+"""Name of the resolution that leaves an image as it is."""
+
+
+def parse_resolution(text: str) -> tuple[int, int] | None:
+    """Parse ``704p``, ``1472p``, ``2592p`` or ``<width>x<height>`` to (H, W); ``native`` to None.
+
+    Raises:
+        ValueError: the text is none of these.
+    """
+    if text == NATIVE:
+        return None
+    if text in RESOLUTIONS:
+        return RESOLUTIONS[text]
+    size = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if size is None:
+        raise ValueError(
+            f"a resolution is {', '.join(RESOLUTIONS)}, {NATIVE} or <width>x<height> in pixels, "
+            f"for example 512x384; got {text!r}."
+        )
+    return int(size[2]), int(size[1])
+
+
+def size_text(height: int, width: int) -> str:
+    """Format a size as :func:`parse_resolution` reads it: ``<width>x<height>``."""
+    return f"{width}x{height}"
+
+
+WIDTH = 64
+"""Number of channels of the plain U-Net's first level, as in Ronneberger et al. 2015."""
 
 BORDER_WEIGHT = 10.0
 """Height w0 of the border term in the U-Net paper."""

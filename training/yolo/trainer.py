@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from training.datasets.annotated import AnnotatedDataset
 from training.evaluation import LOWEST, choose_score_threshold, validation_frames
 from training.preprocessing.cutting import NetworkTiles
 from training.run.folder import RunFolder
-from training.run.progress import EpochProgress
+from training.run.progress import EpochProgress, describe_device
 from training.yolo.decode import YoloDecode
 from training.yolo.network import SegmentationModel, YoloNetwork, all_threads, new_network, transfer
 
@@ -164,6 +164,26 @@ def centre_masks(
     return masks
 
 
+METRIC_NAMES = {
+    **{
+        f"metrics/{figure}({letter})": f"{what} {figure}"
+        for letter, what in (("B", "box"), ("M", "mask"))
+        for figure in ("precision", "recall", "mAP50", "mAP50-95")
+    },
+    "val/box_loss": "validation box loss",
+    "val/seg_loss": "validation mask loss",
+    "val/cls_loss": "validation class loss",
+    "val/dfl_loss": "validation box edge loss",
+    "val/sem_loss": "validation semantic loss",
+}
+"""ultralytics' names of its metrics -> names in recipe and report. TensorBoard shows the former."""
+
+
+def named_plainly(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Rename ultralytics' metrics; names of the recipe, and unknown ones, stay as they are."""
+    return {METRIC_NAMES.get(name, name): float(value) for name, value in metrics.items()}
+
+
 class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics ships no types
     """Trains from plain tensors, and stores the best weights in memory and on disk as tensors.
 
@@ -200,12 +220,14 @@ class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics shi
         self.add_callback("on_train_start", _begin_progress)
         self.add_callback("on_train_epoch_start", _seed_epoch)
         self.add_callback("on_train_batch_end", lambda trainer: trainer.progress.step())
+        self.add_callback("on_val_batch_end", lambda validator: self.progress.say())
 
     def train(self) -> None:
         """Train the remaining epochs; there may be none if the run was interrupted late."""
         self.log = SummaryWriter(str(self.folder.log))
         if self.state is not None:
-            self.best_weights, self.best_metrics = self.state.best, self.state.best_metrics
+            self.best_weights = self.state.best
+            self.best_metrics = named_plainly(self.state.best_metrics)  # of earlier versions too
         try:
             if self.state is None or self.state.epoch + 1 < self.epochs:
                 with self.progress:
@@ -257,8 +279,7 @@ class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics shi
             self.epoch + 1,
             {
                 "loss": sum(float(value) for value in self.tloss.values()),
-                "box mAP50": metrics["metrics/mAP50(B)"],
-                "mask mAP50": metrics["metrics/mAP50(M)"],
+                **{name: named_plainly(metrics)[name] for name in ("box mAP50", "mask mAP50")},
             },
         )
 
@@ -267,7 +288,7 @@ class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics shi
         averaged = {k: v.clone() for k, v in self.ema.ema.state_dict().items()}
         if self.best_fitness == self.fitness or not self.best_weights:
             self.best_weights = averaged
-            self.best_metrics = {k: float(v) for k, v in self.metrics.items()}
+            self.best_metrics = named_plainly(self.metrics)
         optimizer = {
             index: {k: torch.as_tensor(v) for k, v in entry.items() if v is not None}
             for index, entry in self.optimizer.state_dict()["state"].items()
@@ -298,7 +319,8 @@ class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics shi
 
 
 def _begin_progress(trainer: YoloTrainer) -> None:
-    trainer.progress.begin(len(trainer.train_loader), trainer.start_epoch)
+    device = describe_device(trainer.device, bf16=trainer.bf16)
+    trainer.progress.begin(len(trainer.train_loader), trainer.start_epoch, device)
 
 
 def _seed_epoch(trainer: YoloTrainer) -> None:

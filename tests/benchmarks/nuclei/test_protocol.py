@@ -17,7 +17,8 @@ from benchmarks.nuclei.protocol import main
 from benchmarks.nuclei.result import NucleiProtocolResult, SetRun, TileScores, protocol_page
 from benchmarks.published import S3
 from training.nuclei_tiles import SETS
-from training.unet.network import NUCLEI_NETWORKS, load_unet
+from training.unet.network import load_unet
+from training.unet.settings import NUCLEI_NETWORKS
 
 SIDE = 160
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from export.unet.steps import glioma_network, nuclei_network
-from training.unet.network import ENCODERS, NUCLEI_NETWORKS, UNet
+from training.unet.network import UNet
+from training.unet.settings import ENCODERS, NUCLEI_NETWORKS
 
 FAST = ("MobileNetV2",)
 

@@ -16,9 +16,10 @@ from torch import nn
 
 from training.checkpoint import hash_files, load_checkpoint
 from training.datasets.annotated import AnnotatedDataset
-from training.maskrcnn.__main__ import _freeze, main, train_maskrcnn
+from training.maskrcnn.__main__ import main
 from training.maskrcnn.frames import ValidationInstances, collate, prepare_instances
 from training.maskrcnn.network import ARCHITECTURE, build_maskrcnn, load_maskrcnn
+from training.maskrcnn.run import _freeze, train_maskrcnn
 from training.maskrcnn.settings import PRESETS, MaskrcnnSettings
 from training.maskrcnn.trainer import MaskrcnnTraining
 from training.run.command_line import read_data

@@ -17,9 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cytoserve.contract import CROP_SIZE
 from training.checkpoint import load_checkpoint
 from training.crops import Crop, CropIndex, read_index
-from training.resnet.__main__ import _loaders, main
+from training.resnet.__main__ import main
 from training.resnet.network import ARCHITECTURE, load_classifier
-from training.resnet.trainer import accuracies
+from training.resnet.trainer import _loaders, accuracies
 
 Run = Callable[..., Any]
 

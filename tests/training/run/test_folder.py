@@ -96,6 +96,50 @@ def test_a_finished_run_is_a_checkpoint_and_is_reported(
         interrupted.begin(FACTS, resume=True)
 
 
+F1 = CHOSEN.model_copy(update={"best": (0.02, 0.05)})
+DICE = F1.model_copy(update={"metric": "Dice"})
+
+
+@pytest.mark.parametrize(
+    ("metrics", "threshold", "classes", "warning"),
+    [
+        pytest.param({}, F1, 1, "the best F1 in validation is 0.050", id="F1 near 0"),
+        pytest.param({}, DICE, 1, "the best Dice in validation is 0.050", id="Dice near 0"),
+        pytest.param({}, CHOSEN, 1, None, id="a good F1"),
+        pytest.param({}, None, 1, None, id="no threshold was chosen"),
+        pytest.param({"balanced_accuracy": 0.5}, None, 2, "guessing one of 2", id="chance"),
+        pytest.param({"balanced_accuracy": 1 / 3}, None, 3, "reaches 0.333", id="chance of three"),
+        pytest.param({"balanced_accuracy": 0.5}, None, 3, None, id="above the chance of three"),
+        pytest.param({"balanced_accuracy": 1.0}, None, 1, None, id="one class alone"),
+        pytest.param({"box_iou": 0.04}, None, 1, "for true boxes is 0.040", id="SAM"),
+        pytest.param({"box_iou": 0.6}, None, 1, None, id="a good SAM"),
+    ],
+)
+def test_a_run_that_learned_nothing_ends_with_a_warning(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    metrics: dict[str, float],
+    threshold: ChosenThreshold | None,
+    classes: int,
+    warning: str | None,
+) -> None:
+    recipe = new_recipe(
+        architecture="resnet50",
+        class_names=("a", "b", "c")[:classes],
+        settings={},
+        data={},
+        initialised_from="random",
+        seed=0,
+        metrics=metrics,
+        threshold=threshold,
+    )
+    RunFolder(tmp_path, "state.bin").report(recipe)
+    printed = capsys.readouterr().err
+    assert printed.startswith("warning: ") == bool(printed) == (warning is not None)
+    assert (warning or "") in printed
+    assert ("--epochs" in printed and "--init" in printed) == (warning is not None)
+
+
 def test_an_interruption_names_the_way_to_go_on(interrupted: RunFolder) -> None:
     with (
         pytest.raises(click.ClickException, match="same command and --resume"),

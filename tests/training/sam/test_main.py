@@ -18,10 +18,11 @@ from training.checkpoint import load_checkpoint
 from training.datasets.annotated import AnnotatedDataset
 from training.run.lightning import EpochBatches
 from training.sam import network as sam_network
-from training.sam.__main__ import main, train_sam
+from training.sam.__main__ import main
 from training.sam.frames import Sides, prepare_frames
 from training.sam.network import ARCHITECTURE, KeptEmbeddings, build_sam, load_sam, small_sam
 from training.sam.prompts import box_prompts, decode
+from training.sam.run import train_sam
 from training.sam.samples import TrainingSamples
 from training.sam.settings import PRESETS, SamSettings
 from training.sam.trainer import SamTraining, box_ious

@@ -9,15 +9,14 @@ from torch import Tensor, nn
 
 from training.preprocessing.normalise import PrepareWholeFrame
 from training.unet.dice import (
-    RESOLUTIONS,
     dice_at,
     dice_score,
     iou_score,
-    parse_resolution,
     predict_at,
     resize_image,
     resize_truth,
 )
+from training.unet.settings import RESOLUTIONS, parse_resolution
 
 
 class Threshold(nn.Module):

@@ -20,10 +20,11 @@ from training.datasets.annotated import AnnotatedDataset
 from training.nuclei_tiles import Tile, TileIndex
 from training.run.command_line import read_data
 from training.run.lightning import EpochBatches
-from training.unet.__main__ import main, train_unet
+from training.unet.__main__ import main
 from training.unet.dice import dice_at
 from training.unet.frames import foreground_mask, prepare_frames
 from training.unet.network import ARCHITECTURE, build_unet, load_unet
+from training.unet.run import train_unet
 from training.unet.samples import ValidationImages
 from training.unet.settings import GLIOMA_PRESETS, NUCLEI_PRESETS, UnetSettings
 from training.unet.trainer import BLANK_FOREGROUND, UnetTraining, unet_threshold

@@ -9,14 +9,8 @@ import pytest
 import torch
 
 from training.checkpoint import CheckpointError, new_recipe, save_checkpoint
-from training.unet.network import (
-    ARCHITECTURE,
-    ENCODERS,
-    NETWORKS,
-    PLAIN_UNET,
-    build_unet,
-    load_unet,
-)
+from training.unet.network import ARCHITECTURE, build_unet, imagenet_source, load_unet
+from training.unet.settings import ENCODERS, NETWORKS, PLAIN_UNET
 from training.unet.trainer import LOSSES
 
 FAST = (PLAIN_UNET, "MobileNetV2")
@@ -88,7 +82,7 @@ def test_the_inner_answer_is_that_of_the_whole_image(name: str, edge: int) -> No
 def test_all_encoders_of_the_study_are_there() -> None:
     assert len(ENCODERS) == 16
     for encoder in ENCODERS.values():
-        assert encoder.imagenet_source.startswith(("smp-hub/", "timm/"))
+        assert imagenet_source(encoder).startswith(("smp-hub/", "timm/"))
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,11 @@ from training.datasets.readers import read_annotated
 from training.datasets.scale import measure_scale
 from training.evaluation import THRESHOLDS
 from training.rendered import RenderSettings
-from training.yolo.__main__ import YoloSettings, main
+from training.yolo.__main__ import main
 from training.yolo.frames import WindowSettings
 from training.yolo.network import ARCHITECTURE, load_network
-from training.yolo.trainer import CentreMasks, YoloTrainer
+from training.yolo.settings import YoloSettings
+from training.yolo.trainer import CentreMasks, YoloTrainer, named_plainly
 
 Run = Callable[..., Any]
 
@@ -75,7 +76,14 @@ def test_the_recipe_tells_how_it_was_made(
     assert recipe.settings.items() >= yaml.safe_load(yolo_settings.read_text()).items()
     assert recipe.seed == 0
     assert recipe.initialised_from == "random"
-    assert "metrics/mAP50(M)" in recipe.metrics
+    assert {"box mAP50", "mask mAP50", "validation mask loss"} <= recipe.metrics.keys()
+    assert not [name for name in recipe.metrics if "/" in name or "(" in name]
+
+
+def test_metrics_of_an_interrupted_run_of_an_earlier_version_are_renamed() -> None:
+    before = {"metrics/mAP50-95(M)": 0.25, "val/seg_loss": 1.5, "fitness": 0.5}
+    after = {"mask mAP50-95": 0.25, "validation mask loss": 1.5, "fitness": 0.5}
+    assert named_plainly(before) == after == named_plainly(after)
 
 
 def test_the_recipe_holds_the_scale_and_the_threshold(general: Path, rendered: Path) -> None:

@@ -1,0 +1,118 @@
+"""One run of a YOLO: from frames to the checkpoint of its best epoch."""
+
+from __future__ import annotations
+
+from dataclasses import fields as fields_of
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from training.checkpoint import (
+    RANDOM,
+    Recipe,
+    fill_network,
+    load_checkpoint,
+    new_recipe,
+)
+from training.datasets.scale import describe_scale, diameter_range, measure_scale
+from training.datasets.splits import split_by_frame
+from training.run.command_line import read_data
+from training.run.folder import RunFolder
+from training.run.progress import describe_frames
+from training.yolo.frames import DATA_FILE, WindowSettings, write_yolo_dataset
+from training.yolo.network import ARCHITECTURE, fetch_coco_weights, new_network
+from training.yolo.settings import STATE_NAME, YoloSettings
+from training.yolo.trainer import YoloTrainer, yolo_threshold
+
+
+def train_yolo(
+    data: tuple[str, ...],
+    out: Path,
+    settings: YoloSettings,
+    *,
+    one_class: bool,
+    init: str,
+    seed: int,
+    resume: bool,
+    pixel_sizes: tuple[float, ...] = (),
+) -> Recipe:
+    """Train one network and write its checkpoint to ``out``; return its recipe."""
+    initial = _initial_weights(init)
+    dataset, hashes = read_data(data, one_class, pixel_sizes, own_pixels=settings.own_pixels)
+    training, validation = split_by_frame(dataset, settings.validation_share, seed)
+    scale = measure_scale(dataset, settings.network_scale)
+    if settings.own_pixels:
+        scale = scale.model_copy(update={"cell_diameters_px": diameter_range(dataset)})
+    click.echo(describe_frames(training, validation))
+    click.echo(describe_scale(scale))
+    facts = {
+        "architecture": ARCHITECTURE,
+        "class_names": dataset.class_names,
+        "settings": settings.model_dump(),
+        "data": hashes,
+        "initialised_from": init,
+        "seed": seed,
+        "scale": scale.model_dump(),
+    }
+    folder = RunFolder(out, STATE_NAME)
+    folder.begin(facts, resume=resume)
+    windows = out / "windows"
+    if not (resume and (windows / DATA_FILE).is_file()):
+        fields = {field.name: getattr(settings, field.name) for field in fields_of(WindowSettings)}
+        chosen = WindowSettings(**fields | {"network_scale": scale.network_scale})
+        write_yolo_dataset(training, validation, windows, chosen, seed)
+    trainer = YoloTrainer(
+        overrides=_ultralytics_settings(settings, windows / DATA_FILE, out, seed),
+        initial=initial,
+        folder=folder,
+        resume=resume,
+        bf16=settings.bf16,
+    )
+    trainer.train()
+    network = new_network(len(dataset.class_names))
+    fill_network(network, trainer.best_weights, str(out))
+    threshold = yolo_threshold(network.eval(), validation, scale, seed)
+    recipe = new_recipe(**facts, metrics=trainer.best_metrics, threshold=threshold)
+    folder.finish(trainer.best_weights, recipe)
+    return recipe
+
+
+def _initial_weights(init: str) -> dict[str, torch.Tensor] | None:
+    if init == RANDOM:
+        return None
+    return fetch_coco_weights() if init == "coco" else load_checkpoint(Path(init), ARCHITECTURE)[0]
+
+
+def _ultralytics_settings(
+    settings: YoloSettings, data: Path, out: Path, seed: int
+) -> dict[str, Any]:
+    """Translate the settings to ultralytics' names."""
+    return {
+        "model": f"{ARCHITECTURE}.yaml",
+        "data": str(data),
+        "project": str(out.parent.resolve()),
+        "name": out.name,
+        "exist_ok": True,
+        "epochs": settings.epochs,
+        "imgsz": settings.window,
+        "batch": settings.batch,
+        "nbs": max(settings.samples_per_step, settings.batch),
+        "optimizer": settings.optimizer,
+        "lr0": settings.learning_rate,
+        "mosaic": settings.mosaic,
+        "close_mosaic": max(1, settings.epochs // 10),
+        "scale": settings.scale,
+        "fliplr": settings.flip_probability,
+        "flipud": settings.flip_probability,
+        "amp": False,  # Bf16Network handles bf16 itself
+        "patience": settings.epochs,
+        "seed": seed,
+        "pretrained": False,
+        "overlap_mask": False,  # overlapping cells keep their overlap
+        "single_cls": False,
+        "plots": False,
+        "verbose": False,
+        "max_det": 1000,
+    }
