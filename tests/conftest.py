@@ -21,7 +21,9 @@ from filelock import FileLock
 from torchvision.models.detection import MaskRCNN
 
 from export.__main__ import main as export_main
+from export.parity import instances
 from export.parity.reference import normalised_rgb
+from export.repository import pipelines
 from server.embedded import EmbeddedServer
 from training.checkpoint import LearnedScale, Recipe, save_checkpoint
 from training.maskrcnn.network import ARCHITECTURE as MASKRCNN
@@ -412,6 +414,10 @@ def fill_repository(
         common = ("--model-repository", str(repository), "--frames", str(folder))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["export", name, *files, *common])  # for the manifests
+            for module in (instances, pipelines):
+                # At lower thresholds, random networks find thousands of cells: half a minute per
+                # pipeline. tests/export/parity compares there.
+                patch.setattr(module, "THRESHOLDS", (0.5,))
             result = CliRunner().invoke(export_main, sys.argv[1:])
         assert result.exit_code == 0, result.output
         assert str(repository / name / "1") in result.output.split()

@@ -106,7 +106,7 @@ def check_chain(
     classify: Classify | None,
     frames: Mapping[str, npt.NDArray[np.generic]],
     scale: LearnedScale,
-    thresholds: Sequence[float] = THRESHOLDS,
+    thresholds: Sequence[float] | None = None,
 ) -> list[ChainParity]:
     """Compare the chain with its detector's library, and its classifier where there is one.
 
@@ -117,14 +117,15 @@ def check_chain(
         frames: name -> camera frame ``[H, W]`` or ``[H, W, C]``. The first is compared once more,
             enlarged into several tiles.
         scale: scale at which the frames are seen.
-        thresholds: score thresholds to try.
+        thresholds: score thresholds to try; None tries `THRESHOLDS`.
 
     Raises:
         ParityError: a frame's figures are beyond tolerance, or no frame was small enough.
     """
     figures = []
     field = PIPELINES[chain.pipeline].field
-    for name, image, network_scale, chosen in sized_views(frames, scale, field, thresholds):
+    wanted = THRESHOLDS if thresholds is None else thresholds
+    for name, image, network_scale, chosen in sized_views(frames, scale, field, wanted):
         camera = np.atleast_3d(image).astype(np.uint16)
         overlap = scale.largest_cell_px * scale.network_scale
         for threshold in chosen:

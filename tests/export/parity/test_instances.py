@@ -231,6 +231,18 @@ def test_masks_that_ultralytics_has_no_memory_for_are_left_out(
         check_chain(chain, yolo, partial(classify_cells, classifier), frames, SCALE, [0.5])
 
 
+def test_all_thresholds_are_tried(
+    chain: Chain,
+    yolo: UltralyticsYolo,
+    classifier: CellClassifier,
+    frames: dict[str, np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(instances, "THRESHOLDS", (0.6, 0.5))
+    figures = check_chain(chain, yolo, partial(classify_cells, classifier), frames, SCALE)
+    assert {figure.score_threshold for figure in figures} == {0.6, 0.5}
+
+
 def test_another_classifier_is_refused(
     chain: Chain,
     yolo: UltralyticsYolo,

@@ -17,7 +17,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from cytoserve.model_config import versions
+from export.parity import instances
 from export.parity.steps import ParityError
+from export.repository import pipelines
 from export.repository.install import (
     MANIFEST_FILE,
     MODEL_FILE,
@@ -32,6 +34,13 @@ from export.yolo.steps import yolo_pipeline
 from training.yolo.network import load_network
 
 Read = Callable[[str], ExportedPipeline]
+
+
+@pytest.fixture(autouse=True)
+def one_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At lower thresholds, random networks find thousands of cells, which takes long to compare."""
+    for module in (instances, pipelines):
+        monkeypatch.setattr(module, "THRESHOLDS", (0.5,))
 
 
 def listing(repository: Path) -> dict[str, int]:
