@@ -46,19 +46,6 @@ class DatasetSplit:
     validation: AnnotatedDataset
     test: AnnotatedDataset
 
-    def first(self, count: int) -> DatasetSplit:
-        """Return the split with only the first ``count`` training frames, for a learning curve.
-
-        Every smaller draw is part of every larger one. Validation and test stay unchanged. Raises
-        ValueError if ``count`` is not between 1 and the number of training frames.
-        """
-        frames = self.training.frames
-        if not 1 <= count <= len(frames):
-            raise ValueError(
-                f"a learning curve goes from 1 to all {len(frames)} training frames; got {count}."
-            )
-        return replace(self, training=replace(self.training, frames=frames[:count]))
-
 
 def random_split(dataset: AnnotatedDataset, sizes: SplitSizes, seed: int) -> DatasetSplit:
     """Draw training, validation and test frames; any remaining frames are left out.

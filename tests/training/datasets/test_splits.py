@@ -41,7 +41,7 @@ def test_scale_and_pixel_size_stay(make_dataset: MakeDataset) -> None:
     frames = tuple(replace(frame, scale=2.0) for frame in dataset.frames)
     dataset = replace(dataset, frames=frames, pixel_size_um=0.3)
     split = random_split(dataset, SplitSizes(3, 2, 1), seed=0)
-    for part in (*split_by_frame(dataset, 0.5, seed=0), split.first(2).training, split.test):
+    for part in (*split_by_frame(dataset, 0.5, seed=0), split.training, split.test):
         assert part.pixel_size_um == 0.3
         assert {frame.scale for frame in part.frames} == {2.0}
 
@@ -99,24 +99,6 @@ def test_splits_are_drawn_anew_by_every_seed_and_alike_by_the_same(
     assert len({tuple(map(tuple, draw)) for draw in draws}) == 10
     assert len({name for draw in draws for name in draw[2]}) == 10  # each is tested on some day
     assert draws == [parts(backwards, sizes, seed) for seed in range(10)]
-
-
-def test_smaller_draws_of_a_learning_curve_lie_in_larger_ones(make_dataset: MakeDataset) -> None:
-    split = random_split(make_dataset(*[CELL] * 10), SplitSizes(5, 2, 3), seed=1)
-    whole = names(split.training)
-    for count in (1, 3, 5):
-        smaller = split.first(count)
-        assert names(smaller.training) == whole[:count]
-        assert (smaller.validation, smaller.test) == (split.validation, split.test)
-
-
-@pytest.mark.parametrize("count", [0, 6])
-def test_a_learning_curve_beyond_the_training_frames_is_refused(
-    make_dataset: MakeDataset, count: int
-) -> None:
-    split = random_split(make_dataset(*[CELL] * 10), SplitSizes(5, 2, 3), seed=1)
-    with pytest.raises(ValueError, match=f"1 to all 5 training frames; got {count}"):
-        split.first(count)
 
 
 def test_a_split_larger_than_the_data_set_is_refused(make_dataset: MakeDataset) -> None:
