@@ -75,7 +75,7 @@ def test_frames_are_those_of_torch(
         return predict_whole_frame(glioma, image, resize_to)
 
     # torch's antialiased interpolation is wrong for answers one pixel wide; resize is not, see
-    # test_foreground.py.
+    # tests/export/graphs/test_trace.py.
     frames = {name: frame for name, frame in FRAMES.items() if not (resize_to and "column" in name)}
     figures = check_foreground(chains(pipeline), predict, frames)
     assert max(figure.deviation for figure in figures) < 3
