@@ -21,9 +21,7 @@ from filelock import FileLock
 from torchvision.models.detection import MaskRCNN
 
 from export.__main__ import main as export_main
-from export.parity import instances
 from export.parity.reference import normalised_rgb
-from export.repository import pipelines
 from server.embedded import EmbeddedServer
 from training.checkpoint import LearnedScale, Recipe, save_checkpoint
 from training.maskrcnn.network import ARCHITECTURE as MASKRCNN
@@ -37,8 +35,7 @@ from training.sam.network import ARCHITECTURE as SAM
 from training.sam.network import build_sam
 from training.sam.settings import TINY
 from training.unet.network import ARCHITECTURE as UNET
-from training.unet.network import UNet, build_unet
-from training.unet.settings import PLAIN_UNET
+from training.unet.network import PLAIN_UNET, UNet, build_unet
 from training.yolo.network import ARCHITECTURE as YOLO
 from training.yolo.network import SegmentationModel, new_network
 
@@ -414,10 +411,6 @@ def fill_repository(
         common = ("--model-repository", str(repository), "--frames", str(folder))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["export", name, *files, *common])  # for the manifests
-            for module in (instances, pipelines):
-                # At lower thresholds, random networks find thousands of cells: half a minute per
-                # pipeline. tests/export/parity compares there.
-                patch.setattr(module, "THRESHOLDS", (0.5,))
             result = CliRunner().invoke(export_main, sys.argv[1:])
         assert result.exit_code == 0, result.output
         assert str(repository / name / "1") in result.output.split()
