@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -183,21 +183,29 @@ def measure(
         cost_of_classes=median_ratio(took["yolo_resnet"], took["yolo"]),
         cost_of_usual_cells=_cost_of_usual_cells(took, found["yolo_resnet"]),
         cells_per_image=statistics.mean(len(frame.cells) for frame in dataset.frames),
-        frames=tuple(
-            ApproachFrame(
-                name=frame.name,
-                height=frame.height,
-                width=frame.width,
-                cells=len(frame.cells),
-                found={name: counts[n] for name, counts in found.items()},
-                seconds={way: {name: seconds[way, name][n] for name in PIPELINES} for way in ways},
-            )
-            for n, frame in enumerate(dataset.frames)
-        ),
+        frames=tuple(_frame_rows(dataset, found, seconds, ways)),
         repeats=repeats,
         score_threshold=thresholds,
         class_names=tuple(client.card("yolo_resnet").class_names),
     )
+
+
+def _frame_rows(
+    dataset: AnnotatedDataset,
+    found: Mapping[str, Sequence[int]],
+    seconds: Mapping[tuple[str, str], Sequence[float]],
+    ways: Iterable[str],
+) -> Iterator[ApproachFrame]:
+    """Yield a row per frame from the counts by pipeline, and the seconds by way and pipeline."""
+    for n, frame in enumerate(dataset.frames):
+        yield ApproachFrame(
+            name=frame.name,
+            height=frame.height,
+            width=frame.width,
+            cells=len(frame.cells),
+            found={name: counts[n] for name, counts in found.items()},
+            seconds={way: {name: seconds[way, name][n] for name in PIPELINES} for way in ways},
+        )
 
 
 def _time_frame(

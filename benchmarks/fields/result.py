@@ -78,7 +78,7 @@ class FactorRow:
 
     pipeline: str
     told: str
-    """What the caller tells of the scale."""
+    """The fact about the scale that the caller tells: ``nothing``, ``fit``, or a size."""
     factor: float
     """Factor by which sides were multiplied."""
     scenes: int

@@ -6,9 +6,9 @@
 DATA holds dsb2018 (nuclei in fluorescence, stained tissue and bright field; CC0), bccd (blood
 smears; MIT) and t98g (phase contrast; MIT). One YOLO11n-seg learns all cells and nuclei as one
 class, and one small U-Net their foreground. The lists of images and the settings are in
-`benchmarks/general/`; of every kind of image a fixed part is kept for the test. Training takes two
-hours on two cores. The weights are written to `training/general/` as float16, with a card; the
-figures to `benchmarks/results/general.json` and `general.md`.
+`benchmarks/general/`; of every kind of image a fixed part is kept for the test. Training takes an
+hour or so on two cores. The weights are written to `training/general/` as float16, with a card, and
+the figures to `benchmarks/results/general.json` and `general.md`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ import click
 
 from benchmarks.harness.stages import Stages, begin_afresh, copy_repository, precision_options
 from training.checkpoint import load_checkpoint, read_recipe, save_checkpoint
+from training.run.folder import STATE_NAME, RunFolder
 from training.unet.network import ARCHITECTURE as UNET
 from training.yolo.network import ARCHITECTURE as YOLO
+from training.yolo.settings import STATE_NAME as YOLO_STATE
 
 LISTS = Path("benchmarks/general")
 RESULTS = Path("benchmarks/results")
@@ -40,12 +42,13 @@ def train(stages: Stages, data: Path, out: Path) -> None:
         "Training YOLO11n-seg on cells and nuclei of all kinds, one class",
         *("python", "-m", "training.yolo", "general", *fast, *frames),
         *("--settings", LISTS / "yolo.yaml", "--out", out / "yolo"),
-        resume=(out / "yolo" / "state.safetensors").is_file(),
+        resume=RunFolder(out / "yolo", YOLO_STATE).state.is_file(),
     )
     stages.run(
         "Training a small U-Net on their foreground",
         *("python", "-m", "training.unet", "glioma", *fast, *frames),
         *("--settings", LISTS / "unet.yaml", "--out", out / "unet"),
+        resume=RunFolder(out / "unet", STATE_NAME).state.is_file(),
     )
 
 

@@ -117,7 +117,7 @@ class KindRow:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneralResult(Result):
-    """What the shipped models find."""
+    """Figures of the general networks on test images and empty frames."""
 
     threshold: float
     """Score threshold of the card."""
@@ -135,9 +135,9 @@ class KindMatches:
     """Median diameter of the annotated cells."""
     plain: list[FrameMatches] = field(default_factory=list)
     inner: list[FrameMatches] = field(default_factory=list)
-    """The same without false cells at the edge."""
+    """Matches without false cells at the edge."""
     told: list[FrameMatches] = field(default_factory=list)
-    """Where the diameter is told."""
+    """Matches of answers for which the diameter was told."""
     dice: list[float] = field(default_factory=list)
 
 

@@ -73,7 +73,7 @@ def _commit() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What every benchmark's result has. Each benchmark adds its figures in a subclass."""
+    """The part that all results share. Each benchmark adds its figures in a subclass."""
 
     benchmark: str
     """Name of its command after ``python -m benchmarks.``."""

@@ -104,7 +104,7 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Answers:
-    """What the server found in one frame."""
+    """The answer of the server for one frame."""
 
     frame: AnnotatedFrame
     found: Mapping[str, Cells]

@@ -46,7 +46,7 @@ class PeerRow(FrameRow, Agreement):
     seconds: float
     """Median seconds per frame of one client."""
     frames_per_second: float
-    """Of all clients at once."""
+    """Frames per second of all clients together."""
     seconds_ratio: float
     """seconds / the server's."""
     throughput_ratio: float

@@ -46,12 +46,12 @@ class MemoryRow(FrameRow):
 
 @dataclass(frozen=True, kw_only=True)
 class SlopeRow:
-    """What one more megapixel, cell or pipeline costs, by a least-squares line."""
+    """Cost of one more megapixel, cell or pipeline: the slope of a least-squares line."""
 
     pipeline: str
     """Pipeline, or ``all``."""
     unit: str
-    """Such as ``ms per cell``."""
+    """Unit of the slope, such as ``ms per cell``."""
     x: str
     y: str
     slope: float

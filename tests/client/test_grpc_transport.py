@@ -183,12 +183,14 @@ def test_an_outage_that_passes_goes_unnoticed(segment, triton, abort, frame):
 
 
 def test_the_deadline_holds(segment, triton, frame):
-    triton.faults = [lambda context: time.sleep(1.5)]
-    start = time.monotonic()
+    silent = threading.Event()
+    triton.faults = [lambda context: silent.wait(60)]
     told = rf"given: 0\.4 s for yolo\. .*--timeout.* from yolo at {triton.url} in 0\.\d+ s"
-    with pytest.raises(DeadlineExceeded, match=told):
-        segment(frame, "yolo", timeout=0.4)
-    assert time.monotonic() - start < 1.2
+    try:
+        with pytest.raises(DeadlineExceeded, match=told):
+            segment(frame, "yolo", timeout=0.4)
+    finally:
+        silent.set()
 
 
 def test_the_deadline_holds_over_all_tries(triton, abort, frame):
@@ -197,13 +199,12 @@ def test_the_deadline_holds_over_all_tries(triton, abort, frame):
         context.abort(grpc.StatusCode.UNAVAILABLE, "busy")
 
     triton.faults = [slow_outage] * 9
-    start = time.monotonic()
     with (
         Client(triton.url) as client,
         pytest.raises((DeadlineExceeded, ServerUnreachable)),
     ):
         client.segment(frame, "yolo", timeout=1.0)
-    assert time.monotonic() - start < 1.8  # what three tries sleep
+    assert triton.asked.count("yolo") <= 2  # a third try would begin after 1.2 s
 
 
 def test_a_deadline_of_a_silent_host_holds():
@@ -211,13 +212,11 @@ def test_a_deadline_of_a_silent_host_holds():
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         url = f"127.0.0.1:{silent.getsockname()[1]}"
-        start = time.monotonic()
         with (
             Client(url, timeout=0.5) as client,
             pytest.raises((DeadlineExceeded, ServerUnreachable), match=url),
         ):
             client.pipelines()
-        assert time.monotonic() - start < 1.5
 
 
 class LongLine(socketserver.BaseRequestHandler):
@@ -262,10 +261,8 @@ def test_a_server_that_is_slow_to_reach_is_waited_for(far, kind):
 
 def test_a_wrong_url_says_so(frame):
     url = f"127.0.0.1:{free_port()}"
-    start = time.monotonic()
     with Client(url) as client, pytest.raises(ServerUnreachable) as failure:
         client.segment(frame)
-    assert time.monotonic() - start < 5
     for part in (url, "python -m server", "--url", "given: "):
         assert part in str(failure.value)
 

@@ -1,4 +1,4 @@
-"""What a run says of itself: its data and device first, then its progress, epoch by epoch."""
+"""Messages of a run: first its data and device, then its progress, epoch by epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `benchmarks.instances` computes and prints of answers that are already there."""
+"""`benchmarks.instances` computes and prints the figures of answers that are already there."""
 
 from __future__ import annotations
 

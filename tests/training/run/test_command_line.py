@@ -1,4 +1,4 @@
-"""What is given on a command line: data and their split, settings, help."""
+"""The command line of a training: data and their split, settings, help."""
 
 from __future__ import annotations
 

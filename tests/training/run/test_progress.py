@@ -1,4 +1,4 @@
-"""What a run says of itself: data, device, and a line a minute off a terminal."""
+"""A run tells its data and its device, and a line a minute off a terminal."""
 
 from __future__ import annotations
 
