@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cytoserve import contract
-from cytoserve.codec.cards import LearnedScale, ModelCard
+from cytoserve.codec.cards import LearnedScale, ModelCard, diameter_factor
 from cytoserve.errors import FrameTooLarge, InvalidSetting
 from cytoserve.settings import Settings
 
@@ -141,7 +141,9 @@ def scale_factor(settings: Settings, card: ModelCard) -> float | None:
                 f"given: {settings.cell_diameter_px!r} for {card.pipeline}, whose card tells none. "
                 "Give a factor instead (scale, --scale), or export the pipeline again."
             )
-        return learned.cell_diameter_px / settings.cell_diameter_px
+        return diameter_factor(
+            settings.cell_diameter_px, learned.cell_diameter_px, learned.cell_diameters_px
+        )
     if isinstance(settings.scale, str):  # "fit": the settings are checked
         return None
     return 1.0 if settings.scale is None else float(settings.scale)

@@ -123,7 +123,13 @@ def test_malformed_answers_are_refused(cells, frame, spoil, told):
 
 @pytest.mark.parametrize("threshold", [None, 0.0, 0.35, 1.0])
 @pytest.mark.parametrize(
-    "scale", [None, LearnedScale(1.5, 30, 60), LearnedScale(1, 12.5, 14, pixel_size_um=0.65)]
+    "scale",
+    [
+        None,
+        LearnedScale(1.5, 30, 60),
+        LearnedScale(1, 12.5, 14, pixel_size_um=0.65),
+        LearnedScale(1, 20, 90, cell_diameters_px=(8, 85)),
+    ],
 )
 def test_a_card_comes_back_as_it_went(threshold, scale):
     models = {"yolo_cells": {"version": 3, "sha256": "ab"}}
@@ -171,6 +177,9 @@ def scaled(**more):
         pytest.param(scaled(cell_diameter_px=-2), id="negative-diameter"),
         pytest.param(scaled(largest_cell_px=math.inf), id="infinite-cells"),
         pytest.param(scaled(pixel_size_um=0), id="pixel-size-zero"),
+        pytest.param(scaled(cell_diameters_px=(9, 3)), id="sizes-descending"),
+        pytest.param(scaled(cell_diameters_px=(3,)), id="one-size-for-a-range"),
+        pytest.param(scaled(cell_diameters_px=4), id="sizes-that-are-a-number"),
         pytest.param("\udcff".encode("utf-8", "surrogateescape"), id="no-utf8"),
     ],
 )

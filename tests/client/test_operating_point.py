@@ -17,6 +17,9 @@ SIZES = LearnedScale(network_scale=2.0, cell_diameter_px=30.0, largest_cell_px=5
 SILENT = ModelCard("yolo", ("cell",))
 TRAINED = ModelCard("yolo", ("cell",), threshold=0.4, scale=SIZES)
 MEASURED = ModelCard("yolo", ("cell",), scale=LearnedScale(2.0, 30.0, 50.0, pixel_size_um=0.5))
+SEVERAL = ModelCard(
+    "yolo", ("cell",), scale=LearnedScale(2.0, 30.0, 50.0, cell_diameters_px=(15.0, 90.0))
+)
 LARGE = ModelCard("yolo", ("cell",), scale=LearnedScale(1.0, 300.0, 900.0))
 
 
@@ -30,6 +33,9 @@ LARGE = ModelCard("yolo", ("cell",), scale=LearnedScale(1.0, 300.0, 900.0))
         pytest.param(Settings(scale=0.5), TRAINED, 1, 100, 0.4, id="half-the-scale"),
         pytest.param(Settings(cell_diameter_px=10), TRAINED, 6, 100, 0.4, id="small-cells"),
         pytest.param(Settings(cell_diameter_px=60), TRAINED, 1, 100, 0.4, id="large-cells"),
+        pytest.param(Settings(cell_diameter_px=80), SEVERAL, 2, 100, 0.25, id="one-of-its-sizes"),
+        pytest.param(Settings(cell_diameter_px=180), SEVERAL, 1, 100, 0.25, id="above-its-sizes"),
+        pytest.param(Settings(cell_diameter_px=5), SEVERAL, 6, 100, 0.25, id="below-its-sizes"),
         pytest.param(Settings(pixel_size_um=0.5), MEASURED, 2, 100, 0.25, id="same-pixels"),
         pytest.param(Settings(pixel_size_um=1), MEASURED, 4, 100, 0.25, id="coarse-pixels"),
         pytest.param(Settings(pixel_size_um=0.1), MEASURED, 0.4, 100, 0.25, id="fine-pixels"),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cytoserve.codec.cards import diameter_factor
 from training.checkpoint import CheckpointError, LearnedScale, Recipe
 from training.datasets.annotated import AnnotatedCell, AnnotatedDataset
 
@@ -143,8 +144,9 @@ def scale_for(network: LearnedScale, frames: LearnedScale | None) -> LearnedScal
     if network.pixel_size_um is not None and frames.pixel_size_um is not None:
         factor = frames.pixel_size_um / network.pixel_size_um
     else:
-        least, most = network.cell_diameters_px or (network.cell_diameter_px,) * 2
-        factor = min(max(frames.cell_diameter_px, least), most) / frames.cell_diameter_px
+        factor = diameter_factor(
+            frames.cell_diameter_px, network.cell_diameter_px, network.cell_diameters_px
+        )
     network_scale = round(network.network_scale * _or_one(factor), 4)
     return frames.model_copy(update={"network_scale": network_scale})
 

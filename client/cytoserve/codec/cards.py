@@ -26,12 +26,30 @@ class LearnedScale:
         cell_diameter_px: median diameter of the cells.
         largest_cell_px: longest box side of the largest cells.
         pixel_size_um: side of a pixel in micrometres, if known.
+        cell_diameters_px: least and largest median diameter, for a network that learned cells of
+            several sizes; None if it learned one.
     """
 
     network_scale: float
     cell_diameter_px: float
     largest_cell_px: float
     pixel_size_um: float | None = None
+    cell_diameters_px: tuple[float, float] | None = None
+
+
+def diameter_factor(
+    diameter_px: float, learned_px: float, range_px: tuple[float, float] | None
+) -> float:
+    """Return the factor that brings cells to a size that a network learned.
+
+    Args:
+        diameter_px: diameter of the cells in frame pixels.
+        learned_px: median diameter of the training's cells.
+        range_px: least and largest of the sizes that the network learned; cells between them stay
+            as they are. None if it learned one size.
+    """
+    least, most = range_px or (learned_px, learned_px)
+    return min(max(diameter_px, least), most) / diameter_px
 
 
 @dataclass(frozen=True)
@@ -113,8 +131,20 @@ def decode_answer(answer: Tensors, pipeline: contract.Pipeline) -> ModelCard:
 def _learned_scale(values: dict[str, Any]) -> LearnedScale:
     """Return the scale in a card; fields that this client does not know are ignored."""
     told = {name: _number(values[name], *_LENGTHS) for name in _TOLD}
-    size = values.get("pixel_size_um")
-    return LearnedScale(**told, pixel_size_um=None if size is None else _number(size, *_LENGTHS))
+    size, known = values.get("pixel_size_um"), values.get("cell_diameters_px")
+    return LearnedScale(
+        **told,
+        pixel_size_um=None if size is None else _number(size, *_LENGTHS),
+        cell_diameters_px=None if known is None else _range(known),
+    )
+
+
+def _range(value: Any) -> tuple[float, float]:
+    """Return two ascending lengths; raise ValueError or TypeError if there are others."""
+    least, most = (_number(each, *_LENGTHS) for each in value)
+    if least > most:
+        raise ValueError(f"{value!r} is not ascending")
+    return least, most
 
 
 def _number(value: Any, low: float, high: float) -> float:
