@@ -45,7 +45,7 @@ class MaskrcnnTraining(BestEpochTraining):
         batches: EpochBatches,
         seed: int,
     ) -> None:
-        super().__init__(epochs=settings.epochs, seed=seed)
+        super().__init__(epochs=settings.epochs, minutes=settings.minutes, seed=seed)
         self.network = network
         self.settings = settings
         self.batches = batches

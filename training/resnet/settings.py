@@ -12,6 +12,8 @@ class ResnetSettings(BaseModel):
 
     epochs: int = Field(150, gt=0)
     """Number of epochs; each draws as many crops as there are."""
+    minutes: float | None = Field(None, gt=0)
+    """Minutes to train for, however many epochs that is; None trains the epochs."""
     batch: int = Field(32, gt=1)
     """Number of crops per step."""
     learning_rate: float = Field(3e-4, gt=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,11 +46,12 @@ class ClassifierTraining(BestEpochTraining):
         class_count: int,
         *,
         epochs: int,
+        minutes: float | None,
         learning_rate: float,
         weight_decay: float,
         seed: int,
     ) -> None:
-        super().__init__(epochs=epochs, seed=seed)
+        super().__init__(epochs=epochs, minutes=minutes, seed=seed)
         self.classifier = classifier
         self.epochs = epochs
         self.learning_rate = learning_rate
@@ -95,12 +97,20 @@ class ClassifierTraining(BestEpochTraining):
         return weights
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Use AdamW with a learning rate that falls by a cosine."""
+        """Use AdamW with a learning rate that falls by a cosine, of epochs or of minutes."""
         optimizer = torch.optim.AdamW(
             self.classifier.parameters(),
             lr=self.learning_rate,
             weight_decay=self.weight_decay,
         )
+        if self.share_done is not None:
+            falling = torch.optim.lr_scheduler.LambdaLR(
+                optimizer, lambda step: (1 + math.cos(math.pi * (self.share_done or 0))) / 2
+            )
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": falling, "interval": "step"},
+            }
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
@@ -222,6 +232,7 @@ def train_resnet(
         classifier,
         len(index.class_names),
         epochs=settings.epochs,
+        minutes=settings.minutes,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         seed=seed,

@@ -44,11 +44,16 @@ pixel_size_option = click.option(
 
 RESUME_HELP = "Go on with the run that was cut off in OUT; give the other options as before."
 
+MINUTES_HELP = (
+    "Minutes to train for, instead of --epochs. Reading data and choosing the threshold come on "
+    "top."
+)
+
 SETTINGS_HELP = "YAML file of settings that change the preset's."
 
 
 def run_options(presets: Iterable[str], *, init: str, seed: str) -> Callable[[Command], Command]:
-    """Add the options of every run: ``out init preset file epochs bf16 seed resume``.
+    """Add the options of every run: ``out init preset file epochs minutes bf16 seed resume``.
 
     Args:
         presets: names of settings, ``study`` among them.
@@ -70,6 +75,7 @@ def run_options(presets: Iterable[str], *, init: str, seed: str) -> Callable[[Co
             help=SETTINGS_HELP,
         ),
         click.option("--epochs", type=int, help="Passes over the data."),
+        click.option("--minutes", type=float, help=MINUTES_HELP),
         click.option("--bf16/--no-bf16", default=None, help="Mixed precision in bfloat16."),
         click.option("--seed", type=click.IntRange(min=0), default=0, help=seed),
         click.option("--resume", is_flag=True, help=RESUME_HELP),
@@ -106,10 +112,18 @@ def choose_settings(
     """Take a preset, override it by a YAML file, then by the options that were given (not None).
 
     Raises:
-        click.UsageError: the file cannot be read, or the settings are not valid.
+        click.UsageError: the file cannot be read, the settings are not valid, or both epochs and
+            minutes were given.
     """
     base = presets[preset]
     given = {name: value for name, value in overrides.items() if value is not None}
+    if {"epochs", "minutes"} <= given.keys():
+        raise click.UsageError(
+            "a run ends after its --epochs or after its --minutes; given: "
+            f"{given['epochs']} epochs and {given['minutes']:g} minutes. Give one of them."
+        )
+    if "epochs" in given:
+        given["minutes"] = None  # of the file
     from_file = _read_yaml(file) if file else {}
     try:
         return type(base).model_validate({**base.model_dump(), **from_file, **given})

@@ -8,12 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
@@ -73,10 +74,11 @@ class BestEpochTraining(lightning.LightningModule, ABC):  # type: ignore[misc]  
     :meth:`end_epoch`.
     """
 
-    def __init__(self, *, epochs: int, seed: int) -> None:
+    def __init__(self, *, epochs: int, minutes: float | None, seed: int) -> None:
         super().__init__()
         self.seed = seed
-        self.progress = EpochProgress(epochs)
+        self.progress = EpochProgress(epochs, minutes)
+        self.timer = None if minutes is None else Timer(timedelta(minutes=minutes))
         self.best_weights: dict[str, Tensor] = {}
         """Weights of the best epoch so far."""
         self.best_metrics: dict[str, float] = {}
@@ -100,7 +102,15 @@ class BestEpochTraining(lightning.LightningModule, ABC):  # type: ignore[misc]  
             self.trainer.num_training_batches,
             self.current_epoch,
             describe_device(self.device, bf16=bf16),
+            self.timer.time_elapsed() if self.timer else 0.0,
         )
+
+    @property
+    def share_done(self) -> float | None:
+        """Share of its minutes that the run has taken, 0 to 1; None if it is limited by epochs."""
+        if self.timer is None or self.progress.minutes is None:
+            return None
+        return float(min(1.0, self.timer.time_elapsed() / (60 * self.progress.minutes)))
 
     def on_train_epoch_start(self) -> None:
         """Give every epoch its own random numbers."""
@@ -153,16 +163,19 @@ def fit(
 ) -> None:
     """Train all epochs, or the remaining ones of an interrupted run, and show the progress.
 
+    A run of so many minutes ends within an epoch, which is validated like the others.
+
     Raises KeyboardInterrupt on Ctrl-C, as other code does.
     """
     state = folder.state
     with training.progress, _lightning_kept_quiet():
         trainer = lightning.Trainer(
-            max_epochs=training.progress.epochs,
+            max_epochs=training.progress.epochs if training.timer is None else -1,
             precision="bf16-mixed" if bf16 else "32-true",
             logger=TensorBoardLogger(folder.out, name="", version=folder.log.name),
             callbacks=[
                 *callbacks,
+                *([] if training.timer is None else [training.timer]),
                 ModelCheckpoint(
                     state.parent,
                     state.stem,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -66,11 +67,18 @@ class EpochProgress:
 
     Args:
         epochs: number of epochs of the run.
+        minutes: minutes of the run, if these limit it instead of the epochs.
         clock: seconds that only grow; a test gives its own.
     """
 
-    def __init__(self, epochs: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        epochs: int,
+        minutes: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.epochs = epochs
+        self.minutes = minutes
         self._clock = clock
         self._left = TimeRemainingColumn()
         self._bar = Progress(
@@ -83,10 +91,10 @@ class EpochProgress:
             get_time=clock,
             speed_estimate_period=_SPEED_SECONDS,
         )
-        self._task = self._bar.add_task("steps", total=None)
+        self._task = self._bar.add_task("steps" if minutes is None else "seconds", total=None)
         self._steps_per_epoch = 1
         self._steps = 0
-        self._said = clock()
+        self._said = self._began = clock()
 
     def __enter__(self) -> EpochProgress:
         if self._bar.console.is_terminal:
@@ -102,22 +110,38 @@ class EpochProgress:
         if self._bar.console.is_terminal:
             self._bar.stop()
 
-    def begin(self, steps_per_epoch: int, epochs_done: int, device: str) -> None:
+    def begin(
+        self, steps_per_epoch: int, epochs_done: int, device: str, seconds_done: float = 0.0
+    ) -> None:
         """Set the length of the run and the position of a resumed one, and print both.
 
-        ``device`` is what :func:`describe_device` tells.
+        Args:
+            steps_per_epoch: number of steps of an epoch.
+            epochs_done: number of epochs that a resumed run has done.
+            device: what :func:`describe_device` tells.
+            seconds_done: seconds that a resumed run has taken, if minutes limit it.
         """
         self._steps_per_epoch = max(1, steps_per_epoch)
         self._steps = epochs_done * steps_per_epoch
-        self._bar.update(self._task, total=self.epochs * steps_per_epoch, completed=self._steps)
-        done = f", {epochs_done} of them done" if epochs_done else ""
-        self._print(f"{device}; {self.epochs} epochs of {steps_per_epoch} steps{done}")
         self._said = self._clock()
+        self._began = self._said - seconds_done
+        total, completed = self.epochs * steps_per_epoch, self._steps
+        length = f"{self.epochs} epochs of {steps_per_epoch} steps"
+        done = f", {epochs_done} of them done" if epochs_done else ""
+        if self.minutes is not None:
+            total, completed = round(60 * self.minutes), round(seconds_done)
+            length = f"{self.minutes:g} minutes in epochs of {steps_per_epoch} steps"
+            done = f", {timedelta(seconds=completed)} of them done" if completed else ""
+        self._bar.update(self._task, total=total, completed=completed)
+        self._print(f"{device}; {length}{done}")
 
     def step(self) -> None:
         """Count one step."""
         self._steps += 1
-        self._bar.advance(self._task)
+        if self.minutes is None:
+            self._bar.advance(self._task)
+        else:
+            self._bar.update(self._task, completed=round(self._clock() - self._began))
         self.say()
 
     def say(self) -> None:
@@ -127,15 +151,22 @@ class EpochProgress:
             return
         self._said = now
         epoch, step = divmod(max(self._steps - 1, 0), self._steps_per_epoch)
-        left = self._left.render(self._bar.tasks[0])
+        left = str(self._left.render(self._bar.tasks[0]))
+        if self.minutes is not None:
+            seconds = max(0, round(60 * self.minutes - (now - self._began)))
+            left = str(timedelta(seconds=seconds))
         self._print(
-            f"epoch {epoch + 1}/{self.epochs}, step {step + 1}/{self._steps_per_epoch}, {left} left"
+            f"{self._name(epoch + 1)}, step {step + 1}/{self._steps_per_epoch}, {left} left"
         )
 
     def epoch(self, number: int, figures: Mapping[str, float]) -> None:
         """Print the figures of a complete epoch; ``number`` counts from 1."""
         shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        self._print(f"epoch {number}/{self.epochs}  {shown}")
+        self._print(f"{self._name(number)}  {shown}")
+
+    def _name(self, epoch: int) -> str:
+        """Name an epoch; nobody knows how many there are if minutes limit the run."""
+        return f"epoch {epoch}" if self.minutes is not None else f"epoch {epoch}/{self.epochs}"
 
     def _print(self, line: str) -> None:
         """Print a line whole: off a terminal, rich would break it at 80 characters."""

@@ -97,6 +97,11 @@ def train_sam(
         sam, settings, samples=samples, batches=batches, embeddings=kept, seed=seed
     )
     fit(training, loaders, folder, bf16=settings.bf16, resume=resume)
+    if not training.best_metrics:
+        raise ValueError(
+            f"the {settings.minutes:g} minutes were over within the dense epochs, before the first "
+            "prompt; give more --minutes, or fewer dense_epochs."
+        )
     if kept is not None:
         kept.drop_others()
     recipe = new_recipe(**facts, metrics=training.best_metrics)

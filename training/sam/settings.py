@@ -39,6 +39,9 @@ class SamSettings(BaseModel):
 
     epochs: int = Field(30, gt=0)
     """Number of passes over the training frames."""
+    minutes: float | None = Field(None, gt=0)
+    """Minutes to train for, however many epochs that is; None trains the epochs. The share of
+    dense epochs stays that of the epochs."""
     dense_epochs: int = Field(0, ge=0)
     """Number of epochs at the start that train only the image encoder, without prompts, see
     `training.sam.trainer.DenseHead`. Meant for an encoder that starts from random weights."""

@@ -158,6 +158,9 @@ def dense_loss(maps: Tensor, truths: Tensor) -> Tensor:
 VALIDATION_CHUNK = 16
 """Number of prompts decoded at once in validation: each needs the memory of some float32 frames."""
 
+_TIMED_STEPS = 10_000
+"""Steps into which the learning rate divides a run that is limited by its minutes."""
+
 _FINAL_RATE = 0.01  # share of the peak learning rate that is left at the end
 
 
@@ -199,7 +202,7 @@ class SamTraining(BestEpochTraining):
         embeddings: KeptEmbeddings | None,
         seed: int,
     ) -> None:
-        super().__init__(epochs=settings.epochs, seed=seed)
+        super().__init__(epochs=settings.epochs, minutes=settings.minutes, seed=seed)
         self.sam = sam.train()  # SAM behaves the same in both modes
         sam.image_encoder.requires_grad_(settings.train_encoder)
         sam.prompt_encoder.requires_grad_(settings.train_prompt_encoder)
@@ -219,7 +222,12 @@ class SamTraining(BestEpochTraining):
         """Draw the random numbers and batches of an epoch, and choose dense or prompted samples."""
         super().draw_epoch(epoch)
         self.batches.epoch = epoch
-        self.samples.dense = epoch < self.settings.dense_epochs
+        done = self.share_done
+        self.samples.dense = (
+            epoch < self.settings.dense_epochs
+            if done is None
+            else done < self.settings.dense_epochs / self.settings.epochs
+        )
 
     def training_step(self, batch: list[Any], batch_index: int) -> Tensor:
         """Compute the mean loss of some frames' prompts or, in a dense epoch, of their pixels."""
@@ -305,10 +313,16 @@ class SamTraining(BestEpochTraining):
         optimizer = torch.optim.AdamW(
             self._trained(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        all_steps = max(1, int(self.trainer.estimated_stepping_batches))
+        all_steps = (
+            max(1, int(self.trainer.estimated_stepping_batches))
+            if self.share_done is None
+            else _TIMED_STEPS
+        )
         dense_steps = all_steps * settings.dense_epochs // settings.epochs
 
         def rate(step: int) -> float:
+            if self.share_done is not None:
+                step = round(self.share_done * all_steps)
             dense = step < dense_steps
             steps = dense_steps if dense else all_steps - dense_steps
             step -= 0 if dense else dense_steps

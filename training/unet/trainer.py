@@ -87,7 +87,7 @@ class UnetTraining(BestEpochTraining):
                 frames.
             seed: random seed from which every epoch draws.
         """
-        super().__init__(epochs=settings.epochs, seed=seed)
+        super().__init__(epochs=settings.epochs, minutes=settings.minutes, seed=seed)
         # Convolutions with few channels are faster on CPUs in this memory layout.
         self.unet = unet.to(memory_format=torch.channels_last)
         self.average = _moving_average(self.unet, settings.weight_averaging)

@@ -26,6 +26,9 @@ from training.yolo.network import ARCHITECTURE, fetch_coco_weights, new_network
 from training.yolo.settings import STATE_NAME, YoloSettings
 from training.yolo.trainer import YoloTrainer, yolo_threshold
 
+EPOCHS_IN_TIME = 10_000
+"""Epochs of a run that is limited by its minutes, until their number is estimated."""
+
 
 def train_yolo(
     data: tuple[str, ...],
@@ -88,26 +91,31 @@ def _initial_weights(init: str) -> dict[str, torch.Tensor] | None:
 def _ultralytics_settings(
     settings: YoloSettings, data: Path, out: Path, seed: int
 ) -> dict[str, Any]:
-    """Translate the settings to ultralytics' names."""
+    """Translate the settings to ultralytics' names.
+
+    ultralytics estimates the epochs of a run that is limited by its minutes after each of them.
+    """
+    epochs = settings.epochs if settings.minutes is None else EPOCHS_IN_TIME
     return {
         "model": f"{ARCHITECTURE}.yaml",
         "data": str(data),
         "project": str(out.parent.resolve()),
         "name": out.name,
         "exist_ok": True,
-        "epochs": settings.epochs,
+        "epochs": epochs,
+        "time": None if settings.minutes is None else settings.minutes / 60,  # hours
         "imgsz": settings.window,
         "batch": settings.batch,
         "nbs": max(settings.samples_per_step, settings.batch),
         "optimizer": settings.optimizer,
         "lr0": settings.learning_rate,
         "mosaic": settings.mosaic,
-        "close_mosaic": max(1, settings.epochs // 10),
+        "close_mosaic": max(1, epochs // 10),
         "scale": settings.scale,
         "fliplr": settings.flip_probability,
         "flipud": settings.flip_probability,
         "amp": False,  # Bf16Network handles bf16 itself
-        "patience": settings.epochs,
+        "patience": epochs,
         "seed": seed,
         "pretrained": False,
         "overlap_mask": False,  # overlapping cells keep their overlap

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,8 @@ class YoloState:
     """Averaged weights of the best epoch."""
     optimizer: dict[int, Tensors]
     """State of each parameter, as ``optimizer.state_dict()["state"]``."""
+    seconds: float = 0.0
+    """Seconds that the run has taken."""
 
     def write(self, file: Path) -> None:
         """Replace ``file`` atomically, so that an interruption leaves the old or the new state."""
@@ -81,6 +84,7 @@ class YoloState:
             "updates": self.updates,
             "best_fitness": self.best_fitness,
             "best_metrics": self.best_metrics,
+            "seconds": self.seconds,
         }
         # Clones: the averaged weights may also be the best ones, and safetensors stores no shared
         # memory.
@@ -115,6 +119,7 @@ class YoloState:
             averaged=_under("ema.", tensors),
             best=_under("best.", tensors),
             optimizer=optimizer,
+            seconds=facts.get("seconds", 0.0),
         )
 
 
@@ -212,13 +217,20 @@ class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics shi
         self.initial = initial
         self.best_weights: dict[str, torch.Tensor] = {}
         self.best_metrics: dict[str, float] = {}
-        self.progress = EpochProgress(overrides["epochs"])
+        self.minutes: float | None = (
+            None if overrides.get("time") is None else 60 * overrides["time"]
+        )
+        self.progress = EpochProgress(overrides["epochs"], self.minutes)
         with all_threads():
             super().__init__(overrides=overrides)
         if not any(self.wdir.iterdir()):
             self.wdir.rmdir()  # meant for pickled checkpoints, which are not written
         self.add_callback("on_train_start", _begin_progress)
         self.add_callback("on_train_epoch_start", _seed_epoch)
+        if self.minutes is not None:
+            self.add_callback("on_train_start", _go_on_in_time)
+            self.add_callback("on_train_epoch_start", _count_all_epochs)
+            self.add_callback("on_fit_epoch_end", _close_mosaic_in_time)
         self.add_callback("on_train_batch_end", lambda trainer: trainer.progress.step())
         self.add_callback("on_val_batch_end", lambda validator: self.progress.say())
 
@@ -229,11 +241,16 @@ class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics shi
             self.best_weights = self.state.best
             self.best_metrics = named_plainly(self.state.best_metrics)  # of earlier versions too
         try:
-            if self.state is None or self.state.epoch + 1 < self.epochs:
+            if self.state is None or not self._is_over(self.state):
                 with self.progress:
                     super().train()
         finally:
             self.log.close()
+
+    def _is_over(self, state: YoloState) -> bool:
+        if self.minutes is not None:
+            return state.seconds >= 60 * self.minutes
+        return state.epoch + 1 >= int(self.epochs)
 
     def build_dataset(self, *args: Any, **options: Any) -> Any:
         """Read windows and labels, without the pickled cache that ultralytics stores next to them.
@@ -302,6 +319,7 @@ class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics shi
             averaged=averaged,
             best=self.best_weights,
             optimizer=optimizer,
+            seconds=time.time() - self.train_time_start,
         ).write(self.folder.state)
         return True
 
@@ -320,7 +338,34 @@ class YoloTrainer(SegmentationTrainer):  # type: ignore[misc]  # ultralytics shi
 
 def _begin_progress(trainer: YoloTrainer) -> None:
     device = describe_device(trainer.device, bf16=trainer.bf16)
-    trainer.progress.begin(len(trainer.train_loader), trainer.start_epoch, device)
+    seconds = trainer.state.seconds if trainer.state else 0.0
+    trainer.progress.begin(len(trainer.train_loader), trainer.start_epoch, device, seconds)
+
+
+def _go_on_in_time(trainer: YoloTrainer) -> None:
+    """Count the seconds of a resumed run, and estimate its epochs as ultralytics does later."""
+    if trainer.state is None or trainer.minutes is None:
+        return
+    trainer.train_time_start -= trainer.state.seconds
+    per_epoch = max(trainer.state.seconds, 1e-3) / trainer.start_epoch
+    whole = math.ceil(60 * trainer.minutes / per_epoch)
+    trainer.epochs = trainer.args.epochs = max(trainer.start_epoch + 1, whole)
+    trainer._setup_scheduler()
+    trainer.scheduler.last_epoch = trainer.start_epoch - 1
+
+
+def _count_all_epochs(trainer: YoloTrainer) -> None:
+    """Let ultralytics divide the seconds of a resumed run by all its epochs, not by the new ones.
+
+    It has read ``start_epoch`` before.
+    """
+    trainer.start_epoch = 0
+
+
+def _close_mosaic_in_time(trainer: YoloTrainer) -> None:
+    """Turn mosaics off in the last tenth of the epochs that the minutes allow by now."""
+    if trainer.args.close_mosaic:
+        trainer.args.close_mosaic = max(1, trainer.epochs // 10)
 
 
 def _seed_epoch(trainer: YoloTrainer) -> None:

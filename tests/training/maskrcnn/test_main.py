@@ -395,3 +395,11 @@ def test_real_frames_are_trained_on(shared_data: Path, tmp_path: Path) -> None:
     assert recipe.metrics["loss"] == pytest.approx(
         min(logged(tmp_path / "out", "validation/loss")), rel=1e-5
     )
+
+
+def test_minutes_limit_a_run(run: Run, rendered: Path, small: Path, tmp_path: Path) -> None:
+    command = (main, "--data", rendered, "--out", tmp_path, "--settings", small)
+    assert "0.01 minutes in epochs of" in run(*command, "--minutes", 0.01).output
+    _, recipe = load_checkpoint(tmp_path, ARCHITECTURE)
+    assert recipe.settings["minutes"] == 0.01
+    assert "loss" in recipe.metrics

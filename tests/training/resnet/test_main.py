@@ -19,7 +19,7 @@ from training.checkpoint import load_checkpoint
 from training.crops import Crop, CropIndex, read_index
 from training.resnet.__main__ import main
 from training.resnet.network import ARCHITECTURE, load_classifier
-from training.resnet.trainer import _loaders, accuracies
+from training.resnet.trainer import ClassifierTraining, _loaders, accuracies
 
 Run = Callable[..., Any]
 
@@ -93,6 +93,23 @@ def test_classes_are_sampled_equally_often(tmp_path: Path) -> None:
     drawn = torch.cat([ids for _ in range(10) for _, ids in loader])
     assert len(drawn) == 1000
     assert 430 < int((drawn == 1).sum()) < 570
+
+
+def test_minutes_limit_a_run(run: Run, crops: Path, tmp_path: Path) -> None:
+    out = tmp_path / "timed"
+    output = run(main, "--crops", crops, "--out", out, "--minutes", 0.05).output
+    assert "0.05 minutes in epochs of" in output
+    _, recipe = load_checkpoint(out, ARCHITECTURE)
+    assert recipe.settings["minutes"] == 0.05
+    assert "balanced_accuracy" in recipe.metrics
+
+
+def test_the_learning_rate_falls_with_the_minutes(
+    run: Run, crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ClassifierTraining, "share_done", 0.5)  # all the time
+    run(main, "--crops", crops, "--out", tmp_path, "--minutes", 0.01)
+    assert logged(tmp_path, "train/learning_rate")[0] == pytest.approx(1.5e-4)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ class Settings(BaseModel):
 
     epochs: int = Field(gt=0)
     rate: float = 0.1
+    minutes: float | None = None
 
 
 PRESETS = {"long": Settings(epochs=100), "short": Settings(epochs=2)}
@@ -36,6 +37,16 @@ def test_options_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path) 
     assert choose_settings(PRESETS, "short", None) == Settings(epochs=2)
     assert choose_settings(PRESETS, "short", file) == Settings(epochs=7, rate=0.5)
     assert choose_settings(PRESETS, "long", file, epochs=9, rate=None).epochs == 9
+
+
+def test_epochs_and_minutes_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(click.UsageError, match=r"given: 3 epochs and 1\.5 minutes\. Give one"):
+        choose_settings(PRESETS, "short", None, epochs=3, minutes=1.5)
+    file = tmp_path / "settings.yaml"
+    file.write_text("minutes: 10\n")
+    assert choose_settings(PRESETS, "short", file, epochs=3).minutes is None
+    assert choose_settings(PRESETS, "short", file).minutes == 10
+    assert choose_settings(PRESETS, "short", None, minutes=1.5).minutes == 1.5
 
 
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:

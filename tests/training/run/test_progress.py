@@ -48,6 +48,24 @@ def test_off_a_terminal_a_line_a_minute_is_printed(
     assert said == [f"{line} left" for line in lines]
 
 
+def test_a_run_of_minutes_tells_the_minutes_that_are_left(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clock = Clock()
+    with EpochProgress(50, minutes=5, clock=clock) as progress:
+        progress.begin(4, 2, "a device", seconds_done=60)
+        for _ in range(5):
+            clock.now += 40
+            progress.step()
+        progress.epoch(3, {"loss": 0.5})
+    assert capsys.readouterr().err.splitlines() == [
+        "a device; 5 minutes in epochs of 4 steps, 0:01:00 of them done",
+        "epoch 3, step 2/4, 0:02:40 left",
+        "epoch 3, step 4/4, 0:01:20 left",
+        "epoch 3  loss 0.5",
+    ]
+
+
 def test_on_a_terminal_the_bar_stays_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -404,3 +404,11 @@ def test_the_presets_are_an_adaptation_and_a_demo() -> None:
     study, demo = PRESETS["study"], PRESETS["demo"]
     assert (study.size, study.train_encoder, study.train_prompt_encoder) == ("vit_h", False, False)
     assert (demo.size, demo.train_encoder, demo.train_prompt_encoder) == ("tiny", True, True)
+
+
+def test_minutes_limit_a_run(run: Run, rendered: Path, small: Path, tmp_path: Path) -> None:
+    command = (main, "--data", rendered, "--out", tmp_path, "--settings", small)
+    assert "0.01 minutes in epochs of" in run(*command, "--minutes", 0.01).output
+    _, recipe = load_checkpoint(tmp_path, ARCHITECTURE)
+    assert recipe.settings["minutes"] == 0.01
+    assert "box_iou" in recipe.metrics

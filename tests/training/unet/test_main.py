@@ -421,3 +421,11 @@ def test_real_frames_are_learnt(shared_data: Path, tmp_path: Path) -> None:
     parts = dataset.subset(names[:6]), dataset.subset(names[6:8])
     recipe = train_unet(*parts, settings, tmp_path / "out")
     assert recipe.metrics["dice"] > 0.6
+
+
+def test_minutes_limit_a_run(run: Run, rendered: Path, small: Path, tmp_path: Path) -> None:
+    command = (main, "glioma", "--data", rendered, "--out", tmp_path, "--settings", small)
+    assert "0.01 minutes in epochs of" in run(*command, "--minutes", 0.01).output
+    _, recipe = load_checkpoint(tmp_path, ARCHITECTURE)
+    assert recipe.settings["minutes"] == 0.01
+    assert "dice" in recipe.metrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from training.yolo.__main__ import main
 from training.yolo.frames import WindowSettings
 from training.yolo.network import ARCHITECTURE, load_network
 from training.yolo.settings import YoloSettings
-from training.yolo.trainer import CentreMasks, YoloTrainer, named_plainly
+from training.yolo.trainer import CentreMasks, YoloState, YoloTrainer, named_plainly
 
 Run = Callable[..., Any]
 
@@ -244,6 +244,42 @@ def test_a_run_cut_off_after_its_last_epoch_is_finished_by_resuming(
         run(*command, code=1)
     (out / "resume" / "state.safetensors").write_bytes(b"half")
     assert "state.safetensors is damaged" in run(*command, "--resume", code=1).output
+
+
+def test_minutes_limit_a_run(run: Run, rendered: Path, yolo_settings: Path, tmp_path: Path) -> None:
+    out = tmp_path / "timed"
+    output = run(
+        *(main, "general", "--data", rendered, "--out", out),
+        *("--settings", yolo_settings, "--minutes", 0.02),
+    ).output
+    assert "0.02 minutes in epochs of" in output
+    _, recipe = load_checkpoint(out, ARCHITECTURE)
+    assert recipe.settings["minutes"] == 0.02
+    assert "mask mAP50" in recipe.metrics
+
+
+def test_a_run_of_minutes_is_resumed_for_those_that_are_left(
+    run: Run,
+    rendered: Path,
+    yolo_settings: Path,
+    tmp_path: Path,
+    interrupt_at_step: Callable[[int], None],
+) -> None:
+    out = tmp_path / "timed"
+    command = (
+        *(main, "general", "--data", rendered, "--out", out),
+        *("--settings", yolo_settings, "--minutes", 0.5),
+    )
+    interrupt_at_step(3)  # a step an epoch
+    run(*command, code=1)
+    # As if it had taken almost all of them.
+    state = YoloState.read(out / "resume" / "state.safetensors")
+    assert state.epoch == 1
+    assert state.seconds > 0
+    replace(state, seconds=29.9).write(out / "resume" / "state.safetensors")
+    interrupt_at_step(0)
+    assert "of them done" in run(*command, "--resume").output
+    assert logged_epochs(out, "train/box_loss") == [1, 2, 3]
 
 
 def test_another_seed_makes_other_weights(
