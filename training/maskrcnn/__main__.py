@@ -8,8 +8,8 @@ trains on a further data set, from the network that the first one made:
     python -m training.maskrcnn --data runs/data/human-msc --out runs/human-msc --init runs/rat-msc
 
 `--preset demo` trains a narrower network from random weights on two CPU cores. `--resume` continues
-an interrupted run. OUT is the checkpoint of the epoch with the lowest validation loss; OUT/log is
-for TensorBoard.
+an interrupted run, `--finish` takes its best epoch so far. OUT is the checkpoint of the epoch with
+the lowest validation loss; OUT/log is for TensorBoard.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def main(
     file: Path | None,
     seed: int,
     resume: bool,
+    finish: bool,
     **overrides: Any,
 ) -> None:
     """Train a Mask R-CNN. The module's docstring is the help text."""
@@ -68,7 +69,15 @@ def main(
         from training.maskrcnn.run import train_maskrcnn
 
         recipe = train_maskrcnn(
-            train, kept, settings, out, init=init, seed=seed, resume=resume, data=hashes
+            train,
+            kept,
+            settings,
+            out,
+            init=init,
+            seed=seed,
+            resume=resume,
+            finish=finish,
+            data=hashes,
         )
     folder.report(recipe)
 

@@ -58,6 +58,7 @@ def train_maskrcnn(
     init: str = RANDOM,
     seed: int = 0,
     resume: bool = False,
+    finish: bool = False,
     data: Mapping[str, str] | None = None,
 ) -> Recipe:
     """Train one Mask R-CNN and write its checkpoint to ``out``.
@@ -70,6 +71,7 @@ def train_maskrcnn(
         init: ``random``, ``coco``, or a checkpoint folder.
         seed: random seed of the weights, the order, the windows and their augmentation.
         resume: resume an interrupted run.
+        finish: train no more, and take the best epoch so far of an interrupted run.
         data: data sets and their sha256, for the recipe.
 
     Returns:
@@ -97,9 +99,9 @@ def train_maskrcnn(
     network = _initial_network(train.class_names, settings, init)
     loaders, batches = _loaders(train, validation, settings, scale.network_scale, seed)
     folder = RunFolder(out, STATE_NAME)
-    folder.begin(facts, resume=resume)
+    folder.begin(facts, resume=resume or finish)
     training = MaskrcnnTraining(network, settings, batches=batches, seed=seed)
-    fit(training, loaders, folder, bf16=settings.bf16, resume=resume)
+    fit(training, loaders, folder, bf16=settings.bf16, resume=resume, finish=finish)
     best = _network(train.class_names, settings)
     fill_network(best, training.best_weights, str(out))
     threshold = maskrcnn_threshold(best, validation, scale, seed)

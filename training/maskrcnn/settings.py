@@ -80,7 +80,7 @@ class MaskrcnnSettings(NetworkSettings):
 
     epochs: int = Field(50, gt=0)
     """Number of passes over the training frames."""
-    minutes: float | None = Field(None, gt=0)
+    minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Minutes to train for, however many epochs that is; None trains the epochs."""
     batch: int = Field(2, gt=0)
     """Number of frames, or windows, per step."""

@@ -6,7 +6,8 @@
 
 `--init imagenet` starts from torchvision's ImageNet weights, if they can be fetched. `--preset
 demo` is the same in fewer epochs. All classes are sampled equally often, however rare they are.
-`--resume` continues an interrupted run. OUT is the checkpoint; OUT/log is for TensorBoard.
+`--resume` continues an interrupted run, `--finish` takes its best epoch so far. OUT is the
+checkpoint; OUT/log is for TensorBoard.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def main(
     file: Path | None,
     seed: int,
     resume: bool,
+    finish: bool,
     **overrides: Any,
 ) -> None:
     """Train ResNet50. The module's docstring is the help text."""
@@ -45,7 +47,9 @@ def main(
         # Here, so that help and wrong options are answered before torch is imported.
         from training.resnet.trainer import train_resnet
 
-        recipe = train_resnet(crops, out, settings, init=init, seed=seed, resume=resume)
+        recipe = train_resnet(
+            crops, out, settings, init=init, seed=seed, resume=resume, finish=finish
+        )
     folder.report(recipe)
 
 

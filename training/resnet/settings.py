@@ -12,7 +12,7 @@ class ResnetSettings(BaseModel):
 
     epochs: int = Field(150, gt=0)
     """Number of epochs; each draws as many crops as there are."""
-    minutes: float | None = Field(None, gt=0)
+    minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Minutes to train for, however many epochs that is; None trains the epochs."""
     batch: int = Field(32, gt=1)
     """Number of crops per step."""

@@ -203,7 +203,14 @@ def _initialise(classifier: CellClassifier, init: str) -> None:
 
 
 def train_resnet(
-    crops: Path, out: Path, settings: ResnetSettings, *, init: str, seed: int, resume: bool
+    crops: Path,
+    out: Path,
+    settings: ResnetSettings,
+    *,
+    init: str,
+    seed: int,
+    resume: bool,
+    finish: bool = False,
 ) -> Recipe:
     """Train one classifier and write its checkpoint to ``out``; return its recipe."""
     index = read_index(crops)
@@ -227,7 +234,7 @@ def train_resnet(
         _initialise(classifier, init)
     loaders = _loaders(crops, index, settings.batch, seed)
     folder = RunFolder(out, STATE_NAME)
-    folder.begin(facts, resume=resume)
+    folder.begin(facts, resume=resume or finish)
     training = ClassifierTraining(
         classifier,
         len(index.class_names),
@@ -237,7 +244,7 @@ def train_resnet(
         weight_decay=settings.weight_decay,
         seed=seed,
     )
-    fit(training, loaders, folder, bf16=settings.bf16, resume=resume)
+    fit(training, loaders, folder, bf16=settings.bf16, resume=resume, finish=finish)
     recipe = new_recipe(**facts, metrics=training.best_metrics)
     folder.finish(training.best_weights, recipe)
     return recipe

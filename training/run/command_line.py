@@ -44,6 +44,11 @@ pixel_size_option = click.option(
 
 RESUME_HELP = "Go on with the run that was cut off in OUT; give the other options as before."
 
+FINISH_HELP = (
+    "Take the best epoch so far of the run that was cut off in OUT, choose its threshold and write "
+    "the checkpoint; give the other options as before."
+)
+
 MINUTES_HELP = (
     "Minutes to train for, instead of --epochs. Reading data and choosing the threshold come on "
     "top."
@@ -53,7 +58,8 @@ SETTINGS_HELP = "YAML file of settings that change the preset's."
 
 
 def run_options(presets: Iterable[str], *, init: str, seed: str) -> Callable[[Command], Command]:
-    """Add the options of every run: ``out init preset file epochs minutes bf16 seed resume``.
+    """Add the options of every run: ``out init preset file epochs minutes bf16 seed resume
+    finish``.
 
     Args:
         presets: names of settings, ``study`` among them.
@@ -79,6 +85,7 @@ def run_options(presets: Iterable[str], *, init: str, seed: str) -> Callable[[Co
         click.option("--bf16/--no-bf16", default=None, help="Mixed precision in bfloat16."),
         click.option("--seed", type=click.IntRange(min=0), default=0, help=seed),
         click.option("--resume", is_flag=True, help=RESUME_HELP),
+        click.option("--finish", is_flag=True, help=FINISH_HELP),
     )
 
 

@@ -68,7 +68,7 @@ class RunFolder:
         if not self.state.is_file() or not self._facts.is_file():
             raise CheckpointError(
                 f"{self.out}: there is no interrupted run to resume, with one whole epoch at "
-                "least; omit --resume."
+                "least; omit --resume and --finish."
             )
         before = json.loads(self._facts.read_text())
         changed = [name for name, value in facts.items() if value != before.get(name)]
@@ -101,13 +101,13 @@ class RunFolder:
 
     @contextmanager
     def reported(self) -> Iterator[None]:
-        """Turn an error that ends a run into a message; on Ctrl-C, say how to resume."""
+        """Turn an error that ends a run into a message; on Ctrl-C, say how to go on."""
         try:
             yield
         except KeyboardInterrupt as error:
             raise click.ClickException(
                 f"interrupted. {self.state.parent} keeps the last whole epoch: go on with the same "
-                "command and --resume."
+                "command and --resume, or take the best epoch so far with --finish instead."
                 if self.state.is_file()
                 else "interrupted before the first epoch was whole; there is nothing to resume."
             ) from error

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -19,6 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from training.checkpoint import CheckpointError
 from training.run.folder import RunFolder
 from training.run.progress import EpochProgress, describe_device
 
@@ -141,6 +143,20 @@ class BestEpochTraining(lightning.LightningModule, ABC):  # type: ignore[misc]  
             self.best_metrics = metrics
             self.best_weights = {k: v.detach().clone() for k, v in self.weights().items()}
 
+    def take_best(self, state: Path) -> None:
+        """Take the best epoch of an interrupted run from its state.
+
+        Raises:
+            CheckpointError: no epoch so far could be the best one.
+        """
+        # weights_only: without arbitrary pickle.
+        best = torch.load(state, map_location="cpu", weights_only=True)["best"]
+        if not best["metrics"]:
+            raise CheckpointError(
+                f"{state} holds no epoch yet that could be the best one; go on with --resume."
+            )
+        self.best_weights, self.best_metrics = best["weights"], best["metrics"]
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the best epoch so far for `--resume`."""
         checkpoint["best"] = {"weights": self.best_weights, "metrics": self.best_metrics}
@@ -159,15 +175,22 @@ def fit(
     *,
     bf16: bool,
     resume: bool,
+    finish: bool = False,
     callbacks: Sequence[Callback] = (),
 ) -> None:
     """Train all epochs, or the remaining ones of an interrupted run, and show the progress.
 
+    With ``finish``, nothing is trained: the best epoch so far of an interrupted run is taken.
+
     A run of so many minutes ends within an epoch, which is validated like the others.
 
-    Raises KeyboardInterrupt on Ctrl-C, as other code does.
+    Raises KeyboardInterrupt on Ctrl-C, as other code does, and CheckpointError if no epoch can be
+    taken.
     """
     state = folder.state
+    if finish:
+        training.take_best(state)
+        return
     with training.progress, _lightning_kept_quiet():
         trainer = lightning.Trainer(
             max_epochs=training.progress.epochs if training.timer is None else -1,

@@ -12,8 +12,9 @@ at https://github.com/facebookresearch/segment-anything; --init also accepts the
 run. An encoder that starts from random weights can first learn from every pixel, without prompts
 (setting `dense_epochs`), and from random views of few frames (setting `views`).
 
-`--resume` continues an interrupted run. OUT is the checkpoint of the epoch with the best mean IoU
-of the validation cells, prompted by their true boxes; OUT/log is for TensorBoard.
+`--resume` continues an interrupted run, `--finish` takes its best epoch so far. OUT is the
+checkpoint of the epoch with the best mean IoU of the validation cells, prompted by their true
+boxes; OUT/log is for TensorBoard.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def main(
     file: Path | None,
     seed: int,
     resume: bool,
+    finish: bool,
     **overrides: Any,
 ) -> None:
     """Train SAM. The module's docstring is the help text."""
@@ -63,7 +65,15 @@ def main(
             select=lambda dataset: with_cells(dataset, "of the data set"),
         )
         recipe = train_sam(
-            train, kept, settings, out, init=init, seed=seed, resume=resume, data=hashes
+            train,
+            kept,
+            settings,
+            out,
+            init=init,
+            seed=seed,
+            resume=resume,
+            finish=finish,
+            data=hashes,
         )
     folder.report(recipe)
 

@@ -45,6 +45,7 @@ def train_sam(
     init: str = RANDOM,
     seed: int = 0,
     resume: bool = False,
+    finish: bool = False,
     data: Mapping[str, str] | None = None,
 ) -> Recipe:
     """Train one SAM and write its checkpoint to ``out``.
@@ -59,6 +60,7 @@ def train_sam(
         init: ``random``, a published ``.pth`` file of that size, or a checkpoint folder.
         seed: random seed of the weights, the order, the cells and their prompts.
         resume: resume an interrupted run.
+        finish: train no more, and take the best epoch so far of an interrupted run.
         data: data sets and their sha256, for the recipe.
 
     Returns:
@@ -91,12 +93,12 @@ def train_sam(
         "seed": seed,
     }
     folder = RunFolder(out, STATE_NAME)
-    folder.begin(facts, resume=resume)
+    folder.begin(facts, resume=resume or finish)
     kept = None if settings.train_encoder else KeptEmbeddings(sam, out / EMBEDDINGS_FOLDER)
     training = SamTraining(
         sam, settings, samples=samples, batches=batches, embeddings=kept, seed=seed
     )
-    fit(training, loaders, folder, bf16=settings.bf16, resume=resume)
+    fit(training, loaders, folder, bf16=settings.bf16, resume=resume, finish=finish)
     if not training.best_metrics:
         raise ValueError(
             f"the {settings.minutes:g} minutes were over within the dense epochs, before the first "

@@ -39,7 +39,7 @@ class SamSettings(BaseModel):
 
     epochs: int = Field(30, gt=0)
     """Number of passes over the training frames."""
-    minutes: float | None = Field(None, gt=0)
+    minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Minutes to train for, however many epochs that is; None trains the epochs. The share of
     dense epochs stays that of the epochs."""
     dense_epochs: int = Field(0, ge=0)

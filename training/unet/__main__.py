@@ -15,10 +15,11 @@ Study S3 segments tumour nuclei on the tiles that `training.nuclei_tiles` makes:
 \b
     python -m training.unet nuclei --tiles runs/tiles/256-128 --out runs/nuclei --network U-Net
 
-`--preset demo` takes minutes on two CPU cores. `--resume` continues an interrupted run. OUT is the
-checkpoint of the epoch with the best validation Dice; OUT/log is for TensorBoard. Empty frames of
-noise are used in training and validation too, see setting `blank_share`. The recipe records the
-probability threshold with the best Dice, and OUT/threshold.png shows the curve.
+`--preset demo` takes minutes on two CPU cores. `--resume` continues an interrupted run, `--finish`
+takes its best epoch so far. OUT is the checkpoint of the epoch with the best validation Dice;
+OUT/log is for TensorBoard. Empty frames of noise are used in training and validation too, see
+setting `blank_share`. The recipe records the probability threshold with the best Dice, and
+OUT/threshold.png shows the curve.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ def glioma(
     file: Path | None,
     seed: int,
     resume: bool,
+    finish: bool,
     **overrides: Any,
 ) -> None:
     """Study S2: cells of phase-contrast frames; all annotated objects are one foreground."""
@@ -81,7 +83,15 @@ def glioma(
         from training.unet.run import train_unet
 
         recipe = train_unet(
-            train, kept, settings, out, init=init, seed=seed, resume=resume, data=hashes
+            train,
+            kept,
+            settings,
+            out,
+            init=init,
+            seed=seed,
+            resume=resume,
+            finish=finish,
+            data=hashes,
         )
     folder.report(recipe)
 
@@ -109,6 +119,7 @@ def nuclei(
     file: Path | None,
     seed: int,
     resume: bool,
+    finish: bool,
     **overrides: Any,
 ) -> None:
     """Study S3: nuclei of H&E tiles, the cross-entropy weighted by the border map."""
@@ -120,7 +131,9 @@ def nuclei(
         # Here, so that help and wrong options are answered before torch is imported.
         from training.unet.run import train_nuclei
 
-        recipe = train_nuclei(tiles, settings, out, init=init, seed=seed, resume=resume)
+        recipe = train_nuclei(
+            tiles, settings, out, init=init, seed=seed, resume=resume, finish=finish
+        )
     folder.report(recipe)
 
 

@@ -64,6 +64,7 @@ def train_unet(
     init: str = RANDOM,
     seed: int = 0,
     resume: bool = False,
+    finish: bool = False,
     data: Mapping[str, str] | None = None,
 ) -> Recipe:
     """Train one U-Net of study S2 and write its checkpoint to ``out``.
@@ -76,6 +77,7 @@ def train_unet(
         init: ``random``, ``imagenet`` for the encoder, or a checkpoint folder for the whole model.
         seed: random seed of the weights, the order, the windows and their augmentation.
         resume: resume an interrupted run.
+        finish: train no more, and take the best epoch so far of an interrupted run.
         data: data sets and their sha256, for the recipe.
 
     Returns:
@@ -90,7 +92,7 @@ def train_unet(
     images = prepare_frames(train), prepare_frames(validation)
     facts = _facts(settings, {}, data or {}, init, seed)
     folder = RunFolder(out, STATE_NAME)
-    return _train(*images, blank_whole_frame, settings, folder, facts, resume=resume)
+    return _train(*images, blank_whole_frame, settings, folder, facts, resume=resume, finish=finish)
 
 
 def train_nuclei(
@@ -101,6 +103,7 @@ def train_nuclei(
     init: str = RANDOM,
     seed: int = 0,
     resume: bool = False,
+    finish: bool = False,
 ) -> Recipe:
     """Train one U-Net of study S3 on a folder of tiles and write its checkpoint to ``out``.
 
@@ -116,7 +119,7 @@ def train_nuclei(
     about = {"set_name": index.set_name, "tile_size": index.tile_size, "radius": index.radius}
     facts = _facts(settings, about, data, init, seed)
     folder = RunFolder(out, STATE_NAME)
-    return _train(*images, blank_tile, settings, folder, facts, resume=resume)
+    return _train(*images, blank_tile, settings, folder, facts, resume=resume, finish=finish)
 
 
 def _read_tiles(folder: Path, tiles: Sequence[Tile]) -> tuple[MaskedImage, ...]:
@@ -149,6 +152,7 @@ def _train(
     facts: Mapping[str, Any],
     *,
     resume: bool,
+    finish: bool,
 ) -> Recipe:
     seed = facts["seed"]
     torch.manual_seed(seed)
@@ -156,7 +160,7 @@ def _train(
     windows, images, batches = _datasets(train, validation, blank_pixels, settings, seed)
     shown, empty = images.batches(settings.batch)
     kept = DataLoader(images, batch_sampler=shown + empty)
-    folder.begin(facts, resume=resume)
+    folder.begin(facts, resume=resume or finish)
     training = UnetTraining(
         unet, settings, batches=batches, validation_batches=len(shown), seed=seed
     )
@@ -166,6 +170,7 @@ def _train(
         folder,
         bf16=settings.bf16,
         resume=resume,
+        finish=finish,
         callbacks=_early_stopping(settings),
     )
     fill_network(unet, training.best_weights, str(folder.out))

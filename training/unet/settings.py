@@ -138,7 +138,7 @@ class UnetSettings(BaseModel):
 
     epochs: int = Field(300, gt=0)
     """Number of passes over the training images."""
-    minutes: float | None = Field(None, gt=0)
+    minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Minutes to train for, however many epochs that is; None trains the epochs."""
     batch: int = Field(4, gt=0)
     """Number of images per step; the study uses as many as memory allows."""

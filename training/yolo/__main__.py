@@ -9,8 +9,8 @@ K classes:
 
 `--init coco` starts from ultralytics' published COCO weights, if they can be fetched. `--preset
 demo` is the same with a smaller network input and few epochs: it takes minutes on two CPU cores.
-`--resume` continues an interrupted run. Losses and validation metrics of every epoch are in OUT/log
-for TensorBoard; OUT itself is the checkpoint.
+`--resume` continues an interrupted run, `--finish` takes its best epoch so far. Losses and
+validation metrics of every epoch are in OUT/log for TensorBoard; OUT itself is the checkpoint.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def main(
     file: Path | None,
     seed: int,
     resume: bool,
+    finish: bool,
     **overrides: Any,
 ) -> None:
     """Train YOLO11n-seg. The module's docstring is the help text."""
@@ -68,6 +69,7 @@ def main(
             init=init,
             seed=seed,
             resume=resume,
+            finish=finish,
             pixel_sizes=pixel_sizes,
         )
     folder.report(recipe)

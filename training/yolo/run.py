@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from training.checkpoint import (
     load_checkpoint,
     new_recipe,
 )
+from training.datasets.annotated import AnnotatedDataset
 from training.datasets.scale import describe_scale, diameter_range, measure_scale
 from training.datasets.splits import split_by_frame
 from training.run.command_line import read_data
@@ -24,7 +26,7 @@ from training.run.progress import describe_frames
 from training.yolo.frames import DATA_FILE, WindowSettings, write_yolo_dataset
 from training.yolo.network import ARCHITECTURE, fetch_coco_weights, new_network
 from training.yolo.settings import STATE_NAME, YoloSettings
-from training.yolo.trainer import YoloTrainer, yolo_threshold
+from training.yolo.trainer import YoloState, YoloTrainer, named_plainly, yolo_threshold
 
 EPOCHS_IN_TIME = 10_000
 """Epochs of a run that is limited by its minutes, until their number is estimated."""
@@ -39,6 +41,7 @@ def train_yolo(
     init: str,
     seed: int,
     resume: bool,
+    finish: bool = False,
     pixel_sizes: tuple[float, ...] = (),
 ) -> Recipe:
     """Train one network and write its checkpoint to ``out``; return its recipe."""
@@ -60,26 +63,46 @@ def train_yolo(
         "scale": scale.model_dump(),
     }
     folder = RunFolder(out, STATE_NAME)
-    folder.begin(facts, resume=resume)
-    windows = out / "windows"
+    folder.begin(facts, resume=resume or finish)
+    if finish:
+        state = YoloState.read(folder.state)
+        weights, metrics = state.best, named_plainly(state.best_metrics)
+    else:
+        parts = training, validation
+        weights, metrics = _trained(folder, settings, facts, parts, initial, resume=resume)
+    network = new_network(len(dataset.class_names))
+    fill_network(network, weights, str(out))
+    threshold = yolo_threshold(network.eval(), validation, scale, seed)
+    recipe = new_recipe(**facts, metrics=metrics, threshold=threshold)
+    folder.finish(weights, recipe)
+    return recipe
+
+
+def _trained(
+    folder: RunFolder,
+    settings: YoloSettings,
+    facts: Mapping[str, Any],
+    parts: tuple[AnnotatedDataset, AnnotatedDataset],
+    initial: dict[str, torch.Tensor] | None,
+    *,
+    resume: bool,
+) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """Write the windows and train on them; return weights and metrics of the best epoch."""
+    seed, windows = facts["seed"], folder.out / "windows"
     if not (resume and (windows / DATA_FILE).is_file()):
         fields = {field.name: getattr(settings, field.name) for field in fields_of(WindowSettings)}
-        chosen = WindowSettings(**fields | {"network_scale": scale.network_scale})
-        write_yolo_dataset(training, validation, windows, chosen, seed)
+        network_scale = facts["scale"]["network_scale"]
+        chosen = WindowSettings(**fields | {"network_scale": network_scale})
+        write_yolo_dataset(*parts, windows, chosen, seed)
     trainer = YoloTrainer(
-        overrides=_ultralytics_settings(settings, windows / DATA_FILE, out, seed),
+        overrides=_ultralytics_settings(settings, windows / DATA_FILE, folder.out, seed),
         initial=initial,
         folder=folder,
         resume=resume,
         bf16=settings.bf16,
     )
     trainer.train()
-    network = new_network(len(dataset.class_names))
-    fill_network(network, trainer.best_weights, str(out))
-    threshold = yolo_threshold(network.eval(), validation, scale, seed)
-    recipe = new_recipe(**facts, metrics=trainer.best_metrics, threshold=threshold)
-    folder.finish(trainer.best_weights, recipe)
-    return recipe
+    return trainer.best_weights, trainer.best_metrics
 
 
 def _initial_weights(init: str) -> dict[str, torch.Tensor] | None:

@@ -19,7 +19,7 @@ class YoloSettings(BaseModel):
 
     epochs: int = Field(gt=0)
     """Number of passes over the training windows."""
-    minutes: float | None = Field(None, gt=0)
+    minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Minutes to train for, however many epochs that is; None trains the epochs."""
     network_scale: float | None = Field(None, gt=0)
     """Network pixels per frame pixel. None chooses it by the size of the cells, usually 1, see

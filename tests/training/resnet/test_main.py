@@ -95,6 +95,20 @@ def test_classes_are_sampled_equally_often(tmp_path: Path) -> None:
     assert 430 < int((drawn == 1).sum()) < 570
 
 
+def test_the_best_epoch_of_an_interrupted_run_is_finished(
+    run: Run, crops: Path, tmp_path: Path, interrupt_at_step: Callable[[int], None]
+) -> None:
+    command = (main, "--crops", crops, "--out", tmp_path, "--epochs", 2)
+    interrupt_at_step(2)
+    assert "--finish" in run(*command, code=1).output
+    best = torch.load(tmp_path / "resume" / "last.ckpt", weights_only=True)["best"]
+    run(*command, "--finish")
+    weights, recipe = load_checkpoint(tmp_path, ARCHITECTURE)
+    assert recipe.metrics == best["metrics"]
+    assert all(torch.equal(weights[name], best["weights"][name]) for name in weights)
+    assert not (tmp_path / "resume").exists()
+
+
 def test_minutes_limit_a_run(run: Run, crops: Path, tmp_path: Path) -> None:
     out = tmp_path / "timed"
     output = run(main, "--crops", crops, "--out", out, "--minutes", 0.05).output

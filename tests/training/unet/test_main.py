@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -429,3 +430,22 @@ def test_minutes_limit_a_run(run: Run, rendered: Path, small: Path, tmp_path: Pa
     _, recipe = load_checkpoint(tmp_path, ARCHITECTURE)
     assert recipe.settings["minutes"] == 0.01
     assert "dice" in recipe.metrics
+
+
+def test_the_best_epoch_of_an_interrupted_run_is_finished(
+    run: Run,
+    rendered: Path,
+    small: Path,
+    tmp_path: Path,
+    interrupt_at_step: Callable[[int], None],
+) -> None:
+    command = (main, "glioma", "--data", rendered, "--out", tmp_path, "--settings", small)
+    steps = int(re.findall(r"epochs of (\d+) steps", run(*command).output)[0])
+    interrupt_at_step(steps + 1)
+    assert "--finish" in run(*command, code=1).output
+    best = torch.load(tmp_path / "resume" / "last.ckpt", weights_only=True)["best"]
+    run(*command, "--finish")
+    weights, recipe = load_checkpoint(tmp_path, ARCHITECTURE)
+    assert recipe.metrics == best["metrics"]
+    assert all(torch.equal(weights[name], best["weights"][name]) for name in best["weights"])
+    assert not (tmp_path / "resume").exists()

@@ -246,6 +246,27 @@ def test_a_run_cut_off_after_its_last_epoch_is_finished_by_resuming(
     assert "state.safetensors is damaged" in run(*command, "--resume", code=1).output
 
 
+def test_the_best_epoch_of_an_interrupted_run_is_finished(
+    run: Run,
+    rendered: Path,
+    yolo_settings: Path,
+    tmp_path: Path,
+    interrupt_at_step: Callable[[int], None],
+) -> None:
+    out = tmp_path / "finished"
+    command = (main, "general", "--data", rendered, "--out", out, "--settings", yolo_settings)
+    assert "no interrupted run" in run(*command, "--finish", code=1).output
+    interrupt_at_step(2)
+    assert "--finish" in run(*command, code=1).output
+    best = load_file(out / "resume" / "state.safetensors")
+    assert "epoch 2" not in run(*command, "--finish").output
+    weights, recipe = load_checkpoint(out, ARCHITECTURE)
+    assert all(torch.equal(weights[name], best[f"best.{name}"]) for name in weights)
+    assert "mask mAP50" in recipe.metrics
+    assert recipe.threshold is not None
+    assert not (out / "resume").exists()
+
+
 def test_minutes_limit_a_run(run: Run, rendered: Path, yolo_settings: Path, tmp_path: Path) -> None:
     out = tmp_path / "timed"
     output = run(
