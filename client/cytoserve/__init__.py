@@ -12,7 +12,7 @@
     print(glioma, glioma.confluency, glioma.mask.shape)
 """
 
-from cytoserve.cells import Cells
+from cytoserve.cells import Cells, Doubt
 from cytoserve.client import AsyncClient, Client
 from cytoserve.codec.cards import LearnedScale, ModelCard
 from cytoserve.errors import (
@@ -47,6 +47,7 @@ __all__ = [
     "Client",
     "CytoserveError",
     "DeadlineExceeded",
+    "Doubt",
     "FakeServer",
     "Foreground",
     "FrameTooLarge",

@@ -14,6 +14,23 @@ from cytoserve.measurements import MEASUREMENTS, measure
 from cytoserve.patches import LabelImage, Region, outlines, owned_regions, paint_labels
 
 
+@dataclass(frozen=True)
+class Doubt:
+    """One reason to doubt an answer; :mod:`cytoserve.doubts` finds them.
+
+    Attributes:
+        kind: one of :data:`cytoserve.doubts.KINDS`, to count doubts of many frames by.
+        seen: what was seen in the answer, a sentence.
+        remedy: what to do, in words of :meth:`cytoserve.Client.segment`.
+        command_remedy: what to do, in words of ``cytoserve segment``.
+    """
+
+    kind: str
+    seen: str
+    remedy: str
+    command_remedy: str
+
+
 @dataclass(frozen=True, eq=False)
 class Cells:
     """N cells, best score first, or in the order of their prompts; every array is read-only.
@@ -39,6 +56,8 @@ class Cells:
         labels: the label image that the server painted, if requested.
         scale: the factor that scaled the frame to match the training frames.
         score_threshold: the threshold that was used; None for prompted cells.
+        doubts: reasons to doubt the answer of an instance pipeline; a choice of its cells keeps
+            them.
     """
 
     boxes: NDArray[np.float32]
@@ -52,6 +71,7 @@ class Cells:
     labels: LabelImage | None = None
     scale: float = 1.0
     score_threshold: float | None = None
+    doubts: tuple[Doubt, ...] = ()
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -89,12 +109,21 @@ class Cells:
         counts = ", ".join(f"{name}: {number}" for name, number in self.counts().items())
         height, width = self.frame_shape
         capped = f", capped (found {self.found})" if self.capped else ""
-        return f"<Cells {len(self)} in {height} x {width} px ({counts}){capped}>"
+        doubts = f", warnings: {len(self.doubts)}" if self.doubts else ""
+        return f"<Cells {len(self)} in {height} x {width} px ({counts}){capped}{doubts}>"
 
     @property
     def capped(self) -> bool:
         """Whether ``max_cells`` limited the answer: more cells were found than are here."""
         return self.found > len(self)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Signs that model or settings do not suit the frame, in sentences that say what to do.
+
+        There is none in the ordinary case, which an answer without a cell is, too.
+        """
+        return tuple(f"{doubt.seen} {doubt.remedy}" for doubt in self.doubts)
 
     def counts(self) -> dict[str, int]:
         """Return the number of cells per class."""

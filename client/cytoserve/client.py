@@ -20,6 +20,7 @@ from cytoserve import contract
 from cytoserve.cells import Cells
 from cytoserve.codec import cards, foregrounds, instances, prompted
 from cytoserve.codec.cards import ModelCard
+from cytoserve.doubts import find_doubts
 from cytoserve.errors import (
     DeadlineExceeded,
     PipelineNotServed,
@@ -105,6 +106,8 @@ class Client:
 
         The first call to a pipeline sends two requests: one for the model card, which is cached for
         ``CARD_LIFETIME_S`` seconds, then the frame.
+
+        ``Cells.warnings`` tells when the answer looks as if the model did not suit the frame.
 
         Args:
             image: ``[H, W]``, ``[H, W, 1]`` or ``[H, W, 3]`` (RGB) of uint8, uint16, or float
@@ -354,7 +357,8 @@ class _Calls:
         parts = cell_windows(frame_shape, pipeline, point)
         if len(parts) == 1:
             request = instances.encode_request(image, pipeline, point, labels)
-            return await self._cells(request, point, card, deadline)
+            cells = await self._cells(request, point, card, deadline)
+            return replace(cells, doubts=find_doubts(cells, card.scale))
         # All windows use the numbers of one card, so the card must be that of the current models.
         card = await self._card(name, deadline, anew=True)
         point = operating_point(settings, card, frame_shape, pipeline)
@@ -367,7 +371,8 @@ class _Calls:
             answers.append(await self._cells(request, point, card, deadline))
         await self._see_same_models(name, card, deadline)
         cells = join_windows(parts, answers, frame_shape, point)
-        return replace(cells, labels=cells.label_image()) if labels else cells
+        painted = cells.label_image() if labels else None
+        return replace(cells, labels=painted, doubts=find_doubts(cells, card.scale))
 
     async def _cells(
         self,

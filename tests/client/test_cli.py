@@ -7,9 +7,11 @@ import re
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
@@ -97,6 +99,18 @@ def test_doctor(triton, command):
     assert "nuclei_unet: a test image answered in" in result.stdout
     assert "% nuclei, 3 nuclei" in result.stdout
     assert result.stdout.count("ok ") == 2 + len(PIPELINES)
+    assert "warn" not in result.stdout
+
+
+def test_doctor_warns_of_a_model_that_finds_more_than_fits_an_answer(triton, command, cells):
+    """Sizes, masks and scores of the test image's cells mean nothing; their number does."""
+    full = replace(cells, patches=np.full_like(cells.patches, 255))[np.zeros(6, int)]
+    triton.fake._find = lambda frame, origin: full
+    assert "warn" not in command("doctor", "--url", triton.url).stdout
+    triton.fake._find = lambda frame, origin: replace(full, found=9000)
+    result = command("doctor", "--url", triton.url)
+    assert result.exit_code == ExitCode.DONE
+    assert "warn yolo: 9,000 cells found, the best 6 kept. The test image shows" in result.stdout
 
 
 def test_doctor_finds_a_pipeline_that_answers_nonsense(triton, command):

@@ -283,7 +283,7 @@ def test_a_rerun_redoes_what_another_variant_did(segment, triton, tmp_path, monk
 def test_capped_answers_are_reported(segment, tmp_path):
     result = segment("--max-cells", 2)
     assert result.exit_code == ExitCode.DONE
-    assert result.stderr.count("3 cells found, the best 2 kept; raise --max-cells") == 4
+    assert result.stderr.count("3 cells found, the best 2 kept. Raise --max-cells") == 1
     entry = json.loads((tmp_path / "out" / "run.json").read_text())["files"]["x.png"]
     assert (entry["capped"], entry["found"], entry["cells"]) == (True, 3, 2)
 

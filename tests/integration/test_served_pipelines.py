@@ -100,6 +100,7 @@ def test_the_cap_is_reported(client, pipeline):
     assert len(cells) <= 50
     assert cells.capped
     assert cells.found > MANY
+    assert cells.warnings[0].startswith(f"{cells.found:,} cells found, the best {len(cells)} kept.")
 
 
 def test_labels_are_painted_as_the_client_would(client, pipeline):

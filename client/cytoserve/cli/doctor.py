@@ -20,10 +20,16 @@ from cytoserve.cells import Cells
 from cytoserve.cli.exit_codes import EPILOG, ExitCode
 from cytoserve.cli.options import timeout_option, url_option
 from cytoserve.client import Client
+from cytoserve.doubts import CAPPED
 from cytoserve.errors import CytoserveError
 from cytoserve.foreground import Foreground
 from cytoserve.prompts import Prompts
 from cytoserve.settings import find_pipeline
+
+_NOT_LEARNED = (
+    "The test image shows a dozen discs: a model that finds so many has learned little, or its "
+    "threshold is too low. Train it longer, or give a --score-threshold."
+)
 
 _SELF_TEST_PROMPTS = Prompts(boxes=[(90, 60, 150, 110), None], points=[None, [(128, 96)]])
 
@@ -34,7 +40,8 @@ _SELF_TEST_PROMPTS = Prompts(boxes=[(90, 60, 150, 110), None], points=[None, [(1
 def doctor(url: str, timeout: float) -> None:
     """Check the server, the versions, and every pipeline with a synthetic test image.
 
-    Each check prints one line: ok, FAIL with the remedy, or -- for a pipeline that is not served.
+    Each check prints one line: ok, FAIL with the remedy, or -- for a pipeline that is not served. A
+    pipeline that finds more cells than fit an answer is ok, with one more line: warn.
     """
     _line("ok", f"client: cytoserve {cytoserve.__version__}, Python {platform.python_version()}")
     with Client(url, timeout=timeout) as client:
@@ -65,6 +72,9 @@ def _check(client: Client, pipeline: str, timeout: float) -> bool:
         return False
     milliseconds = 1000 * (time.perf_counter() - start)
     _line("ok", f"{pipeline}: a test image answered in {milliseconds:.0f} ms, {_words(found)}")
+    for doubt in found.doubts if isinstance(found, Cells) else ():
+        if doubt.kind == CAPPED:  # of a dozen discs; size, masks and scores of them mean nothing
+            _line("warn", f"{pipeline}: {doubt.seen} {_NOT_LEARNED}")
     return True
 
 

@@ -146,11 +146,6 @@ class ImageRun:
             self.job.out, given, self.job.save, frame, found, self.job.numbers, pixel_size_um
         )
         clock.append(time.perf_counter())
-        if isinstance(found, Cells) and found.capped:
-            self.tell(
-                f"capped: {given.key}: {found.found} cells found, the best {len(found)} kept; "
-                "raise --max-cells to get them all."
-            )
         steps = zip(("read", "segment", "save"), clock, clock[1:], strict=False)
         return {
             "models": dict(self.models),
@@ -253,6 +248,7 @@ def _counts(found: Cells | Foreground) -> Entry:
         "classes": found.counts(),
         "found": found.found,
         "capped": found.capped,
+        "warnings": {doubt.kind: f"{doubt.seen} {doubt.command_remedy}" for doubt in found.doubts},
     }
 
 

@@ -28,7 +28,8 @@ from cytoserve.cli.options import (
     timeout_option,
     url_option,
 )
-from cytoserve.cli.run_record import FAILED, STATES, open_record, run_facts
+from cytoserve.cli.run_record import FAILED, STATES, Entry, open_record, run_facts
+from cytoserve.cli.run_summary import result_line, run_warnings
 from cytoserve.client import Client
 from cytoserve.operating_point import scale_factor
 from cytoserve.settings import DEFAULT_PIPELINE, ForegroundSettings, Settings
@@ -153,6 +154,9 @@ def segment(
     the location of their image below the folder that all PATHS share: a/x.png becomes
     OUT/a/x_png_labels.tif and so on.
 
+    A run ends with its warnings, each once with the number of images that it concerns, and with a
+    line of what was found and how quickly. OUT/run.json has the warnings of every image.
+
     If an image fails, the failure is recorded in OUT/run.json and the run continues. Repeat the
     same command to resume: it skips finished images unless image, models or settings changed.
     """
@@ -193,16 +197,21 @@ def _run(job: Job, client: Client, url: str, inputs: list[Input]) -> tuple[ExitC
     record = open_record(job.out, about)
     run = ImageRun(job, client, record, models, tell=console.print)
     states: Counter[str] = Counter()
+    entries: dict[str, Entry] = {}
     try:
         with _progress(console) as progress:
             for given in progress.track(inputs, description="images"):
                 states[run.process(given)] += 1
+                entries[given.key] = record.files[given.key]
     finally:  # also when interrupted
         summary = {state: states[state] for state in STATES}
-        seconds = round(time.time() - started, 3)
-        record.save(about | {"models": dict(run.models), "seconds": seconds, "summary": summary})
+        seconds, warned = round(time.time() - started, 3), run_warnings(entries)
+        ended = {"seconds": seconds, "summary": summary, "warnings": warned}
+        record.save(about | {"models": dict(run.models), **ended})
+    for warning in warned:
+        console.print(warning)
     counts = ", ".join(f"{number} {state}" for state, number in summary.items() if number)
-    words = f"{counts}. Recorded in {record.path}."
+    words = f"{counts}. Recorded in {record.path}.\n{result_line(entries)}".rstrip()
     if run.stopped:
         return ExitCode.SERVER_FAILED, words
     return (ExitCode.SOME_FAILED if states[FAILED] else ExitCode.DONE), words
