@@ -23,8 +23,8 @@ MOST = 0.5
 """Share of the cells above which their masks or scores are a sign."""
 
 FAR_SMALLER, FAR_LARGER = 0.4, 2.5
-"""Median diameter of the cells, divided by that of the training's, beyond which a frame's scale is
-far from that of the training frames."""
+"""Median diameter of the cells, divided by the least and by the largest of the training's, beyond
+which a frame's scale is far from that of the training frames."""
 
 NEAR_THRESHOLD = 0.05
 """Distance of a score from the threshold within which a cell would almost have been dropped."""
@@ -72,12 +72,14 @@ def _far_scale(cells: Cells, learned: LearnedScale | None) -> Doubt | None:
     if learned is None:
         return None
     median = cells.scale * float(np.median(_diameters(cells)))
-    if FAR_SMALLER <= median / learned.cell_diameter_px <= FAR_LARGER:
+    least, most = learned.cell_diameters_px or (learned.cell_diameter_px,) * 2
+    if FAR_SMALLER * least <= median <= FAR_LARGER * most:
         return None
+    sizes = f"{least:.3g}" + (f" to {most:.3g}" if most > least else "")
     return Doubt(
         SCALE,
         f"At the scale used, the {len(cells):,} cells found measure {median:.3g} px (median "
-        f"diameter), those of the training {learned.cell_diameter_px:.3g} px.",
+        f"diameter), those of the training {sizes} px.",
         "Give the diameter of the frame's cells in its pixels (cell_diameter_px); if that is right "
         "already, train on such frames.",
         "Give the diameter of the images' cells in their pixels (--cell-diameter); if that is "

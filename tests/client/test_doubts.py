@@ -96,6 +96,23 @@ def test_every_warning_has_its_sign(cells, settings, kinds):
     assert found.warnings == tuple(f"{doubt.seen} {doubt.remedy}" for doubt in found.doubts)
 
 
+@pytest.mark.parametrize(
+    ("learned_px", "diameter", "kinds"),
+    [
+        pytest.param((20, 40), 80, [], id="larger-than-the-largest"),
+        pytest.param((20, 40), 120, [SCALE], id="far-larger-than-the-largest"),
+        pytest.param((40, 80), 20, [], id="smaller-than-the-least"),
+        pytest.param((60, 80), 20, [SCALE], id="far-smaller-than-the-least"),
+    ],
+)
+def test_a_model_of_many_sizes_is_judged_by_its_range(learned_px, diameter, kinds):
+    learned = replace(LEARNED, cell_diameters_px=learned_px)
+    assert [doubt.kind for doubt in segmented(answered(5, diameter), learned).doubts] == kinds
+    if kinds:
+        (warning,) = segmented(answered(5, diameter), learned).warnings
+        assert f"those of the training {learned_px[0]} to {learned_px[1]} px" in warning
+
+
 @pytest.mark.parametrize("pipeline", INSTANCE_PIPELINES)
 def test_every_instance_pipeline_warns(pipeline):
     full = answered(patches=FULL)
