@@ -212,7 +212,10 @@ def test_a_run_without_a_cell_says_so(segment, tmp_path):
     result = segment("--score-threshold", 1)
     assert result.exit_code == ExitCode.DONE
     (warning,) = told(result)
-    assert "No cell was found in any of 4 images, at score threshold 1. Lower --score" in warning
+    assert "No cell was found in any of 4 images, at score threshold 1 (best score" in warning
+    assert "in the first 3: 0.9). Lower --score-threshold" in warning
+    (again,) = told(segment("--score-threshold", 1))  # skips all, so nothing is asked
+    assert "best score" not in again
     assert last_line(result.stdout).startswith("4 images, 0 cells, ")
 
 

@@ -155,6 +155,25 @@ class ImageRun:
             "seconds": {name: round(end - start, 4) for name, start, end in steps},
         }
 
+    def best_score(self, inputs: Sequence[Input]) -> float | None:
+        """Return the highest score of any cell in some images, whatever the threshold.
+
+        It tells how far above everything a threshold was. None if there is nothing to tell: the
+        images have their answers, so an image that cannot be asked again is no failure.
+        """
+        scores: list[float] = []
+        for given in inputs:
+            try:
+                frame = read_frame(given.path, frame_limits(PIPELINES[self.job.pipeline]))
+                settings = self._settings(self.job.pixel_size_um or read_pixel_size(given.path))
+                if isinstance(settings, Settings):
+                    settings = replace(settings, score_threshold=0.0, max_cells=1)
+                found = self._segment(frame, settings)
+            except (CytoserveError, OSError):
+                continue
+            scores += found.scores.tolist() if isinstance(found, Cells) else []
+        return max(scores, default=None)
+
     def _settings(self, pixel_size_um: float | None) -> Settings | ForegroundSettings:
         """Return the job's settings; if they give no scale, add the pixel size in the file.
 

@@ -1,7 +1,7 @@
 """What a run over many images found, in words: its warnings, and one line of figures.
 
 Both come from the images' entries in ``run.json``, so images that an earlier run has done and this
-one skips count as well.
+one skips count as well. Only the best score below a threshold is not recorded there.
 """
 
 from __future__ import annotations
@@ -15,14 +15,28 @@ from cytoserve.contract import PIPELINES, WHITE_LEVEL_INPUT
 Entries = Mapping[str, Entry]
 """Key of an image -> its entry in ``run.json``."""
 
+ASKED_AGAIN = 3
+"""Most images that are asked again for their best score if none has a cell."""
+
 HARDLY_PERCENT = 0.05
 """Confluency in percent that is nothing, and as far from 100 everything: both print as such."""
 
 
-def run_warnings(entries: Entries) -> list[str]:
+def found_no_cell(entries: Entries) -> bool:
+    """Tell whether cells were looked for and no image has one."""
+    answered = list(_answered(entries).values())
+    return bool(answered) and not any(entry.get("cells", 1) for entry in answered)
+
+
+def run_warnings(entries: Entries, best_score: float | None = None) -> list[str]:
     """Return the warnings of a run: one line for each kind, with the first image of that kind.
 
     A last line tells if no image has a cell, or all are foreground, or none is.
+
+    Args:
+        entries: the images' entries.
+        best_score: highest score seen below the threshold, for a run without a cell; None if it is
+            unknown.
     """
     entries = _answered(entries)
     concerned: dict[str, list[str]] = {}
@@ -34,7 +48,9 @@ def run_warnings(entries: Entries) -> list[str]:
         f"{entries[keys[0]]['warnings'][kind]}"
         for kind, keys in concerned.items()
     ]
-    return lines + ([f"warning: {same}"] if (same := _in_all(list(entries.values()))) else [])
+    return lines + (
+        [f"warning: {same}"] if (same := _in_all(list(entries.values()), best_score)) else []
+    )
 
 
 def result_line(entries: Entries) -> str:
@@ -80,7 +96,7 @@ def _foreground(answered: list[Entry]) -> list[str]:
     return [confluency, *([f"{sum(nuclei):,} nuclei"] if nuclei else [])]
 
 
-def _in_all(answered: list[Entry]) -> str:
+def _in_all(answered: list[Entry], best_score: float | None) -> str:
     """Return a warning if all images have no cell, or all or nothing is their foreground."""
     if not answered:
         return ""
@@ -90,8 +106,11 @@ def _in_all(answered: list[Entry]) -> str:
     if "cells" in answered[0]:
         if any(entry["cells"] for entry in answered):
             return ""
+        seen = ""
+        if best_score is not None:
+            seen = f" (best score in the first {ASKED_AGAIN}: {best_score:.2g})"
         return (
-            f"No cell was found {nowhere}, {_threshold(answered, 'score_threshold')}. Lower "
+            f"No cell was found {nowhere}, {_threshold(answered, 'score_threshold')}{seen}. Lower "
             "--score-threshold, or give the true diameter of the images' cells in pixels "
             "(--cell-diameter); if that finds none either, train on such images."
         )

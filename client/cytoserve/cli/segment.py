@@ -28,8 +28,8 @@ from cytoserve.cli.options import (
     timeout_option,
     url_option,
 )
-from cytoserve.cli.run_record import FAILED, STATES, Entry, open_record, run_facts
-from cytoserve.cli.run_summary import result_line, run_warnings
+from cytoserve.cli.run_record import DONE, FAILED, STATES, Entry, open_record, run_facts
+from cytoserve.cli.run_summary import ASKED_AGAIN, found_no_cell, result_line, run_warnings
 from cytoserve.client import Client
 from cytoserve.operating_point import scale_factor
 from cytoserve.settings import DEFAULT_PIPELINE, ForegroundSettings, Settings
@@ -198,14 +198,18 @@ def _run(job: Job, client: Client, url: str, inputs: list[Input]) -> tuple[ExitC
     run = ImageRun(job, client, record, models, tell=console.print)
     states: Counter[str] = Counter()
     entries: dict[str, Entry] = {}
+    best_score = None
     try:
         with _progress(console) as progress:
             for given in progress.track(inputs, description="images"):
                 states[run.process(given)] += 1
                 entries[given.key] = record.files[given.key]
+        if states[DONE] and not run.stopped and found_no_cell(entries):
+            answered = [each for each in inputs if entries[each.key]["status"] == DONE]
+            best_score = run.best_score(answered[:ASKED_AGAIN])
     finally:  # also when interrupted
         summary = {state: states[state] for state in STATES}
-        seconds, warned = round(time.time() - started, 3), run_warnings(entries)
+        seconds, warned = round(time.time() - started, 3), run_warnings(entries, best_score)
         ended = {"seconds": seconds, "summary": summary, "warnings": warned}
         record.save(about | {"models": dict(run.models), **ended})
     for warning in warned:
