@@ -55,7 +55,7 @@ def main(
 ) -> None:
     """Train a Mask R-CNN. The module's docstring is the help text."""
     settings = choose_settings(PRESETS, preset, file, **overrides)
-    folder = RunFolder(out, STATE_NAME)
+    folder = RunFolder(out, STATE_NAME, quiet=settings.is_secondary)
     with folder.reported():
         train, kept, hashes = read_split(
             data,

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from training.run.settings import ParallelSettings
+
 WIDTH = 64
 """Number of channels of the first level of torchvision's network."""
 
@@ -53,7 +55,7 @@ class NetworkSettings(BaseModel):
         return self
 
 
-class MaskrcnnSettings(NetworkSettings):
+class MaskrcnnSettings(NetworkSettings, ParallelSettings):
     """Settings of one training run, including those of the network."""
 
     network_scale: float | None = Field(None, gt=0)
@@ -80,8 +82,6 @@ class MaskrcnnSettings(NetworkSettings):
 
     epochs: int = Field(50, gt=0)
     """Number of passes over the training frames."""
-    minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """Minutes to train for, however many epochs that is; None trains the epochs."""
     batch: int = Field(2, gt=0)
     """Number of frames, or windows, per step."""
     learning_rate: float = Field(0.003, gt=0)
@@ -104,8 +104,6 @@ class MaskrcnnSettings(NetworkSettings):
     cells."""
     validation_share: float = Field(0.2, gt=0, lt=1)
     """Share of the frames held out for validation, if no validation frames are given."""
-    bf16: bool = False
-    """Mixed precision in bfloat16: faster on CPUs with AVX512-BF16 or AMX, and on GPUs."""
 
 
 PRESETS = {

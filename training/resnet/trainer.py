@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from training.crops import Crop, CropIndex, read_index
 from training.resnet.network import ARCHITECTURE, CellClassifier
 from training.resnet.settings import ResnetSettings
 from training.run.folder import STATE_NAME, RunFolder
-from training.run.lightning import BestEpochTraining, fit
+from training.run.lightning import BestEpochTraining, fit, processes, share_of
 from training.run.progress import describe_data
 
 
@@ -75,7 +76,8 @@ class ClassifierTraining(BestEpochTraining):
     def validation_step(self, batch: list[torch.Tensor], batch_index: int) -> None:
         """Count the predictions of one batch."""
         logits = self.classifier(batch[0])
-        self.log("validation/loss", torch.nn.functional.cross_entropy(logits, batch[1]))
+        loss = torch.nn.functional.cross_entropy(logits, batch[1])
+        self.log("validation/loss", loss, sync_dist=True)
         self.confusion.update(logits, batch[1])
 
     def on_validation_epoch_end(self) -> None:
@@ -140,7 +142,10 @@ def _read_crops(folder: Path, crops: tuple[Crop, ...]) -> TensorDataset:
 
 
 class _BalancedSampler(WeightedRandomSampler):
-    """Draws every class equally often. In a resumed run, an epoch draws the same crops."""
+    """Draws every class equally often. In a resumed run, an epoch draws the same crops.
+
+    Several processes take turns with the crops.
+    """
 
     def __init__(self, class_ids: list[int], counts: list[int], seed: int) -> None:
         generator = torch.Generator()
@@ -148,12 +153,22 @@ class _BalancedSampler(WeightedRandomSampler):
         super().__init__(weights, len(class_ids), generator=generator)
         self.seed = seed
 
+    def __len__(self) -> int:
+        return share_of(self.num_samples, "crops")
+
+    def __iter__(self) -> Iterator[int]:
+        process, all_processes = processes()
+        drawn = itertools.islice(super().__iter__(), process, None, all_processes)
+        return itertools.islice(drawn, len(self))
+
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch; Lightning calls this before the epoch's first batch is drawn."""
         self.generator.manual_seed(self.seed + epoch)
 
 
-def _loaders(folder: Path, index: CropIndex, batch: int, seed: int) -> tuple[DataLoader[Any], ...]:
+def _loaders(
+    folder: Path, index: CropIndex, settings: ResnetSettings, seed: int
+) -> tuple[DataLoader[Any], ...]:
     """Make training batches with equally frequent classes, and validation batches.
 
     Raises:
@@ -172,7 +187,8 @@ def _loaders(folder: Path, index: CropIndex, batch: int, seed: int) -> tuple[Dat
     training = _read_crops(folder, index.train)
     sampler = _BalancedSampler([crop.class_id for crop in index.train], counts, seed)
     # Batch normalisation learns nothing useful from a last batch of a single crop.
-    drop_last = len(training) > batch and len(training) % batch == 1
+    batch, share = settings.batch, len(training) // (settings.devices * settings.nodes)
+    drop_last = share > batch and share % batch == 1
     return (
         # A separate generator, since a loader draws from it: the augmentation's stays untouched.
         DataLoader(
@@ -232,8 +248,8 @@ def train_resnet(
     classifier = CellClassifier(len(index.class_names))
     if init != RANDOM:
         _initialise(classifier, init)
-    loaders = _loaders(crops, index, settings.batch, seed)
-    folder = RunFolder(out, STATE_NAME)
+    loaders = _loaders(crops, index, settings, seed)
+    folder = RunFolder(out, STATE_NAME, quiet=settings.is_secondary)
     folder.begin(facts, resume=resume or finish)
     training = ClassifierTraining(
         classifier,
@@ -244,7 +260,7 @@ def train_resnet(
         weight_decay=settings.weight_decay,
         seed=seed,
     )
-    fit(training, loaders, folder, bf16=settings.bf16, resume=resume, finish=finish)
+    fit(training, loaders, folder, settings, resume=resume, finish=finish)
     recipe = new_recipe(**facts, metrics=training.best_metrics)
     folder.finish(training.best_weights, recipe)
     return recipe

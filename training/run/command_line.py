@@ -54,10 +54,28 @@ MINUTES_HELP = (
     "top."
 )
 
+DEVICES_HELP = (
+    "GPUs of this machine, or processes where there is none. A step sees a batch of each.  "
+    "[default: 1]"
+)
+
+NODES_HELP = (
+    "Machines that train together, with OUT in a folder that all see. Start the same command on "
+    "each, with NODE_RANK, MASTER_ADDR and MASTER_PORT in the environment, or by SLURM.  "
+    "[default: 1]"
+)
+
 SETTINGS_HELP = "YAML file of settings that change the preset's."
 
 
-def run_options(presets: Iterable[str], *, init: str, seed: str) -> Callable[[Command], Command]:
+def run_options(
+    presets: Iterable[str],
+    *,
+    init: str,
+    seed: str,
+    init_default: str | None = RANDOM,
+    parallel: bool = True,
+) -> Callable[[Command], Command]:
     """Add the options of every run: ``out init preset file epochs minutes bf16 seed resume
     finish``.
 
@@ -65,12 +83,18 @@ def run_options(presets: Iterable[str], *, init: str, seed: str) -> Callable[[Co
         presets: names of settings, ``study`` among them.
         init: help text of ``--init``, which says where the weights may come from.
         seed: help text of ``--seed``, which says what is drawn.
+        init_default: default of ``--init``; None lets the command choose.
+        parallel: whether the training can use several devices; adds ``devices nodes``.
     """
+    several = (
+        click.option("--devices", type=int, help=DEVICES_HELP),
+        click.option("--nodes", type=int, help=NODES_HELP),
+    )
     return _add_options(
         click.option(
             "--out", type=click.Path(path_type=Path), required=True, help="Checkpoint folder."
         ),
-        click.option("--init", default=RANDOM, help=init),
+        click.option("--init", default=init_default, help=init),
         click.option(
             "--preset", type=click.Choice(list(presets)), default="study", help="Settings by name."
         ),
@@ -83,6 +107,7 @@ def run_options(presets: Iterable[str], *, init: str, seed: str) -> Callable[[Co
         click.option("--epochs", type=int, help="Passes over the data."),
         click.option("--minutes", type=float, help=MINUTES_HELP),
         click.option("--bf16/--no-bf16", default=None, help="Mixed precision in bfloat16."),
+        *(several if parallel else ()),
         click.option("--seed", type=click.IntRange(min=0), default=0, help=seed),
         click.option("--resume", is_flag=True, help=RESUME_HELP),
         click.option("--finish", is_flag=True, help=FINISH_HELP),

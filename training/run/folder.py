@@ -7,9 +7,10 @@ OUT itself is the checkpoint, written at the end.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,11 +32,12 @@ class RunFolder:
     """One run's folder.
 
     ``state_name`` is the file below ``resume/`` that is written after every epoch. Its format is up
-    to the trainer.
+    to the trainer. A ``quiet`` process helps another to train, and leaves words and files to it.
     """
 
     out: Path
     state_name: str
+    quiet: bool = False
 
     @property
     def log(self) -> Path:
@@ -58,6 +60,8 @@ class RunFolder:
             CheckpointError: there is nothing to resume, or a different run was started in this
                 folder.
         """
+        if self.quiet:
+            return
         facts = json.loads(json.dumps(facts))
         if not resume:
             shutil.rmtree(self.log, ignore_errors=True)
@@ -76,7 +80,8 @@ class RunFolder:
             raise CheckpointError(
                 f"{self.out}: a resumed run goes on as it was begun, but now differs in "
                 + "".join(f"\n  {n}: begun with {before.get(n)}, now {facts[n]}" for n in changed)
-                + "\nGive the same options and data, or omit --resume to begin anew."
+                + "\nGive the same options and data, or begin anew: omit --resume, or name another "
+                "--out."
             )
 
     def finish(self, weights: Mapping[str, torch.Tensor], recipe: Recipe) -> None:
@@ -101,9 +106,20 @@ class RunFolder:
 
     @contextmanager
     def reported(self) -> Iterator[None]:
-        """Turn an error that ends a run into a message; on Ctrl-C, say how to go on."""
+        """Turn an error that ends a run into a message; on Ctrl-C, say how to go on.
+
+        A quiet process says nothing. What is wrong with the data or the options, another says.
+        """
         try:
-            yield
+            if self.quiet:
+                with (
+                    Path(os.devnull).open("w") as nowhere,
+                    redirect_stdout(nowhere),
+                    redirect_stderr(nowhere),
+                ):
+                    yield
+            else:
+                yield
         except KeyboardInterrupt as error:
             raise click.ClickException(
                 f"interrupted. {self.state.parent} keeps the last whole epoch: go on with the same "
@@ -112,6 +128,8 @@ class RunFolder:
                 else "interrupted before the first epoch was whole; there is nothing to resume."
             ) from error
         except (ValueError, OSError) as error:  # CheckpointError and AnnotationError among them
+            if self.quiet and isinstance(error, ValueError):
+                raise SystemExit(1) from error
             raise click.ClickException(str(error)) from error
 
 

@@ -48,8 +48,11 @@ def describe_data(
     return f"trained on {shown[0]}, validated on {shown[1]}"
 
 
-def describe_device(device: torch.device, *, bf16: bool) -> str:
-    """Name the device of a run and its precision: a CPU by its threads, a GPU by its name."""
+def describe_device(device: torch.device, *, bf16: bool, processes: int = 1) -> str:
+    """Name the device of a run and its precision: a CPU by its threads, a GPU by its name.
+
+    A device is that of each process, if several train together.
+    """
     import torch
 
     name = device.type
@@ -57,13 +60,15 @@ def describe_device(device: torch.device, *, bf16: bool) -> str:
         name = torch.cuda.get_device_name(device)
     elif device.type == "cpu":
         name = f"CPU, {torch.get_num_threads()} threads"
-    return f"{name}, {'bfloat16 mixed precision' if bf16 else 'float32'}"
+    together = f"{processes} processes, each on " if processes > 1 else ""
+    return f"{together}{name}, {'bfloat16 mixed precision' if bf16 else 'float32'}"
 
 
 class EpochProgress:
     """Progress of one run of ``epochs`` epochs, on stderr; a context manager.
 
-    On a terminal it is a bar. Elsewhere it is a line a minute, since nobody sees a bar in a log.
+    On a terminal it is a bar. Elsewhere it is a line a minute, since nobody sees a bar in a log. If
+    ``quiet`` is set, it is nothing.
 
     Args:
         epochs: number of epochs of the run.
@@ -79,6 +84,7 @@ class EpochProgress:
     ) -> None:
         self.epochs = epochs
         self.minutes = minutes
+        self.quiet = False
         self._clock = clock
         self._left = TimeRemainingColumn()
         self._bar = Progress(
@@ -97,7 +103,7 @@ class EpochProgress:
         self._said = self._began = clock()
 
     def __enter__(self) -> EpochProgress:
-        if self._bar.console.is_terminal:
+        if self._bar.console.is_terminal and not self.quiet:
             self._bar.start()
         return self
 
@@ -170,4 +176,6 @@ class EpochProgress:
 
     def _print(self, line: str) -> None:
         """Print a line whole: off a terminal, rich would break it at 80 characters."""
+        if self.quiet:
+            return
         self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -52,7 +52,7 @@ def main(
 ) -> None:
     """Train SAM. The module's docstring is the help text."""
     settings = choose_settings(PRESETS, preset, file, **overrides)
-    folder = RunFolder(out, STATE_NAME)
+    folder = RunFolder(out, STATE_NAME, quiet=settings.is_secondary)
     with folder.reported():
         # Here, so that help and wrong options are answered before torch is imported.
         from training.sam.run import train_sam, with_cells

@@ -92,18 +92,13 @@ def train_sam(
         "initialised_from": init,
         "seed": seed,
     }
-    folder = RunFolder(out, STATE_NAME)
+    folder = RunFolder(out, STATE_NAME, quiet=settings.is_secondary)
     folder.begin(facts, resume=resume or finish)
     kept = None if settings.train_encoder else KeptEmbeddings(sam, out / EMBEDDINGS_FOLDER)
     training = SamTraining(
         sam, settings, samples=samples, batches=batches, embeddings=kept, seed=seed
     )
-    fit(training, loaders, folder, bf16=settings.bf16, resume=resume, finish=finish)
-    if not training.best_metrics:
-        raise ValueError(
-            f"the {settings.minutes:g} minutes were over within the dense epochs, before the first "
-            "prompt; give more --minutes, or fewer dense_epochs."
-        )
+    fit(training, loaders, folder, settings, resume=resume, finish=finish)
     if kept is not None:
         kept.drop_others()
     recipe = new_recipe(**facts, metrics=training.best_metrics)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
+
+from training.run.settings import ParallelSettings
 
 PUBLISHED = ("vit_h", "vit_l", "vit_b")
 """Sizes that segment-anything publishes."""
@@ -25,10 +27,8 @@ BOX_SPREAD = 0.1
 """Standard deviation of a drawn box's edges, in sides of the box (Kirillov et al. 2023, A)."""
 
 
-class SamSettings(BaseModel):
+class SamSettings(ParallelSettings):
     """Settings of one training run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: str = "vit_h"
     """Size of the network, one of ``SIZES``."""
@@ -39,12 +39,10 @@ class SamSettings(BaseModel):
 
     epochs: int = Field(30, gt=0)
     """Number of passes over the training frames."""
-    minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """Minutes to train for, however many epochs that is; None trains the epochs. The share of
-    dense epochs stays that of the epochs."""
     dense_epochs: int = Field(0, ge=0)
     """Number of epochs at the start that train only the image encoder, without prompts, see
-    `training.sam.trainer.DenseHead`. Meant for an encoder that starts from random weights."""
+    `training.sam.trainer.DenseHead`. Meant for an encoder that starts from random weights. A run
+    limited by its minutes takes the same share of them."""
     samples_per_frame: int = Field(4, gt=0)
     """Number of times that every frame is seen per epoch, each time with other cells and
     prompts."""
@@ -83,8 +81,6 @@ class SamSettings(BaseModel):
     """Share of the frames held out for validation, if no validation frames are given."""
     validation_prompts: int | None = Field(None, gt=0)
     """Maximum number of validation cells per frame, evenly spread over its list; None uses all."""
-    bf16: bool = False
-    """Mixed precision in bfloat16: faster on CPUs with AVX512-BF16 or AMX, and on GPUs."""
 
     @field_validator("size")
     @classmethod

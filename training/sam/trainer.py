@@ -275,7 +275,7 @@ class SamTraining(BestEpochTraining):
             both, either = torch.tensor(self.overlaps).sum(dim=0).tolist()
             self.overlaps.clear()
             dice = both / max(either, 1)
-            self.log("validation/foreground_dice", dice)
+            self.log("validation/foreground_dice", dice, sync_dist=True)
             self.progress.epoch(self.current_epoch + 1, {"foreground_dice": dice})
             return
         scores = torch.tensor(self.scores, dtype=torch.float64)

@@ -74,7 +74,7 @@ def glioma(
 ) -> None:
     """Study S2: cells of phase-contrast frames; all annotated objects are one foreground."""
     settings = choose_settings(GLIOMA_PRESETS, preset, file, **overrides)
-    folder = RunFolder(out, STATE_NAME)
+    folder = RunFolder(out, STATE_NAME, quiet=settings.is_secondary)
     with folder.reported():
         train, kept, hashes = read_split(
             data, validation, share=settings.validation_share, seed=seed
@@ -126,7 +126,7 @@ def nuclei(
     settings = choose_settings(
         NUCLEI_PRESETS, preset, file, encoder=NUCLEI_NETWORKS[network], **overrides
     )
-    folder = RunFolder(out, STATE_NAME)
+    folder = RunFolder(out, STATE_NAME, quiet=settings.is_secondary)
     with folder.reported():
         # Here, so that help and wrong options are answered before torch is imported.
         from training.unet.run import train_nuclei

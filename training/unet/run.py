@@ -91,7 +91,7 @@ def train_unet(
     click.echo(describe_frames(train, validation))
     images = prepare_frames(train), prepare_frames(validation)
     facts = _facts(settings, {}, data or {}, init, seed)
-    folder = RunFolder(out, STATE_NAME)
+    folder = RunFolder(out, STATE_NAME, quiet=settings.is_secondary)
     return _train(*images, blank_whole_frame, settings, folder, facts, resume=resume, finish=finish)
 
 
@@ -118,7 +118,7 @@ def train_nuclei(
     data = {**index.data, str(tiles): hash_files(files)}
     about = {"set_name": index.set_name, "tile_size": index.tile_size, "radius": index.radius}
     facts = _facts(settings, about, data, init, seed)
-    folder = RunFolder(out, STATE_NAME)
+    folder = RunFolder(out, STATE_NAME, quiet=settings.is_secondary)
     return _train(*images, blank_tile, settings, folder, facts, resume=resume, finish=finish)
 
 
@@ -168,7 +168,7 @@ def _train(
         training,
         (DataLoader(windows, batch_sampler=batches), kept),
         folder,
-        bf16=settings.bf16,
+        settings,
         resume=resume,
         finish=finish,
         callbacks=_early_stopping(settings),

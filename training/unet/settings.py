@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from training.run.settings import ParallelSettings
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,8 @@ BORDER_SIGMA = 5.0
 """Range sigma of the border term in the U-Net paper, in pixels."""
 
 
-class UnetSettings(BaseModel):
+class UnetSettings(ParallelSettings):
     """Settings of one training run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     encoder: str = "MiT-B3"
     """Encoder, by its name in the study, see `training.unet.network`."""
@@ -138,8 +138,6 @@ class UnetSettings(BaseModel):
 
     epochs: int = Field(300, gt=0)
     """Number of passes over the training images."""
-    minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """Minutes to train for, however many epochs that is; None trains the epochs."""
     batch: int = Field(4, gt=0)
     """Number of images per step; the study uses as many as memory allows."""
     optimizer: Literal["Adam", "SGD"] = "Adam"
@@ -170,8 +168,6 @@ class UnetSettings(BaseModel):
     """Balance of w_c in the border weight map: 1 weighs both classes equally, 0 all pixels."""
     validation_share: float = Field(0.2, gt=0, lt=1)
     """Share of the frames held out for validation, if no validation frames are given."""
-    bf16: bool = False
-    """Mixed precision in bfloat16: faster on CPUs with AVX512-BF16 or AMX, and on GPUs."""
 
     @field_validator("encoder")
     @classmethod

@@ -127,7 +127,7 @@ class UnetTraining(BestEpochTraining):
             self.blank_shares += [float(predicted.mean()) for predicted in predictions]
             return
         loss = self.loss(logits, batch[1], batch[2])
-        self.log(VALIDATION_LOSS, loss, batch_size=len(batch[0]))
+        self.log(VALIDATION_LOSS, loss, batch_size=len(batch[0]), sync_dist=True)
         for predicted, truth in zip(predictions, batch[1].cpu().numpy() > 0, strict=True):
             self.scores.append((dice_score(predicted, truth), iou_score(predicted, truth)))
 

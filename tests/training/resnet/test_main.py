@@ -19,6 +19,7 @@ from training.checkpoint import load_checkpoint
 from training.crops import Crop, CropIndex, read_index
 from training.resnet.__main__ import main
 from training.resnet.network import ARCHITECTURE, load_classifier
+from training.resnet.settings import ResnetSettings
 from training.resnet.trainer import ClassifierTraining, _loaders, accuracies
 
 Run = Callable[..., Any]
@@ -89,10 +90,37 @@ def test_learns_colours_with_a_rare_class(run: Run, tmp_path: Path) -> None:
 
 def test_classes_are_sampled_equally_often(tmp_path: Path) -> None:
     folder = write_crops(tmp_path / "crops", [0] * 90 + [1] * 10, [0])
-    loader, _ = _loaders(folder, read_index(folder), 20, seed=0)
+    loader, _ = _loaders(folder, read_index(folder), ResnetSettings(batch=20), seed=0)
     drawn = torch.cat([ids for _ in range(10) for _, ids in loader])
     assert len(drawn) == 1000
     assert 430 < int((drawn == 1).sum()) < 570
+
+
+@pytest.mark.parametrize(
+    ("crops", "batch", "devices", "batches"),
+    [
+        pytest.param(66, 32, 1, 3, id="a-last-batch-of-two"),
+        pytest.param(65, 32, 1, 2, id="a-last-crop-is-left-out"),
+        pytest.param(33, 32, 2, 1, id="a-share-below-a-batch"),
+        pytest.param(66, 32, 2, 1, id="a-last-crop-of-each-share-is-left-out"),
+    ],
+)
+def test_no_batch_is_a_single_crop(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    crops: int,
+    batch: int,
+    devices: int,
+    batches: int,
+) -> None:
+    folder = write_crops(tmp_path, [0] * (crops - 5) + [1] * 5, [0])
+    settings = ResnetSettings(batch=batch, devices=devices)
+    for module in ("training.run.lightning", "training.resnet.trainer"):
+        monkeypatch.setattr(f"{module}.processes", lambda: (0, devices))
+    loader, _ = _loaders(folder, read_index(folder), settings, seed=0)
+    sizes = [len(ids) for _, ids in loader]
+    assert len(sizes) == batches
+    assert min(sizes) > 1
 
 
 def test_the_best_epoch_of_an_interrupted_run_is_finished(
