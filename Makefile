@@ -1,4 +1,4 @@
-# The two commands: `make demo` and `make test`. Both make the environment first.
+# Every command makes the environment first.
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -12,13 +12,16 @@ GROUPS := server training export benchmarks dev
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: help demo test test-slow lint lock peers lock-peers openvino lock-openvino clean
+.PHONY: help demo study test test-slow lint lock peers lock-peers openvino lock-openvino clean
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-demo: $(VENV)/.installed ## Train, export, serve and compare on rendered cells: minutes
+demo: $(VENV)/.installed ## Serve the shipped networks and segment real images: two minutes
 	python -m benchmarks.demo
+
+study: $(VENV)/.installed ## Train, export, serve and compare with study S1, on rendered cells: minutes
+	python -m benchmarks.study
 
 test: $(VENV)/.installed lint ## All that must hold
 	python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder

@@ -1,7 +1,7 @@
 """Exports every pipeline into one repository for measurements, from briefly trained networks.
 
 \b
-    make demo
+    make study
     python -m benchmarks.all_pipelines --brecahad data/BreCaHAD
     python -m benchmarks.latency --model-repository runs/all/model_repository --json latency.json
 
@@ -19,8 +19,8 @@ from pathlib import Path
 import click
 
 from benchmarks.harness.load import CELL_DIAMETER
-from benchmarks.harness.stages import Stages, begin_afresh, copy_repository, precision_options
 from training.nuclei_tiles import set_folder
+from training.run.stages import Stages, begin_afresh, precision_options
 
 FRAMES = 24
 SIDE = 1024
@@ -74,7 +74,6 @@ def train_nuclei(stages: Stages, brecahad: Path, out: Path) -> None:
 
 def export(stages: Stages, cells: Path, classifier: Path, out: Path, repository: Path) -> None:
     """Export all pipelines whose networks exist into a fresh model repository."""
-    copy_repository(repository)
     networks = {
         "yolo": ("--targets", cells),
         "yolo_resnet": ("--cells", cells, "--classifier", classifier),
@@ -96,13 +95,13 @@ def export(stages: Stages, cells: Path, classifier: Path, out: Path, repository:
 @click.option(
     "--cells",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=Path("runs/demo/general"),
+    default=Path("runs/study/general"),
     help="Checkpoint of `python -m training.yolo`.",
 )
 @click.option(
     "--classifier",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=Path("runs/demo/classifier"),
+    default=Path("runs/study/classifier"),
     help="Checkpoint of `python -m training.resnet`.",
 )
 @click.option(

@@ -46,13 +46,48 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+DEFAULT_REPOSITORY = "model_repository"
 REPOSITORY = click.option(
     "--model-repository",
     "repository",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    default="model_repository",
+    default=DEFAULT_REPOSITORY,
     show_default=True,
-    help="Where the configurations are and the versions go.",
+    help="Where the configurations and the exported versions are.",
+)
+
+
+def existing_or_new(context: click.Context, parameter: click.Parameter, folder: Path) -> Path:
+    """Check that the folder of ``--model-repository`` is one, or is new or empty."""
+    from cytoserve.model_config import CONFIG_FILE
+
+    if is_new(folder):
+        if folder == Path(DEFAULT_REPOSITORY):
+            raise click.BadParameter(
+                f"there is no {folder} here; run this in the folder of the project, or name a new "
+                "folder that shall become a model repository."
+            )
+    elif next(folder.glob(f"*/{CONFIG_FILE}"), None) is None:
+        raise click.BadParameter(
+            f"{folder} holds other files and no {CONFIG_FILE}; name a model repository, or a new "
+            "folder that shall become one."
+        )
+    return folder
+
+
+def is_new(folder: Path) -> bool:
+    """Tell whether a folder does not exist or is empty."""
+    return not folder.exists() or not any(folder.iterdir())
+
+
+TARGET = click.option(
+    "--model-repository",
+    "repository",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DEFAULT_REPOSITORY,
+    show_default=True,
+    callback=existing_or_new,
+    help="Where the exported versions go. A new folder becomes a model repository.",
 )
 FRAMES = click.option(
     "--frames",
@@ -160,7 +195,7 @@ def main() -> None:
 @main.command()
 @_checkpoint("--targets", "Checkpoint of `python -m training.yolo fine-tune`.")
 @scale_options
-@REPOSITORY
+@TARGET
 @FRAMES
 def yolo(
     targets: Path,
@@ -172,7 +207,7 @@ def yolo(
     from export.parity.frames import parity_frames
     from export.yolo.steps import export_yolo
     from training.checkpoint import read_recipe
-    from training.yolo.network import ARCHITECTURE
+    from training.yolo.settings import ARCHITECTURE
 
     chosen = parity_frames(frames, read_recipe(targets, ARCHITECTURE))
     _install(export_yolo(targets, _say, told), repository, chosen)
@@ -182,7 +217,7 @@ def yolo(
 @_checkpoint("--cells", "Checkpoint of `python -m training.yolo general`.")
 @_checkpoint("--classifier", "Checkpoint of `python -m training.resnet`.")
 @scale_options
-@REPOSITORY
+@TARGET
 @FRAMES
 def yolo_resnet(
     cells: Path,
@@ -195,7 +230,7 @@ def yolo_resnet(
     from export.combined import export_yolo_resnet
     from export.parity.frames import parity_frames
     from training.checkpoint import read_recipe
-    from training.yolo.network import ARCHITECTURE
+    from training.yolo.settings import ARCHITECTURE
 
     chosen = parity_frames(frames, read_recipe(cells, ARCHITECTURE))
     _install(export_yolo_resnet(cells, classifier, _say, told), repository, chosen)
@@ -204,7 +239,7 @@ def yolo_resnet(
 @main.command()
 @_checkpoint("--checkpoint", "Checkpoint of `python -m training.maskrcnn`.")
 @scale_options
-@REPOSITORY
+@TARGET
 @FRAMES
 def maskrcnn(
     checkpoint: Path,
@@ -244,7 +279,7 @@ FP16 = click.option(
 @SAM_SIZE
 @FP16
 @scale_options
-@REPOSITORY
+@TARGET
 @FRAMES
 def maskrcnn_sam(
     maskrcnn: Path,
@@ -270,7 +305,7 @@ def maskrcnn_sam(
 @SAM
 @SAM_SIZE
 @FP16
-@REPOSITORY
+@TARGET
 @FRAMES
 def sam_prompt(
     sam: Path, sam_size: str | None, fp16: bool, repository: Path, frames: Path | None
@@ -312,7 +347,7 @@ RESIZE_TO = click.option(
 @main.command("glioma_unet")
 @UNET
 @RESIZE_TO
-@REPOSITORY
+@TARGET
 @FRAMES
 def glioma_unet(
     checkpoint: Path, resize_to: tuple[int, int] | None, repository: Path, frames: Path | None
@@ -324,7 +359,7 @@ def glioma_unet(
 @main.command("glioma_unet_livecell")
 @UNET
 @RESIZE_TO
-@REPOSITORY
+@TARGET
 @FRAMES
 def glioma_unet_livecell(
     checkpoint: Path, resize_to: tuple[int, int] | None, repository: Path, frames: Path | None
@@ -351,7 +386,7 @@ def _glioma(
 
 @main.command("nuclei_unet")
 @UNET
-@REPOSITORY
+@TARGET
 @FRAMES
 def nuclei_unet(checkpoint: Path, repository: Path, frames: Path | None) -> None:
     """Pipeline `nuclei_unet`: a U-Net on overlapping tiles of stained tissue."""
@@ -467,8 +502,12 @@ def _say(text: str) -> None:
 def _install(
     pipeline: ExportedPipeline, repository: Path, frames: Mapping[str, npt.NDArray[Any]]
 ) -> None:
+    from export.repository.configs import make_repository
     from export.repository.pipelines import install_pipeline
 
+    if is_new(repository):
+        make_repository(repository)
+        click.echo(f"{repository}: new model repository")
     for folder in install_pipeline(pipeline, repository, frames, _command(), _say):
         click.echo(str(folder))
 

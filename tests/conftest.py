@@ -22,6 +22,7 @@ from torchvision.models.detection import MaskRCNN
 
 from export.__main__ import main as export_main
 from export.parity.reference import normalised_rgb
+from export.repository.configs import make_repository
 from server.embedded import EmbeddedServer
 from training.checkpoint import LearnedScale, Recipe, save_checkpoint
 from training.maskrcnn.network import ARCHITECTURE as MASKRCNN
@@ -36,8 +37,8 @@ from training.sam.network import build_sam
 from training.sam.settings import TINY
 from training.unet.network import ARCHITECTURE as UNET
 from training.unet.network import PLAIN_UNET, UNet, build_unet
-from training.yolo.network import ARCHITECTURE as YOLO
 from training.yolo.network import SegmentationModel, new_network
+from training.yolo.settings import ARCHITECTURE as YOLO
 
 # How long an example takes is the machine's affair.
 hypothesis.settings.register_profile("unhurried", deadline=None)
@@ -337,13 +338,7 @@ def frames() -> dict[str, np.ndarray]:
 def source_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The repository as it is in the source tree: configs and variants, and nothing exported."""
     repository = tmp_path_factory.mktemp("source") / "model_repository"
-    for config in (ROOT / "model_repository").rglob("*.pbtxt"):
-        copy = repository / config.relative_to(ROOT / "model_repository")
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(config, copy)
-    adapter = Path("cell_labels") / "1"
-    ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "model_repository" / adapter, repository / adapter, ignore=ignore)
+    make_repository(repository)
     return repository
 
 

@@ -38,6 +38,7 @@ TRAININGS = (
     "fetch",
     "nuclei_tiles",
     "rendered",
+    "start",
 )
 """Commands ``python -m training.<name>``."""
 EXPORT = "import export.__main__; export.__main__.main"

@@ -21,8 +21,9 @@ from pathlib import Path
 
 import click
 
-from benchmarks.harness.stages import Stages, begin_afresh, copy_repository, precision_options
+from benchmarks.harness.results import times_table
 from cytoserve.contract import SINGLE_GRAPH
+from training.run.stages import Stages, begin_afresh, precision_options
 
 LISTS = Path("benchmarks/bccd")
 RESULTS = Path("benchmarks/results")
@@ -67,7 +68,6 @@ def train(stages: Stages, bccd: Path, dsb2018: Path, out: Path) -> None:
 def export_and_measure(stages: Stages, bccd: Path, out: Path) -> None:
     """Export both pipelines into a repository of this run, and measure the study's table."""
     repository = out / "model_repository"
-    copy_repository(repository)
     common = ("--model-repository", repository)
     stages.run(
         "Exporting `yolo`",
@@ -109,7 +109,7 @@ def main(bccd: Path, dsb2018: Path, out: Path, resume: bool) -> None:
     export_and_measure(stages, bccd, out)
     page = RESULTS / "bccd.md"
     table = (out / "approaches.md").read_text()
-    page.write_text(f"# Study S1 on blood cells\n\n{CAVEAT}\n\n{table}\n{stages.table()}")
+    page.write_text(f"# Study S1 on blood cells\n\n{CAVEAT}\n\n{table}\n{times_table(stages)}")
     click.echo(f"\nWritten: {page} and {page.with_suffix('.json')}")
 
 

@@ -22,11 +22,12 @@ from pathlib import Path
 
 import click
 
-from benchmarks.harness.stages import Stages, begin_afresh, copy_repository, precision_options
+from benchmarks.harness.results import times_table
 from benchmarks.nuclei.result import study_text
 from benchmarks.published import S3, S3_ENDINGS, S3_NETWORKS
 from training.nuclei_tiles import set_folder
 from training.run.folder import STATE_NAME, RunFolder
+from training.run.stages import Stages, begin_afresh, precision_options
 
 SETTINGS = Path("benchmarks/brecahad")
 RESULTS = Path("benchmarks/results")
@@ -84,7 +85,6 @@ def serve_and_measure(
         *("--settings", settings / f"served{end}.yaml", "--out", checkpoint),
         resume=RunFolder(checkpoint, STATE_NAME).state.is_file(),
     )
-    copy_repository(repository)
     common = ("--checkpoint", checkpoint, "--model-repository", repository)
     stages.run(
         "Exporting it as `nuclei_unet`",
@@ -160,7 +160,7 @@ def main(
         for network in served
     ]
     sets = f"# Study S3 on BreCaHAD\n\n## The sets of tiles\n\n{(out / 'sets.md').read_text()}"
-    page.write_text("\n".join([sets, *parts, stages.table()]))
+    page.write_text("\n".join([sets, *parts, times_table(stages)]))
     click.echo(f"\nWritten: {page} and the figures beside it")
 
 

@@ -1,13 +1,13 @@
 """Measures whether size, place and scale of a frame change the answer, and counts false cells.
 
 \b
-    make demo
-    python -m server --model-repository runs/demo/model_repository
+    make study
+    python -m server --model-repository runs/study/model_repository
     python -m benchmarks.fields --url localhost:8001 --data data --json fields.json
 
 A running server segments rendered scenes, whose cells are as large and as dense as in the frames of
-`make demo`. The models must therefore be those of the demo, or trained on similar frames. For each
-pipeline that finds cells, this measures:
+`make study`. The models must therefore be those of the study, or trained on similar frames. For
+each pipeline that finds cells, this measures:
 
 \b
     size      scenes of 1 to 36 training fields, whole and cut into fields,

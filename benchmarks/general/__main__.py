@@ -5,10 +5,11 @@
 
 DATA holds dsb2018 (nuclei in fluorescence, stained tissue and bright field; CC0), bccd (blood
 smears; MIT) and t98g (phase contrast; MIT). One YOLO11n-seg learns all cells and nuclei as one
-class, and one small U-Net their foreground. The lists of images and the settings are in
-`benchmarks/general/`; of every kind of image a fixed part is kept for the test. Training takes an
-hour or so on two cores. The weights are written to `training/general/` as float16, with a card, and
-the figures to `benchmarks/results/general.json` and `general.md`.
+class, and one small U-Net their foreground. Some rendered frames, most of them without a cell,
+teach them what is none. The lists of images and the settings are in `benchmarks/general/`; of every
+kind of image a fixed part is kept for the test. Training takes an hour and a half on two cores. The
+weights are written to `training/general/` as float16, with a card, and the figures to
+`benchmarks/results/general.json` and `general.md`.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from pathlib import Path
 
 import click
 
-from benchmarks.harness.stages import Stages, begin_afresh, copy_repository, precision_options
+from benchmarks.harness.results import times_table
 from training.checkpoint import load_checkpoint, read_recipe, save_checkpoint
 from training.run.folder import STATE_NAME, RunFolder
+from training.run.stages import Stages, begin_afresh, precision_options
 from training.unet.network import ARCHITECTURE as UNET
-from training.yolo.network import ARCHITECTURE as YOLO
+from training.yolo.settings import ARCHITECTURE as YOLO
 from training.yolo.settings import STATE_NAME as YOLO_STATE
 
 LISTS = Path("benchmarks/general")
@@ -30,9 +32,34 @@ SHIPPED = Path("training/general")
 BLOOD = Path("benchmarks/bccd/general.txt")
 
 
+RENDERED = {"frame": 4, "empty": 10}
+"""Prefix of the names of rendered frames -> their number."""
+
+RENDER_SETTINGS = {
+    "frame": ("--seed", "21", "--width", "640", "--height", "480"),
+    "empty": ("--seed", "22", "--cells", "0", "--debris", "20"),
+}
+"""The empty ones have five times the default debris, as clumps of specks look like cells."""
+
+
+def render(stages: Stages, out: Path) -> list[str]:
+    """Render frames with cells, and frames of debris alone; return their folders as data."""
+    folders = []
+    for prefix, number in RENDERED.items():
+        folders.append(f"{out / prefix}")
+        stages.run(
+            f"Rendering frames: {prefix}",
+            *("python", "-m", "training.rendered", out / prefix, "--frames", f"{number}"),
+            *(*RENDER_SETTINGS[prefix], "--prefix", prefix),
+        )
+    return folders
+
+
 def train(stages: Stages, data: Path, out: Path) -> None:
     """Train both networks on the same images."""
+    rendered = render(stages, out / "rendered")
     frames = (
+        *(word for folder in rendered for word in ("--data", folder)),
         *("--data", f"{data}/dsb2018@{LISTS}/train-nuclei.txt"),
         *("--data", f"{data}/bccd@{BLOOD}"),
         *("--data", f"{data}/t98g@{LISTS}/train-phase-contrast.txt"),
@@ -70,7 +97,6 @@ def ship(out: Path, shipped: Path) -> None:
 def export_and_measure(stages: Stages, data: Path, out: Path, shipped: Path, results: Path) -> None:
     """Export what is shipped, and measure it through the server."""
     repository = out / "model_repository"
-    copy_repository(repository)
     common = ("--model-repository", repository)
     stages.run(
         "Exporting `yolo`",
@@ -104,6 +130,8 @@ def card(shipped: Path, figures: str) -> str:
         scale=recipe.scale.network_scale,
         least=least,
         most=most,
+        rendered=sum(RENDERED.values()),
+        empty=RENDERED["empty"],
         frames=sum(len(names.read_text().split()) for names in lists),
         megabytes=sum(file.stat().st_size for file in shipped.rglob("*.safetensors")) / 1e6,
         figures=figures,
@@ -126,7 +154,7 @@ def main(data: Path, out: Path, shipped: Path, results: Path, resume: bool) -> N
     export_and_measure(stages, data, out, shipped, results)
     figures = (out / "general.md").read_text()
     page = results / "general.md"
-    page.write_text(f"# The shipped models\n\n{figures}\n{stages.table()}")
+    page.write_text(f"# The shipped models\n\n{figures}\n{times_table(stages)}")
     (shipped / "README.md").write_text(card(shipped, figures))
     click.echo(f"\nWritten: {shipped}, {page} and {page.with_suffix('.json')}")
 

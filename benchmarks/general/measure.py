@@ -11,7 +11,7 @@ and once more with the cells' median diameter told. False cells are counted in t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,10 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from benchmarks.fields.empty_frames import empty_frames
-from benchmarks.fields.result import ALL, EmptyRow, ForegroundRow
 from benchmarks.fields.views import ServedPipeline, measure_empty, measure_foreground
+from benchmarks.general.result import GeneralResult, KindRow, general_page
 from benchmarks.harness.options import json_option, markdown_option, repository_option
-from benchmarks.harness.results import (
-    ABSENT,
-    Result,
-    machine_note,
-    made_by,
-    table_of,
-    write_result,
-)
+from benchmarks.harness.results import made_by, write_result
 from cytoserve import Cells, Client
 from cytoserve.contract import SCORE_THRESHOLD
 from server.embedded import EmbeddedServer
@@ -87,43 +80,6 @@ def without_edge(matches: FrameMatches, found: Cells, frame: AnnotatedFrame) -> 
     matched = {match.found_index for match in matches.matches}
     odd = sum(1 for index in np.flatnonzero(at_edge(found, frame)) if index not in matched)
     return replace(matches, found=matches.found - odd)
-
-
-@dataclass(frozen=True, kw_only=True)
-class KindRow:
-    """Figures of all test images of one kind, or of several; NaN if there is nothing to measure.
-
-    `training.evaluation` defines them.
-    """
-
-    kind: str
-    images: int
-    annotated: int
-    """Annotated cells of all images."""
-    found: int
-    recall: float
-    precision: float
-    f1: float
-    iou: float
-    f1_inside: float
-    """F1 without false cells at the edge."""
-    f1_told: float
-    """F1 where the cells' median diameter is told."""
-    dice: float | None
-    """Mean Dice of the U-Net; None if it is not served."""
-    diameter_px: float | None
-    """Median diameter of the annotated cells; None for several kinds."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneralResult(Result):
-    """Figures of the general networks on test images and empty frames."""
-
-    threshold: float
-    """Score threshold of the card."""
-    kinds: tuple[KindRow, ...]
-    empty: tuple[EmptyRow, ...]
-    foreground: tuple[ForegroundRow, ...]
 
 
 @dataclass
@@ -192,61 +148,6 @@ def dice(mask: NDArray[Any], truth: NDArray[np.bool_]) -> float:
     """Return the Dice coefficient of two masks ``[H, W]``; 1 if both are empty."""
     both, either = np.count_nonzero(mask & truth), np.count_nonzero(mask) + truth.sum()
     return float(2 * both / either) if either else 1.0
-
-
-def general_page(result: GeneralResult) -> str:
-    """Return the figures by kind of image, and those of the empty frames, as Markdown."""
-    share = "".join(
-        f"Foreground of the U-Net in the empty frames: {row.share:.3%}.\n\n"
-        for row in result.foreground
-        if row.kind == ALL
-    )
-    notes = (
-        f"Cells scored {result.threshold:g} or more, matched at mask IoU >= 0.5. F1 without the "
-        "edge leaves out false cells that touch the edge of the image, which annotators of blood "
-        "smears leave out as well."
-    )
-    return (
-        f"{_kinds(result.kinds)}\n\n{_empty(result.empty)}\n\n{share}{notes}\n\n"
-        f"{machine_note(result.machine)}\n"
-    )
-
-
-def _kinds(rows: Sequence[KindRow]) -> str:
-    def figure(name: str) -> Callable[[KindRow], str]:
-        return lambda row: f"{getattr(row, name):.3f}"
-
-    return table_of(
-        rows,
-        {
-            "images": lambda row: row.kind,
-            "number": lambda row: f"{row.images}",
-            "annotated": lambda row: f"{row.annotated}",
-            "found": lambda row: f"{row.found}",
-            "recall": figure("recall"),
-            "precision": figure("precision"),
-            "F1": figure("f1"),
-            "IoU": figure("iou"),
-            "F1 without the edge": figure("f1_inside"),
-            "F1, diameter told": figure("f1_told"),
-            "median px": lambda row: (
-                ABSENT if row.diameter_px is None else f"{row.diameter_px:.0f}"
-            ),
-            "Dice of the U-Net": lambda row: ABSENT if row.dice is None else f"{row.dice:.3f}",
-        },
-    )
-
-
-def _empty(rows: Sequence[EmptyRow]) -> str:
-    return table_of(
-        rows,
-        {
-            "empty frames": lambda row: row.kind,
-            "number": lambda row: f"{row.frames}",
-            "false cells": lambda row: f"{row.false_cells}",
-            "per frame": lambda row: f"{row.per_frame:.3f}",
-        },
-    )
 
 
 def measure(client: Client, data: Path) -> GeneralResult:

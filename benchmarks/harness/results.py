@@ -20,6 +20,7 @@ import psutil
 from pydantic import TypeAdapter
 
 from benchmarks.published import S3_NETWORKS
+from training.run.stages import Stages
 
 PACKAGES = (
     "torch",
@@ -150,6 +151,12 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     titles = f"| {' | '.join(head)}".rstrip() + " |"
     lines = (f"| {' | '.join(cells)} |" for cells in rows)
     return "\n".join([titles, "|---" * len(head) + "|", *lines])
+
+
+def times_table(stages: Stages) -> str:
+    """Return the commands of a run and their seconds as Markdown."""
+    rows = ([f"`{line}`", f"{seconds:.0f}"] for line, seconds in stages.done)
+    return markdown_table(["command", "seconds"], rows) + "\n"
 
 
 def table_of(rows: Iterable[Row], columns: Mapping[str, Callable[[Row], str]]) -> str:

@@ -23,9 +23,10 @@ from pathlib import Path
 
 import click
 
-from benchmarks.harness.stages import Stages, begin_afresh, copy_repository, precision_options
+from benchmarks.harness.results import times_table
 from training.checkpoint import load_checkpoint
 from training.run.folder import STATE_NAME, RunFolder
+from training.run.stages import Stages, begin_afresh, precision_options
 from training.unet.network import ARCHITECTURE
 
 LISTS = Path("benchmarks/t98g")
@@ -49,7 +50,6 @@ def export_and_measure(
     """Export into a separate repository; return quality and speed as Markdown."""
     size_text = "as they are" if resize_to is None else f"at {resize_to}"
     folder = out / json_file.stem
-    copy_repository(folder / "model_repository")
     common = ("--checkpoint", out / "unet", "--model-repository", folder / "model_repository")
     size = () if resize_to is None else ("--resize-to", resize_to)
     stages.run(
@@ -91,7 +91,7 @@ def main(t98g: Path, lists: Path, out: Path, results: Path, resume: bool) -> Non
         export_and_measure(stages, t98g, lists, out, results / f"{page.stem}{name}.json", size)
         for name, size in (("", trained), ("-as-is", None))
     ]
-    page.write_text("\n".join(["# Study S2 on T98G cells\n", *parts, stages.table()]))
+    page.write_text("\n".join(["# Study S2 on T98G cells\n", *parts, times_table(stages)]))
     click.echo(f"\nWritten: {page} and the figures beside it")
 
 

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import click
 
-from benchmarks.harness.stages import Stages, begin_afresh, copy_repository, precision_options
+from benchmarks.harness.results import times_table
 from training.run.folder import STATE_NAME, RunFolder
+from training.run.stages import Stages, begin_afresh, precision_options
 
 FIELDS = Path("benchmarks/t98g")
 SETTINGS = Path("benchmarks/t98g_instances")
@@ -45,7 +46,6 @@ def train(stages: Stages, data: Path, fields: Path, settings: Path, out: Path) -
 
 def export(stages: Stages, data: Path, out: Path) -> None:
     """Export the three pipelines into a repository of this run."""
-    copy_repository(out / "model_repository")
     common = ("--model-repository", out / "model_repository", "--frames", data / "images")
     maskrcnn, sam = out / "maskrcnn", out / "sam"
     for pipeline, checkpoints in {
@@ -100,7 +100,7 @@ def main(data: Path, fields: Path, settings: Path, out: Path, results: Path, res
     export(stages, data, out)
     measure(stages, data, fields, out, page)
     tables = (out / "instances.md").read_text()
-    page.write_text("\n".join(["# Study S4 on T98G cells\n", tables, stages.table()]))
+    page.write_text("\n".join(["# Study S4 on T98G cells\n", tables, times_table(stages)]))
     click.echo(f"\nWritten: {page} and {page.with_suffix('.json')}")
 
 

@@ -7,6 +7,7 @@ says ``kind: KIND_CPU``: without it, Triton moves a model to a GPU wherever ther
 from __future__ import annotations
 
 import json
+import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -67,6 +68,26 @@ def write_configs(repository: Path) -> list[Path]:
             continue
         changed.append(path)
     return changed
+
+
+SOURCE = Path(__file__).parents[2] / "model_repository"
+ADAPTERS = "*/1/model.py"
+
+
+def make_repository(folder: Path) -> None:
+    """Make a new model repository: every configuration and adapter, and no exported version.
+
+    The folder, which must not exist or be empty, appears complete or not at all.
+    """
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    write_configs(unfinished)
+    for file in SOURCE.glob(ADAPTERS):
+        copy = unfinished / file.relative_to(SOURCE)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, copy)
+    unfinished.rename(folder)
 
 
 def _remove_empty(folder: Path, repository: Path) -> None:

@@ -11,7 +11,7 @@ from export.lint import lint_repository
 from export.parity.chain import newest_graph
 from export.parity.frames import parity_frames
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.yolo.network import ARCHITECTURE
+from training.yolo.settings import ARCHITECTURE
 
 
 @pytest.fixture

@@ -5,15 +5,20 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import check_output
 
 import onnx
 import pytest
 from click.testing import CliRunner, Result
 
 from export.__main__ import main
+from export.lint import lint_repository
 from export.parity import steps as parity_steps
+from export.repository.configs import make_repository
 from export.repository.install import STAGING, Staging
 from export.repository.pipelines import ExportedPipeline
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -46,6 +51,47 @@ def assert_refused(result: Result, *parts: str) -> None:
 def test_checkpoint_of_another_architecture(repository: Path, checkpoints: Path) -> None:
     result = run("yolo", "--targets", checkpoints / "classifier", "--model-repository", repository)
     assert_refused(result, str(checkpoints / "classifier"), "resnet50", "yolo11n-seg is needed")
+
+
+def test_a_new_folder_becomes_a_model_repository(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "mine"
+    make_repository(folder)
+    tracked = {path.relative_to(ROOT / "model_repository") for path in tracked_files()}
+    made = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    assert made == {path for path in tracked if path.suffix in (".pbtxt", ".py")}
+    assert lint_repository(folder) == []
+    assert [path.name for path in folder.parent.iterdir()] == ["mine"]
+
+
+def test_a_refused_export_makes_no_repository(tmp_path: Path, checkpoints: Path) -> None:
+    wrong = checkpoints / "classifier"
+    result = run("yolo", "--targets", wrong, "--model-repository", tmp_path / "mine")
+    assert result.exit_code == 1
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_wrong_folder_does_not_get_a_repository_by_itself(
+    tmp_path: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("yolo", "--targets", checkpoints / "targets")
+    assert result.exit_code == 2
+    assert "there is no model_repository here" in result.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def tracked_files() -> list[Path]:
+    command = ["git", "ls-files", "model_repository"]
+    return [ROOT / line for line in check_output(command, cwd=ROOT, text=True).splitlines()]
+
+
+def test_a_folder_of_other_files_does_not_become_one(tmp_path: Path, checkpoints: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("of somebody else")
+    targets = checkpoints / "targets"
+    result = run("yolo", "--targets", targets, "--model-repository", tmp_path)
+    assert result.exit_code == 2
+    assert "holds other files and no config.pbtxt" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_classifier_of_another_architecture(repository: Path, checkpoints: Path) -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from cytoserve.codec.cards import diameter_factor
 from training.checkpoint import CheckpointError, LearnedScale, Recipe
@@ -51,17 +52,17 @@ def measure_scale(dataset: AnnotatedDataset, network_scale: float | None = None)
     Raises:
         ValueError: there is no cell to measure.
     """
-    sizes = [(f.scale, cell) for f in dataset.frames for cell in f.cells]
-    if not sizes:
+    diameters = cell_diameters(dataset)
+    if not diameters.size:
         raise ValueError(
             f"none of {len(dataset.frames)} frames has a cell, so their scale is unknown; annotate "
             "some."
         )
-    median = float(np.median([scale * _diameter(cell) for scale, cell in sizes]))
-    sides = [scale * max(cell.mask.shape) for scale, cell in sizes]
+    median = float(np.median(diameters))
+    sides = [frame.scale * max(cell.mask.shape) for frame in dataset.frames for cell in frame.cells]
     largest = float(np.quantile(sides, LARGEST_SHARE))
     if network_scale is None:
-        unshrunk = 1 / min(scale for scale, _ in sizes)
+        unshrunk = 1 / min(frame.scale for frame in dataset.frames if frame.cells)
         wanted = max(1.0, SMALLEST_MEDIAN / median, min(unshrunk, JOINED_MEDIAN / median))
         network_scale = _or_one(min(wanted, LARGEST_SIDE / largest))
     return LearnedScale(
@@ -70,6 +71,11 @@ def measure_scale(dataset: AnnotatedDataset, network_scale: float | None = None)
         largest_cell_px=round(largest, 1),
         pixel_size_um=dataset.pixel_size_um,
     )
+
+
+def cell_diameters(dataset: AnnotatedDataset) -> npt.NDArray[np.float64]:
+    """Return the diameter of every cell in pixels of the common scale, float64 ``[N]``."""
+    return np.array([f.scale * _diameter(cell) for f in dataset.frames for cell in f.cells])
 
 
 def diameter_range(dataset: AnnotatedDataset) -> tuple[float, float]:
@@ -149,6 +155,21 @@ def scale_for(network: LearnedScale, frames: LearnedScale | None) -> LearnedScal
         )
     network_scale = round(network.network_scale * _or_one(factor), 4)
     return frames.model_copy(update={"network_scale": network_scale})
+
+
+def fine_tuning_scale(measured: LearnedScale, known: LearnedScale | None) -> LearnedScale:
+    """Scale at which a trained network is fine-tuned on frames whose cells were measured.
+
+    A network of many sizes goes on seeing the frames as it learned them. Others see the frames as
+    measured, which brings cells to the same size in all data sets anyway.
+
+    Args:
+        measured: see :func:`measure_scale`.
+        known: scale in the recipe of the network; None if there is none.
+    """
+    if known is None or known.cell_diameters_px is None:
+        return measured
+    return scale_for(known, measured)
 
 
 def describe_scale(scale: LearnedScale) -> str:

@@ -7,10 +7,12 @@ K classes:
     python -m training.yolo general --data data/general --out runs/general
     python -m training.yolo fine-tune --data data/target --init runs/general --out runs/targets
 
-`--init coco` starts from ultralytics' published COCO weights, if they can be fetched. `--preset
-demo` is the same with a smaller network input and few epochs: it takes minutes on two CPU cores.
-`--resume` continues an interrupted run, `--finish` takes its best epoch so far. Losses and
-validation metrics of every epoch are in OUT/log for TensorBoard; OUT itself is the checkpoint.
+Without `--init`, `fine-tune` starts from the general network that the project ships, see
+training/general/README.md. `--init coco` starts from ultralytics' published COCO weights, if they
+can be fetched. `--preset demo` is the same with a smaller network input and few epochs: it takes
+minutes on two CPU cores. `--resume` continues an interrupted run, `--finish` takes its best epoch
+so far. Losses and validation metrics of every epoch are in OUT/log for TensorBoard; OUT itself is
+the checkpoint.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 
 import click
 
+from training.checkpoint import RANDOM
 from training.run.command_line import (
     choose_settings,
     data_option,
@@ -27,7 +30,7 @@ from training.run.command_line import (
     run_options,
 )
 from training.run.folder import RunFolder
-from training.yolo.settings import PRESETS, STATE_NAME
+from training.yolo.settings import GENERAL, PRESETS, STATE_NAME
 
 
 @click.command(help=__doc__, context_settings={"show_default": True})
@@ -37,7 +40,10 @@ from training.yolo.settings import PRESETS, STATE_NAME
 @click.option("--window", type=int, help="Side of a training window in network pixels.")
 @run_options(
     ("study", "demo"),
-    init="`random`, `coco`, or a checkpoint folder.",
+    init="`general` (the shipped network), `random`, `coco`, or a checkpoint folder.  [default: "
+    "general for fine-tune, random for general]",
+    init_default=None,
+    parallel=False,
     seed="Of weights, split, windows and augmentation.",
 )
 def main(
@@ -45,7 +51,7 @@ def main(
     data: tuple[str, ...],
     pixel_sizes: tuple[float, ...],
     out: Path,
-    init: str,
+    init: str | None,
     preset: str,
     file: Path | None,
     seed: int,
@@ -66,7 +72,7 @@ def main(
             out,
             settings,
             one_class=protocol == "general",
-            init=init,
+            init=init or (GENERAL if protocol == "fine-tune" else RANDOM),
             seed=seed,
             resume=resume,
             finish=finish,

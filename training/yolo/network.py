@@ -29,8 +29,8 @@ from torch.utils._pytree import tree_map
 from ultralytics.nn.tasks import SegmentationModel as SegmentationModel
 
 from training.checkpoint import CheckpointError, Recipe, fill_network, load_checkpoint
+from training.yolo.settings import ARCHITECTURE
 
-ARCHITECTURE = "yolo11n-seg"
 MODEL_FILE = f"{ARCHITECTURE}.yaml"
 
 

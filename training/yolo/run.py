@@ -10,22 +10,32 @@ from typing import Any
 import click
 import torch
 
+from cytoserve.files import file_sha256
 from training.checkpoint import (
-    RANDOM,
+    WEIGHTS_FILE,
+    LearnedScale,
     Recipe,
     fill_network,
     load_checkpoint,
     new_recipe,
 )
 from training.datasets.annotated import AnnotatedDataset
-from training.datasets.scale import describe_scale, diameter_range, measure_scale
+from training.datasets.scale import describe_scale, diameter_range, fine_tuning_scale, measure_scale
 from training.datasets.splits import split_by_frame
 from training.run.command_line import read_data
 from training.run.folder import RunFolder
 from training.run.progress import describe_frames
 from training.yolo.frames import DATA_FILE, WindowSettings, write_yolo_dataset
-from training.yolo.network import ARCHITECTURE, fetch_coco_weights, new_network
-from training.yolo.settings import STATE_NAME, YoloSettings
+from training.yolo.network import fetch_coco_weights, new_network
+from training.yolo.settings import (
+    ARCHITECTURE,
+    COCO,
+    GENERAL,
+    SHIPPED,
+    STATE_NAME,
+    YoloSettings,
+    init_folder,
+)
 from training.yolo.trainer import YoloState, YoloTrainer, named_plainly, yolo_threshold
 
 EPOCHS_IN_TIME = 10_000
@@ -45,12 +55,14 @@ def train_yolo(
     pixel_sizes: tuple[float, ...] = (),
 ) -> Recipe:
     """Train one network and write its checkpoint to ``out``; return its recipe."""
-    initial = _initial_weights(init)
+    initial, known = _initial(init)
     dataset, hashes = read_data(data, one_class, pixel_sizes, own_pixels=settings.own_pixels)
     training, validation = split_by_frame(dataset, settings.validation_share, seed)
     scale = measure_scale(dataset, settings.network_scale)
     if settings.own_pixels:
         scale = scale.model_copy(update={"cell_diameters_px": diameter_range(dataset)})
+    elif settings.network_scale is None:
+        scale = fine_tuning_scale(scale, known)
     click.echo(describe_frames(training, validation))
     click.echo(describe_scale(scale))
     facts = {
@@ -58,7 +70,7 @@ def train_yolo(
         "class_names": dataset.class_names,
         "settings": settings.model_dump(),
         "data": hashes,
-        "initialised_from": init,
+        "initialised_from": _origin(init),
         "seed": seed,
         "scale": scale.model_dump(),
     }
@@ -105,10 +117,18 @@ def _trained(
     return trainer.best_weights, trainer.best_metrics
 
 
-def _initial_weights(init: str) -> dict[str, torch.Tensor] | None:
-    if init == RANDOM:
-        return None
-    return fetch_coco_weights() if init == "coco" else load_checkpoint(Path(init), ARCHITECTURE)[0]
+def _initial(init: str) -> tuple[dict[str, torch.Tensor] | None, LearnedScale | None]:
+    """Return the weights to start from, None for random ones, and the scale that they know."""
+    folder = init_folder(init)
+    if folder is None:
+        return (fetch_coco_weights() if init == COCO else None), None
+    weights, recipe = load_checkpoint(folder, ARCHITECTURE)
+    return weights, recipe.scale
+
+
+def _origin(init: str) -> str:
+    """Return ``init`` for the recipe, with a hash of the shipped weights, which may change."""
+    return init if init != GENERAL else f"{init}, sha256 {file_sha256(SHIPPED / WEIGHTS_FILE)[:16]}"
 
 
 def _ultralytics_settings(

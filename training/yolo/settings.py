@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from cytoserve.contract import NETWORK_SIZE
+from training.checkpoint import RANDOM
+from training.run.settings import RunSettings
+
+ARCHITECTURE = "yolo11n-seg"
+
+GENERAL = "general"
+"""Value of ``init`` for the network of cells and nuclei that the project ships."""
+SHIPPED = Path(__file__).parents[1] / "general" / "yolo"
+"""Checkpoint folder of that network; `benchmarks.general` makes it."""
+
+COCO = "coco"
+"""Value of ``init`` for ultralytics' published weights."""
+
+
+def init_folder(init: str) -> Path | None:
+    """Return the checkpoint folder that ``init`` names; None for random and published weights."""
+    if init in (RANDOM, COCO):
+        return None
+    return SHIPPED if init == GENERAL else Path(init)
+
 
 STATE_NAME = "state.safetensors"
 """State of an interrupted run, below ``resume/``."""
 
 
-class YoloSettings(BaseModel):
+class YoloSettings(RunSettings):
     """Settings of one training run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(gt=0)
     """Number of passes over the training windows."""
-    minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """Minutes to train for, however many epochs that is; None trains the epochs."""
     network_scale: float | None = Field(None, gt=0)
     """Network pixels per frame pixel. None chooses it by the size of the cells, usually 1, see
     `training.datasets.scale`."""
@@ -55,8 +72,6 @@ class YoloSettings(BaseModel):
     """Spread of the random zoom, from 1 - scale to 1 + scale."""
     flip_probability: float = Field(0.5, ge=0, le=1)
     """Probability of a flip, for each axis."""
-    bf16: bool = False
-    """Mixed precision in bfloat16: faster on CPUs with AVX512-BF16 or AMX, and on GPUs."""
 
 
 # A short run has no time for mosaics or for accumulating gradients: without them, fewer epochs give

@@ -9,10 +9,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.harness.stages import Stages
 from benchmarks.t98g_instances.__main__ import FIELDS, SETTINGS, main
 from training.maskrcnn.settings import PRESETS as MASKRCNN_PRESETS
 from training.run.command_line import choose_settings
+from training.run.stages import Stages
 from training.sam.settings import PRESETS as SAM_PRESETS
 from training.sam.settings import TINY
 

@@ -15,6 +15,7 @@ from training.datasets.scale import (
     bring_together,
     describe_scale,
     diameter_range,
+    fine_tuning_scale,
     measure_scale,
     recorded_scale,
     scale_for,
@@ -170,6 +171,33 @@ def learned(scale: float, diameter: float, pixel_size_um: float | None) -> Learn
         largest_cell_px=2 * diameter,
         pixel_size_um=pixel_size_um,
     )
+
+
+MANY_SIZES = LearnedScale(
+    network_scale=1.25, cell_diameter_px=20, largest_cell_px=90, cell_diameters_px=(12, 100)
+)
+
+
+@pytest.mark.parametrize(
+    ("known", "diameter", "network_scale"),
+    [
+        pytest.param(None, 40, 1.0, id="random-weights"),
+        pytest.param(
+            MANY_SIZES.model_copy(update={"cell_diameters_px": None}), 40, 1.0, id="of-one-size"
+        ),
+        pytest.param(MANY_SIZES, 40, 1.25, id="of-a-size-that-it-knows"),
+        pytest.param(MANY_SIZES, 200, 0.625, id="of-larger-ones"),
+        pytest.param(MANY_SIZES, 6, 2.5, id="of-smaller-ones"),
+    ],
+)
+def test_fine_tuning_goes_on_at_the_scale_that_a_network_knows(
+    known: LearnedScale | None, diameter: float, network_scale: float
+) -> None:
+    measured = LearnedScale(
+        network_scale=1, cell_diameter_px=diameter, largest_cell_px=2 * diameter
+    )
+    scale = fine_tuning_scale(measured, known)
+    assert scale == measured.model_copy(update={"network_scale": network_scale})
 
 
 @pytest.mark.parametrize(

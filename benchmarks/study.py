@@ -1,11 +1,11 @@
-"""Runs everything in minutes: rendered cells, short training, export, server, approaches of S1.
+"""Repeats study S1 on rendered cells: training from nothing, export, server, both approaches.
 
 \b
-    make demo
+    make study
 
 Every stage is a command that the README shows for a user's own images, and is printed when it runs.
-All files are in `runs/demo/`. The models are exported into a copy of the model repository there, so
-nothing that is served elsewhere changes.
+All files are in `runs/study/`. The models are exported into a model repository there, so nothing
+that is served elsewhere changes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import click
 
-from benchmarks.harness.stages import Stages, begin_afresh, copy_repository, precision_options
 from server.embedded import EmbeddedServer
+from training.run.stages import Stages, begin_afresh, precision_options
 
 FRAMES = {"general": 40, "target": 16, "test": 8}
 """Number of rendered frames by use; the study had 600 general frames and 16 target frames."""
@@ -83,7 +83,6 @@ def _data(folders: list[Path]) -> list[str | Path]:
 
 def export(stages: Stages, out: Path, repository: Path) -> None:
     """Export both pipelines into a fresh model repository."""
-    copy_repository(repository)
     stages.run(
         "Exporting pipeline `yolo`, every graph compared with PyTorch",
         *("python", "-m", "export", "yolo", "--targets", out / "targets"),
@@ -126,16 +125,16 @@ def serve_and_measure(stages: Stages, out: Path, data: Path, repository: Path) -
             *("--cells", out / "general", "--targets", out / "targets"),
             *("--classifier", out / "classifier", "--model-repository", repository),
             *("--json", out / "approaches.json", "--markdown", out / "approaches.md"),
-            *("--repeats", "2"),
+            *("--repeats", "1"),
         )
 
 
 @click.command(help=__doc__)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/study"))
 def main(out: Path) -> None:
     """Run all stages; the module's docstring is the help."""
     begin_afresh(out)
-    start, stages = time.monotonic(), Stages("make demo", out)
+    start, stages = time.monotonic(), Stages("make study", out)
     data, repository = out / "data", out / "model_repository"
     train(stages, out, render(stages, data))
     export(stages, out, repository)

@@ -1,8 +1,9 @@
-"""Runs commands one after the other, as a user would, and makes repositories for their models."""
+"""Runs commands one after the other, as a user would, and remembers those that are done."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,9 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
-
-from benchmarks.harness.results import markdown_table
-from export.repository.configs import write_configs
 
 RESUME = "--resume"
 RECORD = "stages.json"
@@ -32,11 +30,14 @@ class Stages:
     again: str
     out: Path
     done: list[tuple[str, float]] = field(default_factory=list)
-    """Command line and seconds of every finished stage."""
+    """Command line and seconds of every stage that this run has done, or found done."""
+    _before: list[tuple[str, float]] = field(default_factory=list, init=False)
+    """The same of an earlier run's stages that this one has not come to."""
 
     def __post_init__(self) -> None:
         if self.record.is_file():
-            self.done += [(line, seconds) for line, seconds in json.loads(self.record.read_text())]
+            for line, seconds in json.loads(self.record.read_text()):
+                self._before.append((line.removesuffix(f" {RESUME}"), seconds))
         self._save()
 
     @property
@@ -47,41 +48,45 @@ class Stages:
     def run(self, title: str, *command: str | Path, resume: bool = False) -> None:
         """Announce a stage, show its command, and run it.
 
-        ``resume`` adds ``--resume``, to continue a stage that an earlier run left unfinished.
+        ``resume`` adds ``--resume``, to continue a stage that an earlier run left unfinished. Once
+        a stage is run, those after it are run again too.
 
         Raises:
-            click.ClickException: the stage fails.
+            click.ClickException: the stage fails, or is interrupted.
         """
         words = [*map(str, command), *([RESUME] if resume else [])]
-        line = " ".join(words)
+        line = shlex.join(words)
         click.secho(f"\n{title}", bold=True)
         click.echo(f"$ {line}")
-        before = {done.removesuffix(f" {RESUME}"): seconds for done, seconds in self.done}
-        seconds = before.get(line.removesuffix(f" {RESUME}"))
-        if seconds is not None:
-            click.echo(f"  done before, in {seconds:.0f} s")
+        if self._before and self._before[0][0] == line.removesuffix(f" {RESUME}"):
+            self.done.append(self._before.pop(0))
+            click.echo(f"  done before, in {self.done[-1][1]:.0f} s")
             return
+        self._before.clear()
+        self._save()
         start = time.monotonic()
         program = Path(sys.executable).with_name(words[0])
-        ended = subprocess.run([program, *words[1:]], check=False)
-        if ended.returncode:
+        code = self._wait(subprocess.Popen([program, *words[1:]]))
+        if code:
             raise click.ClickException(
-                f"'{title}' failed with exit code {ended.returncode}; its message stands above. "
-                f"Mend the cause and run `{self.again}` again."
+                f"'{title}' failed with exit code {code}; its message stands above. Mend the cause "
+                f"and run `{self.again}` again."
             )
-        seconds = time.monotonic() - start
-        self.done.append((line, seconds))
+        self.done.append((line.removesuffix(f" {RESUME}"), time.monotonic() - start))
         self._save()
-        click.echo(f"  {seconds:.0f} s")
+        click.echo(f"  {self.done[-1][1]:.0f} s")
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> int:
+        """Wait for a command, and on Ctrl-C, which reaches it as well, for its last words."""
+        try:
+            return process.wait()
+        except KeyboardInterrupt as error:
+            process.wait()
+            raise click.ClickException(f"interrupted. Go on with `{self.again}`.") from error
 
     def _save(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
-        self.record.write_text(json.dumps(self.done, indent=1) + "\n")
-
-    def table(self) -> str:
-        """Return commands and seconds as Markdown."""
-        rows = [[f"`{line}`", f"{seconds:.0f}"] for line, seconds in self.done]
-        return markdown_table(["command", "seconds"], rows) + "\n"
+        self.record.write_text(json.dumps([*self.done, *self._before], indent=1) + "\n")
 
 
 def begin_afresh(out: Path) -> None:
@@ -102,17 +107,3 @@ def precision_options() -> list[str]:
     """Return training options for this processor: bfloat16 if it multiplies that natively."""
     flags = Path("/proc/cpuinfo").read_text()
     return ["--bf16"] if "avx512_bf16" in flags or "amx_bf16" in flags else []
-
-
-SOURCE = Path("model_repository")
-ADAPTERS = "*/1/model.py"
-
-
-def copy_repository(target: Path) -> None:
-    """Make ``target`` a repository of configurations and adapters, without exported versions."""
-    target.mkdir(parents=True, exist_ok=True)
-    write_configs(target)
-    for file in SOURCE.glob(ADAPTERS):
-        copy = target / file.relative_to(SOURCE)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, copy)
