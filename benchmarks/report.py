@@ -21,6 +21,12 @@ import click
 from benchmarks.approaches.result import REAL_FRAMES, ApproachesResult, approaches_page
 from benchmarks.fields.result import BOUNDS as FIELDS
 from benchmarks.fields.result import FieldsResult, fields_page
+from benchmarks.general.result import (
+    FineTuningResult,
+    GeneralResult,
+    fine_tuning_page,
+    general_page,
+)
 from benchmarks.glioma import result as glioma
 from benchmarks.harness.bounds import Bound, judge, verdicts_table
 from benchmarks.harness.results import Result, fingerprint, markdown_table, read_result
@@ -123,6 +129,22 @@ ENTRIES: tuple[ReportEntry[Any], ...] = (
         "python -m benchmarks.fields --data data --json benchmarks/results/fields.json",
         fields_page,
         FIELDS,
+    ),
+    ReportEntry(
+        "general",
+        GeneralResult,
+        "The shipped networks",
+        "What they find in test images of every kind, and in frames without cells.",
+        "python -m benchmarks.general --data data",
+        general_page,
+    ),
+    ReportEntry(
+        "fine-tuning",
+        FineTuningResult,
+        "Fine-tuning the shipped network",
+        "The same training from the shipped network and from random weights.",
+        "python -m benchmarks.general.fine_tuning --data data",
+        fine_tuning_page,
     ),
     ReportEntry(
         "bccd",

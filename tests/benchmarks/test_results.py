@@ -19,7 +19,7 @@ KINDS = {
     "t98g-unet-as-is": GliomaResult,
     "brecahad-sets": NucleiProtocolResult,
 }
-ALONE = ("latency", "throughput", "peers", "scaling", "variants", "fields")
+ALONE = ("latency", "throughput", "peers", "scaling", "variants", "fields", "fine-tuning")
 """Results whose page is all of their Markdown file."""
 
 

@@ -22,8 +22,8 @@ from training.evaluation import THRESHOLDS
 from training.rendered import RenderSettings
 from training.yolo.__main__ import main
 from training.yolo.frames import WindowSettings
-from training.yolo.network import ARCHITECTURE, load_network
-from training.yolo.settings import YoloSettings
+from training.yolo.network import load_network
+from training.yolo.settings import ARCHITECTURE, SHIPPED, YoloSettings
 from training.yolo.trainer import CentreMasks, YoloState, YoloTrainer, named_plainly
 
 Run = Callable[..., Any]
@@ -112,6 +112,7 @@ def test_window_settings_are_those_of_the_training() -> None:
     assert {field.name for field in fields(WindowSettings)} < YoloSettings.model_fields.keys()
 
 
+@pytest.mark.parametrize("shipped", [False, True], ids=["own", "shipped-by-default"])
 def test_fine_tuning_keeps_the_classes_and_starts_from_the_general_network(
     run: Run,
     general: Path,
@@ -119,6 +120,7 @@ def test_fine_tuning_keeps_the_classes_and_starts_from_the_general_network(
     yolo_settings: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    shipped: bool,
 ) -> None:
     started_from: dict[str, torch.Tensor] = {}
     get_model = YoloTrainer.get_model
@@ -131,15 +133,22 @@ def test_fine_tuning_keeps_the_classes_and_starts_from_the_general_network(
     monkeypatch.setattr(YoloTrainer, "get_model", watch)
     out = tmp_path / "targets"
     run(
-        *(main, "fine-tune", "--data", rendered, "--out", out, "--init", general),
+        *(main, "fine-tune", "--data", rendered, "--out", out),
+        *(() if shipped else ("--init", general)),
         *("--settings", yolo_settings, "--epochs", 1, "--pixel-size", 0.25),
     )
     _, recipe = load_network(out)
     assert recipe.class_names == ("spread", "round")
     assert recipe.scale.pixel_size_um == 0.25
-    assert recipe.initialised_from == str(general)
-    weights, _ = load_checkpoint(general, ARCHITECTURE)
-    same = {k for k, v in weights.items() if torch.equal(started_from[k], v)}
+    weights, known = load_checkpoint(SHIPPED if shipped else general, ARCHITECTURE)
+    if shipped:
+        assert recipe.initialised_from.startswith("general, sha256 ")
+        assert recipe.scale.network_scale == known.scale.network_scale  # it knows such cells
+    else:
+        assert recipe.initialised_from == str(general)
+    same = {
+        k for k, v in weights.items() if torch.equal(started_from[k], v.to(started_from[k].dtype))
+    }
     # Where one class became two, the last layer of each class head is new.
     assert {k.rsplit(".", 2)[0] for k in weights.keys() - same} == {
         f"model.23.cv3.{level}" for level in range(3)
