@@ -119,6 +119,14 @@ def interrupt_at_step(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int
 
 
 @pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C works in this process and those that it starts, as a background job ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
 def make_dataset(tmp_path: Path) -> Callable[..., AnnotatedDataset]:
     """Write frames of ``shape`` with the given cells, ``(y, x, height, width)`` each."""
 

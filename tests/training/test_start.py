@@ -264,7 +264,7 @@ def test_a_wrong_checkpoint_is_refused_before_training(
 
 
 @pytest.mark.slow
-def test_from_images_to_a_served_model(rendered, tmp_path):
+def test_from_images_to_a_served_model(rendered, tmp_path, interruptible):
     """The real commands, cut off once in the middle of training."""
     out = tmp_path / "mine"
     command = [sys.executable, "-m", "training.start", "--data", rendered, "--minutes", "0.5"]

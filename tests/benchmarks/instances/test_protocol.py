@@ -42,7 +42,7 @@ def test_sam_is_small_enough_for_a_processor(pytestconfig):
 def commands(tmp_path, monkeypatch, pytestconfig) -> list[list[str]]:
     """Command lines of the run's stages, none of which is run."""
     monkeypatch.chdir(pytestconfig.rootpath)
-    for folder in ("data/images", "results", "out/maskrcnn", "out/sam"):
+    for folder in ("data/images", "results", "out/maskrcnn", "out/sam", "out/model_repository"):
         (tmp_path / folder).mkdir(parents=True)
     lines: list[list[str]] = []
 

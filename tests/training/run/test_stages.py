@@ -57,7 +57,7 @@ def test_stages_after_one_that_is_run_again_are_run_again(tmp_path, counter):
     assert counter.read_text() == "xxxxx"
 
 
-def test_ctrl_c_leaves_the_last_word_to_the_command(tmp_path):
+def test_ctrl_c_leaves_the_last_word_to_the_command(tmp_path, interruptible):
     script = tmp_path / "patient.py"
     script.write_text(
         "import os, signal, sys, time\n"
