@@ -291,7 +291,7 @@ def test_from_images_to_a_served_model(rendered, tmp_path, interruptible):
         said = resumed.stdout.read()
     assert resumed.returncode == 0, said
     assert "of them done" in said
-    _, segment = (line for line in said.splitlines() if line.startswith("  "))
+    [segment] = [line for line in said.splitlines() if line.startswith("  cytoserve segment")]
     with EmbeddedServer(out / "model_repository") as server:
         words = [*shlex.split(segment), "--url", server.url]
         program = Path(sys.executable).with_name(words[0])
