@@ -6,6 +6,7 @@ OUT itself is the checkpoint, written at the end.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -130,6 +131,11 @@ class RunFolder:
         except (ValueError, OSError) as error:  # CheckpointError and AnnotationError among them
             if self.quiet and isinstance(error, ValueError):
                 raise SystemExit(1) from error
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise click.ClickException(
+                    f"the disk of {self.out} is full ({error}). Free some space, then "
+                    + ("go on with --resume." if self.state.is_file() else "start again.")
+                ) from error
             raise click.ClickException(str(error)) from error
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +159,21 @@ def test_errors_of_data_and_disk_are_messages(
 ) -> None:
     with pytest.raises(click.ClickException, match="the disk is full"), interrupted.reported():
         raise error("the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("epoch", "remedy"),
+    [
+        pytest.param(True, "go on with --resume", id="later"),
+        pytest.param(False, "start again", id="at-once"),
+    ],
+)
+def test_a_full_disk_is_named_with_its_remedy(
+    interrupted: RunFolder, epoch: bool, remedy: str
+) -> None:
+    if not epoch:
+        interrupted.state.unlink()
+    full = OSError(errno.ENOSPC, "No space left on device")  # as a write raises it: without a name
+    told = f"the disk of {re.escape(str(interrupted.out))} is full.*Free some space, then {remedy}"
+    with pytest.raises(click.ClickException, match=told), interrupted.reported():
+        raise full
