@@ -20,7 +20,7 @@ import click
 
 from benchmarks.harness.load import CELL_DIAMETER
 from training.nuclei_tiles import set_folder
-from training.run.stages import Stages, begin_afresh, precision_options
+from training.run.stages import Stages, begin_afresh, precision_options, resume_command
 
 FRAMES = 24
 SIDE = 1024
@@ -115,8 +115,7 @@ def main(cells: Path, classifier: Path, brecahad: Path | None, out: Path, resume
     """Run all stages; the module's docstring is the help."""
     if not resume:
         begin_afresh(out)
-    tissue = f" --brecahad {brecahad}" if brecahad else ""
-    stages = Stages(f"python -m benchmarks.all_pipelines{tissue} --resume", out)
+    stages = Stages(resume_command("benchmarks.all_pipelines"), out)
     repository = out / "model_repository"
     train(stages, out)
     if brecahad is not None:

@@ -16,7 +16,6 @@ command with `--resume` goes on with it.
 from __future__ import annotations
 
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,7 +34,7 @@ from training.datasets.scale import cell_diameters, fine_tuning_scale, measure_s
 from training.datasets.splits import split_by_frame
 from training.run.command_line import data_option, pixel_size_option, read_data
 from training.run.folder import RunFolder
-from training.run.stages import RECORD, RESUME, Stages, precision_options
+from training.run.stages import RECORD, RESUME, Stages, precision_options, resume_command
 from training.yolo.settings import ARCHITECTURE, GENERAL, PRESETS, STATE_NAME, init_folder
 
 PRESET = PRESETS["fine-tune-demo"]
@@ -84,14 +83,13 @@ def main(
 ) -> None:
     """Read, train, export; the module's docstring is the help."""
     _check_out(out, resume)
-    again = shlex.join(["python", "-m", "training.start", *sys.argv[1:]])
-    stages = Stages(again if RESUME in sys.argv else f"{again} {RESUME}", out)
     try:
         dataset, hashes = read_data(data, one_class=False, pixel_sizes_um=pixel_sizes)
         _check_data(out / "yolo", hashes)
         window = choose_window(dataset, init, seed)
         for line in describe(dataset):
             click.echo(line)
+        stages = Stages(resume_command("training.start"), out)
         for file in draw_previews(dataset, out / "previews"):
             click.echo(f"preview: {file}")
     except (ValueError, OSError) as error:  # AnnotationError and CheckpointError among them

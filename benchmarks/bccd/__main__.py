@@ -23,7 +23,7 @@ import click
 
 from benchmarks.harness.results import times_table
 from cytoserve.contract import SINGLE_GRAPH
-from training.run.stages import Stages, begin_afresh, precision_options
+from training.run.stages import Stages, begin_afresh, precision_options, resume_command
 
 LISTS = Path("benchmarks/bccd")
 RESULTS = Path("benchmarks/results")
@@ -103,8 +103,7 @@ def main(bccd: Path, dsb2018: Path, out: Path, resume: bool) -> None:
     """Run all stages; the module's docstring is the help."""
     if not resume:
         begin_afresh(out)
-    again = f"python -m benchmarks.bccd --bccd {bccd} --dsb2018 {dsb2018} --resume"
-    stages = Stages(again, out)
+    stages = Stages(resume_command("benchmarks.bccd"), out)
     train(stages, bccd, dsb2018, out)
     export_and_measure(stages, bccd, out)
     page = RESULTS / "bccd.md"

@@ -27,7 +27,7 @@ from benchmarks.nuclei.result import study_text
 from benchmarks.published import S3, S3_ENDINGS, S3_NETWORKS
 from training.nuclei_tiles import set_folder
 from training.run.folder import STATE_NAME, RunFolder
-from training.run.stages import Stages, begin_afresh, precision_options
+from training.run.stages import Stages, begin_afresh, precision_options, resume_command
 
 SETTINGS = Path("benchmarks/brecahad")
 RESULTS = Path("benchmarks/results")
@@ -149,10 +149,7 @@ def main(
     """Run all stages; the module's docstring is the help."""
     if not resume:
         begin_afresh(out)
-    stages = Stages(
-        f"python -m benchmarks.brecahad --brecahad {brecahad} --test-case {case} --resume",
-        out,
-    )
+    stages = Stages(resume_command("benchmarks.brecahad"), out)
     page = results / "brecahad.md"
     train(stages, brecahad, settings, out, page, case=case, networks=networks)
     parts = [

@@ -21,7 +21,7 @@ import click
 from benchmarks.harness.results import times_table
 from training.checkpoint import load_checkpoint, read_recipe, save_checkpoint
 from training.run.folder import STATE_NAME, RunFolder
-from training.run.stages import Stages, begin_afresh, precision_options
+from training.run.stages import Stages, begin_afresh, precision_options, resume_command
 from training.unet.network import ARCHITECTURE as UNET
 from training.yolo.settings import ARCHITECTURE as YOLO
 from training.yolo.settings import STATE_NAME as YOLO_STATE
@@ -148,7 +148,7 @@ def main(data: Path, out: Path, shipped: Path, results: Path, resume: bool) -> N
     """Run all stages; the module's docstring is the help."""
     if not resume:
         begin_afresh(out)
-    stages = Stages(f"python -m benchmarks.general --data {data} --resume", out)
+    stages = Stages(resume_command("benchmarks.general"), out)
     train(stages, data, out)
     ship(out, shipped)
     export_and_measure(stages, data, out, shipped, results)

@@ -10,7 +10,6 @@ figures are written to `benchmarks/results/fine-tuning.json` and `fine-tuning.md
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import click
@@ -24,7 +23,7 @@ from training.checkpoint import RANDOM
 from training.datasets.annotated import AnnotatedDataset
 from training.evaluation import match_cells, quality
 from training.run.command_line import read_data
-from training.run.stages import RECORD, RESUME, Stages, begin_afresh
+from training.run.stages import RECORD, Stages, begin_afresh, resume_command
 from training.yolo.settings import GENERAL
 
 RESULTS = Path("benchmarks/results")
@@ -63,9 +62,7 @@ def main(data: Path, minutes: float, out: Path, results: Path, resume: bool) -> 
     """Train both, and measure; the module's docstring is the help."""
     if not resume:
         begin_afresh(out)
-    words = ("--data", f"{data}", "--minutes", f"{minutes:g}", "--out", f"{out}", RESUME)
-    again = shlex.join(["python", "-m", "benchmarks.general.fine_tuning", *words])
-    stages = Stages(again, out)
+    stages = Stages(resume_command("benchmarks.general.fine_tuning"), out)
     for init in INITS:
         stages.run(
             f"Training from weights: {init}",

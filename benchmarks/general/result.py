@@ -66,7 +66,7 @@ class FineTuningRow:
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuningResult(Result):
-    """What it gains to start from the shipped network: the same images and minutes from both."""
+    """Two networks, trained on the same images for the same time from different weights."""
 
     minutes: float
     """Minutes of training."""
@@ -95,10 +95,12 @@ def general_page(result: GeneralResult) -> str:
     )
 
 
-def _kinds(rows: Sequence[KindRow]) -> str:
-    def figure(name: str) -> Callable[[KindRow], str]:
-        return lambda row: f"{getattr(row, name):.3f}"
+def _figure(name: str) -> Callable[[object], str]:
+    """Return the text of a column that holds the figure ``name`` of every row."""
+    return lambda row: f"{getattr(row, name):.3f}"
 
+
+def _kinds(rows: Sequence[KindRow]) -> str:
     return table_of(
         rows,
         {
@@ -106,12 +108,12 @@ def _kinds(rows: Sequence[KindRow]) -> str:
             "number": lambda row: f"{row.images}",
             "annotated": lambda row: f"{row.annotated}",
             "found": lambda row: f"{row.found}",
-            "recall": figure("recall"),
-            "precision": figure("precision"),
-            "F1": figure("f1"),
-            "IoU": figure("iou"),
-            "F1 without the edge": figure("f1_inside"),
-            "F1, diameter told": figure("f1_told"),
+            "recall": _figure("recall"),
+            "precision": _figure("precision"),
+            "F1": _figure("f1"),
+            "IoU": _figure("iou"),
+            "F1 without the edge": _figure("f1_inside"),
+            "F1, diameter told": _figure("f1_told"),
             "median px": lambda row: (
                 ABSENT if row.diameter_px is None else f"{row.diameter_px:.0f}"
             ),
@@ -135,20 +137,17 @@ def _empty(rows: Sequence[EmptyRow]) -> str:
 def fine_tuning_page(result: FineTuningResult) -> str:
     """Return the figures of all networks as Markdown."""
 
-    def figure(name: str) -> Callable[[FineTuningRow], str]:
-        return lambda row: f"{getattr(row, name):.3f}"
-
     table = table_of(
         result.rows,
         {
             "trained from": lambda row: row.init,
             "annotated": lambda row: f"{row.annotated}",
             "found": lambda row: f"{row.found}",
-            "recall": figure("recall"),
-            "precision": figure("precision"),
-            "F1": figure("f1"),
-            "F1 without the edge": figure("f1_inside"),
-            "accuracy of the class": figure("accuracy"),
+            "recall": _figure("recall"),
+            "precision": _figure("precision"),
+            "F1": _figure("f1"),
+            "F1 without the edge": _figure("f1_inside"),
+            "accuracy of the class": _figure("accuracy"),
         },
     )
     return (

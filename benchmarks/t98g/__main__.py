@@ -26,7 +26,7 @@ import click
 from benchmarks.harness.results import times_table
 from training.checkpoint import load_checkpoint
 from training.run.folder import STATE_NAME, RunFolder
-from training.run.stages import Stages, begin_afresh, precision_options
+from training.run.stages import Stages, begin_afresh, precision_options, resume_command
 from training.unet.network import ARCHITECTURE
 
 LISTS = Path("benchmarks/t98g")
@@ -83,7 +83,7 @@ def main(t98g: Path, lists: Path, out: Path, results: Path, resume: bool) -> Non
     """Run all stages; the module's docstring is the help."""
     if not resume:
         begin_afresh(out)
-    stages = Stages(f"python -m benchmarks.t98g --t98g {t98g} --resume", out)
+    stages = Stages(resume_command("benchmarks.t98g"), out)
     page = results / "t98g-unet.md"
     train(stages, t98g, lists, out)
     trained = load_checkpoint(out / "unet", ARCHITECTURE)[1].settings["resolution"]

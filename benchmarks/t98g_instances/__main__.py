@@ -22,7 +22,7 @@ import click
 
 from benchmarks.harness.results import times_table
 from training.run.folder import STATE_NAME, RunFolder
-from training.run.stages import Stages, begin_afresh, precision_options
+from training.run.stages import Stages, begin_afresh, precision_options, resume_command
 
 FIELDS = Path("benchmarks/t98g")
 SETTINGS = Path("benchmarks/t98g_instances")
@@ -94,7 +94,7 @@ def main(data: Path, fields: Path, settings: Path, out: Path, results: Path, res
     """Run all stages; the module's docstring is the help."""
     if not resume:
         begin_afresh(out)
-    stages = Stages(f"python -m benchmarks.t98g_instances --data {data} --resume", out)
+    stages = Stages(resume_command("benchmarks.t98g_instances"), out)
     page = results / "t98g-instances.md"
     train(stages, data, fields, settings, out)
     export(stages, data, out)

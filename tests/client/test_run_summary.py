@@ -1,4 +1,4 @@
-"""What a run says at its end: warnings once per kind, and one line of figures."""
+"""A run ends with its warnings, once per kind, and with one line of figures."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ import yaml
 from click import Command
 from click.testing import CliRunner, Result
 
+from training.checkpoint import load_checkpoint
 from training.crops import main as crops_command
 from training.datasets.annotated import AnnotatedCell, AnnotatedDataset, AnnotatedFrame
 from training.rendered import RenderSettings, render_dataset
@@ -116,6 +118,27 @@ def interrupt_at_step(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int
 
     yield arm
     signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
+
+
+@pytest.fixture
+def finish_interrupted(run: Run, interrupt_at_step: Callable[[int], None]) -> Callable[..., None]:
+    """``check(*command, out=, architecture=, step=)``: interrupts a run of Lightning at that step.
+
+    With `--finish` it must end as the checkpoint of its best epoch so far.
+    """
+
+    def check(*command: Any, out: Path, architecture: str, step: int) -> None:
+        interrupt_at_step(step)
+        assert "--finish" in run(*command, code=1).output
+        best = torch.load(out / "resume" / "last.ckpt", weights_only=True)["best"]
+        run(*command, "--finish")
+        weights, recipe = load_checkpoint(out, architecture)
+        assert recipe.metrics == best["metrics"]
+        assert best["weights"]
+        assert all(torch.equal(weights[name], best["weights"][name]) for name in best["weights"])
+        assert not (out / "resume").exists()
+
+    return check
 
 
 @pytest.fixture

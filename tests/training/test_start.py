@@ -242,6 +242,7 @@ def test_data_that_cannot_be_trained_on(tmp_path, commands, prepare, told):
     assert code in (1, 2)
     assert told in said
     assert not commands
+    assert not (tmp_path / "out").exists()  # so the same command can be given again
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ class RunSettings(BaseModel):
 
 
 class ParallelSettings(RunSettings):
-    """The same for a training by Lightning, which can use several devices."""
+    """How long, in which precision and on how many devices a training by Lightning runs."""
 
     devices: int = Field(1, gt=0)
     """Number of GPUs per machine, or of processes where there is none. Each computes batches of its

@@ -23,7 +23,7 @@ class Stages:
     """Runs commands of this environment one after the other.
 
     Args:
-        again: command that restarts the whole run, for the message if a stage fails.
+        again: command that goes on with the run, for the message if a stage fails.
         out: the run's folder, which records the finished stages; they are not run again.
     """
 
@@ -32,7 +32,7 @@ class Stages:
     done: list[tuple[str, float]] = field(default_factory=list)
     """Command line and seconds of every stage that this run has done, or found done."""
     _before: list[tuple[str, float]] = field(default_factory=list, init=False)
-    """The same of an earlier run's stages that this one has not come to."""
+    """Command line and seconds of an earlier run's stages that this one has not come to."""
 
     def __post_init__(self) -> None:
         if self.record.is_file():
@@ -87,6 +87,12 @@ class Stages:
     def _save(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
         self.record.write_text(json.dumps([*self.done, *self._before], indent=1) + "\n")
+
+
+def resume_command(module: str) -> str:
+    """Return the command line that goes on with this run of ``python -m module``."""
+    words = [word for word in sys.argv[1:] if word != RESUME]
+    return shlex.join(["python", "-m", module, *words, RESUME])
 
 
 def begin_afresh(out: Path) -> None:

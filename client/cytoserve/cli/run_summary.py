@@ -1,4 +1,4 @@
-"""What a run over many images found, in words: its warnings, and one line of figures.
+"""Puts into words what a run over many images found: its warnings, and one line of figures.
 
 Both come from the images' entries in ``run.json``, so images that an earlier run has done and this
 one skips count as well. Only the best score below a threshold is not recorded there.
@@ -16,7 +16,7 @@ Entries = Mapping[str, Entry]
 """Key of an image -> its entry in ``run.json``."""
 
 ASKED_AGAIN = 3
-"""Most images that are asked again for their best score if none has a cell."""
+"""Number of images that are asked again for their best score if none has a cell."""
 
 HARDLY_PERCENT = 0.05
 """Confluency in percent that is nothing, and as far from 100 everything: both print as such."""

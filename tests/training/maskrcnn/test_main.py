@@ -411,15 +411,8 @@ def test_the_best_epoch_of_an_interrupted_run_is_finished(
     rendered: Path,
     small: Path,
     tmp_path: Path,
-    interrupt_at_step: Callable[[int], None],
+    finish_interrupted: Callable[..., None],
 ) -> None:
     command = (main, "--data", rendered, "--out", tmp_path, "--settings", small)
     steps = int(re.findall(r"epochs of (\d+) steps", run(*command).output)[0])
-    interrupt_at_step(steps + 1)
-    assert "--finish" in run(*command, code=1).output
-    best = torch.load(tmp_path / "resume" / "last.ckpt", weights_only=True)["best"]
-    run(*command, "--finish")
-    weights, recipe = load_checkpoint(tmp_path, ARCHITECTURE)
-    assert recipe.metrics == best["metrics"]
-    assert all(torch.equal(weights[name], best["weights"][name]) for name in best["weights"])
-    assert not (tmp_path / "resume").exists()
+    finish_interrupted(*command, out=tmp_path, architecture=ARCHITECTURE, step=steps + 1)

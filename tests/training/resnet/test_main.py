@@ -124,17 +124,10 @@ def test_no_batch_is_a_single_crop(
 
 
 def test_the_best_epoch_of_an_interrupted_run_is_finished(
-    run: Run, crops: Path, tmp_path: Path, interrupt_at_step: Callable[[int], None]
+    crops: Path, tmp_path: Path, finish_interrupted: Callable[..., None]
 ) -> None:
     command = (main, "--crops", crops, "--out", tmp_path, "--epochs", 2)
-    interrupt_at_step(2)
-    assert "--finish" in run(*command, code=1).output
-    best = torch.load(tmp_path / "resume" / "last.ckpt", weights_only=True)["best"]
-    run(*command, "--finish")
-    weights, recipe = load_checkpoint(tmp_path, ARCHITECTURE)
-    assert recipe.metrics == best["metrics"]
-    assert all(torch.equal(weights[name], best["weights"][name]) for name in weights)
-    assert not (tmp_path / "resume").exists()
+    finish_interrupted(*command, out=tmp_path, architecture=ARCHITECTURE, step=2)
 
 
 def test_minutes_limit_a_run(run: Run, crops: Path, tmp_path: Path) -> None:

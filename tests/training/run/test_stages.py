@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from training.run.stages import RECORD, Stages, begin_afresh
+from training.run.stages import RECORD, Stages, begin_afresh, resume_command
 
 COUNT = "import sys, pathlib; p = pathlib.Path(sys.argv[1]); p.write_text(p.read_text() + 'x')"
 
@@ -94,3 +94,9 @@ def test_only_the_folder_of_an_earlier_run_is_removed(tmp_path):
     with pytest.raises(click.UsageError, match="must be new, empty or of an earlier run"):
         begin_afresh(tmp_path)
     assert (tmp_path / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("given", [[], ["--resume"]], ids=["first", "again"])
+def test_the_command_to_go_on_keeps_all_options(monkeypatch, given):
+    monkeypatch.setattr("sys.argv", ["start", "--out", "my run", *given])
+    assert resume_command("training.start") == "python -m training.start --out 'my run' --resume"
