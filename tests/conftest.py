@@ -24,7 +24,7 @@ from export.__main__ import main as export_main
 from export.parity.reference import normalised_rgb
 from export.repository.configs import make_repository
 from server.embedded import EmbeddedServer
-from training.checkpoint import LearnedScale, Recipe, save_checkpoint
+from training.checkpoint import LearnedAppearance, LearnedScale, Recipe, save_checkpoint
 from training.maskrcnn.network import ARCHITECTURE as MASKRCNN
 from training.maskrcnn.network import build_maskrcnn
 from training.preprocessing.cutting import NetworkTiles
@@ -101,6 +101,7 @@ def _rank(file: Path, tests: int) -> tuple[int, int]:
 SCALE = LearnedScale(
     network_scale=1.0, cell_diameter_px=36.0, largest_cell_px=96.0, pixel_size_um=0.5
 )
+APPEARANCE = LearnedAppearance(kinds=("grey",), background=(0.4, 0.6))
 """What the checkpoints record."""
 
 
@@ -116,6 +117,7 @@ def recipe(architecture: str, class_names: tuple[str, ...], **settings: object) 
         versions={},
         created="2026-01-01T00:00:00+00:00",
         scale=SCALE,
+        appearance=APPEARANCE,
     )
 
 

@@ -65,6 +65,17 @@ class LearnedScale(BaseModel):
     """Side of a frame pixel in micrometres; None if neither data nor options state it."""
 
 
+class LearnedAppearance(BaseModel):
+    """What the frames with cells look like that a network learned from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kinds: tuple[Literal["colour", "grey"], ...] = Field(min_length=1)
+    """Kinds of frames, see `cytoserve.appearance.Appearance`."""
+    background: tuple[float, float]
+    """Least and largest background, see there."""
+
+
 class ChosenThreshold(BaseModel):
     """The threshold that scored best on the validation frames, and its curve."""
 
@@ -100,6 +111,9 @@ class Recipe(BaseModel):
     """Metrics on the validation frames, by name."""
     scale: LearnedScale | None = None
     """Scale that the network learned. None in recipes written before scales were recorded."""
+    appearance: LearnedAppearance | None = None
+    """What the training frames look like. None for networks that do not find cells in frames, and
+    in recipes of earlier versions."""
     threshold: ChosenThreshold | None = None
     """Threshold chosen in validation. None if no threshold was chosen."""
     versions: dict[str, str]

@@ -14,7 +14,7 @@
 
 from cytoserve.cells import Cells, Doubt
 from cytoserve.client import AsyncClient, Client
-from cytoserve.codec.cards import LearnedScale, ModelCard
+from cytoserve.codec.cards import LearnedAppearance, LearnedScale, ModelCard
 from cytoserve.errors import (
     AccessDenied,
     AnswerMalformed,
@@ -54,6 +54,7 @@ __all__ = [
     "InvalidPrompts",
     "InvalidRequest",
     "InvalidSetting",
+    "LearnedAppearance",
     "LearnedScale",
     "ModelCard",
     "PipelineNotServed",

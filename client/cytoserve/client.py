@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytoserve import contract
+from cytoserve.appearance import frame_appearance
 from cytoserve.cells import Cells
 from cytoserve.codec import cards, foregrounds, instances, prompted
 from cytoserve.codec.cards import ModelCard
@@ -358,7 +359,7 @@ class _Calls:
         if len(parts) == 1:
             request = instances.encode_request(image, pipeline, point, labels)
             cells = await self._cells(request, point, card, deadline)
-            return replace(cells, doubts=find_doubts(cells, card.scale))
+            return replace(cells, doubts=find_doubts(cells, frame_appearance(image), card))
         # All windows use the numbers of one card, so the card must be that of the current models.
         card = await self._card(name, deadline, anew=True)
         point = operating_point(settings, card, frame_shape, pipeline)
@@ -372,7 +373,8 @@ class _Calls:
         await self._see_same_models(name, card, deadline)
         cells = join_windows(parts, answers, frame_shape, point)
         painted = cells.label_image() if labels else None
-        return replace(cells, labels=painted, doubts=find_doubts(cells, card.scale))
+        doubts = find_doubts(cells, frame_appearance(image), card)
+        return replace(cells, labels=painted, doubts=doubts)
 
     async def _cells(
         self,

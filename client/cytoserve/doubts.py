@@ -1,8 +1,7 @@
-"""Doubts about an answer: signs in it that the model or its settings do not suit the frame.
+"""Doubts about an answer: signs that the model or its settings do not suit the frame.
 
-They follow from the answer, the model card and the settings alone, so no request is sent. An answer
-without any sign is the ordinary case, and so is an answer without a cell. Values and channels of a
-frame are not judged: a card does not tell those of the training frames.
+They follow from the frame, the answer, the model card and the settings alone, so no request is
+sent. An answer without any sign is the ordinary case, and so is an answer without a cell.
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoserve.appearance import COLOUR, Appearance
 from cytoserve.cells import Cells, Doubt
-from cytoserve.codec.cards import LearnedScale
+from cytoserve.codec.cards import LearnedAppearance, LearnedScale, ModelCard
 from cytoserve.patches import THRESHOLD
 
 FEWEST = 5
@@ -37,23 +37,38 @@ FRAME_BORDER_PX = 2.0
 """Distance from the frame's border, in frame pixels, within which a box ends because the frame
 does."""
 
-CAPPED, SCALE, EDGES, NEAR = KINDS = ("capped", "scale", "edges", "threshold")
+FAR_BACKGROUND = 0.55
+"""Distance of a frame's background from those of the training's frames from which it is another
+kind of image. Images of one kind differ by 0.25 at most, bright field and fluorescence by 0.8. The
+noise of an empty frame has 0.5, and is no other kind."""
+
+CAPPED, COLOURS, BACKGROUND, SCALE, EDGES, NEAR = KINDS = (
+    "capped",
+    "colours",
+    "background",
+    "scale",
+    "edges",
+    "threshold",
+)
 """Kinds of doubts, in the order in which an answer carries them."""
 
 _INSIDE = np.uint8(math.ceil(THRESHOLD))  # comparing whole numbers is quicker
 _SAMPLED = 4  # every fourth row and column of a patch: a diameter to about 2 %
 
 
-def find_doubts(cells: Cells, learned: LearnedScale | None) -> tuple[Doubt, ...]:
+def find_doubts(cells: Cells, look: Appearance, card: ModelCard) -> tuple[Doubt, ...]:
     """Return every doubt about the cells of a whole frame, at most one of each kind.
 
     Args:
         cells: the cells that an instance pipeline found, with ``scale`` and ``score_threshold``.
-        learned: the scale on the model card; None does not judge the cells' size.
+        look: what the frame looks like.
+        card: the model card. What it does not tell, scale or appearance, is not judged.
     """
     doubts = [_capped(cells)]
+    if card.appearance is not None:
+        doubts += [_other_kind(look, card.appearance), _other_background(look, card.appearance)]
     if len(cells) >= FEWEST:
-        doubts += [_far_scale(cells, learned), _cut_masks(cells), _low_scores(cells)]
+        doubts += [_far_scale(cells, card.scale), _cut_masks(cells), _low_scores(cells)]
     return tuple(doubt for doubt in doubts if doubt is not None)
 
 
@@ -65,6 +80,39 @@ def _capped(cells: Cells) -> Doubt | None:
         f"{cells.found:,} cells found, the best {len(cells):,} kept.",
         "Raise max_cells to get them all, or score_threshold if many of them are no cells.",
         "Raise --max-cells to get them all, or --score-threshold if many of them are no cells.",
+    )
+
+
+def _other_kind(look: Appearance, learned: LearnedAppearance) -> Doubt | None:
+    if look.kind in learned.kinds:
+        return None
+    given, known = ("in colour", "grey") if look.kind == COLOUR else ("grey", "in colour")
+    remedy = "Look at the cells; if they are wrong, train on such {}, or take a model that was."
+    return Doubt(
+        COLOURS,
+        f"The frame is {given}, those of the training are {known}.",
+        remedy.format("frames"),
+        remedy.format("images"),
+    )
+
+
+def _other_background(look: Appearance, learned: LearnedAppearance) -> Doubt | None:
+    least, most = learned.background
+    if look.background is None or (
+        least - FAR_BACKGROUND <= look.background <= most + FAR_BACKGROUND
+    ):
+        return None
+    side = "brighter" if look.background > most else "darker"
+    remedy = (
+        "Invert the {0} (its range's end minus its values) if the model is to see them as it "
+        "learned them, or train on such {0}."
+    )
+    return Doubt(
+        BACKGROUND,
+        f"The background is {side} than that of the training frames: {look.background:.2f} of the "
+        f"frame's range, not {least:.2f} to {most:.2f}.",
+        remedy.format("frames"),
+        remedy.format("images"),
     )
 
 

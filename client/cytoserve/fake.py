@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from cytoserve import contract
 from cytoserve.cells import Cells
 from cytoserve.codec import cards, foregrounds, instances, prompted
-from cytoserve.codec.cards import LearnedScale, ModelCard
+from cytoserve.codec.cards import LearnedAppearance, LearnedScale, ModelCard
 from cytoserve.errors import PipelineNotServed
 from cytoserve.foreground import Foreground
 from cytoserve.prompts import Prompts
@@ -72,6 +72,8 @@ class FakeServer:
             have none, and clients use the default of the contract.
         scale: the scale on the cards of instance pipelines. None: the cards have none, and one
             frame pixel is one network pixel.
+        appearance: what the training frames look like, on the cards of instance pipelines. None:
+            the cards do not tell.
 
     Attributes:
         requests: all inference requests so far, including those for cards.
@@ -88,6 +90,7 @@ class FakeServer:
         foreground: Foreground | ForegroundFinder | None = None,
         threshold: float | None = None,
         scale: LearnedScale | None = None,
+        appearance: LearnedAppearance | None = None,
     ) -> None:
         self._find = _finder(cells)
         self._find_foreground = _foreground_finder(foreground)
@@ -113,7 +116,7 @@ class FakeServer:
                 f"for {', '.join(able) or 'none'}, to serve {', '.join(self._pipelines) or 'none'}."
                 " Pass cells for instance pipelines, foreground=... for semantic ones."
             )
-        self._threshold, self._scale = threshold, scale
+        self._threshold, self._scale, self._appearance = threshold, scale, appearance
         self.requests: list[Request] = []
 
     async def infer(self, request: Request, timeout: float) -> Tensors:  # noqa: D102
@@ -152,7 +155,11 @@ class FakeServer:
         if pipeline.is_semantic:
             return ModelCard(pipeline.name, (self._foreground_name,), threshold=self._threshold)
         return ModelCard(
-            pipeline.name, self._class_names, threshold=self._threshold, scale=self._scale
+            pipeline.name,
+            self._class_names,
+            threshold=self._threshold,
+            scale=self._scale,
+            appearance=self._appearance,
         )
 
     def _cells(self, request: Request) -> Cells:

@@ -77,9 +77,16 @@ def maskrcnn_pipeline(
         return check_chain(chain, TorchvisionMaskRcnn(network), None, frames, scale)
 
     recipes = {"maskrcnn_network": recipe}
-    threshold = None if recipe.threshold is None else recipe.threshold.value
     return ExportedPipeline(
-        "maskrcnn", recipe.class_names, exported, recipes, "torchvision", check, threshold, scale
+        "maskrcnn",
+        recipe.class_names,
+        exported,
+        recipes,
+        "torchvision",
+        check,
+        None if recipe.threshold is None else recipe.threshold.value,
+        scale,
+        recipe.appearance,
     )
 
 

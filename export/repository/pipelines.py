@@ -26,7 +26,7 @@ from export.parity.chain import Chain
 from export.parity.instances import THRESHOLDS, instance_inputs
 from export.parity.steps import ExportedStep, ParityError, allowed, deviation
 from export.repository.install import MODEL_FILE, StagedModel, Staging
-from training.checkpoint import LearnedScale, Recipe
+from training.checkpoint import LearnedAppearance, LearnedScale, Recipe
 
 PARITY_MAX_CELLS = 50
 """Maximum number of cells per frame in the comparison.
@@ -56,6 +56,8 @@ class ExportedPipeline:
     """Score or probability threshold that the training chose."""
     scale: LearnedScale | None = None
     """Scale at which an instance pipeline sees frames; None for other pipelines."""
+    appearance: LearnedAppearance | None = None
+    """What the frames look like that the network which finds the cells learned from, if known."""
 
 
 def install_pipeline(
@@ -139,6 +141,7 @@ def _card(
         "recipes": {name: _recipe(pipeline, name) for name in pipeline.recipes},
         "threshold": pipeline.threshold,
         "scale": None if pipeline.scale is None else pipeline.scale.model_dump(),
+        "appearance": None if pipeline.appearance is None else pipeline.appearance.model_dump(),
     }
 
 

@@ -152,6 +152,7 @@ def cells_pipeline(
         check,
         threshold,
         scale,
+        network_recipe.appearance,
     )
 
 

@@ -74,10 +74,17 @@ def yolo_pipeline(
     def check(chain: Chain, frames: Mapping[str, npt.NDArray[Any]]) -> list[ChainParity]:
         return check_chain(chain, UltralyticsYolo(network), classify, frames, scale)
 
-    chosen = next(iter(recipes.values())).threshold  # the network's recipe comes first
-    threshold = None if chosen is None else chosen.value
+    recipe = next(iter(recipes.values()))  # the network's comes first
     return ExportedPipeline(
-        name, class_names, exported, recipes, "ultralytics", check, threshold, scale
+        name,
+        class_names,
+        exported,
+        recipes,
+        "ultralytics",
+        check,
+        None if recipe.threshold is None else recipe.threshold.value,
+        scale,
+        recipe.appearance,
     )
 
 

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from cytoserve import Cells
 from cytoserve.codec import cards, instances
-from cytoserve.codec.cards import LearnedScale, ModelCard
+from cytoserve.codec.cards import LearnedAppearance, LearnedScale, ModelCard
 from cytoserve.contract import MASK_SIZE, PIPELINES
 from cytoserve.errors import AnswerMalformed
 from cytoserve.operating_point import OperatingPoint
@@ -131,9 +131,10 @@ def test_malformed_answers_are_refused(cells, frame, spoil, told):
         LearnedScale(1, 20, 90, cell_diameters_px=(8, 85)),
     ],
 )
-def test_a_card_comes_back_as_it_went(threshold, scale):
+@pytest.mark.parametrize("looks", [None, LearnedAppearance(("colour", "grey"), (0, 0.25))])
+def test_a_card_comes_back_as_it_went(threshold, scale, looks):
     models = {"yolo_cells": {"version": 3, "sha256": "ab"}}
-    card = ModelCard("yolo", ("RBC", "ΩBC"), models, {"a": 1}, threshold, scale)
+    card = ModelCard("yolo", ("RBC", "ΩBC"), models, {"a": 1}, threshold, scale, looks)
     assert cards.decode_answer(cards.encode_answer(card), YOLO) == card
     assert card.hashes() == {"yolo_cells": "ab"}
 
@@ -178,6 +179,11 @@ def scaled(**more):
         pytest.param(scaled(largest_cell_px=math.inf), id="infinite-cells"),
         pytest.param(scaled(pixel_size_um=0), id="pixel-size-zero"),
         pytest.param(scaled(cell_diameters_px=(9, 3)), id="sizes-descending"),
+        pytest.param(told(appearance=["grey"]), id="appearance-is-a-list"),
+        pytest.param(told(appearance={"kinds": ["grey"]}), id="half-an-appearance"),
+        pytest.param(told(appearance={"kinds": [], "background": [0, 1]}), id="no-kind"),
+        pytest.param(told(appearance={"kinds": [1], "background": [0, 1]}), id="kind-of-number"),
+        pytest.param(told(appearance={"kinds": ["grey"], "background": [0, 2]}), id="background"),
         pytest.param(scaled(cell_diameters_px=(3,)), id="one-size-for-a-range"),
         pytest.param(scaled(cell_diameters_px=4), id="sizes-that-are-a-number"),
         pytest.param("\udcff".encode("utf-8", "surrogateescape"), id="no-utf8"),

@@ -7,9 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cytoserve import Cells, Client, FakeServer, LearnedScale, Prompts, cells_from_labels
+from cytoserve import (
+    Cells,
+    Client,
+    FakeServer,
+    LearnedAppearance,
+    LearnedScale,
+    ModelCard,
+    Prompts,
+    cells_from_labels,
+)
+from cytoserve.appearance import Appearance, frame_appearance
 from cytoserve.contract import MASK_SIZE, PIPELINES
-from cytoserve.doubts import CAPPED, EDGES, KINDS, NEAR, SCALE, find_doubts
+from cytoserve.doubts import BACKGROUND, CAPPED, COLOURS, EDGES, KINDS, NEAR, SCALE, find_doubts
 from training.rendered import RenderSettings, render_frame
 
 SIDE = 400
@@ -83,7 +93,7 @@ CASES = [
     pytest.param(
         answered(patches=FULL, diameter=60, scores=0.31),
         {"max_cells": 7},
-        list(KINDS),
+        [CAPPED, SCALE, EDGES, NEAR],
         id="all-at-once",
     ),
 ]
@@ -222,4 +232,54 @@ def test_prompted_cells_are_not_judged():
 def test_boxes_without_area_are_judged_without_a_fault():
     flat = answered()
     flat = replace(flat, boxes=flat.boxes[:, [0, 1, 0, 1]], score_threshold=0.3)
-    assert [doubt.kind for doubt in find_doubts(flat, LEARNED)] == [SCALE]
+    card = ModelCard("yolo", ("cell",), scale=LEARNED)
+    assert [doubt.kind for doubt in find_doubts(flat, Appearance("grey", 0.5), card)] == [SCALE]
+
+
+FLUORESCENCE = np.zeros((SIDE, SIDE), np.uint16)
+FLUORESCENCE[100:160, 100:160] = 3000  # a bright cell on 1.5 % of a dark frame
+FLUORESCENCE += 200
+BRIGHT_FIELD = 4000 - FLUORESCENCE
+NOISE = np.random.default_rng(5).normal(300, 10, (SIDE, SIDE)).astype(np.uint16)
+STAINED = np.stack([BRIGHT_FIELD, BRIGHT_FIELD // 2, BRIGHT_FIELD], axis=2)
+DARK, BRIGHT = (0.0, 0.12), (0.8, 0.96)
+GREY, COLOUR, BOTH = ("grey",), ("colour",), ("colour", "grey")
+
+
+@pytest.mark.parametrize(
+    ("frame", "kinds", "background", "doubts"),
+    [
+        pytest.param(FLUORESCENCE, GREY, DARK, [], id="as-trained"),
+        pytest.param(BRIGHT_FIELD, GREY, DARK, [BACKGROUND], id="bright-field-for-dark"),
+        pytest.param(FLUORESCENCE, GREY, BRIGHT, [BACKGROUND], id="fluorescence-for-bright"),
+        pytest.param(BRIGHT_FIELD, BOTH, (0.0, 0.96), [], id="a-model-of-all"),
+        pytest.param(FLUORESCENCE, BOTH, (0.0, 0.96), [], id="a-model-of-all-dark"),
+        pytest.param(NOISE, GREY, DARK, [], id="empty-frame"),
+        pytest.param(NOISE, GREY, BRIGHT, [], id="empty-frame-for-bright"),
+        pytest.param(np.full_like(NOISE, 7), GREY, BRIGHT, [], id="one-value"),
+        pytest.param(STAINED, COLOUR, BRIGHT, [], id="stained-as-trained"),
+        pytest.param(STAINED, GREY, BRIGHT, [COLOURS], id="stained-for-grey"),
+        pytest.param(BRIGHT_FIELD, COLOUR, BRIGHT, [COLOURS], id="grey-for-stained"),
+        pytest.param(np.dstack([BRIGHT_FIELD] * 3), GREY, BRIGHT, [], id="grey-saved-as-colour"),
+        pytest.param(STAINED, GREY, DARK, [COLOURS, BACKGROUND], id="both"),
+        pytest.param(np.zeros((1, 1), np.uint8), GREY, BRIGHT, [], id="one-pixel"),
+    ],
+)
+def test_a_frame_unlike_those_of_the_training_is_told(frame, kinds, background, doubts):
+    """An answer without a cell too: a frame of another kind often has none found."""
+    looks = LearnedAppearance(kinds, background)
+    transport = FakeServer(answered(0), class_names=("cell",), appearance=looks)
+    found = Client(transport=transport).segment(frame, "yolo")
+    assert [doubt.kind for doubt in found.doubts] == doubts
+    assert len(found.warnings) == len(doubts)
+
+
+def test_every_kind_of_doubt_is_tried():
+    tried = {kind for case in CASES for kind in case.values[2]} | {COLOURS, BACKGROUND}
+    assert tried == set(KINDS)
+
+
+def test_the_look_of_a_large_frame_is_that_of_its_parts():
+    small, large = frame_appearance(STAINED), frame_appearance(np.tile(STAINED, (9, 7, 1)))
+    assert large.kind == small.kind == "colour"
+    assert large.background == pytest.approx(small.background, abs=0.02)

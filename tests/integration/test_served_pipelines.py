@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from benchmarks.harness.memory import resident_bytes
-from cytoserve import AsyncClient, Client
+from cytoserve import AsyncClient, Client, LearnedAppearance
 from cytoserve.contract import INSTANCE_OUTPUTS, PIPELINES
 from export.parity.chain import Chain
 from export.parity.instances import instance_inputs
@@ -176,3 +176,14 @@ def test_the_card_names_classes_and_every_model(client, pipeline):
     assert set(card.models) == {*kind.steps, kind.merged_step} - {"cell_labels", None}
     assert all(len(sha256) == 64 for sha256 in card.hashes().values())
     assert len(card.class_names) == 2
+    assert card.appearance == LearnedAppearance(("grey",), (0.4, 0.6))
+
+
+def test_a_frame_unlike_those_of_the_training_is_told(client, pipeline):
+    """The test checkpoints know grey frames of a medium background."""
+    dark = np.zeros((200, 200), np.uint8)
+    dark[90:100, 90:100] = 250
+    stained = np.dstack([dark, 255 - dark, dark])
+    for frame, kinds in ((dark, set()), (stained, {"colours"})):
+        found = {doubt.kind for doubt in client.segment(frame, pipeline).doubts}
+        assert found & {"colours", "background"} == kinds

@@ -21,6 +21,7 @@ from training.checkpoint import (
     new_recipe,
 )
 from training.datasets.annotated import AnnotatedDataset
+from training.datasets.appearance import learned_appearance
 from training.datasets.scale import describe_scale, measure_scale
 from training.datasets.splits import refuse_shared_frames
 from training.maskrcnn.frames import (
@@ -105,7 +106,12 @@ def train_maskrcnn(
     best = _network(train.class_names, settings)
     fill_network(best, training.best_weights, str(out))
     threshold = maskrcnn_threshold(best, validation, scale, seed)
-    recipe = new_recipe(**facts, metrics=training.best_metrics, threshold=threshold)
+    recipe = new_recipe(
+        **facts,
+        metrics=training.best_metrics,
+        threshold=threshold,
+        appearance=learned_appearance(train),
+    )
     folder.finish(training.best_weights, recipe)
     return recipe
 

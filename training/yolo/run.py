@@ -20,6 +20,7 @@ from training.checkpoint import (
     new_recipe,
 )
 from training.datasets.annotated import AnnotatedDataset
+from training.datasets.appearance import learned_appearance
 from training.datasets.scale import describe_scale, diameter_range, fine_tuning_scale, measure_scale
 from training.datasets.splits import split_by_frame
 from training.run.command_line import read_data
@@ -85,7 +86,8 @@ def train_yolo(
     network = new_network(len(dataset.class_names))
     fill_network(network, weights, str(out))
     threshold = yolo_threshold(network.eval(), validation, scale, seed)
-    recipe = new_recipe(**facts, metrics=metrics, threshold=threshold)
+    looks = learned_appearance(training)
+    recipe = new_recipe(**facts, metrics=metrics, threshold=threshold, appearance=looks)
     folder.finish(weights, recipe)
     return recipe
 

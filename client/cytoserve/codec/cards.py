@@ -37,6 +37,19 @@ class LearnedScale:
     cell_diameters_px: tuple[float, float] | None = None
 
 
+@dataclass(frozen=True)
+class LearnedAppearance:
+    """What a pipeline's training frames look like, see `cytoserve.appearance.Appearance`.
+
+    Attributes:
+        kinds: kinds of the frames, in colour or grey.
+        background: least and largest background among them.
+    """
+
+    kinds: tuple[str, ...]
+    background: tuple[float, float]
+
+
 def diameter_factor(
     diameter_px: float, learned_px: float, range_px: tuple[float, float] | None
 ) -> float:
@@ -64,6 +77,7 @@ class ModelCard:
         recipes: how the networks were trained.
         threshold: score or probability threshold chosen in training; None if there is none.
         scale: scale of the training frames; None if the pipeline uses frames as they are.
+        appearance: what the training frames look like, if it is known.
     """
 
     pipeline: str
@@ -72,6 +86,7 @@ class ModelCard:
     recipes: dict[str, Any] = field(default_factory=dict)
     threshold: float | None = None
     scale: LearnedScale | None = None
+    appearance: LearnedAppearance | None = None
 
     def hashes(self) -> dict[str, str]:
         """Return the sha256 of every exported step."""
@@ -94,6 +109,7 @@ def encode_answer(card: ModelCard) -> Tensors:
             "recipes": card.recipes,
             "threshold": card.threshold,
             "scale": None if card.scale is None else asdict(card.scale),
+            "appearance": None if card.appearance is None else asdict(card.appearance),
         }
     )
     return {contract.CARD_OUTPUT.name: np.array([text.encode()], dtype=np.object_)}
@@ -111,8 +127,10 @@ def decode_answer(answer: Tensors, pipeline: contract.Pipeline) -> ModelCard:
         class_names = tuple(values["class_names"])
         models, recipes = dict(values["models"]), dict(values.get("recipes", {}))
         threshold, scale = values.get("threshold"), values.get("scale")
+        looks = values.get("appearance")
         threshold = None if threshold is None else _number(threshold, 0, 1)
         scale = None if scale is None else _learned_scale(scale)
+        looks = None if looks is None else _learned_appearance(looks)
         if not (class_names and all(isinstance(name, str) for name in class_names)):
             raise ValueError(f"class_names {class_names!r}")
         if not all(isinstance(model, dict) for model in models.values()):
@@ -125,7 +143,7 @@ def decode_answer(answer: Tensors, pipeline: contract.Pipeline) -> ModelCard:
             pipeline.card, f"{wanted}, one class: {only}", f"class_names {class_names!r}"
         )
     name = str(values.get("pipeline", pipeline.name))
-    return ModelCard(name, class_names, models, recipes, threshold, scale)
+    return ModelCard(name, class_names, models, recipes, threshold, scale, looks)
 
 
 def _learned_scale(values: dict[str, Any]) -> LearnedScale:
@@ -135,13 +153,21 @@ def _learned_scale(values: dict[str, Any]) -> LearnedScale:
     return LearnedScale(
         **told,
         pixel_size_um=None if size is None else _number(size, *_LENGTHS),
-        cell_diameters_px=None if known is None else _range(known),
+        cell_diameters_px=None if known is None else _range(known, *_LENGTHS),
     )
 
 
-def _range(value: Any) -> tuple[float, float]:
-    """Return two ascending lengths; raise ValueError or TypeError if there are others."""
-    least, most = (_number(each, *_LENGTHS) for each in value)
+def _learned_appearance(values: dict[str, Any]) -> LearnedAppearance:
+    """Return the appearance in a card; fields that this client does not know are ignored."""
+    kinds = tuple(values["kinds"])
+    if not (kinds and all(isinstance(kind, str) for kind in kinds)):
+        raise ValueError(f"kinds {kinds!r}")
+    return LearnedAppearance(kinds, _range(values["background"], 0, 1))
+
+
+def _range(value: Any, low: float, high: float) -> tuple[float, float]:
+    """Return two ascending numbers from low to high; raise ValueError or TypeError otherwise."""
+    least, most = (_number(each, low, high) for each in value)
     if least > most:
         raise ValueError(f"{value!r} is not ascending")
     return least, most

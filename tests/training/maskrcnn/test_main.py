@@ -81,6 +81,8 @@ def test_the_checkpoint_is_a_mask_rcnn(trained: Path, rendered: Path) -> None:
     side = read_data([str(rendered)], one_class=True)[0].frames[0].height
     assert recipe.scale is not None
     assert recipe.scale.network_scale == pytest.approx(64 / side, abs=1e-4)
+    assert recipe.appearance is not None
+    assert recipe.appearance.kinds == ("grey",)
     assert recipe.threshold is not None
     assert recipe.threshold.metric == "F1"
     files = [path for path in rendered.rglob("*") if path.is_file()]

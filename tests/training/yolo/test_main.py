@@ -86,11 +86,15 @@ def test_metrics_of_an_interrupted_run_of_an_earlier_version_are_renamed() -> No
     assert named_plainly(before) == after == named_plainly(after)
 
 
-def test_the_recipe_holds_the_scale_and_the_threshold(general: Path, rendered: Path) -> None:
+def test_the_recipe_holds_scale_appearance_and_threshold(general: Path, rendered: Path) -> None:
     _, recipe = load_checkpoint(general, ARCHITECTURE)
     dataset = read_annotated(rendered)
     assert recipe.scale == measure_scale(dataset)
     assert recipe.scale.pixel_size_um == RenderSettings(mean_diameter=24).pixel_um
+    assert recipe.appearance is not None
+    assert recipe.appearance.kinds == ("grey",)
+    least, most = recipe.appearance.background
+    assert 0.3 < least <= most < 0.7  # cells in phase contrast are brighter and darker
     assert recipe.threshold is not None
     assert recipe.threshold.metric == "F1"
     assert recipe.threshold.value in THRESHOLDS
