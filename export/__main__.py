@@ -11,6 +11,7 @@
     python -m export nuclei_unet --checkpoint runs/nuclei
     python -m export int8        --pipeline yolo_resnet --frames data/more --data data/target
     python -m export openvino
+    python -m export bundle      OUT
     python -m export configs
     python -m export contract-page
     python -m export lint
@@ -18,6 +19,8 @@
 A graph is installed only if ONNX Runtime and torch give the same numbers for it, and if the whole
 chain of a pipeline gives those of the libraries that trained it. Versions appear complete or not at
 all. `int8` and `openvino` add the graphs of the variants of these names to existing versions.
+`bundle` copies what is exported to a folder that NVIDIA's plain command serves:
+`tritonserver --model-repository=OUT`.
 """
 
 from __future__ import annotations
@@ -33,7 +36,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 import numpy.typing as npt
 
-from cytoserve.contract import MAX_SIDE, OVERLAP_THRESHOLD, SCORE_THRESHOLD
+from cytoserve.contract import (
+    MAX_SIDE,
+    OVERLAP_THRESHOLD,
+    PIPELINES,
+    SCORE_THRESHOLD,
+    SINGLE_GRAPH,
+    STEPS,
+)
 from training.run.command_line import DATA_HELP, read_data
 from training.sam.settings import SIZES
 
@@ -89,6 +99,10 @@ TARGET = click.option(
     callback=existing_or_new,
     help="Where the exported versions go. A new folder becomes a model repository.",
 )
+VARIANT_NAMES = sorted(
+    {variant.name for step in STEPS.values() for variant in step.variants} | {SINGLE_GRAPH}
+)
+
 FRAMES = click.option(
     "--frames",
     type=click.Path(path_type=Path, exists=True),
@@ -446,6 +460,44 @@ def openvino(repository: Path) -> None:
 
     for file in export_openvino(repository, _command()):
         click.echo(str(file))
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path, file_okay=False, resolve_path=True))
+@click.option(
+    "--pipeline",
+    "pipelines",
+    type=click.Choice(list(PIPELINES)),
+    multiple=True,
+    help="Pipeline to copy; may be given several times. Default: all that are exported.",
+)
+@click.option(
+    "--variant",
+    type=click.Choice(VARIANT_NAMES),
+    help="Make the configurations of this variant the default ones.",
+)
+@REPOSITORY
+def bundle(out: Path, pipelines: tuple[str, ...], variant: str | None, repository: Path) -> None:
+    """Copy what is exported to OUT, in the form that starts with NVIDIA's plain command.
+
+    `tritonserver --model-repository=OUT` loads every folder, and ends if one is not exported. OUT
+    holds the newest version of each model of the pipelines, and no other model.
+    """
+    from export.repository.bundle import NotExportedError, exported_pipelines, write_bundle
+
+    if not is_new(out):
+        raise click.BadParameter(f"{out} holds files; name a new folder.", param_hint="OUT")
+    names = pipelines or exported_pipelines(repository)
+    if not names:
+        raise click.ClickException(
+            f"no pipeline is exported to {repository}; export one, such as: python -m export yolo"
+        )
+    try:
+        models = write_bundle(repository, out, names, variant)
+    except NotExportedError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{out}: {len(models)} models of {', '.join(names)}")
+    click.echo(f"Serve it with: tritonserver --model-repository={out}")
 
 
 @main.command()
