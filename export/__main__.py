@@ -12,6 +12,7 @@
     python -m export int8        --pipeline yolo_resnet --frames data/more --data data/target
     python -m export openvino
     python -m export bundle      OUT
+    python -m export rollback    yolo
     python -m export configs
     python -m export contract-page
     python -m export lint
@@ -20,7 +21,8 @@ A graph is installed only if ONNX Runtime and torch give the same numbers for it
 chain of a pipeline gives those of the libraries that trained it. Versions appear complete or not at
 all. `int8` and `openvino` add the graphs of the variants of these names to existing versions.
 `bundle` copies what is exported to a folder that NVIDIA's plain command serves:
-`tritonserver --model-repository=OUT`.
+`tritonserver --model-repository=OUT`. `rollback` brings the version of a pipeline back that was
+served before its last export.
 """
 
 from __future__ import annotations
@@ -498,6 +500,24 @@ def bundle(out: Path, pipelines: tuple[str, ...], variant: str | None, repositor
         raise click.ClickException(str(error)) from error
     click.echo(f"{out}: {len(models)} models of {', '.join(names)}")
     click.echo(f"Serve it with: tritonserver --model-repository={out}")
+
+
+@main.command()
+@click.argument("pipelines", type=click.Choice(list(PIPELINES)), nargs=-1, required=True)
+@REPOSITORY
+def rollback(pipelines: tuple[str, ...], repository: Path) -> None:
+    """Go back to the version of PIPELINES that was served before their last export.
+
+    The newest version is removed. Pipelines that share a model go back together.
+    """
+    from export.repository.rollback import RollbackError, roll_back
+
+    try:
+        removed = roll_back(repository, pipelines)
+    except RollbackError as error:
+        raise click.ClickException(str(error)) from error
+    for folder in removed:
+        click.echo(f"removed {folder}")
 
 
 @main.command()
