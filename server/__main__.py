@@ -7,9 +7,12 @@ from pathlib import Path
 import click
 
 from cytoserve.contract import PIPELINES
+from server.access import AccessSettings
 from server.errors import ServerError
 from server.launcher import RESPONSE_CACHE_MB, LaunchSettings, serve
 from server.variants import VARIANTS
+
+FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 def pipeline_names(
@@ -63,7 +66,25 @@ def pipeline_names(
     "--listen",
     default="127.0.0.1",
     show_default=True,
-    help="Address to serve at. Triton has no authentication: leave the default unless you must.",
+    help="Address to serve at. Other machines reach an address that is not loopback: it needs TLS "
+    "and a proof of who asks.",
+)
+@click.option("--tls-cert", type=FILE, help="PEM file of the server's certificate.")
+@click.option("--tls-key", type=FILE, help="PEM file of its private key.")
+@click.option(
+    "--tls-client-ca",
+    type=FILE,
+    help="PEM file of an authority. Callers must have a certificate from it.",
+)
+@click.option(
+    "--api-key-file",
+    type=FILE,
+    help="File with a key. Callers must send it: `cytoserve --api-key`, CYTOSERVE_API_KEY.",
+)
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Let other machines reach a server without TLS or without a key.",
 )
 @click.option(
     "--exit-timeout",
@@ -93,6 +114,11 @@ def main(
     grpc_port: int,
     metrics_port: int | None,
     listen: str,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+    api_key_file: Path | None,
+    insecure: bool,
     exit_timeout: int,
     response_cache_mb: int,
     stop_at_eof: bool,
@@ -109,6 +135,7 @@ def main(
         grpc_port=grpc_port,
         metrics_port=metrics_port,
         listen=listen,
+        access=AccessSettings(tls_cert, tls_key, tls_client_ca, api_key_file, insecure),
         exit_timeout=exit_timeout,
         response_cache_mb=response_cache_mb,
         stop_at_eof=stop_at_eof,

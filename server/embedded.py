@@ -11,7 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from tritonclient.grpc import InferenceServerClient
+
+from cytoserve.access import admin_headers, read_address
 from cytoserve.contract import PIPELINES
+from server.access import ServerAccess
 from server.errors import StartError
 from server.installation import folder_of, joined
 from server.launcher import READY, RESPONSE_CACHE_MB
@@ -75,6 +79,11 @@ class EmbeddedServer:
     def output(self) -> str:
         """All that the launcher has printed so far."""
         return Path(self.log.name).read_text(errors="replace")
+
+    def admin_client(self) -> InferenceServerClient:
+        """Return a client that may make every call, such as loading a model."""
+        address = read_address(self.url)
+        return ServerAccess((), admin_headers(address)).client(address.target)
 
     def start(self) -> None:
         """Start the launcher and wait until it is ready."""

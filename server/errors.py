@@ -23,3 +23,7 @@ class PortError(ServerError):
 
 class StartError(ServerError):
     """``tritonserver`` ended, or answered wrongly, before it was ready."""
+
+
+class AccessError(ServerError):
+    """A certificate or key cannot be used, or the server would be open to strangers."""

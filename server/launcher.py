@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import secrets
@@ -12,10 +11,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cytoserve.contract import PIPELINES, Pipeline
+from server.access import (
+    AccessSettings,
+    ServerAccess,
+    is_loopback,
+    open_access,
+    refuse_open_server,
+    shared_admin_key,
+)
 from server.cleanup import (
     RUN_VARIABLE,
     clean_up,
@@ -74,6 +81,9 @@ class LaunchSettings:
     stop_at_eof: bool = False
     """Stop also when standard input ends, as it does when the process that started us dies."""
 
+    access: AccessSettings = field(default_factory=AccessSettings)
+    """Certificates and keys."""
+
     extra_flags: tuple[str, ...] = ()
     """Flags that are passed on to ``tritonserver``, after ours."""
 
@@ -104,7 +114,8 @@ def serve(
     if variant:
         models = models_of_variant(settings.model_repository, pipelines, variant.name)
         tell(f"Variant {variant.name} of {', '.join(models)}; all other models as by default.")
-    warn_if_open(settings.listen, tell)
+    refuse_open_server(settings.access, settings.listen)
+    warn_if_open(settings, tell)
     stopping = stop_on_signals()
     if settings.stop_at_eof:
         threading.Thread(target=stop_at_eof, args=(stopping,), daemon=True).start()
@@ -112,11 +123,13 @@ def serve(
         if settings.metrics_port is not None:
             reserve(settings.listen, settings.metrics_port, "--metrics-port").close()
         host = f"[{settings.listen}]" if ":" in settings.listen else settings.listen
-        url = f"{host}:{port.getsockname()[1]}"
+        number = port.getsockname()[1]
+        url = f"{host}:{number}"
+        access = open_access(settings.access, run.folder)
         lay_out(run.folder / "backends", installation)
         # Triton starts workers with an unquoted shell line: no path may hold a space.
         (run.folder / "model_repository").symlink_to(settings.model_repository.resolve())
-        command = server_command(settings, installation, run, url, pipelines)
+        command = server_command(settings, installation, run, url, pipelines, access)
         if variant and variant.on_openvino:
             # Workers import from their working folder first, and not at all from PYTHONPATH.
             (run.folder / "onnxruntime").symlink_to(OPENVINO_FOLDER / "onnxruntime")
@@ -127,14 +140,16 @@ def serve(
             sweep_shared_memory(run.id)
             return TritonServer(command, environment, run.folder / "tritonserver.log")
 
-        supervisor = Supervisor(start, url, pipelines, tell, stopping)
-        supervisor.start_and_wait()
-        if not stopping.is_set():
-            names = ", ".join(pipeline.name for pipeline in pipelines)
-            seconds = time.monotonic() - begun
-            announce(READY_LINE.format(url=url, pipelines=names, seconds=seconds))
-        supervisor.watch()
-        supervisor.stop(settings.exit_timeout)
+        supervisor = Supervisor(start, url, access, pipelines, tell, stopping)
+        with shared_admin_key(number, access.admin_key):
+            supervisor.start_and_wait()
+            if not stopping.is_set():
+                names = ", ".join(pipeline.name for pipeline in pipelines)
+                seconds = time.monotonic() - begun
+                told = f"{access.scheme}{url}"
+                announce(READY_LINE.format(url=told, pipelines=names, seconds=seconds))
+            supervisor.watch()
+            supervisor.stop(settings.exit_timeout)
 
 
 def exported(
@@ -166,16 +181,19 @@ def exported(
     return pipelines
 
 
-def warn_if_open(address: str, tell: Callable[[str], None]) -> None:
-    """Warn about an address that other machines can reach."""
-    try:
-        loopback = ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        loopback = address == "localhost"
-    if not loopback:
+def warn_if_open(settings: LaunchSettings, tell: Callable[[str], None]) -> None:
+    """Warn about what ``--insecure`` allows to strangers."""
+    if not settings.access.insecure or is_loopback(settings.listen):
+        return
+    if settings.access.tls_cert is None:
         tell(
-            f"Warning: serving at {address} opens the server to other machines, and Triton has no "
-            "authentication: whoever reaches the port can use and unload the models."
+            f"Warning: serving at {settings.listen} without TLS: whoever sees the network reads "
+            "frames, answers and keys."
+        )
+    if settings.access.api_key_file is None and settings.access.tls_client_ca is None:
+        tell(
+            f"Warning: serving at {settings.listen} without a key: whoever reaches the port can "
+            "use the models."
         )
 
 
@@ -214,6 +232,7 @@ def server_command(
     run: Run,
     url: str,
     pipelines: Sequence[Pipeline],
+    access: ServerAccess,
 ) -> list[str]:
     """Return the command line of ``tritonserver``."""
     host, port = url.rsplit(":", 1)
@@ -240,6 +259,7 @@ def server_command(
         f"--allow-metrics={str(metrics).lower()}",
         *([f"--metrics-address={host}", f"--metrics-port={settings.metrics_port}"] * metrics),
         *response_cache_flags(settings.response_cache_mb, installation),
+        *access.flags,
         *settings.extra_flags,
     ]
 

@@ -11,6 +11,7 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from cytoserve.contract import Pipeline
+from server.access import ServerAccess, hide_arguments
 from server.errors import StartError
 from server.health_check import CALL_TIMEOUT_S, MIN_DEADLINE_S, Canary, first_answer
 from server.tritonserver import TritonServer, Worker, can_work, processor_seconds, workers_of
@@ -34,7 +35,7 @@ SHUTDOWN_TIMEOUT_S = 5.0
 
 
 class Supervisor:
-    """Runs one server after another, at ``url``, until ``stopping`` is set.
+    """Runs one server after another, at ``url`` (``host:port``), until ``stopping`` is set.
 
     ``start`` cleans up after the last server and starts a fresh one; ``tell`` prints a line for the
     operator. Call all methods from one thread: the server ends together with it.
@@ -44,12 +45,14 @@ class Supervisor:
         self,
         start: Callable[[], TritonServer],
         url: str,
+        access: ServerAccess,
         pipelines: Sequence[Pipeline],
         tell: Callable[[str], None],
         stopping: threading.Event,
     ) -> None:
         self.start = start
         self.url = url
+        self.access = access
         self.pipelines = pipelines
         self.tell = tell
         self.stopping = stopping
@@ -65,8 +68,9 @@ class Supervisor:
         last, self.server = self.server, self.start()
         if last is not None:
             last.reap()
-        with closing(InferenceServerClient(self.url)) as client:
+        with closing(self.access.client(self.url)) as client:
             self.wait_until_ready(self.server, client)
+            hide_arguments(self.server.pid, self.access.headers.values())
             for pipeline in self.pipelines:
                 if self.stopping.is_set():
                     return
@@ -134,7 +138,7 @@ class Supervisor:
         if self.server is None or self.server.end():
             return
         begun = time.monotonic()
-        with closing(InferenceServerClient(self.url)) as client:
+        with closing(self.access.client(self.url)) as client:
             drain(client, self.pipelines, timeout)
         self.server.stop(timeout - (time.monotonic() - begun) + SHUTDOWN_TIMEOUT_S)
 
@@ -147,7 +151,7 @@ class Supervisor:
         def worked(models: Collection[str]) -> float:
             return processor_seconds(workers.values(), models)
 
-        with closing(InferenceServerClient(self.url)) as client:
+        with closing(self.access.client(self.url)) as client:
             canaries = [
                 Canary(
                     client,

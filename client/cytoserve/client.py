@@ -11,12 +11,14 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cytoserve import contract
+from cytoserve.access import Access
 from cytoserve.appearance import frame_appearance
 from cytoserve.cells import Cells
 from cytoserve.codec import cards, foregrounds, instances, prompted
@@ -65,8 +67,13 @@ class Client:
     """A blocking client; threads may share one.
 
     Args:
-        url: ``host:port`` of the server's gRPC endpoint.
+        url: ``host:port`` of the server's gRPC endpoint, or ``grpcs://host:port`` for TLS.
         timeout: default deadline per call in seconds, retries included.
+        ca: PEM file with the certificates that may vouch for the server; None trusts those that
+            gRPC brings along.
+        cert: PEM file of the client's own certificate, for a server that asks for one.
+        key: PEM file of its private key.
+        api_key: the key that the server was started with.
         transport: replaces the connection to ``url``, for example with a
             :class:`cytoserve.FakeServer`.
     """
@@ -76,12 +83,16 @@ class Client:
         url: str = DEFAULT_URL,
         *,
         timeout: float = DEFAULT_TIMEOUT_S,
+        ca: str | Path | None = None,
+        cert: str | Path | None = None,
+        key: str | Path | None = None,
+        api_key: str | None = None,
         transport: Transport | None = None,
     ) -> None:
         if transport is None:
             from cytoserve.grpc_transport import GrpcTransport  # slow to import
 
-            transport = GrpcTransport(url)
+            transport = GrpcTransport(url, Access(ca, cert, key, api_key))
         self._calls = _Calls(transport, timeout)
 
     def segment(
@@ -249,12 +260,16 @@ class AsyncClient:
         url: str = DEFAULT_URL,
         *,
         timeout: float = DEFAULT_TIMEOUT_S,
+        ca: str | Path | None = None,
+        cert: str | Path | None = None,
+        key: str | Path | None = None,
+        api_key: str | None = None,
         transport: Transport | None = None,
     ) -> None:
         if transport is None:
             from cytoserve.grpc_transport import AioTransport  # slow to import
 
-            transport = AioTransport(url)
+            transport = AioTransport(url, Access(ca, cert, key, api_key))
         self._calls = _Calls(transport, timeout)
 
     async def segment(

@@ -14,6 +14,7 @@
     └── ServerError                     the server refused the request or failed
         ├── PipelineNotServed           the server does not serve this pipeline
         ├── AccessDenied                the server does not admit this caller
+        ├── ServerNotTrusted            client or server refuses the other's certificate
         └── AnswerMalformed             the answer breaks the contract
 
 Every message states the rule, what was given, and the remedy.
@@ -83,6 +84,10 @@ class PipelineNotServed(ServerError):
 
 class AccessDenied(ServerError):
     """The server restricts this call, and the caller did not send the required credentials."""
+
+
+class ServerNotTrusted(ServerError):
+    """Client and server did not agree on a certificate, so nothing was sent."""
 
 
 class AnswerMalformed(ServerError):

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
+from typing import TypeVar
 
 import grpc  # type: ignore[import-untyped]
 import numpy as np
@@ -21,6 +22,14 @@ import tritonclient.grpc.aio as triton_aio
 from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from cytoserve.access import (
+    TLS,
+    Access,
+    Address,
+    channel_credentials,
+    key_headers,
+    read_address,
+)
 from cytoserve.contract import MASK_SIZE, MAX_FRAME_BYTES, SAM_MASK_SIZE
 from cytoserve.errors import (
     AccessDenied,
@@ -28,15 +37,17 @@ from cytoserve.errors import (
     CytoserveError,
     DeadlineExceeded,
     InvalidRequest,
-    InvalidSetting,
     PipelineNotServed,
     ServerError,
+    ServerNotTrusted,
     ServerUnreachable,
 )
 from cytoserve.model_config import MODEL_FILES
 from cytoserve.prompts import MAX_PROMPTS
 from cytoserve.settings import DEFAULT_URL, MAX_CELLS_LIMIT
 from cytoserve.transport import Request, ServerInfo, Tensors
+
+_C = TypeVar("_C")
 
 _SERVICE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _REQUEST = service_pb2.ModelInferRequest
@@ -67,6 +78,16 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 
+_NO_TRUST = (
+    "CERTIFICATE_VERIFY_FAILED",
+    "Hostname Verification Check failed",
+    "TLSV1_ALERT",
+    "TLSV13_ALERT",
+    "SSLV3_ALERT",
+    "CERTIFICATE_REQUIRED",
+)
+"""Parts of gRPC's texts if one side refuses the other's certificate. Asking again is useless."""
+
 ERRORS: Mapping[grpc.StatusCode, type[CytoserveError]] = {
     grpc.StatusCode.CANCELLED: ServerError,
     grpc.StatusCode.UNKNOWN: ServerError,
@@ -92,23 +113,25 @@ class GrpcTransport:
     """A transport that blocks in every method.
 
     Args:
-        url: ``host:port`` of the server's gRPC endpoint.
-        headers: sent with every call, such as the key of a restricted protocol.
-        credentials: for TLS; without them the connection is plain.
+        url: ``host:port`` of the server's gRPC endpoint, or ``grpcs://host:port`` for TLS.
+        access: certificates and key, for a server that asks for them.
+        headers: sent with every call besides.
+
+    Raises:
+        InvalidSetting: the address, a certificate or the key is not one.
     """
 
     def __init__(
         self,
         url: str = DEFAULT_URL,
+        access: Access | None = None,
         headers: Mapping[str, str] | None = None,
-        credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        self._url = check_url(url)
-        self._headers = dict(headers or {})
-        self._server = triton.InferenceServerClient(
-            url, creds=credentials, channel_args=CHANNEL_OPTIONS
-        )
-        self._channel = _channel(grpc, url, credentials)
+        self._url = url
+        self._endpoint = Endpoint(url, access or Access(), headers or {})
+        self._headers = self._endpoint.headers
+        self._server = self._endpoint.triton_client(triton.InferenceServerClient)
+        self._channel = self._endpoint.channel(grpc)
         self._infer = inference_call(self._channel)
 
     async def infer(self, request: Request, timeout: float) -> Tensors:  # noqa: D102
@@ -153,12 +176,12 @@ class AioTransport:
     def __init__(
         self,
         url: str = DEFAULT_URL,
+        access: Access | None = None,
         headers: Mapping[str, str] | None = None,
-        credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        self._url = check_url(url)
-        self._headers = dict(headers or {})
-        self._credentials = credentials
+        self._url = url
+        self._endpoint = Endpoint(url, access or Access(), headers or {})
+        self._headers = self._endpoint.headers
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -175,10 +198,8 @@ class AioTransport:
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
-            self._connection = triton_aio.InferenceServerClient(
-                self._url, creds=self._credentials, channel_args=CHANNEL_OPTIONS
-            )
-            self._channel = _channel(grpc.aio, self._url, self._credentials)
+            self._connection = self._endpoint.triton_client(triton_aio.InferenceServerClient)
+            self._channel = self._endpoint.channel(grpc.aio)
             self._infer = inference_call(self._channel)
         if loop is not self._loop:
             raise InvalidRequest(
@@ -225,16 +246,40 @@ class AioTransport:
         await self._connection.close()
 
 
-def _channel(
-    library: ModuleType, url: str, credentials: grpc.ChannelCredentials | None
-) -> grpc.Channel:
-    """Return a gRPC or ``grpc.aio`` channel for inference, like tritonclient's for other calls.
+class Endpoint:
+    """One server's address with all that a connection to it needs.
 
     gRPC lets channels with equal address and options share one connection.
+
+    Attributes:
+        headers: sent with every call.
     """
-    if credentials is None:
-        return library.insecure_channel(url, CHANNEL_OPTIONS)
-    return library.secure_channel(url, credentials, CHANNEL_OPTIONS)
+
+    def __init__(self, url: str, access: Access, headers: Mapping[str, str]) -> None:
+        self._address = read_address(url)
+        self._credentials = channel_credentials(self._address, access)
+        self.headers = {**key_headers(access), **headers}
+        # gRPC would ask a proxy of the environment for this machine's own addresses, too.
+        proxy = ("grpc.enable_http_proxy", int(not self._address.is_loopback))
+        self._options = (*CHANNEL_OPTIONS, proxy)
+
+    @property
+    def address(self) -> Address:
+        """The checked address."""
+        return self._address
+
+    def channel(self, library: ModuleType) -> grpc.Channel:
+        """Open a channel of ``grpc`` or ``grpc.aio`` for inference."""
+        target = self._address.target
+        if self._credentials is None:
+            return library.insecure_channel(target, self._options)
+        return library.secure_channel(target, self._credentials, self._options)
+
+    def triton_client(self, client: Callable[..., _C]) -> _C:
+        """Open tritonclient's client, blocking or asyncio, for all other calls."""
+        return client(
+            self._address.target, creds=self._credentials, channel_args=list(self._options)
+        )
 
 
 def inference_call(channel: grpc.Channel) -> grpc.UnaryUnaryMultiCallable:
@@ -280,21 +325,6 @@ def _varint(number: int) -> bytes:
         number >>= 7
     coded.append(number)
     return bytes(coded)
-
-
-def check_url(url: str) -> str:
-    """Return ``url`` if it has the form ``host:port``.
-
-    Raises:
-        InvalidSetting: ``url`` has a scheme or a path, or no port.
-    """
-    host, _, port = url.rpartition(":")
-    if not host or "/" in url or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise InvalidSetting(
-            f"A server's address is host:port of its gRPC endpoint; given: {url!r}. "
-            f"Write it without a scheme or path, such as {DEFAULT_URL}."
-        )
-    return url
 
 
 def execution_of(config: model_config_pb2.ModelConfig) -> str:
@@ -354,14 +384,29 @@ def _mapped(
             f"{timeout:.3g} s. Allow more, or check the server with `cytoserve doctor`."
         )
     if kind is ServerUnreachable:
+        tls = (
+            "A server that asks callers for a certificate closes the connection of those without "
+            "one that it trusts (cert=…, key=…, --cert, --key)."
+            if url.startswith(TLS)
+            else f"If the server has a certificate, the address is {TLS}host:port."
+        )
         return ServerUnreachable(
             f"A server must answer at {url}; given: {text}. Start one with `python -m server`, or "
-            "check the address (url=…, --url): it is host:port of the gRPC endpoint."
+            f"check the address (url=…, --url): it is host:port of the gRPC endpoint. {tls}"
+        )
+    if kind is ServerNotTrusted:
+        return ServerNotTrusted(
+            f"The server at {url} must have a certificate for this address, from an authority "
+            f"that the client trusts, and accept the client's; given: {text}. Give the "
+            "authority's certificate (ca=…, --ca), and your own if the server asks for one "
+            "(cert=…, key=…, --cert, --key); use the host name that the server's certificate "
+            "names."
         )
     if kind is AccessDenied:
         return AccessDenied(
             f"The server at {url} restricts this call to {model}; given: {text}. Pass its key: "
-            "Client(transport=GrpcTransport(url, headers={...}))."
+            "Client(url, api_key=…), CYTOSERVE_API_KEY=…; calls that administer the server are "
+            "its own."
         )
     return ServerError(
         f"{model} at {url} must answer without an error; given: {status.name}: {text}. "
@@ -374,6 +419,8 @@ def _kind(status: grpc.StatusCode, text: str) -> type[CytoserveError]:
     if status is grpc.StatusCode.UNAVAILABLE:
         if "restricted" in text:
             return AccessDenied
+        if any(words in text for words in _NO_TRUST):
+            return ServerNotTrusted
         if "unknown model" in text:
             return PipelineNotServed
     return ERRORS[status]

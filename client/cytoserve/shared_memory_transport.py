@@ -25,8 +25,9 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ import tritonclient.grpc as triton
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from cytoserve.errors import InvalidSetting, ServerError
+from cytoserve.access import Access, Address, admin_headers, admin_key_file
+from cytoserve.errors import AccessDenied, InvalidSetting, ServerError
 from cytoserve.grpc_transport import (
     GrpcTransport,
     mapped_errors,
@@ -65,15 +67,16 @@ regions."""
 _CANNOT_OPEN = "Unable to open shared memory region"
 _NOT_REGISTERED = "Unable to find shared memory region"
 _IN_USE = "currently in use"
+_RESTRICTED = "restricted"
 
 
 class SharedMemoryTransport(GrpcTransport):
     """A transport for a ``Client`` on the server's machine; threads may share one.
 
     Args:
-        url: ``host:port`` of the server's gRPC endpoint.
-        headers: sent with every call, such as the key of a restricted protocol.
-        credentials: for TLS; without them the connection is plain.
+        url: ``host:port`` of the server's gRPC endpoint, or ``grpcs://host:port`` for TLS.
+        access: certificates and key, for a server that asks for them.
+        headers: sent with every call besides.
 
     Raises:
         InvalidSetting: this is not Linux, or ``url`` is not an address. Calls raise it if the
@@ -84,16 +87,18 @@ class SharedMemoryTransport(GrpcTransport):
     def __init__(
         self,
         url: str = DEFAULT_URL,
+        access: Access | None = None,
         headers: Mapping[str, str] | None = None,
-        credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         if sys.platform != "linux":
             raise InvalidSetting(
                 "Frames go through shared memory on Linux only; given: a client on "
                 f"{sys.platform}. Use Client(url), which sends them in messages."
             )
-        super().__init__(url, headers, credentials)
-        self._regions = _Regions(self._server, self._headers)
+        super().__init__(url, access, headers)
+        # Not a method of this object, which the regions would keep alive.
+        self._memory_headers = partial(_headers, dict(self._headers), self._endpoint.address)
+        self._regions = _Regions(self._server, self._memory_headers)
         self._end = weakref.finalize(self, self._regions.close)  # also when the process ends
 
     async def infer(self, request: Request, timeout: float) -> Tensors:  # noqa: D102
@@ -157,10 +162,17 @@ class SharedMemoryTransport(GrpcTransport):
                 region.name,
                 region.key,
                 region.size,
-                headers=self._headers,
+                headers=self._memory_headers(),
                 client_timeout=timeout,
             )
         except InferenceServerException as error:
+            if _says(error, _RESTRICTED):
+                raise AccessDenied(
+                    "Shared memory is for clients of the server's own user; given: the server at "
+                    f"{self._url} and a client that finds no key of it in "
+                    f"{admin_key_file(self._endpoint.address.port).parent}. Run both as one user, "
+                    "or use Client(url)."
+                ) from error
             if _says(error, _CANNOT_OPEN):
                 raise ServerError(
                     "Shared memory is for a server on the same machine, which sees the memory of "
@@ -241,7 +253,9 @@ class _Region:
 class _Regions:
     """The regions of one transport: one per running call, reused by later calls."""
 
-    def __init__(self, server: triton.InferenceServerClient, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, server: triton.InferenceServerClient, headers: Callable[[], Mapping[str, str]]
+    ) -> None:
         self._server = server
         self._headers = headers
         self._process = os.getpid()
@@ -301,7 +315,7 @@ class _Regions:
         """Unregister a name; return whether it is gone, or True if the server cannot be reached."""
         try:
             self._server.unregister_system_shared_memory(
-                name, headers=self._headers, client_timeout=timeout
+                name, headers=self._headers(), client_timeout=timeout
             )
         except InferenceServerException as error:
             late = status_of(error) is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -326,6 +340,11 @@ class _Regions:
         # An abandoned call may still run at the server.
         while not self._forget(_left(deadline)) and time.monotonic() < deadline:
             time.sleep(0.05)
+
+
+def _headers(headers: Mapping[str, str], address: Address) -> dict[str, str]:
+    """Return the headers of calls about memory; a server that is started again has a new key."""
+    return {**headers, **admin_headers(address)}
 
 
 def _says(error: InferenceServerException, text: str) -> bool:

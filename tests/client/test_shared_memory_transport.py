@@ -19,12 +19,14 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from cytoserve import Client, DeadlineExceeded, InvalidSetting, Prompts
+from cytoserve.access import admin_headers, read_address
 from cytoserve.shared_memory_transport import (
     FOLDER,
     MIN_SHARED_BYTES,
     SharedMemoryTransport,
     layout,
 )
+from server.access import ServerAccess
 from server.embedded import EmbeddedServer
 from training.rendered import RenderSettings, render_frame
 
@@ -57,15 +59,21 @@ def files(pid: int | None = None) -> list[str]:
     return [file.name for file in FOLDER.glob(f"cytoserve-client-{pid or os.getpid()}-*")]
 
 
+def administration(url: str) -> triton.InferenceServerClient:
+    """A connection that may ask about memory, as a client of the server's own user may."""
+    address = read_address(url)
+    return ServerAccess((), admin_headers(address)).client(address.target)
+
+
 def registered(url: str) -> set[str]:
-    with triton.InferenceServerClient(url) as connection:
+    with administration(url) as connection:
         return set(connection.get_system_shared_memory_status().regions)
 
 
 def unregister_all(url: str) -> None:
     """The server lets go of a request's memory some time after its answer; it refuses before."""
     deadline = time.monotonic() + 10
-    with triton.InferenceServerClient(url) as connection:
+    with administration(url) as connection:
         while connection.get_system_shared_memory_status().regions:
             try:
                 connection.unregister_system_shared_memory()

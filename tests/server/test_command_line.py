@@ -12,7 +12,6 @@ from urllib.request import urlopen
 
 import psutil
 import pytest
-from tritonclient.grpc import InferenceServerClient
 
 from cytoserve.contract import PIPELINES
 from server.embedded import EmbeddedServer
@@ -176,16 +175,29 @@ def test_a_busy_port_is_reported_before_models_are_loaded(
 
 
 @pytest.mark.parametrize(
-    ("address", "warned"), [("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)]
+    ("address", "insecure", "told"),
+    [
+        pytest.param("0.0.0.0", False, "opens the server to other machines, so it", id="refused"),
+        pytest.param("::", False, "opens the server to other machines, so it", id="IPv6"),
+        pytest.param("0.0.0.0", True, "Warning: serving at 0.0.0.0 without a key", id="insecure"),
+        pytest.param("127.0.0.1", False, None, id="loopback"),
+        pytest.param("localhost", True, None, id="by-name"),
+    ],
 )
-def test_an_address_open_to_others_is_warned_of(
-    tiny_repository: Path, taken_port: int, address: str, warned: bool
+def test_an_address_open_to_others_needs_proof_or_a_word(
+    tiny_repository: Path, taken_port: int, address: str, insecure: bool, told: str | None
 ) -> None:
     ended = run(
         *("--model-repository", tiny_repository, "--pipelines=yolo"),
         *("--listen", address, "--grpc-port", taken_port),
+        *["--insecure"] * insecure,
     )
-    assert ("Triton has no authentication" in ended.stderr) == warned
+    assert ended.returncode == 1  # the port is taken, so nothing is served either way
+    assert ("cannot be used" in ended.stderr) == (insecure or told is None)
+    if told is None:
+        assert "Warning" not in ended.stderr
+    else:
+        assert told in ended.stderr
 
 
 def test_a_server_with_everything_asked_for(
@@ -214,7 +226,7 @@ def test_loads_what_the_pipelines_need_and_listens_on_loopback_only(
     tiny_repository: Path,
     triton_of: Callable[[EmbeddedServer], psutil.Process],
 ) -> None:
-    client = InferenceServerClient(shared_server.url)
+    client = shared_server.admin_client()
     (tiny_repository / "unrelated/1").mkdir(parents=True)
     (tiny_repository / "unrelated/config.pbtxt").write_text('backend: "onnxruntime"')
     index = client.get_model_repository_index().models

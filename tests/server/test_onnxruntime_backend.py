@@ -65,7 +65,7 @@ PICKED = tensor("input", "x", "FP32", [-1, 3]) + tensor("input", "i", "INT64", [
 
 @pytest.fixture(scope="module")
 def client(shared_server: EmbeddedServer) -> Iterator[InferenceServerClient]:
-    client = InferenceServerClient(shared_server.url)
+    client = shared_server.admin_client()
     yield client
     client.close()
 

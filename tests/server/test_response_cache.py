@@ -108,7 +108,7 @@ def served(
     shutil.copytree(tiny_repository, repository, ignore=ignore)
     fill(repository)
     with EmbeddedServer(repository, ["yolo"], response_cache_mb=megabytes) as server:
-        client = InferenceServerClient(server.url)
+        client = server.admin_client()
         for name in ("prompt", "rows"):
             client.load_model(name)
         yield Asking(client, settled)

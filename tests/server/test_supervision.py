@@ -20,11 +20,13 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from cytoserve.contract import PIPELINES
+from server.access import ServerAccess
 from server.embedded import EmbeddedServer
 from server.health_check import Canary, answered
 from server.supervisor import Supervisor
 from server.tritonserver import Worker, processor_seconds, workers_of
 
+NO_KEYS = ServerAccess((), {})
 NOTICED = 3.0
 SERVING = 20.0
 
@@ -147,7 +149,7 @@ def test_a_worker_that_ends_just_before_they_are_listed_is_missed(
 
         monkeypatch.setattr("server.supervisor.workers_of", list_workers)
         monkeypatch.setattr("server.supervisor.POLLS_PER_LISTING", 2)
-        supervisor = Supervisor(lambda: running, shared_server.url, [], print, stopping)
+        supervisor = Supervisor(lambda: running, shared_server.url, NO_KEYS, [], print, stopping)
         supervisor.server = running
         threading.Timer(NOTICED, stopping.set).start()
         reason = supervisor.wait_for_death()
@@ -229,12 +231,14 @@ def slow_canaries(monkeypatch: pytest.MonkeyPatch) -> float:
 
 
 def test_a_slow_network_comes_up_and_gets_its_time(
-    shared_server: EmbeddedServer, slow_canaries: float
+    shared_server: EmbeddedServer,
+    slow_canaries: float,
+    triton_of: Callable[[EmbeddedServer], psutil.Process],
 ) -> None:
-    running: Any = SimpleNamespace(end=lambda: None)
+    running: Any = SimpleNamespace(end=lambda: None, pid=triton_of(shared_server).pid)
     pipelines = [PIPELINES["yolo"]]
     stopping = threading.Event()
-    supervisor = Supervisor(lambda: running, shared_server.url, pipelines, print, stopping)
+    supervisor = Supervisor(lambda: running, shared_server.url, NO_KEYS, pipelines, print, stopping)
     supervisor.start_and_wait()
     assert supervisor.canary_deadlines["yolo"] >= 10 * slow_canaries
 

@@ -18,7 +18,7 @@ import cytoserve
 from cytoserve import contract
 from cytoserve.cells import Cells
 from cytoserve.cli.exit_codes import EPILOG, ExitCode
-from cytoserve.cli.options import timeout_option, url_option
+from cytoserve.cli.options import Server, server_options, timeout_option
 from cytoserve.client import Client
 from cytoserve.doubts import CAPPED
 from cytoserve.errors import CytoserveError
@@ -35,23 +35,23 @@ _SELF_TEST_PROMPTS = Prompts(boxes=[(90, 60, 150, 110), None], points=[None, [(1
 
 
 @click.command(epilog=EPILOG)
-@url_option
+@server_options
 @timeout_option
-def doctor(url: str, timeout: float) -> None:
+def doctor(server: Server, timeout: float) -> None:
     """Check the server, the versions, and every pipeline with a synthetic test image.
 
     Each check prints one line: ok, FAIL with the remedy, or -- for a pipeline that is not served. A
     pipeline that finds more cells than fit an answer is ok, with one more line: warn.
     """
     _line("ok", f"client: cytoserve {cytoserve.__version__}, Python {platform.python_version()}")
-    with Client(url, timeout=timeout) as client:
+    with server.client(timeout) as client:
         try:
-            server = client.server_info()
+            answering = client.server_info()
             served = client.pipelines()
         except CytoserveError as error:
             _line("FAIL", f"server: {error}")
             raise SystemExit(ExitCode.SERVER_FAILED) from error
-        _line("ok", f"server: {server.name} {server.version} at {url}")
+        _line("ok", f"server: {answering.name} {answering.version} at {server.url}")
         passed = [_check(client, name, timeout) for name in served]
     for name in contract.PIPELINES:
         if name not in served:

@@ -2,26 +2,104 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import click
 from click.core import ParameterSource
 
 from cytoserve import contract
+from cytoserve.access import TLS, Access
+from cytoserve.client import Client
 from cytoserve.outputs import CELLS_OUTPUTS, FOREGROUND_OUTPUTS, OVERLAY, Output, outputs
 from cytoserve.settings import DEFAULT_TIMEOUT_S, DEFAULT_URL, FIT, check_scale, names_with
 
-url_option: Callable[..., Any] = click.option(
-    "--url",
-    envvar="CYTOSERVE_URL",
-    default=DEFAULT_URL,
-    show_default=True,
-    show_envvar=True,
-    metavar="HOST:PORT",
-    help="gRPC endpoint of the server.",
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Server:
+    """The server that a command asks, and what the command shows to it."""
+
+    url: str
+    access: Access
+
+    def client(self, timeout: float) -> Client:
+        """Return a client, with ``timeout`` seconds per call."""
+        access = self.access
+        return Client(
+            self.url,
+            timeout=timeout,
+            ca=access.ca,
+            cert=access.cert,
+            key=access.key,
+            api_key=access.api_key,
+        )
+
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_SERVER_OPTIONS = (
+    click.option(
+        "--url",
+        envvar="CYTOSERVE_URL",
+        default=DEFAULT_URL,
+        show_default=True,
+        show_envvar=True,
+        metavar="HOST:PORT",
+        help=f"gRPC endpoint of the server; {TLS}HOST:PORT if it has a certificate.",
+    ),
+    click.option(
+        "--ca",
+        envvar="CYTOSERVE_CA",
+        show_envvar=True,
+        type=_FILE,
+        help="PEM file of the authority that vouches for the server's certificate.",
+    ),
+    click.option(
+        "--cert",
+        envvar="CYTOSERVE_CERT",
+        show_envvar=True,
+        type=_FILE,
+        help="PEM file of your own certificate, for a server that asks for one.",
+    ),
+    click.option(
+        "--key",
+        envvar="CYTOSERVE_KEY",
+        show_envvar=True,
+        type=_FILE,
+        help="PEM file of its private key.",
+    ),
+    click.option(
+        "--api-key",
+        envvar="CYTOSERVE_API_KEY",
+        show_envvar=True,
+        help="Key that the server was started with. Others may see a command line: the variable is "
+        "the better place.",
+    ),
 )
+
+
+def server_options(command: Command) -> Command:
+    """Add the options that say how the server is reached; the command gets them as ``server``."""
+
+    @functools.wraps(command)
+    def with_server(
+        url: str,
+        ca: Path | None,
+        cert: Path | None,
+        key: Path | None,
+        api_key: str | None,
+        **options: Any,
+    ) -> Any:
+        return command(server=Server(url, Access(ca, cert, key, api_key)), **options)
+
+    for option in reversed(_SERVER_OPTIONS):
+        option(with_server)
+    return cast(Command, with_server)
+
 
 timeout_option: Callable[..., Any] = click.option(
     "--timeout",

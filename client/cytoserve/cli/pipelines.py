@@ -9,8 +9,7 @@ import click
 
 from cytoserve import contract
 from cytoserve.cli.exit_codes import EPILOG, ExitCode
-from cytoserve.cli.options import timeout_option, url_option
-from cytoserve.client import Client
+from cytoserve.cli.options import Server, server_options, timeout_option
 from cytoserve.codec.cards import ModelCard
 
 _WIDTH = 80
@@ -18,12 +17,12 @@ _NAME_WIDTH = 2 + max(map(len, contract.PIPELINES))
 
 
 @click.command(epilog=EPILOG)
-@url_option
+@server_options
 @timeout_option
 @click.option("--models", is_flag=True, help="List version, hash and variant of every model, too.")
-def pipelines(url: str, timeout: float, models: bool) -> None:
+def pipelines(server: Server, timeout: float, models: bool) -> None:
     """List all pipelines: served or not, study, purpose, and classes."""
-    with Client(url, timeout=timeout) as client:
+    with server.client(timeout) as client:
         served = client.pipelines()
         for name, pipeline in contract.PIPELINES.items():
             card = client.card(name) if name in served else None

@@ -20,16 +20,16 @@ from cytoserve.cli.image_run import write_results
 from cytoserve.cli.inputs import Input
 from cytoserve.cli.options import (
     DEFAULT_SAVE,
+    Server,
     check_overlay_options,
     check_save,
     numbers_option,
     out_option,
     parse_save,
+    server_options,
     timeout_option,
-    url_option,
 )
 from cytoserve.cli.run_record import DONE, open_record, run_facts
-from cytoserve.client import Client
 from cytoserve.errors import InvalidPrompts
 from cytoserve.frames import request_limits
 from cytoserve.images import read_frame, read_pixel_size
@@ -116,7 +116,7 @@ cells.csv, one box a row, or one point a row:
     help="Side of a pixel of the image in micrometres, for the overlay's scale bar. Default: what "
     "an OME-TIFF or ImageJ TIFF tells.",
 )
-@url_option
+@server_options
 @timeout_option
 def prompt(
     image: Path,
@@ -128,7 +128,7 @@ def prompt(
     save: tuple[str, ...] | None,
     numbers: bool,
     pixel_size_um: float | None,
-    url: str,
+    server: Server,
     timeout: float,
 ) -> None:
     """Segment the cells in IMAGE that boxes and points mark.
@@ -145,9 +145,11 @@ def prompt(
     if pixel_size_um is None:
         pixel_size_um = read_pixel_size(image)
     prompts.check_for((frame.shape[0], frame.shape[1]))
-    with Client(url, timeout=timeout) as client:
+    with server.client(timeout) as client:
         begun = time.time()
-        run = run_facts(client, url, pipeline, {"prompts": prompts.entries()}, kinds, timeout)
+        run = run_facts(
+            client, server.url, pipeline, {"prompts": prompts.entries()}, kinds, timeout
+        )
         record = open_record(out, run)
         cells = client.prompt(frame, prompts, pipeline)
         models = client.models(pipeline)

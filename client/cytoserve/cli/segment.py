@@ -17,6 +17,7 @@ from cytoserve.cli.image_run import ImageRun, Job
 from cytoserve.cli.inputs import Input, find_inputs
 from cytoserve.cli.options import (
     ScaleType,
+    Server,
     check_options,
     check_overlay_options,
     check_save,
@@ -24,9 +25,9 @@ from cytoserve.cli.options import (
     numbers_option,
     out_option,
     parse_save,
+    server_options,
     takers_help,
     timeout_option,
-    url_option,
 )
 from cytoserve.cli.run_record import DONE, FAILED, STATES, Entry, open_record, run_facts
 from cytoserve.cli.run_summary import ASKED_AGAIN, found_no_cell, result_line, run_warnings
@@ -52,7 +53,7 @@ from cytoserve.settings import DEFAULT_PIPELINE, ForegroundSettings, Settings
     metavar="KINDS",
     help=f"What to write, with commas. {kinds_help()}",
 )
-@url_option
+@server_options
 @click.option(
     "--score-threshold",
     type=float,
@@ -135,7 +136,7 @@ def segment(
     pipeline: str,
     out: Path,
     save: tuple[str, ...] | None,
-    url: str,
+    server: Server,
     score_threshold: float | None,
     overlap_threshold: float,
     max_cells: int,
@@ -181,8 +182,8 @@ def segment(
     if not inputs:
         _end(ExitCode.NOTHING_TO_DO, f"No image found at {', '.join(paths)}: check the paths.")
     job = Job(pipeline, settings, kinds, numbers, pixel_size_um, out, timeout, wait_for_server)
-    with Client(url, timeout=timeout) as client:
-        _end(*_run(job, client, url, inputs))
+    with server.client(timeout) as client:
+        _end(*_run(job, client, server.url, inputs))
 
 
 def _run(job: Job, client: Client, url: str, inputs: list[Input]) -> tuple[ExitCode, str]:
