@@ -64,10 +64,10 @@ A library holds a whole frame per cell in float32, where the chain holds a patch
 with more pixels, a frame is not compared."""
 
 TILED = 1.2
-"""Side of an enlarged frame in sides of the network's field, so that it takes several tiles."""
+"""Length of an extended frame in sides of the network's field, so that it takes several tiles."""
 
-MAX_ENLARGED = 3.0
-"""Maximum enlargement of a frame: beyond it, a network would see what it never saw before."""
+MAX_EXTENDED = 3.0
+"""Length of an extended frame in those of the frame, beyond which it would be a narrow strip."""
 
 THRESHOLDS = (0.5, SCORE_THRESHOLD, 0.05)
 """Score thresholds that give few to very many cells, whatever the network has learned."""
@@ -115,7 +115,7 @@ def check_chain(
         detector: the same network, run by the library that trained it.
         classify: the same classifier in torch; None where the detector gives the classes.
         frames: name -> camera frame ``[H, W]`` or ``[H, W, C]``. The first is compared once more,
-            enlarged into several tiles.
+            extended into several tiles.
         scale: scale at which the frames are seen.
         thresholds: score thresholds to try; None tries `THRESHOLDS`.
 
@@ -159,13 +159,28 @@ def sized_views(
 ) -> Iterator[tuple[str, npt.NDArray[np.generic], float, Sequence[float]]]:
     """Name, frame, network pixels per frame pixel, and thresholds of every comparison.
 
-    The first frame comes twice, the second time enlarged beyond ``field`` network pixels.
+    The first frame comes twice, the second time extended beyond ``field`` network pixels.
     """
     for index, (name, image) in enumerate(frames.items()):
         yield name, image, scale.network_scale, thresholds
-        enlarged = TILED * field / max(image.shape[:2])
-        if index == 0 and 1 < enlarged / scale.network_scale <= MAX_ENLARGED:
-            yield f"{name} in tiles", image, enlarged, thresholds[:1]
+        length = math.ceil(TILED * field / scale.network_scale)
+        if index == 0 and 1 < length / max(image.shape[:2]) <= MAX_EXTENDED:
+            longer = extended(image, length)
+            yield f"{name} in tiles", longer, scale.network_scale, thresholds[:1]
+
+
+def extended(image: npt.NDArray[np.generic], length: int) -> npt.NDArray[np.generic]:
+    """Return a frame whose longer side has ``length`` pixels and that has no more pixels in all.
+
+    It is continued by its mirror image and made narrower. So its cells keep the size that the
+    network learned. Enlarged by 2.4, a well trained Mask R-CNN saw 87 cells in place of 15, among
+    which rounding chose.
+    """
+    axis = int(image.shape[1] > image.shape[0])
+    width = max(1, image.shape[0] * image.shape[1] // length)
+    more = [(0, length - side if each == axis else 0) for each, side in enumerate(image.shape)]
+    longer = np.pad(image, more, mode="reflect")
+    return longer[:width] if axis else longer[:, :width]
 
 
 def instance_inputs(

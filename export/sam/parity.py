@@ -123,7 +123,7 @@ def check_cells(
     """Compare `maskrcnn_sam` with a `SamPredictor` that gets the boxes of its Mask R-CNN.
 
     Mask R-CNN itself is compared when the pipeline `maskrcnn` is exported. ``scale`` is the scale
-    at which it sees frames. The first frame is compared once more, enlarged into several tiles of
+    at which it sees frames. The first frame is compared once more, extended into several tiles of
     SAM. For the other arguments, see :func:`check_prompts`.
 
     Raises:

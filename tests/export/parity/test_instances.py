@@ -17,7 +17,13 @@ from cytoserve.contract import CELL_MASKS, MASK_SIZE
 from cytoserve.images import read_frame
 from export.parity import instances
 from export.parity.chain import Arrays, Chain
-from export.parity.instances import MASK_IOU, ChainParity, check_chain, instance_inputs
+from export.parity.instances import (
+    MASK_IOU,
+    ChainParity,
+    check_chain,
+    instance_inputs,
+    sized_views,
+)
 from export.parity.reference import normalised_rgb
 from export.parity.steps import ParityError
 from export.resnet.reference import classify_cells, classify_one_by_one
@@ -301,6 +307,34 @@ def test_real_frames(
     first, *others = real_frames
     assert [figure.frame for figure in figures] == [first, f"{first} in tiles", *others]
     assert sum(figure.cells for figure in figures) > 100, figures
+
+
+@pytest.mark.parametrize(
+    ("shape", "scale", "expected"),
+    [
+        pytest.param((480, 640), 1.0, (400, 768), id="landscape"),
+        pytest.param((640, 480, 3), 1.0, (768, 400, 3), id="portrait-in-colour"),
+        pytest.param((1024, 1024), 0.5, (682, 1536), id="at-half-its-scale"),
+        pytest.param((200, 300), 1.0, (78, 768), id="much-smaller-than-the-field"),
+        pytest.param((2000, 2000), 1.0, None, id="larger-anyway"),
+        pytest.param((200, 200), 1.0, None, id="would-be-a-strip"),
+    ],
+)
+def test_the_first_frame_comes_again_in_tiles(shape, scale, expected) -> None:
+    """It keeps its scale, for at another one a network sees what it never learned."""
+    image = np.random.default_rng(0).integers(0, 4000, shape, np.uint16)
+    learned = SCALE.model_copy(update={"network_scale": scale})
+    views = list(sized_views({"one": image, "other": image}, learned, 640, (0.5, 0.25)))
+    names = ["one", "one in tiles", "other"] if expected else ["one", "other"]
+    assert [name for name, *_ in views] == names
+    assert {seen for _, _, seen, _ in views} == {scale}
+    if expected:
+        _, longer, _, thresholds = views[1]
+        assert longer.shape == expected
+        assert max(expected) * scale > 640
+        rows, columns = (min(sides) for sides in zip(shape[:2], expected[:2], strict=True))
+        np.testing.assert_array_equal(longer[:rows, :columns], image[:rows, :columns])
+        assert thresholds == (0.5,)
 
 
 def test_the_study_classifies_each_polygon(classifier: CellClassifier) -> None:
