@@ -314,7 +314,7 @@ def test_real_frames(
     [
         pytest.param((480, 640), 1.0, (400, 768), id="landscape"),
         pytest.param((640, 480, 3), 1.0, (768, 400, 3), id="portrait-in-colour"),
-        pytest.param((1024, 1024), 0.5, (682, 1536), id="at-half-its-scale"),
+        pytest.param((1024, 1024), 0.5, (1536, 682), id="at-half-its-scale"),
         pytest.param((200, 300), 1.0, (78, 768), id="much-smaller-than-the-field"),
         pytest.param((2000, 2000), 1.0, None, id="larger-anyway"),
         pytest.param((200, 200), 1.0, None, id="would-be-a-strip"),
