@@ -34,8 +34,10 @@ from server.errors import RepositoryError
 from server.installation import Installation, find_installation, lay_out, worker_environment
 from server.port import reserve
 from server.repository import PipelineExport, models_of_variant, survey
+from server.served_repository import ServedRepository
 from server.supervisor import Supervisor
 from server.tritonserver import TritonServer
+from server.updates import Updates
 from server.variants import OPENVINO_FOLDER, VARIANTS, check_machine, processor_instructions
 
 MODEL_LOAD_THREADS = 16
@@ -128,7 +130,9 @@ def serve(
         access = open_access(settings.access, run.folder)
         lay_out(run.folder / "backends", installation)
         # Triton starts workers with an unquoted shell line: no path may hold a space.
-        (run.folder / "model_repository").symlink_to(settings.model_repository.resolve())
+        repository = ServedRepository(
+            settings.model_repository, run.folder / "model_repository", pipelines, settings.variant
+        )
         command = server_command(settings, installation, run, url, pipelines, access)
         if variant and variant.on_openvino:
             # Workers import from their working folder first, and not at all from PYTHONPATH.
@@ -138,6 +142,7 @@ def serve(
         def start() -> TritonServer:
             kill_processes(run.id)
             sweep_shared_memory(run.id)
+            repository.lay_out()
             return TritonServer(command, environment, run.folder / "tritonserver.log")
 
         supervisor = Supervisor(start, url, access, pipelines, tell, stopping)
@@ -148,6 +153,7 @@ def serve(
                 seconds = time.monotonic() - begun
                 told = f"{access.scheme}{url}"
                 announce(READY_LINE.format(url=told, pipelines=names, seconds=seconds))
+            Updates(repository, lambda: access.client(url), tell, stopping).start()
             supervisor.watch()
             supervisor.stop(settings.exit_timeout)
 

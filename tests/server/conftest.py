@@ -222,6 +222,17 @@ def triton_of(server: EmbeddedServer) -> psutil.Process:
     return process
 
 
+def served_folder(server: EmbeddedServer) -> Path:
+    """The folder from which a server's Triton loads models."""
+    return Path(triton_of(server).cwd(), "model_repository")
+
+
+@pytest.fixture(scope="session", name="served_folder")
+def served_folder_fixture() -> Callable[[EmbeddedServer], Path]:
+    """The function `served_folder`, for test files."""
+    return served_folder
+
+
 @pytest.fixture(name="triton_of")
 def triton_of_fixture() -> Callable[[EmbeddedServer], psutil.Process]:
     """Find the tritonserver process below a launcher."""

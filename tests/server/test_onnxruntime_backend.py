@@ -76,17 +76,21 @@ Outcome = str | InferenceServerException
 
 @pytest.fixture(scope="module")
 def deploy(
-    request: pytest.FixtureRequest, tiny_repository: Path, client: InferenceServerClient
+    request: pytest.FixtureRequest,
+    shared_server: EmbeddedServer,
+    served_folder: Callable[[EmbeddedServer], Path],
+    client: InferenceServerClient,
 ) -> Iterator[Deploy]:
     """Load a graph (onnx's text form) under a configuration; return the model's name.
 
     What stands in the tables of this file is loaded at once, for a load is mostly waiting.
     """
+    repository = served_folder(shared_server)
     names = (f"conformance_{number}" for number in itertools.count())
 
     def load(graph: str | bytes, config: str = "", file: str = "model.onnx") -> Outcome:
         name = next(names)
-        version = tiny_repository / name / "1"
+        version = repository / name / "1"
         version.mkdir(parents=True)
         head = f'backend: "onnxruntime"\ninstance_group {{ count: 1 }}\n{config}'
         (version.parent / "config.pbtxt").write_text(head)
@@ -115,7 +119,7 @@ def deploy(
         return outcome
 
     yield deployed
-    for folder in tiny_repository.glob("conformance_*"):
+    for folder in repository.glob("conformance_*"):
         client.unload_model(folder.name)
         shutil.rmtree(folder)
 

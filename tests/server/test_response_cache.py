@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,12 +101,13 @@ class Asking:
 
 
 def served(
-    repository: Path, tiny_repository: Path, megabytes: int, settled: Any
+    tiny_repository: Path,
+    served_folder: Callable[[EmbeddedServer], Path],
+    megabytes: int,
+    settled: Any,
 ) -> Iterator[Asking]:
-    ignore = shutil.ignore_patterns("conformance_*")
-    shutil.copytree(tiny_repository, repository, ignore=ignore)
-    fill(repository)
-    with EmbeddedServer(repository, ["yolo"], response_cache_mb=megabytes) as server:
+    with EmbeddedServer(tiny_repository, ["yolo"], response_cache_mb=megabytes) as server:
+        fill(served_folder(server))
         client = server.admin_client()
         for name in ("prompt", "rows"):
             client.load_model(name)
@@ -117,11 +117,10 @@ def served(
 
 @pytest.fixture(scope="module")
 def kept(
-    tmp_path_factory: pytest.TempPathFactory, tiny_repository: Path, settled: Any
+    tiny_repository: Path, served_folder: Callable[[EmbeddedServer], Path], settled: Any
 ) -> Iterator[Asking]:
     """A server with the smallest cache."""
-    folder = tmp_path_factory.mktemp("kept")
-    yield from served(folder / "model_repository", tiny_repository, CACHE_MB, settled)
+    yield from served(tiny_repository, served_folder, CACHE_MB, settled)
 
 
 def values(seed: int, *shape: int) -> np.ndarray:
@@ -183,9 +182,9 @@ def test_further_prompts_on_a_frame_do_not_run_the_network(kept: Asking, prompts
 
 
 def test_without_a_cache_every_request_runs(
-    tmp_path: Path, tiny_repository: Path, settled: Any
+    tiny_repository: Path, served_folder: Callable[[EmbeddedServer], Path], settled: Any
 ) -> None:
-    for asking in served(tmp_path / "model_repository", tiny_repository, 0, settled):
+    for asking in served(tiny_repository, served_folder, 0, settled):
         for _ in range(2):
             asking.ask("network", x=values(0, 1, 9))
         assert asking.counts("network") == (2, 0)
