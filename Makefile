@@ -12,7 +12,7 @@ GROUPS := server training export benchmarks dev
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: help demo study test test-slow lint lock peers lock-peers openvino lock-openvino clean
+.PHONY: help demo study test test-slow lint lock lock-image peers lock-peers openvino lock-openvino clean
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -68,6 +68,11 @@ openvino: .openvino/.installed ## ONNX Runtime with OpenVINO, for `python -m ser
 	rm -rf $(@D)
 	$(UV) pip install --quiet --no-deps --require-hashes --target $(@D) --requirement $<
 	@touch $@
+
+lock-image: | $(UV) ## Take the versions of the image's packages from requirements.lock
+	$(UV) pip compile pyproject.toml --group server --constraint requirements.lock \
+		--python-platform x86_64-manylinux_2_36 --python-version 3.11 --generate-hashes \
+		--no-header --no-annotate --quiet --output-file docker/cpu/requirements.lock
 
 lock-openvino: | $(UV) ## Choose the version of ONNX Runtime with OpenVINO anew
 	$(UV) pip compile server/openvino.in --universal --python-version 3.10 --no-deps --upgrade \

@@ -243,8 +243,8 @@ def yolo_resnet(
     frames: Path | None,
 ) -> None:
     """Pipeline `yolo_resnet`: a one-class network, then a classifier on every cell."""
-    from export.combined import export_yolo_resnet
     from export.parity.frames import parity_frames
+    from export.two_networks import export_yolo_resnet
     from training.checkpoint import read_recipe
     from training.yolo.settings import ARCHITECTURE
 
@@ -307,8 +307,8 @@ def maskrcnn_sam(
     frames: Path | None,
 ) -> None:
     """Pipeline `maskrcnn_sam`: boxes of Mask R-CNN as prompts for SAM."""
-    from export.combined import export_maskrcnn_sam
     from export.parity.frames import parity_frames
+    from export.two_networks import export_maskrcnn_sam
     from training.checkpoint import read_recipe
     from training.maskrcnn.network import ARCHITECTURE
 
