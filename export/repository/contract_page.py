@@ -25,8 +25,8 @@ INTRODUCTION = f"""\
 # The contract
 
 A pipeline is a Triton ensemble. Ask it by the KServe v2 protocol over gRPC, in any language:
-`tritonclient` does it in Python, Java and C++, and `client/examples/node` does it in JavaScript with
-gRPC alone. The Python client `cytoserve` does the same, and checks what it sends and gets.
+`tritonclient` does it in Python, Java and C++, and `client/examples/node` in JavaScript with gRPC
+alone. The Python client `cytoserve` does the same, and checks what it sends and gets.
 
 - Dims are listed as Triton lists them; -1 is variable. N counts cells, K classes.
 - Coordinates are continuous frame pixels: pixel `i` spans `[i, i + 1)` and its centre is at
