@@ -200,13 +200,6 @@ def check_certificate(cert: Path, key: Path) -> x509.Certificate:
     """
     refuse_if_others_read(key)
     certificate = _certificates(cert)[0]
-    now = datetime.now(timezone.utc)
-    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    if not begin <= now <= end:
-        raise AccessError(
-            f"The certificate {cert} is valid from {begin:%Y-%m-%d} to {end:%Y-%m-%d}, which today "
-            "is not. Get a new one."
-        )
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=lambda: "")
     except (ssl.SSLError, OSError) as error:
@@ -232,10 +225,18 @@ def _read(file: Path) -> bytes:
 
 
 def _certificates(file: Path) -> list[x509.Certificate]:
+    """Return the certificates in a file; refuse a file of which the first is not valid now."""
     try:
-        return x509.load_pem_x509_certificates(_read(file))
+        found = x509.load_pem_x509_certificates(_read(file))
     except ValueError as error:
         raise AccessError(f"{file} holds no certificate in PEM form: {error}.") from error
+    begin, end = found[0].not_valid_before_utc, found[0].not_valid_after_utc
+    if not begin <= datetime.now(timezone.utc) <= end:
+        raise AccessError(
+            f"The certificate {file} is valid from {begin:%Y-%m-%d} to {end:%Y-%m-%d}, which today "
+            "is not. Get a new one."
+        )
+    return found
 
 
 def _first_name(certificate: x509.Certificate) -> str:

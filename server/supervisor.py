@@ -70,7 +70,6 @@ class Supervisor:
             last.reap()
         with closing(self.access.client(self.url)) as client:
             self.wait_until_ready(self.server, client)
-            hide_arguments(self.server.pid, self.access.headers.values())
             for pipeline in self.pipelines:
                 if self.stopping.is_set():
                     return
@@ -85,10 +84,13 @@ class Supervisor:
 
     def wait_until_ready(self, server: TritonServer, client: InferenceServerClient) -> None:
         """Wait until all models are loaded; raise `StartError` if that does not happen."""
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline, hidden = time.monotonic() + START_TIMEOUT_S, False
         while not self.stopping.wait(POLL_S):
             if end := server.end():
                 raise StartError(self.explain(server, end))
+            if not hidden and server.has_spoken():  # so it has read its flags
+                hide_arguments(server.pid, self.access.headers.values())
+                hidden = True
             if time.monotonic() > deadline:
                 raise StartError(
                     f"tritonserver is not ready after {START_TIMEOUT_S:.0f} s. Its last words:\n"

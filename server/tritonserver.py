@@ -47,6 +47,10 @@ class TritonServer:
         """Process id of the server."""
         return self.process.pid
 
+    def has_spoken(self) -> bool:
+        """Tell whether the server has written a line of its log."""
+        return self.log.stat().st_size > 0
+
     def end(self) -> str | None:
         """Say how the process ended, or None while it can work."""
         code = self.process.poll()

@@ -78,7 +78,11 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 
+_NO_TLS = "WRONG_VERSION_NUMBER"
+"""Part of gRPC's text if the server answers without TLS."""
+
 _NO_TRUST = (
+    _NO_TLS,
     "CERTIFICATE_VERIFY_FAILED",
     "Hostname Verification Check failed",
     "TLSV1_ALERT",
@@ -393,6 +397,11 @@ def _mapped(
         return ServerUnreachable(
             f"A server must answer at {url}; given: {text}. Start one with `python -m server`, or "
             f"check the address (url=…, --url): it is host:port of the gRPC endpoint. {tls}"
+        )
+    if kind is ServerNotTrusted and _NO_TLS in text:
+        return ServerNotTrusted(
+            f"A server at {TLS} has a certificate; given: one without TLS at {url}. Write "
+            f"{url.removeprefix(TLS)}, or give the server a certificate (--tls-cert, --tls-key)."
         )
     if kind is ServerNotTrusted:
         return ServerNotTrusted(

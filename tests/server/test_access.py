@@ -230,6 +230,14 @@ def test_a_plain_client_is_pointed_to_tls(guarded):
         client.server_info()
 
 
+def test_a_tls_client_is_pointed_to_a_plain_address(shared_server):
+    with (
+        Client(f"grpcs://{shared_server.url}", timeout=20) as client,
+        pytest.raises(ServerNotTrusted, match=f"one without TLS .* Write {shared_server.url},"),
+    ):
+        client.server_info()
+
+
 @pytest.mark.parametrize(
     ("url", "told"),
     [
@@ -324,9 +332,17 @@ def test_the_server_starts_where_a_proxy_is_set(tiny_repository):
 Files = Callable[[Certificates], list[str]]
 
 
-def expired(files: Certificates) -> list[str]:
+def usable(files: Certificates) -> list[str]:
+    return [f"--tls-cert={files.cert}", f"--tls-key={files.key}"]
+
+
+def expired_pair(files: Certificates) -> tuple[Path, Path]:
     past = datetime.now(timezone.utc) - timedelta(days=1)
-    cert, key = files.pair("expired", files.authority, "localhost", not_after=past)
+    return files.pair("expired", files.authority, "localhost", not_after=past)
+
+
+def expired(files: Certificates) -> list[str]:
+    cert, key = expired_pair(files)
     return [f"--tls-cert={cert}", f"--tls-key={key}"]
 
 
@@ -360,6 +376,16 @@ def readable_tls_key(files: Certificates) -> list[str]:
             id="no-certificate",
         ),
         pytest.param(expired, "which today is not", id="expired"),
+        pytest.param(
+            lambda f: [*usable(f), f"--tls-client-ca={expired_pair(f)[0]}"],
+            "which today is not",
+            id="expired-authority",
+        ),
+        pytest.param(
+            lambda f: [*usable(f), f"--tls-client-ca={f.key}"],
+            "holds no certificate in PEM form",
+            id="authority-that-is-none",
+        ),
         pytest.param(readable, "chmod o-rwx", id="key-readable-by-others"),
         pytest.param(readable_tls_key, "chmod o-rwx", id="tls-key-readable-by-others"),
         pytest.param(

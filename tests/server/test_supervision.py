@@ -235,7 +235,9 @@ def test_a_slow_network_comes_up_and_gets_its_time(
     slow_canaries: float,
     triton_of: Callable[[EmbeddedServer], psutil.Process],
 ) -> None:
-    running: Any = SimpleNamespace(end=lambda: None, pid=triton_of(shared_server).pid)
+    running: Any = SimpleNamespace(
+        end=lambda: None, has_spoken=lambda: True, pid=triton_of(shared_server).pid
+    )
     pipelines = [PIPELINES["yolo"]]
     stopping = threading.Event()
     supervisor = Supervisor(lambda: running, shared_server.url, NO_KEYS, pipelines, print, stopping)
