@@ -47,6 +47,7 @@ class SocketServer(service_pb2_grpc.GRPCInferenceServiceServicer):
     every: Fault | None = None  # spoils every call, cards and readiness included
     spoil: Spoil | None = None
     configs: dict[str, model_config_pb2.ModelConfig] = field(default_factory=dict)
+    statistics: list[service_pb2.ModelStatistics] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     port: int = 0
     server: grpc.Server | None = None
@@ -79,6 +80,10 @@ class SocketServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         self._spoil_all(context)
         config = self.configs.get(request.name, model_config_pb2.ModelConfig(name=request.name))
         return service_pb2.ModelConfigResponse(config=config)
+
+    def ModelStatistics(self, request, context):
+        self._spoil_all(context)
+        return service_pb2.ModelStatisticsResponse(model_stats=self.statistics)
 
     def ModelInfer(self, request, context):
         self.asked.append(request.model_name)

@@ -13,6 +13,7 @@ from cytoserve.cli.exit_codes import EPILOG, ExitCode
 from cytoserve.cli.pipelines import pipelines
 from cytoserve.cli.prompt import prompt
 from cytoserve.cli.segment import segment
+from cytoserve.cli.status import status
 from cytoserve.errors import CytoserveError, InvalidRequest, PipelineNotServed
 
 __all__ = ["main"]
@@ -52,3 +53,4 @@ main.add_command(segment)
 main.add_command(prompt)
 main.add_command(pipelines)
 main.add_command(doctor)
+main.add_command(status)
