@@ -74,7 +74,7 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> N
             return
         except ServerUnreachable:
             time.sleep(0.2)
-    pytest.fail(f"tritonserver did not start:\n{log.read_text()[-3000:]}")
+    pytest.fail(f"tritonserver did not start:\n{log.read_text()}")
 
 
 @pytest.mark.parametrize("variant", [None, SINGLE_GRAPH])
@@ -100,7 +100,7 @@ def test_the_repository_itself_does_not_start_so(exported_repository, tmp_path):
     (bundle / "left_over").mkdir()
     (bundle / "left_over" / CONFIG_FILE).write_text('name: "left_over"\nbackend: "onnxruntime"\n')
     with (
-        pytest.raises(pytest.fail.Exception, match="failed to load all models"),
+        pytest.raises(pytest.fail.Exception, match="left_over .*No model version was found"),
         plain_tritonserver(bundle, tmp_path),
     ):
         pass
