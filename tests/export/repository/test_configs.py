@@ -9,7 +9,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from cytoserve.contract import PIPELINES, STEPS, Pipeline, Wire
+from cytoserve.contract import CUDA, PIPELINES, STEPS, TENSORRT, Pipeline, Wire
 from export.repository.configs import configs, pipeline_config, wiring, write_configs
 from export.repository.contract_page import contract_page
 
@@ -62,7 +62,9 @@ def test_a_configuration_is_one_of_tritons(path: Path) -> None:
         assert not config.instance_group
         assert not config.model_warmup
         return
-    assert [group.kind for group in config.instance_group] == [MODELS.KIND_CPU]
+    on_gpu = path.stem in (CUDA.name, TENSORRT)
+    kind = MODELS.KIND_GPU if on_gpu else MODELS.KIND_CPU
+    assert [group.kind for group in config.instance_group] == [kind]
     assert all(group.count >= 1 for group in config.instance_group)
     assert config.HasField("dynamic_batching") == (config.max_batch_size > 0)
     for sample in config.model_warmup:
