@@ -36,7 +36,13 @@ from server.port import reserve
 from server.repository import PipelineExport, models_of_variant, survey
 from server.supervisor import Supervisor
 from server.tritonserver import TritonServer
-from server.variants import OPENVINO_FOLDER, VARIANTS, check_machine, processor_instructions
+from server.variants import (
+    VARIANTS,
+    check_machine,
+    processor_instructions,
+    runtime_folder,
+    runtime_libraries,
+)
 
 MODEL_LOAD_THREADS = 16
 
@@ -130,10 +136,13 @@ def serve(
         # Triton starts workers with an unquoted shell line: no path may hold a space.
         (run.folder / "model_repository").symlink_to(settings.model_repository.resolve())
         command = server_command(settings, installation, run, url, pipelines, access)
-        if variant and variant.on_openvino:
+        runtime = runtime_folder(variant)
+        if runtime:
             # Workers import from their working folder first, and not at all from PYTHONPATH.
-            (run.folder / "onnxruntime").symlink_to(OPENVINO_FOLDER / "onnxruntime")
-        environment = worker_environment(installation, {**os.environ, RUN_VARIABLE: run.id})
+            (run.folder / "onnxruntime").symlink_to(runtime / "onnxruntime")
+        environment = worker_environment(
+            installation, {**os.environ, RUN_VARIABLE: run.id}, runtime_libraries(runtime)
+        )
 
         def start() -> TritonServer:
             kill_processes(run.id)
