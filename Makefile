@@ -12,7 +12,7 @@ GROUPS := server training export benchmarks dev
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: help demo study test test-slow lint lock lock-image peers lock-peers openvino lock-openvino clean
+.PHONY: help demo study test test-slow lint lock lock-image peers lock-peers openvino lock-openvino cuda lock-cuda clean
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -78,6 +78,17 @@ lock-openvino: | $(UV) ## Choose the version of ONNX Runtime with OpenVINO anew
 	$(UV) pip compile server/openvino.in --universal --python-version 3.10 --no-deps --upgrade \
 		--generate-hashes --no-header --no-annotate --quiet --output-file server/openvino.lock
 
+cuda: .cuda/.installed ## ONNX Runtime with CUDA, for `python -m server --variant cuda`
+
+.cuda/.installed: server/cuda.lock | $(UV) $(VENV)/.installed
+	rm -rf $(@D)
+	$(UV) pip install --quiet --no-deps --require-hashes --target $(@D) --requirement $<
+	@touch $@
+
+lock-cuda: | $(UV) ## Choose the versions of ONNX Runtime with CUDA and of its libraries anew
+	$(UV) pip compile server/cuda.in --universal --python-version 3.10 --no-deps --upgrade \
+		--generate-hashes --no-header --no-annotate --quiet --output-file server/cuda.lock
+
 .uv/bin/uv:
 	@python3 -m venv .uv || { echo "make needs uv, or Python's venv to fetch it: apt install python3-venv"; exit 1; }
 	.uv/bin/python -m pip install --quiet uv==$(UV_VERSION)
@@ -89,4 +100,4 @@ lock: | $(UV) ## Choose package versions anew
 		--output-file requirements.lock
 
 clean: ## Remove what was made here, but no trained or exported model
-	rm -rf $(VENV) .uv .bench .openvino .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .uv .bench .openvino .cuda .mypy_cache .pytest_cache .ruff_cache

@@ -11,6 +11,8 @@
     python -m export nuclei_unet --checkpoint runs/nuclei
     python -m export int8        --pipeline yolo_resnet --frames data/more --data data/target
     python -m export openvino
+    python -m export cuda
+    python -m export tensorrt    --form
     python -m export bundle      OUT
     python -m export rollback    yolo
     python -m export configs
@@ -19,8 +21,8 @@
 
 A graph is installed only if ONNX Runtime and torch give the same numbers for it, and if the whole
 chain of a pipeline gives those of the libraries that trained it. Versions appear complete or not at
-all. `int8` and `openvino` add the graphs of the variants of these names to existing versions.
-`bundle` copies what is exported to a folder that NVIDIA's plain command serves:
+all. `int8`, `openvino`, `cuda` and `tensorrt` add to existing versions what the variants of these
+names serve. `bundle` copies what is exported to a folder that NVIDIA's plain command serves:
 `tritonserver --model-repository=OUT`. `rollback` brings the version of a pipeline back that was
 served before its last export.
 """
@@ -462,6 +464,112 @@ def openvino(repository: Path) -> None:
 
     for file in export_openvino(repository, _command()):
         click.echo(str(file))
+
+
+PRECISION = click.option(
+    "--precision",
+    type=click.Choice(("fp16", "fp32")),
+    default="fp16",
+    show_default=True,
+    help="Compute in float16, within a budget, or as exactly as on a processor.",
+)
+FORM, CHECK, FITS = "form", "check", "fits"
+
+
+@main.command()
+@PRECISION
+@REPOSITORY
+def cuda(precision: str, repository: Path) -> None:
+    """Networks in larger chunks and in float16, for the variants `cuda` and `tensorrt`.
+
+    They are made on any machine.
+    """
+    from export.variants.cuda import export_cuda
+    from export.variants.gpu_proof import GpuProofError
+
+    try:
+        files = export_cuda(repository, precision == "fp16", _command(), _say)
+    except GpuProofError as error:
+        raise click.ClickException(str(error)) from error
+    for file in files:
+        click.echo(str(file))
+
+
+@main.command()
+@click.option(
+    "--form",
+    "task",
+    flag_value=FORM,
+    help="On any machine: make the graphs that plans are made of, and prove them.",
+)
+@click.option(
+    "--check",
+    "task",
+    flag_value=CHECK,
+    help="On any machine with TensorRT-RTX: parse and build these graphs. Nothing is installed.",
+)
+@click.option(
+    "--fits", "task", flag_value=FITS, help="Tell which plans this machine cannot serve, and why."
+)
+@click.option(
+    "--pipeline",
+    "pipelines",
+    type=click.Choice(list(PIPELINES)),
+    multiple=True,
+    help="Pipeline whose steps are meant; may be given several times. Default: all.",
+)
+@PRECISION
+@REPOSITORY
+def tensorrt(
+    task: str | None, pipelines: tuple[str, ...], precision: str, repository: Path
+) -> None:
+    """TensorRT plans for this machine's GPU, for the variant `tensorrt`.
+
+    Without --form, --check or --fits, a plan is made of every graph that --form has made, and is
+    installed only if it answers as that graph does.
+    """
+    from export.graphs.tensorrt_engine import EngineError
+    from export.variants.gpu_proof import GpuProofError
+    from export.variants.plans import PlanError, export_plans, misfits
+    from export.variants.tensorrt import export_forms
+
+    half, files = precision == "fp16", list[Path]()
+    try:
+        if task == FORM:
+            files = export_forms(repository, pipelines, half, _command(), _say)
+        elif task == CHECK:
+            _check_tensorrt(repository, pipelines, half)
+        elif task == FITS:
+            _refuse(list(misfits(repository, pipelines)))
+        else:
+            files = export_plans(repository, pipelines, _command(), _say)
+    except (EngineError, GpuProofError, PlanError, FileNotFoundError) as error:
+        raise click.ClickException(str(error)) from error
+    for file in files:
+        click.echo(str(file))
+
+
+def _check_tensorrt(repository: Path, pipelines: Sequence[str], half: bool) -> None:
+    """Print what TensorRT's parser and builder say of every graph."""
+    from export.graphs.tensorrt_engine import load_rtx
+    from export.variants.tensorrt import check_graphs
+
+    refused = []
+    for each in check_graphs(load_rtx(), repository, pipelines, half):
+        if each.refused:
+            refused.append(f"{each.name}: {each.refused}")
+            continue
+        megabytes = each.plan_bytes / 1e6
+        click.echo(f"{each.name}: parsed and built, {megabytes:.1f} MB in {each.seconds:.1f} s")
+    _refuse(refused)
+
+
+def _refuse(lines: Sequence[str]) -> None:
+    """Print these lines and end with exit code 1, if there are any."""
+    for line in lines:
+        click.echo(line)
+    if lines:
+        raise click.ClickException(f"TensorRT cannot serve {len(lines)} of the steps as they are.")
 
 
 @main.command()

@@ -15,12 +15,24 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError
 
-from cytoserve.contract import PIPELINES, STEPS, Pipeline, Step, Tensor
+from cytoserve.contract import (
+    PIPELINES,
+    PLAN_GRAPH,
+    STEPS,
+    Pipeline,
+    Step,
+    StepVariant,
+    Tensor,
+    plan_file,
+)
 from cytoserve.files import file_sha256
-from cytoserve.model_config import MODEL_FILES, VARIANT_FOLDER, versions
+from cytoserve.model_config import MODEL_FILES, VARIANT_FOLDER, config_file, versions
 from export.graphs.files import CONTRACT_DTYPES
 from export.repository.configs import COMMAND, card_step, configs
 from export.repository.install import CARD_FILE, MANIFEST_FILE, MODEL_FILE, SAM_SETTING, STAGING
+
+NOT_IN_TENSORRT = ("UINT16", "BYTES")
+"""Dtypes of the contract that TensorRT has not, not even at the border of a network."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +113,42 @@ def _step_version(repository: Path, step: Step) -> Iterator[Problem]:
     for variant in step.variants:
         if variant.graph and (version / variant.graph).is_file():
             yield from _graph(version / variant.graph, step)
+        if variant.plan_rows:
+            yield from _plan_tensors(repository, step, variant)
+            yield from _plans(version, step, variant)
+
+
+def _plan_tensors(repository: Path, step: Step, variant: StepVariant) -> Iterator[Problem]:
+    """Check that TensorRT knows the dtypes of a step that it runs."""
+    file = config_file(repository / step.name, variant.name)
+    for role, tensors in (("input", step.inputs), ("output", step.outputs)):
+        for tensor in tensors:
+            if tensor.dtype in NOT_IN_TENSORRT:
+                field = f"{role} '{tensor.name}' data_type"
+                yield Problem(file, field, "one that TensorRT has", tensor.dtype)
+
+
+def _plans(version: Path, step: Step, variant: StepVariant) -> Iterator[Problem]:
+    """Check the graph that plans are made of, and that each plan is of it and takes whole batches.
+
+    Triton refuses a batch that is larger than the plan's profile, and a plan that is not there only
+    when it loads it.
+    """
+    graph = version / PLAN_GRAPH
+    if graph.is_file():
+        yield from _graph(graph, step)
+    assert variant.plan_rows is not None
+    manifest = _read_json(version / MANIFEST_FILE) or {}
+    sha256 = _sha256(manifest).get(PLAN_GRAPH)
+    about = manifest.get("variants", {})
+    for file in sorted(version.glob(plan_file("*"))):
+        key = about.get(file.name, {}).get("key", {})
+        if key.get("graph_sha256") != sha256:
+            yield Problem(file, "graph_sha256", f"{sha256} of {PLAN_GRAPH}", f"{key or 'no key'}")
+        for name, (_, _, largest) in key.get("profiles", {}).items():
+            if largest[0] != variant.plan_rows[-1]:
+                expected = f"max_batch_size of its configuration, {variant.plan_rows[-1]}"
+                yield Problem(file, f"profile of '{name}'", expected, f"{largest[0]} rows")
 
 
 def _pipeline_version(repository: Path, pipeline: Pipeline) -> Iterator[Problem]:

@@ -46,7 +46,7 @@ def pipeline_names(
 @click.option(
     "--variant",
     type=click.Choice(list(VARIANTS)),
-    help="Compute networks in another way, where the processor has the instructions for it: "
+    help="Compute networks in another way, where this machine can: "
     + "; ".join(f"{variant.name}, {variant.summary}" for variant in VARIANTS.values())
     + ". `python -m benchmarks.variants` finds the fastest one for a lone client of this machine.",
 )

@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,9 +138,17 @@ def available_cores(quota_file: Path = CGROUP_QUOTA) -> int:
     return max(1, min(affinity, math.floor(int(quota) / int(period))))
 
 
-def worker_environment(installation: Installation, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return ``environ`` with what the server and its workers need."""
-    libraries = [str(path) for path in installation.library_path]
+def worker_environment(
+    installation: Installation, environ: Mapping[str, str], more: Sequence[Path] = ()
+) -> dict[str, str]:
+    """Return ``environ`` with what the server and its workers need.
+
+    Args:
+        installation: the embedded Triton.
+        environ: variables of this process.
+        more: further folders of libraries.
+    """
+    libraries = [str(path) for path in (*installation.library_path, *more)]
     imports = str(folder_of("cytoserve"))
     return {
         **environ,

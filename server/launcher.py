@@ -38,7 +38,13 @@ from server.served_repository import ServedRepository
 from server.supervisor import Supervisor
 from server.tritonserver import TritonServer
 from server.updates import Updates
-from server.variants import OPENVINO_FOLDER, VARIANTS, check_machine, processor_instructions
+from server.variants import (
+    VARIANTS,
+    check_machine,
+    processor_instructions,
+    runtime_folder,
+    runtime_libraries,
+)
 
 MODEL_LOAD_THREADS = 16
 
@@ -134,10 +140,13 @@ def serve(
             settings.model_repository, run.folder / "model_repository", pipelines, settings.variant
         )
         command = server_command(settings, installation, run, url, pipelines, access)
-        if variant and variant.on_openvino:
+        runtime = runtime_folder(variant)
+        if runtime:
             # Workers import from their working folder first, and not at all from PYTHONPATH.
-            (run.folder / "onnxruntime").symlink_to(OPENVINO_FOLDER / "onnxruntime")
-        environment = worker_environment(installation, {**os.environ, RUN_VARIABLE: run.id})
+            (run.folder / "onnxruntime").symlink_to(runtime / "onnxruntime")
+        environment = worker_environment(
+            installation, {**os.environ, RUN_VARIABLE: run.id}, runtime_libraries(runtime)
+        )
 
         def start() -> TritonServer:
             kill_processes(run.id)

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cytoserve.contract import PIPELINES, Pipeline
+from cytoserve.contract import CUDA_GRAPH, PIPELINES, Pipeline
 from cytoserve.model_config import (
-    MODEL_FILES,
     VARIANT_FOLDER,
     ModelConfigError,
     config_file,
+    files_of,
     read_config,
     versions,
 )
@@ -57,6 +57,8 @@ def survey_one(repository: Path, pipeline: Pipeline, variant: str | None) -> Pip
         return PipelineExport(pipeline, missing)
     missing = tuple(missing_of(repository, models, variant))
     made_alone = not any(path.startswith(f"{pipeline.merged_step}/") for path in missing)
+    if any(Path(path).name == CUDA_GRAPH.graph for path in missing):
+        variant = CUDA_GRAPH.name  # variant tensorrt serves it too
     return PipelineExport(pipeline, missing, variant if made_alone else None)
 
 
@@ -74,10 +76,10 @@ def missing_of(
         except ModelConfigError as error:
             raise RepositoryError(str(error)) from error
         steps = [step.model_name for step in config.ensemble_scheduling.step]
-        file = "" if steps else config.default_model_filename or MODEL_FILES.get(config.backend, "")
+        files = files_of(config) or ("",)
         newest = [repository / model / str(n) for n in versions(repository / model)[-1:]]
-        if not any((folder / file).exists() for folder in newest):
-            yield f"{model}/<version>/{file}"
+        if not any((folder / file).exists() for folder in newest for file in files):
+            yield f"{model}/<version>/{files[-1]}"
         yield from missing_of(repository, steps, variant)
 
 

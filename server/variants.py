@@ -11,7 +11,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from cytoserve.contract import INT8, OPENVINO, SINGLE_GRAPH, THROUGHPUT
+from cytoserve.contract import CUDA, INT8, OPENVINO, SINGLE_GRAPH, TENSORRT, THROUGHPUT
+from cytoserve.gpu import NoGpuError, find_gpu
 from server.errors import VariantError
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -21,6 +22,9 @@ OPENVINO_FOLDER = Path(__file__).parents[1] / ".openvino"
 
 It is separate because the package has the same name as the one that everything else here runs on,
 but another version."""
+
+CUDA_FOLDER = OPENVINO_FOLDER.with_name(".cuda")
+"""Folder where ``make cuda`` puts the ONNX Runtime that has CUDA, and CUDA's own libraries."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,11 @@ class Variant:
 
     on_openvino: bool = False
 
+    on_cuda: bool = False
+
+    in_image: bool = False
+    """Whether it needs a backend that only NVIDIA's image of Triton has."""
+
     for_many: bool = False
     """Whether it serves more frames per second to many clients, but is slower for one."""
 
@@ -56,6 +65,10 @@ VARIANTS = {
             "two instances of these graphs and of the nuclei's network, for many clients",
             for_many=True,
         ),
+        Variant(CUDA.name, "networks on an NVIDIA GPU", on_cuda=True),
+        Variant(
+            TENSORRT, "networks on an NVIDIA GPU by TensorRT, in NVIDIA's image only", in_image=True
+        ),
     )
 }
 
@@ -68,18 +81,68 @@ def processor_instructions(cpuinfo: Path = CPUINFO) -> frozenset[str]:
 
 
 def check_machine(
-    variant: Variant, instructions: Collection[str], openvino: Path = OPENVINO_FOLDER
+    variant: Variant,
+    instructions: Collection[str],
+    openvino: Path = OPENVINO_FOLDER,
+    cuda: Path = CUDA_FOLDER,
 ) -> None:
-    """Raise `VariantError` where a processor with ``instructions`` cannot serve ``variant``."""
+    """Raise `VariantError` where this machine cannot serve ``variant``.
+
+    Args:
+        variant: the variant.
+        instructions: those of the processor.
+        openvino: folder of the ONNX Runtime with OpenVINO.
+        cuda: folder of the ONNX Runtime with CUDA.
+    """
+    if variant.in_image:
+        raise VariantError(
+            f"Variant {variant.name} needs Triton's TensorRT backend, which NVIDIA's image has and "
+            "this server has not. Serve it there: tritonserver "
+            f"--model-config-name={variant.name}, see docs/deploy.md. Here, a GPU serves "
+            f"--variant {CUDA.name}."
+        )
     if variant.instructions and not set(variant.instructions) & set(instructions):
         raise VariantError(
             f"Variant {variant.name} needs a processor with {' or '.join(variant.instructions)}; "
             "this one has neither. Serve without --variant."
         )
-    # The library is built for one version of Python.
-    library = f"onnxruntime/capi/*.{sysconfig.get_config_var('SOABI')}.so"
-    if variant.on_openvino and not any(openvino.glob(library)):
+    if variant.on_openvino and not has_runtime(openvino):
         raise VariantError(
             f"Variant {variant.name} needs the ONNX Runtime with OpenVINO, which is not in "
             f"{openvino} for this Python. Install it: make openvino"
         )
+    if variant.on_cuda:
+        check_gpu(variant, cuda)
+
+
+def check_gpu(variant: Variant, cuda: Path) -> None:
+    """Raise `VariantError` where there is no GPU, or no ONNX Runtime for it in ``cuda``."""
+    try:
+        find_gpu()
+    except NoGpuError as error:
+        raise VariantError(
+            f"Variant {variant.name} needs an NVIDIA GPU: {error}. Serve without --variant."
+        ) from error
+    if not has_runtime(cuda):
+        raise VariantError(
+            f"Variant {variant.name} needs the ONNX Runtime with CUDA, which is not in {cuda} for "
+            "this Python. Install it with Python 3.11 or 3.12: make cuda"
+        )
+
+
+def has_runtime(folder: Path) -> bool:
+    """Whether a folder holds an ONNX Runtime that is built for the running version of Python."""
+    library = f"onnxruntime/capi/*.{sysconfig.get_config_var('SOABI')}.so"
+    return any(folder.glob(library))
+
+
+def runtime_folder(variant: Variant | None) -> Path | None:
+    """The folder whose ONNX Runtime serves a variant; None: the one of this environment."""
+    if variant and variant.on_openvino:
+        return OPENVINO_FOLDER
+    return CUDA_FOLDER if variant and variant.on_cuda else None
+
+
+def runtime_libraries(folder: Path | None) -> tuple[Path, ...]:
+    """Folders of the libraries that the ONNX Runtime in ``folder`` loads besides its own."""
+    return tuple(sorted(folder.glob("nvidia/*/lib"))) if folder else ()

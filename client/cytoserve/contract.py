@@ -10,7 +10,7 @@ Coordinates are continuous frame pixels: pixel ``i`` spans ``[i, i + 1)``, its c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 MASK_SIZE = 56
 """M: side of a cell's mask patch, in patch pixels. The patch spans the cell's box."""
@@ -110,6 +110,22 @@ class StepVariant:
     """Number of executions that run at once and share the cores."""
     openvino: bool = False
     """Whether ONNX Runtime runs the step with OpenVINO in bfloat16."""
+    on_gpu: bool = False
+    """Whether the step runs on an NVIDIA GPU, by ONNX Runtime unless it has ``plan_rows``."""
+    plan_rows: tuple[int, int, int] | None = None
+    """Fewest, usual and most rows of the step's TensorRT plan; None: TensorRT does not run it."""
+
+
+PLAN_GRAPH = "model.tensorrt.onnx"
+"""File that plans are made of; `python -m export tensorrt --form` makes it."""
+
+COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+"""Generations of GPUs that a plan can be made for, as NVIDIA numbers them."""
+
+
+def plan_file(capability: str) -> str:
+    """Return the name of the plan for a compute capability, ``model.sm90.plan`` for ``9.0``."""
+    return f"model.sm{capability.replace('.', '')}.plan"
 
 
 SINGLE_GRAPH = "single-graph"
@@ -120,6 +136,20 @@ OPENVINO_CHUNKS = StepVariant("openvino", graph="model.openvino.onnx", openvino=
 INT8 = StepVariant("int8", graph="model.int8.onnx")
 """A separate graph in 8-bit integers; `python -m export int8` makes it."""
 THROUGHPUT = StepVariant("throughput", instances=2)
+CUDA = StepVariant("cuda", on_gpu=True)
+CUDA_GRAPH = StepVariant("cuda", graph="model.cuda.onnx", on_gpu=True)
+"""A separate graph for GPUs, of larger chunks in float16; `python -m export cuda` makes it."""
+TENSORRT = "tensorrt"
+"""Variant in which TensorRT runs the steps that have a plan; all others are as in `cuda`."""
+
+
+def on_gpu(
+    cuda: StepVariant, plan_rows: tuple[int, int, int] | None = None
+) -> tuple[StepVariant, StepVariant]:
+    """Return how a step is served by the variants `cuda` and `tensorrt`, in this order."""
+    if plan_rows is None:
+        return cuda, replace(cuda, name=TENSORRT)
+    return cuda, StepVariant(TENSORRT, on_gpu=True, plan_rows=plan_rows)
 
 
 @dataclass(frozen=True)
@@ -473,7 +503,7 @@ STEPS = {
             summary="One-class YOLO11n-seg: every cell.",
             max_batch=MAX_TILES,
             warm_up=(1, NETWORK_IMAGE.dims),
-            variants=(OPENVINO, INT8),
+            variants=(OPENVINO, INT8, *on_gpu(CUDA_GRAPH, plan_rows=(1, 4, MAX_TILES))),
         ),
         # K classes: the network of S1, approach 1, fine-tuned to the target data.
         Step(
@@ -483,7 +513,7 @@ STEPS = {
             summary="YOLO11n-seg fine-tuned to the target classes.",
             max_batch=MAX_TILES,
             warm_up=(1, NETWORK_IMAGE.dims),
-            variants=(OPENVINO, INT8),
+            variants=(OPENVINO, INT8, *on_gpu(CUDA_GRAPH, plan_rows=(1, 4, MAX_TILES))),
         ),
         Step(
             "yolo_decode",
@@ -522,7 +552,11 @@ STEPS = {
             summary="ResNet50 on every cell, in chunks of constant memory.",
             max_batch=MAX_CANDIDATES,
             warm_up=(16, CROPS.dims),
-            variants=(OPENVINO_CHUNKS, INT8),
+            variants=(
+                OPENVINO_CHUNKS,
+                INT8,
+                *on_gpu(CUDA_GRAPH, plan_rows=(1, 64, MAX_CANDIDATES)),
+            ),
         ),
         Step(
             "cell_classes",
@@ -576,6 +610,7 @@ STEPS = {
                 LARGE_CUT,
             ),
             summary="Mask R-CNN: tiles to candidates, thresholds, NMS and mask patches included.",
+            variants=on_gpu(CUDA),
         ),
         Step(
             "maskrcnn_cells",
@@ -622,6 +657,8 @@ STEPS = {
             summary="SAM's image encoder. A further prompt on a frame costs the decoder only.",
             max_batch=MAX_TILES,
             caches_answers=True,
+            # The attention of one tile takes a gigabyte, so a plan for 64 would fit no GPU.
+            variants=on_gpu(CUDA_GRAPH, plan_rows=(1, 1, 4)),
         ),
         Step(
             "sam_box_prompts",
@@ -642,6 +679,7 @@ STEPS = {
             ),
             (PROMPT_BOXES, PROMPT_MASKS, QUALITIES),
             summary="SAM's prompt encoder and mask decoder: one mask per prompt.",
+            variants=on_gpu(CUDA),
         ),
         Step(
             "sam_cells",
@@ -682,7 +720,7 @@ STEPS = {
             summary="U-Net on a whole frame, ImageNet-initialised.",
             max_batch=1,
             warm_up=(1, (3, 256, 256)),
-            variants=(OPENVINO,),
+            variants=(OPENVINO, *on_gpu(CUDA_GRAPH)),
         ),
         Step(
             "glioma_livecell_network",
@@ -691,7 +729,7 @@ STEPS = {
             summary="U-Net on a whole frame, pre-trained on LIVECell.",
             max_batch=1,
             warm_up=(1, (3, 256, 256)),
-            variants=(OPENVINO,),
+            variants=(OPENVINO, *on_gpu(CUDA_GRAPH)),
         ),
         Step(
             "nuclei_prepare",
@@ -706,7 +744,7 @@ STEPS = {
             summary="U-Net on tiles, in chunks of constant memory.",
             max_batch=MAX_NUCLEI_TILES,
             warm_up=(1, TILES.dims),
-            variants=(OPENVINO_CHUNKS, THROUGHPUT),
+            variants=(OPENVINO_CHUNKS, THROUGHPUT, *on_gpu(CUDA_GRAPH)),
         ),
         Step(
             "nuclei_stitch",

@@ -30,7 +30,7 @@ from cytoserve.access import (
     key_headers,
     read_address,
 )
-from cytoserve.contract import MASK_SIZE, MAX_FRAME_BYTES, SAM_MASK_SIZE
+from cytoserve.contract import MASK_SIZE, MAX_FRAME_BYTES, SAM_MASK_SIZE, TENSORRT
 from cytoserve.errors import (
     AccessDenied,
     AnswerMalformed,
@@ -343,6 +343,8 @@ def execution_of(config: model_config_pb2.ModelConfig) -> str:
     ]
     if config.default_model_filename not in ("", *MODEL_FILES.values()):
         words.insert(0, config.default_model_filename)
+    if config.backend == TENSORRT:
+        words.insert(0, TENSORRT)
     return ", ".join(words)
 
 

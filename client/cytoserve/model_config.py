@@ -40,6 +40,17 @@ def read_config(path: Path) -> model_config_pb2.ModelConfig:
         raise ModelConfigError(f"{path} is not a model configuration: {error}") from error
 
 
+def files_of(config: model_config_pb2.ModelConfig) -> tuple[str, ...]:
+    """Return the files of a version folder of which Triton loads one; none for an ensemble.
+
+    A GPU loads the one of its compute capability, if the configuration names it.
+    """
+    if config.ensemble_scheduling.step:
+        return ()
+    default = config.default_model_filename or MODEL_FILES.get(config.backend, "")
+    return (*(config.cc_model_filenames[key] for key in sorted(config.cc_model_filenames)), default)
+
+
 def versions(model: Path) -> list[int]:
     """Return the numbers of a model's version folders, in ascending order."""
     if not model.is_dir():

@@ -44,6 +44,11 @@ def open_session(model: Path | bytes, threads: int = 0) -> onnxruntime.Inference
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
+def tell_errors_only() -> None:
+    """Let ONNX Runtime print errors only from now on, and no warnings."""
+    onnxruntime.set_default_logger_severity(3)
+
+
 MAX_MESSAGE_BYTES = 1_900_000_000
 """Maximum bytes of weights in the graph's own file: a protobuf message is limited to 2 GiB."""
 

@@ -11,12 +11,12 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from cytoserve.contract import PIPELINES, Pipeline
+from cytoserve.contract import CUDA_GRAPH, PIPELINES, Pipeline
 from cytoserve.model_config import (
     CONFIG_FILE,
-    MODEL_FILES,
     VARIANT_FOLDER,
     config_file,
+    files_of,
     read_config,
     versions,
 )
@@ -71,18 +71,18 @@ def write_bundle(
 def _newest(repository: Path, model: str, pipeline: Pipeline, variant: str | None) -> Path:
     """Return the folder of a model's newest version, which holds what the server loads."""
     numbers = versions(repository / model)
-    wanted = repository / model / (str(numbers[-1]) if numbers else "<version>")
-    config = read_config(config_file(repository / model, variant))
-    if not config.ensemble_scheduling.step:
-        wanted /= config.default_model_filename or MODEL_FILES[config.backend]
-    if not wanted.exists():
+    folder = repository / model / (str(numbers[-1]) if numbers else "<version>")
+    files = files_of(read_config(config_file(repository / model, variant))) or ("",)
+    if not any((folder / file).exists() for file in files):
         made_alone = bool(numbers and variant and variant not in pipeline.variants)
+        # Variant tensorrt serves that graph too.
+        command = CUDA_GRAPH.name if files[-1] == CUDA_GRAPH.graph else variant
         raise NotExportedError(
             f"{pipeline.name} is not exported{f' for variant {variant}' if made_alone else ''}: "
-            f"{wanted} is missing. Make it with: "
-            f"python -m export {variant if made_alone else pipeline.name}"
+            f"{folder / files[-1]} is missing. Make it with: "
+            f"python -m export {command if made_alone else pipeline.name}"
         )
-    return wanted if config.ensemble_scheduling.step else wanted.parent
+    return folder
 
 
 def _copy_model(newest: Path, target: Path, pipeline: Pipeline, variant: str | None) -> None:

@@ -1,7 +1,8 @@
 """Every ``config.pbtxt`` of the model repository, written from `cytoserve.contract`.
 
 The files are in git, so that ``tritonserver --model-repository`` starts on a clone. Every instance
-says ``kind: KIND_CPU``: without it, Triton moves a model to a GPU wherever there is one.
+says its kind: without one, Triton moves a model to a GPU wherever there is one. Only the variants
+`cuda` and `tensorrt` say ``KIND_GPU``.
 """
 
 from __future__ import annotations
@@ -9,19 +10,22 @@ from __future__ import annotations
 import json
 import shutil
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cytoserve.contract import (
     CARD_INPUT,
     CARD_OUTPUT,
+    COMPUTE_CAPABILITIES,
     PIPELINES,
     STEPS,
+    TENSORRT,
     Pipeline,
     Step,
     StepVariant,
     Tensor,
     Wire,
+    plan_file,
 )
 from cytoserve.model_config import CONFIG_FILE, VARIANT_FOLDER
 
@@ -29,6 +33,18 @@ COMMAND = "python -m export configs"
 
 OPENVINO_OPTIONS = {"CPU": {"INFERENCE_PRECISION_HINT": "bf16"}}
 """Options in the form that OpenVINO's ``load_config`` takes."""
+
+CUDA_OPTIONS = {
+    "arena_extend_strategy": ("kSameAsRequested", "1"),
+    "cudnn_conv_algo_search": ("HEURISTIC", "1"),
+}
+"""Option of ONNX Runtime's CUDA provider -> its value, and Triton's number for that value.
+
+By default, the provider tries all algorithms of a convolution anew for every new shape of a frame,
+and rounds up each piece of memory to a power of two. The native backend takes the names from
+``gpu_execution_accelerator`` and then overwrites both with its own default if the configuration has
+any ``parameters``, unless these give the number (``src/onnxruntime.cc``, ``LoadModel``). So a
+configuration says both."""
 
 
 def configs() -> dict[Path, str]:
@@ -110,11 +126,13 @@ def card_step(pipeline: Pipeline) -> Step:
 
 def step_config(step: Step, variant: StepVariant | None = None) -> str:
     """The configuration of a step or card, for the default or for a variant."""
+    plan = variant.plan_rows if variant else None
     lines = [*_head(step.name, step.summary, variant.name if variant else None)]
-    lines.append(f'backend: "{step.backend}"')
+    lines.append(f'backend: "{"tensorrt" if plan else step.backend}"')
     if variant and variant.graph:
         lines.append(f'default_model_filename: "{variant.graph}"')
-    lines.append(f"max_batch_size: {step.max_batch}")
+    lines += [_plan_entry(capability) for capability in COMPUTE_CAPABILITIES if plan]
+    lines.append(f"max_batch_size: {plan[-1] if plan else step.max_batch}")
     lines += _tensors("input", step, step.inputs)
     if step.leaves_outputs_open:
         lines.append("# Outputs are completed from the graph: the number of classes is its own.")
@@ -125,14 +143,26 @@ def step_config(step: Step, variant: StepVariant | None = None) -> str:
     if step.caches_answers:
         lines.append("response_cache { enable: true }")
     count = variant.instances if variant else 1
-    lines.append(f"instance_group [ {{ count: {count} kind: KIND_CPU }} ]")
+    kind = "KIND_GPU" if variant and variant.on_gpu else "KIND_CPU"
+    lines.append(f"instance_group [ {{ count: {count} kind: {kind} }} ]")
     if step.one_thread:
-        value = '{ string_value: "1" }'
-        lines.append(f'parameters {{ key: "intra_op_thread_count" value: {value} }}')
+        lines.append(_parameter("intra_op_thread_count", "1"))
     lines += _warm_up(step)
     if variant and variant.openvino:
-        lines += _openvino()
+        # Encoded twice: protobuf's text format needs the quotes of the JSON text escaped.
+        lines += _accelerator("cpu", "openvino", {"load_config": json.dumps(OPENVINO_OPTIONS)})
+    elif variant and variant.on_gpu and not plan:
+        lines += [_parameter(name, number) for name, (_, number) in CUDA_OPTIONS.items()]
+        lines += _accelerator("gpu", "cuda", {n: value for n, (value, _) in CUDA_OPTIONS.items()})
     return "\n".join(lines) + "\n"
+
+
+def _plan_entry(capability: str) -> str:
+    return f'cc_model_filenames {{ key: "{capability}" value: "{plan_file(capability)}" }}'
+
+
+def _parameter(name: str, value: str) -> str:
+    return f'parameters {{ key: "{name}" value: {{ string_value: "{value}" }} }}'
 
 
 def pipeline_config(pipeline: Pipeline, variant: str | None = None) -> str:
@@ -226,7 +256,9 @@ def _variant_path(model: str, variant: str) -> Path:
 def _head(name: str, summary: str, variant: str | None) -> Iterator[str]:
     yield f"# Written by `{COMMAND}` from cytoserve.contract: change it there."
     yield from textwrap.wrap(summary, 98, initial_indent="# ", subsequent_indent="# ")
-    if variant:
+    if variant == TENSORRT:
+        yield f"# Served by NVIDIA's image: tritonserver --model-config-name={variant}"
+    elif variant:
         yield f"# Served by: python -m server --variant {variant}"
     yield f'name: "{name}"'
 
@@ -261,15 +293,15 @@ def _warm_up(step: Step) -> Iterator[str]:
     yield "]"
 
 
-def _openvino() -> Iterator[str]:
-    # Encoded twice: protobuf's text format needs the quotes of the JSON text escaped.
-    options = json.dumps(json.dumps(OPENVINO_OPTIONS))
+def _accelerator(device: str, name: str, options: Mapping[str, str]) -> Iterator[str]:
+    """How ONNX Runtime computes the step on a ``device``, cpu or gpu."""
     yield "optimization {"
     yield "  execution_accelerators {"
-    yield "    cpu_execution_accelerator ["
+    yield f"    {device}_execution_accelerator ["
     yield "      {"
-    yield '        name: "openvino"'
-    yield f'        parameters {{ key: "load_config" value: {options} }}'
+    yield f'        name: "{name}"'
+    for key, value in options.items():
+        yield f'        parameters {{ key: "{key}" value: {json.dumps(value)} }}'
     yield "      }"
     yield "    ]"
     yield "  }"

@@ -87,15 +87,18 @@ class Staging:
         return self._finish(name, manifest)
 
     def add_to_newest(
-        self, name: str, file: str, graph: onnx.ModelProto, about: Mapping[str, Any]
+        self, name: str, file: str, graph: onnx.ModelProto | bytes, about: Mapping[str, Any]
     ) -> Path:
-        """Add another graph of a model to the newest version, which is otherwise unchanged.
+        """Add another graph of a model, or a plan, to the newest version; its files stay.
 
         The manifest gets the hash of ``file`` and, under ``variants``, the facts in ``about``.
         """
         newest = self.repository / name / str(versions(self.repository / name)[-1])
         staged = self._folder(name)
-        save_graph(graph, staged / file)
+        if isinstance(graph, bytes):
+            (staged / file).write_bytes(graph)
+        else:
+            save_graph(graph, staged / file)
         new = sorted(path.name for path in staged.iterdir())
         manifest = json.loads((newest / MANIFEST_FILE).read_text())
         manifest["sha256"] |= {path: file_sha256(staged / path) for path in new}

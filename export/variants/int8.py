@@ -23,6 +23,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from cytoserve import Cells
 from cytoserve.contract import INSTANCE_OUTPUTS, PIPELINES
 from cytoserve.model_config import VARIANT_FOLDER, config_file, read_config
+from export.graphs.decoding import decoding_nodes
 from export.graphs.files import save_graph
 from export.graphs.micro_batches import unwrap_loop, wrap_in_loop, wrap_in_row_scan
 from export.parity.accuracy_budget import beyond_budget, drops
@@ -197,28 +198,6 @@ def quantised(graph: onnx.ModelProto, rows: Sequence[Arrays]) -> onnx.ModelProto
         return integers
     alone = any(node.op_type == "Scan" for node in graph.graph.node)
     return wrap_in_row_scan(integers) if alone else wrap_in_loop(integers, CLASSIFIER_CHUNK)
-
-
-def decoding_nodes(graph: onnx.ModelProto) -> list[str]:
-    """Names of a YOLO network's nodes that stay in float32; none for another network.
-
-    These are its attention, the last convolution of every branch of its head, and the nodes that
-    make boxes and scores of their results: a box is a sum of 16 weighted distances, of which 8 bits
-    would leave few.
-    """
-    names = [node.name for node in graph.graph.node]
-    heads = {name.split("/dfl/")[0] for name in names if "/dfl/" in name}
-    return [
-        name
-        for name in names
-        if "/attn/" in name
-        or any(
-            name.startswith(f"{head}/dfl/")
-            or name.rpartition("/")[0] == head
-            or (name.startswith(f"{head}/cv") and name.endswith(".2/Conv"))
-            for head in heads
-        )
-    ]
 
 
 # -- Proving --------------------------------------------------------------------------------------

@@ -122,6 +122,7 @@ TENSORRT = """optimization { execution_accelerators { gpu_execution_accelerator 
             "m.onnx, tensorrt precision_mode=FP16",
             id="both",
         ),
+        pytest.param('backend: "tensorrt"', "tensorrt", id="by a plan of TensorRT"),
         pytest.param("instance_group { count: 2 }", "", id="more instances"),
     ],
 )

@@ -8,12 +8,14 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace as replace_fields
 from pathlib import Path
 
 import onnx
 import pytest
 from click.testing import CliRunner
 
+from cytoserve.contract import STEPS, TENSORRT, StepVariant
 from export.__main__ import main
 from export.lint import Problem, lint_repository
 from export.repository.install import MANIFEST_FILE, SAM_SETTING
@@ -215,6 +217,16 @@ def test_wrong_version(
     assert any(expected in p.expected and found in p.found for p in problems), (
         problems or lint_repository(repository)
     )
+
+
+def test_a_plan_takes_no_camera_values(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = StepVariant(TENSORRT, on_gpu=True, plan_rows=(1, 1, 1))
+    step = replace_fields(STEPS["yolo_prepare"], variants=(planned,))
+    monkeypatch.setitem(STEPS, step.name, step)
+    (configs / step.name / "1").mkdir()
+    field = "input 'image' data_type"
+    [problem] = find(lint_repository(configs), configs / step.name / "config.pbtxt", field)
+    assert (problem.expected, problem.found) == ("one that TensorRT has", "UINT16")
 
 
 def test_command_names_the_problem(configs: Path) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import onnx.parser
 import onnxruntime
 import pytest
+from google.protobuf.json_format import MessageToDict
 
+from cytoserve.contract import CUDA, CUDA_GRAPH, STEPS
+from cytoserve.gpu import NoGpuError, find_gpu
+from cytoserve.model_config import config_file, read_config
 from export.graphs.files import open_session
 from server.installation import OWN_BACKENDS, find_installation
 
@@ -82,6 +87,139 @@ def test_instances_share_the_threads(
     parameters = {"intra_op_thread_count": {"string_value": own}} if own else {}
     config = {"instance_group": groups, "parameters": parameters}
     assert backend.thread_count(config) == threads
+
+
+def accelerated(**parameters: str) -> dict[str, Any]:
+    entry = {"name": "cuda", "parameters": parameters}
+    return {"optimization": {"execution_accelerators": {"gpu_execution_accelerator": [entry]}}}
+
+
+def with_parameters(config: dict[str, Any], **values: str) -> dict[str, Any]:
+    return {**config, "parameters": {k: {"string_value": v} for k, v in values.items()}}
+
+
+HEURISTIC = accelerated(cudnn_conv_algo_search="HEURISTIC", do_copy_in_default_stream="0")
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        pytest.param({}, {}, id="nothing said"),
+        pytest.param(
+            HEURISTIC,
+            {"cudnn_conv_algo_search": "HEURISTIC", "do_copy_in_default_stream": "0"},
+            id="an accelerator's options as they are",
+        ),
+        pytest.param(
+            with_parameters({}, cudnn_conv_algo_search="2", arena_extend_strategy="1"),
+            {"cudnn_conv_algo_search": "DEFAULT", "arena_extend_strategy": "kSameAsRequested"},
+            id="parameters by number",
+        ),
+        pytest.param(
+            with_parameters({}, gpu_mem_limit="1000000000"),
+            {"gpu_mem_limit": "1000000000"},
+            id="a parameter as it is",
+        ),
+        pytest.param(
+            with_parameters(HEURISTIC, cudnn_conv_algo_search="0"),
+            {"cudnn_conv_algo_search": "EXHAUSTIVE", "do_copy_in_default_stream": "0"},
+            id="parameters over the accelerator's",
+        ),
+    ],
+)
+def test_options_of_cuda(backend: ModuleType, config: Any, options: dict[str, str]) -> None:
+    assert backend.cuda_options(config, "1") == {**options, "device_id": "1"}
+
+
+@pytest.mark.parametrize(
+    "step", [s.name for s in STEPS.values() if {CUDA, CUDA_GRAPH} & set(s.variants)]
+)
+def test_what_is_written_for_the_native_backend_means_the_same(
+    backend: ModuleType, step: str
+) -> None:
+    file = config_file(Path(__file__).parents[2] / "model_repository" / step, CUDA.name)
+    config = MessageToDict(read_config(file), preserving_proto_field_name=True)
+    assert backend.cuda_options(config, "0") == {
+        "device_id": "0",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    del config["optimization"]
+    assert backend.cuda_options(config, "0")["cudnn_conv_algo_search"] == "HEURISTIC"
+
+
+class RefusedError(Exception):
+    """Stands for Triton's exception, which only its worker process has."""
+
+
+@pytest.fixture
+def refusing(backend: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setattr(backend.pb_utils, "TritonModelException", RefusedError, raising=False)
+    return backend
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        pytest.param(
+            {
+                "optimization": {
+                    "execution_accelerators": {"gpu_execution_accelerator": [{"name": "tensorrt"}]}
+                }
+            },
+            "unknown Execution Accelerator 'tensorrt' is requested",
+            id="another accelerator",
+        ),
+        pytest.param(
+            with_parameters({}, cudnn_conv_algo_search="3"),
+            "unsupported cudnn_conv_algo_search value '3' is requested",
+            id="a number too high",
+        ),
+        pytest.param(
+            with_parameters({}, arena_extend_strategy="-1"),
+            "unsupported arena_extend_strategy value '-1' is requested",
+            id="a number too low",
+        ),
+    ],
+)
+def test_options_that_cuda_has_not(refusing: ModuleType, config: Any, reason: str) -> None:
+    with pytest.raises(RefusedError, match=reason):
+        refusing.cuda_options(config, "0")
+
+
+def test_an_instance_on_a_gpu_needs_cuda(refusing: ModuleType) -> None:
+    if refusing.CUDA in onnxruntime.get_available_providers():
+        assert refusing.accelerators(HEURISTIC, "0")[0][0] == refusing.CUDA
+        return
+    with pytest.raises(RefusedError, match=r"KIND_GPU needs CUDAExecutionProvider, and .* only"):
+        refusing.accelerators(HEURISTIC, "0")
+
+
+def test_an_instance_on_the_cpu_reads_no_options_of_a_gpu(backend: ModuleType) -> None:
+    assert backend.accelerators(HEURISTIC) == []
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider' is not in")
+def test_a_session_without_the_provider_that_was_asked_for_is_refused(
+    refusing: ModuleType, tmp_path: Path
+) -> None:
+    """ONNX Runtime itself goes on without it, on the CPU."""
+    if has_gpu():
+        pytest.skip("this machine has a GPU")
+    graph = "g (float[N] x) => (float[N] y) { y = Identity(x) }"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {graph}')
+    onnx.save(model, tmp_path / "model.onnx")
+    asked = [(refusing.CUDA, refusing.cuda_options(HEURISTIC, "0"))]
+    with pytest.raises(RefusedError, match="CUDAExecutionProvider could not be used"):
+        refusing.open_session(tmp_path / "model.onnx", refusing.session_options({}), asked)
+
+
+def has_gpu() -> bool:
+    try:
+        find_gpu()
+    except NoGpuError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,23 @@ from onnx import TensorProto, helper
 from tritonclient.grpc import InferenceServerClient, InferInput
 
 from cytoserve.contract import PIPELINES
+from cytoserve.gpu import NoGpuError, find_gpu
 from cytoserve.grpc_transport import GrpcTransport
 from server.embedded import EmbeddedServer
 from server.errors import RepositoryError, VariantError
+from server.installation import find_installation, worker_environment
 from server.repository import models_of_variant, survey
 from server.tritonserver import workers_of
-from server.variants import VARIANTS, check_machine, processor_instructions
+from server.variants import (
+    CUDA_FOLDER,
+    OPENVINO_FOLDER,
+    VARIANTS,
+    check_machine,
+    has_runtime,
+    processor_instructions,
+    runtime_folder,
+    runtime_libraries,
+)
 
 BF16 = r"""parameters {
   key: "load_config" value: "{\"CPU\": {\"INFERENCE_PRECISION_HINT\": \"bf16\"}}"
@@ -83,6 +94,59 @@ def test_openvino_of_another_python_or_none(tmp_path: Path, abi: str | None) -> 
         check_machine(VARIANTS["openvino"], {"avx512_bf16"}, tmp_path)
 
 
+def has_gpu() -> bool:
+    try:
+        find_gpu()
+    except NoGpuError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
+def test_without_a_gpu_cuda_is_refused_in_one_line() -> None:
+    command = [sys.executable, "-m", "server", "--variant", "cuda"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert "Variant cuda needs an NVIDIA GPU: the NVIDIA driver " in line
+    assert "Serve without --variant" in line
+
+
+@pytest.mark.skipif(not has_gpu(), reason="this machine has no GPU")
+def test_with_a_gpu_cuda_needs_its_runtime(tmp_path: Path) -> None:
+    with pytest.raises(VariantError, match="make cuda"):
+        check_machine(VARIANTS["cuda"], set(), cuda=tmp_path)
+
+
+def test_tensorrt_is_served_in_nvidias_image() -> None:
+    reason = r"NVIDIA's image .* tritonserver --model-config-name=tensorrt.*--variant cuda"
+    with pytest.raises(VariantError, match=reason):
+        check_machine(VARIANTS["tensorrt"], set())
+
+
+def test_a_variant_brings_its_own_onnxruntime_and_libraries(tmp_path: Path) -> None:
+    assert runtime_folder(VARIANTS["cuda"]) == CUDA_FOLDER
+    assert runtime_folder(VARIANTS["openvino"]) == OPENVINO_FOLDER
+    assert runtime_folder(VARIANTS["int8"]) is None
+    assert runtime_folder(None) is None
+    for folder in ("cudnn/lib", "cu13/lib", "cu13/include"):
+        (tmp_path / "nvidia" / folder).mkdir(parents=True)
+    libraries = runtime_libraries(tmp_path)
+    assert libraries == (tmp_path / "nvidia/cu13/lib", tmp_path / "nvidia/cudnn/lib")
+    found = worker_environment(find_installation(), {"LD_LIBRARY_PATH": "/mine"}, libraries)
+    paths = found["LD_LIBRARY_PATH"].split(":")
+    assert paths[-3:] == [*map(str, libraries), "/mine"]
+    assert runtime_libraries(None) == ()
+
+
+@pytest.mark.parametrize("abi", [None, "cpython-27m-x86_64-linux-gnu", "own"])
+def test_a_runtime_is_built_for_one_python(tmp_path: Path, abi: str | None) -> None:
+    own = str(sysconfig.get_config_var("SOABI"))
+    if abi:
+        openvino_folder(tmp_path, own if abi == "own" else abi)
+    assert has_runtime(tmp_path) == (abi == "own")
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
@@ -117,6 +181,23 @@ def test_a_graph_of_a_variant_is_missed_in_the_version_that_is_served(own_reposi
     (cells / "2/model.onnx").unlink()
     [export] = survey(own_repository, ["yolo"], "int8")
     assert export.command == "python -m export yolo", "what the variant is made of comes first"
+
+
+def test_a_plan_of_any_gpu_is_there_or_is_missed(own_repository: Path) -> None:
+    cells = own_repository / "yolo_cells"
+    names = 'cc_model_filenames { key: "9.0" value: "model.sm90.plan" }'
+    add_variant(own_repository, "yolo_cells", "tensorrt", names)
+    config = cells / "configs/tensorrt.pbtxt"
+    config.write_text(config.read_text().replace('"onnxruntime"', '"tensorrt"'))
+    [export] = survey(own_repository, ["yolo"], "tensorrt")
+    assert export.missing == ("yolo_cells/<version>/model.plan",)
+    assert export.command == "python -m export tensorrt"
+    (cells / "1/model.sm90.plan").touch()
+    assert survey(own_repository, ["yolo"], "tensorrt")[0].missing == ()
+    config.write_text(
+        config.read_text().replace(names, 'default_model_filename: "model.cuda.onnx"')
+    )
+    assert survey(own_repository, ["yolo"], "tensorrt")[0].command == "python -m export cuda"
 
 
 def test_a_merged_graph_is_made_with_its_pipeline(own_repository: Path) -> None:

@@ -32,6 +32,16 @@ Accelerator = tuple[str, dict[str, str]]
 """Name and options of an execution provider of ONNX Runtime."""
 
 CPU, OPENVINO = "CPUExecutionProvider", "OpenVINOExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+
+CUDA_CHOICES = {
+    "cudnn_conv_algo_search": ("EXHAUSTIVE", "HEURISTIC", "DEFAULT"),
+    "arena_extend_strategy": ("kNextPowerOfTwo", "kSameAsRequested"),
+}
+"""Parameter of a configuration that chooses by number -> the provider's names of the choices."""
+
+CUDA_VALUES = ("gpu_mem_limit", "do_copy_in_default_stream")
+"""Parameters of a configuration that go to the CUDA provider as they are."""
 
 DEFAULT_MAX_BATCH_SIZE = 4
 """Default of Triton's own ``--backend-config=default-max-batch-size``."""
@@ -89,7 +99,9 @@ class TritonPythonModel:
         """Open the session and refuse a configuration that does not fit the graph."""
         config: Config = json.loads(args["model_config"])
         path = Path(args["model_repository"], args["model_version"], model_filename(config))
-        self.session = open_session(path, session_options(config), accelerators(config))
+        on_gpu = args["model_instance_kind"] == "GPU"
+        gpu = args["model_instance_device_id"] if on_gpu else None
+        self.session = open_session(path, session_options(config), accelerators(config, gpu))
         check_inputs(config, self.session)
         check_outputs(config, self.session)
         self.batches = config["max_batch_size"] > 0
@@ -217,22 +229,55 @@ def open_session(
     return session
 
 
-def accelerators(config: Config) -> list[Accelerator]:
-    """Read ``optimization.execution_accelerators``, as for an instance on a CPU.
+def accelerators(config: Config, gpu: str | None = None) -> list[Accelerator]:
+    """Read ``optimization.execution_accelerators`` for an instance on the CPU or on one GPU.
 
-    The native backend knows only ``openvino``, and only if it was built with it; it passes on none
-    of the accelerator's parameters. Here, they are OpenVINO's provider options, as those of
-    ``cuda`` are in the native backend. So a configuration may ask for bfloat16 and loads in both;
-    the native backend then computes in float32.
+    An instance of ``KIND_GPU`` always gets the CUDA provider. ``gpu`` is the number of its device,
+    of those that ``gpus`` of its group lists or of all. Triton makes an instance for each.
+
+    Of accelerators of a CPU, the native backend knows only ``openvino``, and only if it was built
+    with it; it passes on none of the accelerator's parameters. Here, they are OpenVINO's provider
+    options, as those of ``cuda`` are in the native backend. So a configuration may ask for bfloat16
+    and loads in both; the native backend then computes in float32.
     """
     entries = config.get("optimization", {}).get("execution_accelerators", {})
-    found = []
+    available = ort.get_available_providers()
+    if gpu is not None and CUDA not in available:
+        refuse(f"KIND_GPU needs {CUDA}, and this ONNX Runtime has {', '.join(available)} only")
+    found = [] if gpu is None else [(CUDA, cuda_options(config, gpu))]
     for entry in entries.get("cpu_execution_accelerator", []):
-        if entry["name"] != "openvino" or OPENVINO not in ort.get_available_providers():
+        if entry["name"] != "openvino" or OPENVINO not in available:
             refuse(f"unknown Execution Accelerator '{entry['name']}' is requested")
         threads = {"num_of_threads": str(thread_count(config))} if thread_count(config) else {}
         found.append((OPENVINO, {"device_type": "CPU", **threads, **entry.get("parameters", {})}))
     return found
+
+
+def cuda_options(config: Config, gpu: str) -> dict[str, str]:
+    """Options of the CUDA provider: those of the accelerator `cuda`, then those of ``parameters``.
+
+    What neither gives is the provider's own default. The native backend sets defaults of its own
+    for ``parameters`` that are not there, even over the accelerator's options; so a configuration
+    that gives both means the same in both backends.
+    """
+    options: dict[str, str] = {}
+    entries = config.get("optimization", {}).get("execution_accelerators", {})
+    for entry in entries.get("gpu_execution_accelerator", []):
+        if entry["name"] != "cuda":
+            refuse(f"unknown Execution Accelerator '{entry['name']}' is requested")
+        options |= entry.get("parameters", {})
+    for name, choices in CUDA_CHOICES.items():
+        number = parameter(config, name, integer, None)
+        if number is None:
+            continue
+        if number not in range(len(choices)):
+            refuse(f"unsupported {name} value '{number}' is requested")
+        options[name] = choices[number]
+    for name in CUDA_VALUES:
+        value = parameter(config, name, str, None)
+        if value is not None:
+            options[name] = value
+    return {**options, "device_id": gpu}
 
 
 def session_options(config: Config) -> ort.SessionOptions:

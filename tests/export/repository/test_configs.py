@@ -9,7 +9,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from cytoserve.contract import PIPELINES, STEPS, Pipeline, Wire
+from cytoserve.contract import CUDA, PIPELINES, STEPS, TENSORRT, Pipeline, Wire
 from export.repository.configs import configs, pipeline_config, wiring, write_configs
 from export.repository.contract_page import contract_page
 
@@ -62,7 +62,9 @@ def test_a_configuration_is_one_of_tritons(path: Path) -> None:
         assert not config.instance_group
         assert not config.model_warmup
         return
-    assert [group.kind for group in config.instance_group] == [MODELS.KIND_CPU]
+    on_gpu = path.stem in (CUDA.name, TENSORRT)
+    kind = MODELS.KIND_GPU if on_gpu else MODELS.KIND_CPU
+    assert [group.kind for group in config.instance_group] == [kind]
     assert all(group.count >= 1 for group in config.instance_group)
     assert config.HasField("dynamic_batching") == (config.max_batch_size > 0)
     for sample in config.model_warmup:
@@ -72,6 +74,38 @@ def test_a_configuration_is_one_of_tritons(path: Path) -> None:
             assert sample.inputs[given.name].data_type == given.data_type
             assert [d if w == -1 else w for d, w in zip(dims, given.dims, strict=True)] == dims
             assert all(d > 0 for d in dims)
+
+
+@pytest.mark.parametrize("name", [name for name, step in STEPS.items() if step.variants])
+def test_on_a_gpu_a_step_takes_what_it_takes_by_default(name: str) -> None:
+    texts = configs()
+    default = parsed(texts[Path(name, "config.pbtxt")])
+    files = {v: Path(name, "configs", f"{v}.pbtxt") for v in (CUDA.name, TENSORRT)}
+    assert (files[CUDA.name] in texts) == (files[TENSORRT] in texts)
+    for file in set(files.values()) & set(texts):
+        config = parsed(texts[file])
+        assert (config.input, config.output) == (default.input, default.output)
+        gpu = config.optimization.execution_accelerators.gpu_execution_accelerator
+        if config.backend == TENSORRT:
+            [plan] = [v.plan_rows for v in STEPS[name].variants if v.plan_rows]
+            assert config.max_batch_size == plan[-1] <= default.max_batch_size
+            assert config.cc_model_filenames["9.0"] == "model.sm90.plan"
+            assert not config.default_model_filename
+            assert not gpu
+            continue
+        assert config.max_batch_size == default.max_batch_size
+        [accelerator] = gpu
+        assert accelerator.name == CUDA.name
+        # By number too: the native backend prefers its default to the name.
+        assert accelerator.parameters["cudnn_conv_algo_search"] == "HEURISTIC"
+        assert config.parameters["cudnn_conv_algo_search"].string_value == "1"
+
+
+def test_without_a_plan_tensorrt_serves_as_cuda() -> None:
+    for step in STEPS.values():
+        own = {v.name: v for v in step.variants if v.name in (CUDA.name, TENSORRT)}
+        if own and not own[TENSORRT].plan_rows:
+            assert replace(own[TENSORRT], name=CUDA.name) == own[CUDA.name]
 
 
 def test_networks_are_warm_before_the_first_request() -> None:

@@ -13,12 +13,13 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from export.__main__ import main
+from export.graphs.decoding import decoding_nodes
 from export.graphs.files import open_graph
 from export.graphs.micro_batches import wrap_in_loop
 from export.parity.accuracy_budget import beyond_budget, drops
 from export.parity.chain import Chain
 from export.variants import int8
-from export.variants.int8 import Settings, decoding_nodes, network_rows, quantised
+from export.variants.int8 import Settings, network_rows, quantised
 from training.rendered import RenderSettings, render_dataset, render_frame
 
 ROWS = 16
