@@ -100,7 +100,7 @@ def test_the_repository_itself_does_not_start_so(exported_repository, tmp_path):
     (bundle / "left_over").mkdir()
     (bundle / "left_over" / CONFIG_FILE).write_text('name: "left_over"\nbackend: "onnxruntime"\n')
     with (
-        pytest.raises(pytest.fail.Exception, match="left_over .*No model version was found"),
+        pytest.raises(pytest.fail.Exception, match=r"left_over .*No model version was found"),
         plain_tritonserver(bundle, tmp_path),
     ):
         pass
