@@ -6,6 +6,7 @@ for the native ONNX Runtime backend serves a bundle.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -55,6 +56,7 @@ def serve(folder: Path, *options: str | Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -90,7 +92,8 @@ def served(
                 time.sleep(0.2)
         yield process, port, metrics
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its workers too
         process.communicate()
 
 
