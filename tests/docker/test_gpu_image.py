@@ -6,6 +6,7 @@ for the native ONNX Runtime backend serves a bundle.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -21,7 +22,6 @@ import pytest
 from tritonclient.grpc import InferenceServerClient, InferenceServerException
 
 from cytoserve import Client, ServerUnreachable
-from export.__main__ import main as export_main
 from export.repository.bundle import write_bundle
 from server.installation import find_installation, lay_out, worker_environment
 from training.rendered import RenderSettings, render_frame
@@ -56,6 +56,7 @@ def serve(folder: Path, *options: str | Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -91,7 +92,8 @@ def served(
                 time.sleep(0.2)
         yield process, port, metrics
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its workers too
         process.communicate()
 
 
@@ -152,8 +154,6 @@ def test_what_it_refuses(options, reason, tmp_path):
 
 
 def test_plans_that_do_not_fit_are_refused_before_the_server_starts(tmp_path):
-    if "tensorrt" not in export_main.commands:
-        pytest.skip("needs `python -m export tensorrt`")
     if Path("/dev/nvidiactl").exists():
         pytest.skip("needs a machine without a GPU")
     process = serve(tmp_path, "--model-repository", tmp_path)
@@ -161,6 +161,55 @@ def test_plans_that_do_not_fit_are_refused_before_the_server_starts(tmp_path):
     assert process.returncode == 1
     assert "No GPU here" in told
     assert "tritonserver.cc" not in told
+
+
+# Finds no module of a package that the lock lacks, as in the image.
+ONLY_LOCKED = """
+import importlib.metadata, re, runpy, sys
+locked = set(re.findall(r"^([a-z0-9._-]+)==", open(sys.argv[1]).read(), re.MULTILINE))
+locked |= {"setuptools", "cytoserve"}
+plain = lambda name: re.sub("[-_.]+", "-", name).lower()
+there = importlib.metadata.packages_distributions()
+hidden = {name for name, of in there.items() if not locked & {plain(each) for each in of}}
+class Hidden:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in hidden:
+            raise ModuleNotFoundError(f"{name} is not in the lock")
+sys.meta_path.insert(0, Hidden)
+assert {"torch", "torchvision", "ultralytics"} <= hidden
+sys.argv = sys.argv[2:]
+if sys.argv[0].endswith(".py"):
+    runpy.run_path(sys.argv[0], run_name="__main__")
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+RUN_IN_IMAGE = {
+    "makes plans": (["export", "tensorrt"], "No GPU here"),
+    "checks plans": (["export", "tensorrt", "--fits"], "No GPU here"),
+    "serves": ([str(SERVE), "--help"], "Serve a bundle on NVIDIA's Triton"),
+}
+
+
+@pytest.mark.parametrize(("command", "told"), RUN_IN_IMAGE.values(), ids=RUN_IN_IMAGE)
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="needs a machine without a GPU")
+def test_the_lock_has_all_that_the_image_runs(command, told, source_repository):
+    more = ["--model-repository", source_repository] if command[0] == "export" else []
+    lock = ROOT / "docker/gpu/requirements.lock"
+    done = subprocess.run(
+        [sys.executable, "-c", ONLY_LOCKED, str(lock), *command, *map(str, more)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'client'}{os.pathsep}{ROOT}"},
+    )
+    assert told in done.stdout + done.stderr
+
+
+def test_the_lock_has_what_proves_a_plan(docker):
+    """It is imported only beside a GPU."""
+    source = (ROOT / "export/graphs/tensorrt_engine.py").read_text()
+    assert "polygraphy" in source
+    assert "\npolygraphy==" in (docker / "gpu" / "requirements.lock").read_text()
 
 
 def load_base_image():
