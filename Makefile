@@ -69,10 +69,21 @@ openvino: .openvino/.installed ## ONNX Runtime with OpenVINO, for `python -m ser
 	$(UV) pip install --quiet --no-deps --require-hashes --target $(@D) --requirement $<
 	@touch $@
 
-lock-image: | $(UV) ## Take the versions of the image's packages from requirements.lock
-	$(UV) pip compile pyproject.toml --group server --constraint requirements.lock \
-		--python-platform x86_64-manylinux_2_36 --python-version 3.11 --generate-hashes \
-		--no-header --no-annotate --quiet --output-file docker/cpu/requirements.lock
+# Versions of TensorRT that NVIDIA's images may have; docker/gpu/Dockerfile takes the one that it finds.
+TENSORRT := 10.13.3.9.post1 10.14.1.48.post1 10.15.1.29 10.16.1.11 11.0.0.114 11.1.0.106 11.2.1.2 \
+	11.3.0.99 11.4.0.106
+LOCK_IMAGE := pip compile --constraint requirements.lock --generate-hashes --no-header \
+	--no-annotate --quiet
+LOCK_GPU := $(LOCK_IMAGE) --python-platform x86_64-manylinux_2_39 --python-version 3.12
+
+lock-image: | $(UV) ## Take the versions of the images' packages from requirements.lock
+	$(UV) $(LOCK_IMAGE) --python-platform x86_64-manylinux_2_36 --python-version 3.11 \
+		--output-file docker/cpu/requirements.lock --group server pyproject.toml
+	$(UV) $(LOCK_GPU) --output-file docker/gpu/requirements.lock docker/gpu/requirements.in
+	for version in $(TENSORRT); do \
+		echo "tensorrt-cu13-bindings==$$version" | $(UV) $(LOCK_GPU) - --output-file \
+			docker/gpu/tensorrt/$$(echo $$version | cut -d. -f1-3).lock || exit 1; \
+	done
 
 lock-openvino: | $(UV) ## Choose the version of ONNX Runtime with OpenVINO anew
 	$(UV) pip compile server/openvino.in --universal --python-version 3.10 --no-deps --upgrade \

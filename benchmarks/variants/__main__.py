@@ -46,7 +46,7 @@ from benchmarks.variants.result import Refusal, VariantRow, VariantsResult, vari
 from cytoserve import Client
 from cytoserve.contract import OVERLAP_THRESHOLD, PIPELINES
 from export.parity.accuracy_budget import beyond_budget, drops
-from server.errors import ServerError
+from server.errors import ServerError, VariantError
 from server.repository import is_configured, models_of_variant, survey
 from server.variants import VARIANTS, check_machine, processor_instructions
 
@@ -238,8 +238,19 @@ def main(
 
 
 def is_changed(repository: Path, pipeline: str) -> bool:
-    """Return whether any variant changes a pipeline."""
-    return any(is_configured(repository, PIPELINES[pipeline], name) for name in LONE)
+    """Return whether any variant changes a pipeline that this machine allows."""
+    return any(
+        is_configured(repository, PIPELINES[pipeline], name) and is_allowed(name) for name in LONE
+    )
+
+
+def is_allowed(name: str) -> bool:
+    """Return whether this machine can serve a variant."""
+    try:
+        check_machine(LONE[name], processor_instructions())
+    except VariantError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

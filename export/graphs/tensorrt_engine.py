@@ -132,7 +132,7 @@ def run_engine(plan: bytes, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
         ) from error
     try:
         with TrtRunner(EngineFromBytes(plan)) as runner:
-            return {name: np.asarray(array) for name, array in runner.infer(dict(inputs)).items()}
+            return {name: np.array(array) for name, array in runner.infer(dict(inputs)).items()}
     except PolygraphyException as error:
         raise EngineError(f"the plan does not run on this machine: {error}") from error
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 
@@ -144,15 +143,3 @@ def test_it_stops_by_itself_when_told(container):
     podman("stop", "--time", f"{STOPPED_S}", container, timeout=STOPPED_S + 30)
     assert time.monotonic() - begun < STOPPED_S, "it had to be killed"
     assert podman("inspect", "--format", "{{.State.ExitCode}}", container) == "0"
-
-
-def test_the_lock_of_the_image_is_that_of_the_project():
-    def pins(file: Path) -> set[str]:
-        return {line.split(" ")[0] for line in file.read_text().splitlines() if "==" in line}
-
-    assert pins(ROOT / "docker/cpu/requirements.lock") <= pins(ROOT / "requirements.lock")
-    assert np.__version__ in {
-        pin.partition("==")[2]
-        for pin in pins(ROOT / "docker/cpu/requirements.lock")
-        if pin.startswith("numpy==")
-    }
