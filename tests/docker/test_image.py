@@ -138,6 +138,16 @@ def test_a_killed_worker_is_mended(container, port):
     assert cells(port, MENDED_S) > 0
 
 
+def test_the_gpu_image_is_not_built_on_a_base_without_triton(image):
+    """NVIDIA's image cannot be had here; what can be tried is that another one does not pass."""
+    with pytest.raises(AssertionError, match=r"no /opt/tritonserver/backends/tensorrt\. Build on"):
+        run(
+            *("buildah", "bud", "--isolation=chroot", "--pull-never", "--network=host"),
+            *("--build-arg", f"BASE={image}", "--ignorefile", ROOT / ".dockerignore"),
+            *("--file", ROOT / "docker/gpu/Dockerfile", "--tag", f"{image}-gpu", ROOT),
+        )
+
+
 def test_it_stops_by_itself_when_told(container):
     begun = time.monotonic()
     podman("stop", "--time", f"{STOPPED_S}", container, timeout=STOPPED_S + 30)
