@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -11,6 +12,7 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from cytoserve.contract import Pipeline
+from cytoserve.model_config import ModelConfigError
 from server.served_repository import ServedRepository
 
 CHECK_S = 2.0
@@ -59,14 +61,17 @@ class Updates:
 
     def _run(self) -> None:
         while not self.stopping.wait(CHECK_S):
-            try:
-                newest = self.repository.update()
-            except OSError:  # the folder is gone or out of reach; what is loaded is served on
-                continue
-            if newest is not None and newest != self.refused:
-                self.switch(newest)
-            elif self.unload_at is not None and time.monotonic() > self.unload_at:
-                self.unload_former()
+            # The folder may be out of reach or half written, and the server may be dead until the
+            # supervisor has started another. What is loaded is served on, and the next look is due.
+            with contextlib.suppress(OSError, ModelConfigError, InferenceServerException):
+                self._look()
+
+    def _look(self) -> None:
+        newest = self.repository.update()
+        if newest is not None and newest != self.refused:
+            self.switch(newest)
+        elif self.unload_at is not None and time.monotonic() > self.unload_at:
+            self.unload_former()
 
     def switch(self, newest: Mapping[str, int]) -> None:
         """Let new requests be answered by these versions."""
@@ -108,8 +113,7 @@ class Updates:
     ) -> None:
         """Hide what could not be loaded, so that a restart does not meet it either."""
         repository = self.repository
-        if not client.is_server_live(client_timeout=CALL_TIMEOUT_S):
-            return
+        client.is_server_live(client_timeout=CALL_TIMEOUT_S)  # raises if the server is dead
         repository.configure(before)
         repository.remove_other_versions(before)
         self.refused = newest

@@ -37,7 +37,7 @@ KEY_FORM = re.compile(r"[A-Za-z0-9._~-]{16,}")
 
 @dataclass(frozen=True)
 class Access:
-    """What a client shows to a server, and how it recognises the server.
+    """Credentials of a client, and how it recognises the server.
 
     Attributes:
         ca: PEM file with the certificates that may vouch for the server; None trusts those that

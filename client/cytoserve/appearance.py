@@ -1,4 +1,4 @@
-"""What a frame looks like to a network: grey or in colour, on a dark or on a bright background.
+"""The look of a frame to a network: grey or in colour, on a dark or on a bright background.
 
 Training records it of its frames, and the client compares each frame with them. Both measure here.
 """
@@ -24,7 +24,7 @@ with three channels have 0 to 0.001."""
 
 @dataclass(frozen=True)
 class Appearance:
-    """What one frame looks like.
+    """The look of one frame.
 
     Attributes:
         kind: ``grey`` or ``colour``. Three channels that are almost equal are grey.

@@ -57,6 +57,15 @@ def find_gpu() -> Gpu:
     return Gpu(name.value.decode(), ".".join(numbers), cuda)
 
 
+def has_gpu() -> bool:
+    """Tell whether this machine has a driver and a GPU."""
+    try:
+        find_gpu()
+    except NoGpuError:
+        return False
+    return True
+
+
 def _call(driver: ctypes.CDLL, function: str, *arguments: object) -> None:
     status = getattr(driver, function)(*arguments)
     if status:

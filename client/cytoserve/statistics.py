@@ -1,4 +1,4 @@
-"""What a server has counted of its models, by Triton's own statistics."""
+"""Counts and times that a server keeps of its models: Triton's own statistics."""
 
 from __future__ import annotations
 

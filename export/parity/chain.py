@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +68,12 @@ class Chain:
                 needed.add(step.model_name)
                 wanted = wanted | set(step.input_map.values())
         return needed
+
+
+def newest_graphs(repository: Path, names: Iterable[str]) -> dict[str, Path]:
+    """Step -> its graph in use, for those of the named steps that are exported."""
+    found = {name: newest_graph(repository / name) for name in names}
+    return {name: file for name, file in found.items() if file is not None}
 
 
 def newest_graph(model: Path) -> Path | None:

@@ -57,7 +57,7 @@ class ExportedPipeline:
     scale: LearnedScale | None = None
     """Scale at which an instance pipeline sees frames; None for other pipelines."""
     appearance: LearnedAppearance | None = None
-    """What the frames look like that the network which finds the cells learned from, if known."""
+    """Look of the frames that the network which finds the cells learned from, if it is known."""
 
 
 def install_pipeline(

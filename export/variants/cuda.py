@@ -13,7 +13,7 @@ from cytoserve.contract import CUDA_GRAPH, SAM_IMAGE, STEPS
 from export.graphs.files import open_graph
 from export.graphs.micro_batches import wrap_in_loop, wrap_in_row_scan
 from export.graphs.tensorrt_form import all_rows_at_once
-from export.parity.chain import newest_graph
+from export.parity.chain import newest_graphs
 from export.repository.install import MANIFEST_FILE, MODEL_FILE, Staging
 from export.variants.gpu_proof import answers, in_half, noise, prove, read_graph
 
@@ -52,12 +52,11 @@ def export_cuda(
         GpuProofError: a graph's answers deviate from those of the graph in use.
         FileNotFoundError: none of these steps is exported.
     """
-    files = {name: newest_graph(repository / name) for name in steps_with_graph()}
-    exported = {name: file for name, file in files.items() if file is not None}
+    exported = newest_graphs(repository, steps_with_graph())
     if not exported:
         raise FileNotFoundError(
-            f"none of {', '.join(files)} is exported to {repository}; export a pipeline first, "
-            "such as: python -m export yolo"
+            f"none of {', '.join(steps_with_graph())} is exported to {repository}; export a "
+            "pipeline first, such as: python -m export yolo"
         )
     made = {}
     with Staging(repository) as staging:

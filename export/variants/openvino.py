@@ -12,7 +12,7 @@ from cytoserve.contract import STEPS
 from cytoserve.model_config import config_file, read_config
 from export.graphs.files import open_graph, open_session
 from export.graphs.micro_batches import unwrap_loop, wrap_in_scan
-from export.parity.chain import newest_graph
+from export.parity.chain import newest_graphs
 from export.parity.steps import ParityError, deviation
 from export.repository.install import MODEL_FILE, Staging
 
@@ -38,8 +38,7 @@ def export_openvino(repository: Path, command: Sequence[str]) -> list[Path]:
         ParityError: a graph's answers deviate from those of its source.
         FileNotFoundError: none of these networks is exported.
     """
-    graphs = {name: newest_graph(repository / name) for name in CHUNK_ROWS}
-    exported = {name: file for name, file in graphs.items() if file is not None}
+    exported = newest_graphs(repository, CHUNK_ROWS)
     if not exported:
         raise FileNotFoundError(
             f"none of {', '.join(CHUNK_ROWS)} is exported to {repository}; the other networks are "

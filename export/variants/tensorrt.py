@@ -15,7 +15,7 @@ from cytoserve.files import file_sha256
 from export.graphs.files import save_graph
 from export.graphs.tensorrt_engine import EngineError, Profile, build_engine
 from export.graphs.tensorrt_form import tensorrt_form
-from export.parity.chain import newest_graph
+from export.parity.chain import newest_graphs
 from export.repository.install import MANIFEST_FILE, MODEL_FILE, Staging
 from export.variants.gpu_proof import in_half, prove, read_graph, sides_of
 
@@ -24,7 +24,7 @@ FLOAT16, FLOAT32 = "float16", "float32"
 
 @dataclass(frozen=True)
 class Checked:
-    """What TensorRT's parser and builder said of one step."""
+    """Verdict of TensorRT's parser and builder on one step."""
 
     name: str
     plan_bytes: int
@@ -51,9 +51,7 @@ def exported_steps(repository: Path, pipelines: Sequence[str] = ()) -> dict[str,
     Raises:
         FileNotFoundError: none is.
     """
-    names = steps_with_plan(pipelines)
-    files = {name: newest_graph(repository / name) for name in names}
-    exported = {name: file for name, file in files.items() if file is not None}
+    exported = newest_graphs(repository, steps_with_plan(pipelines))
     if not exported:
         wanted = f" for {', '.join(pipelines)}" if pipelines else ""
         raise FileNotFoundError(

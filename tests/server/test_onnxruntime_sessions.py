@@ -13,7 +13,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 
 from cytoserve.contract import CUDA, CUDA_GRAPH, STEPS
-from cytoserve.gpu import NoGpuError, find_gpu
+from cytoserve.gpu import has_gpu
 from cytoserve.model_config import config_file, read_config
 from export.graphs.files import open_session
 from server.installation import OWN_BACKENDS, find_installation
@@ -212,14 +212,6 @@ def test_a_session_without_the_provider_that_was_asked_for_is_refused(
     asked = [(refusing.CUDA, refusing.cuda_options(HEURISTIC, "0"))]
     with pytest.raises(RefusedError, match="CUDAExecutionProvider could not be used"):
         refusing.open_session(tmp_path / "model.onnx", refusing.session_options({}), asked)
-
-
-def has_gpu() -> bool:
-    try:
-        find_gpu()
-    except NoGpuError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from cytoserve.model_config import CONFIG_FILE, read_config
 from server.access import ServerAccess
 from server.embedded import EmbeddedServer
 from server.served_repository import ServedRepository
+from server.updates import Updates
 
 SWITCHED_S = 60.0
 CALLERS = 8
@@ -194,6 +195,29 @@ def test_the_former_version_is_unloaded_after_a_while(
         wait_until(lambda: "yolo_cells 1" not in ready(), 3 * SWITCHED_S)
         assert call(server.url).request() == answer_of(2, 2)
         client.close()
+
+
+def test_a_dead_server_does_not_end_the_looking(
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wait_until: Callable[..., float],
+) -> None:
+    """A server may die in the middle of a switch; the supervisor starts another one."""
+    served = ServedRepository(repository, tmp_path / "served", [PIPELINES["yolo"]], None)
+    served.lay_out()
+    install(repository, 2)
+    monkeypatch.setattr("server.updates.CHECK_S", 0.05)
+    stopping, tries = threading.Event(), []
+
+    def connect() -> Any:
+        tries.append(1)
+        return ServerAccess((), {}).client("127.0.0.1:9")  # nobody answers there
+
+    Updates(served, connect, print, stopping).start()
+    wait_until(lambda: len(tries) > 2, SWITCHED_S)
+    stopping.set()
+    assert served.served["yolo"] == 1
 
 
 def test_only_the_newest_version_is_seen_and_pinned(repository: Path, tmp_path: Path) -> None:

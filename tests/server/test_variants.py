@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from tritonclient.grpc import InferenceServerClient, InferInput
 
 from cytoserve.contract import PIPELINES
-from cytoserve.gpu import NoGpuError, find_gpu
+from cytoserve.gpu import has_gpu
 from cytoserve.grpc_transport import GrpcTransport
 from server.embedded import EmbeddedServer
 from server.errors import RepositoryError, VariantError
@@ -92,14 +92,6 @@ def test_openvino_of_another_python_or_none(tmp_path: Path, abi: str | None) -> 
         openvino_folder(tmp_path, abi)
     with pytest.raises(VariantError, match="make openvino"):
         check_machine(VARIANTS["openvino"], {"avx512_bf16"}, tmp_path)
-
-
-def has_gpu() -> bool:
-    try:
-        find_gpu()
-    except NoGpuError:
-        return False
-    return True
 
 
 @pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")

@@ -39,7 +39,7 @@ class LearnedScale:
 
 @dataclass(frozen=True)
 class LearnedAppearance:
-    """What a pipeline's training frames look like, see `cytoserve.appearance.Appearance`.
+    """The look of a pipeline's training frames, see `cytoserve.appearance.Appearance`.
 
     Attributes:
         kinds: kinds of the frames, in colour or grey.

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from onnx import TensorProto
 
 from cytoserve.contract import CUDA, CUDA_GRAPH, PLAN_GRAPH, STEPS, TENSORRT, plan_file
-from cytoserve.gpu import NoGpuError, find_gpu
+from cytoserve.gpu import has_gpu
 from cytoserve.model_config import config_file, files_of, read_config
 from export.__main__ import main
 from export.graphs.files import open_session
@@ -157,14 +157,6 @@ def test_check_parses_and_builds(repository: Path) -> None:
 
 
 # -- Plans ----------------------------------------------------------------------------------------
-def has_gpu() -> bool:
-    try:
-        find_gpu()
-    except NoGpuError:
-        return False
-    return True
-
-
 @pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
 @pytest.mark.parametrize("option", [(), ("--fits",)])
 def test_without_a_gpu_a_plan_is_refused(repository: Path, option: tuple[str, ...]) -> None:
