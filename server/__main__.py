@@ -10,7 +10,7 @@ from cytoserve.contract import PIPELINES
 from server.access import AccessSettings
 from server.errors import ServerError
 from server.launcher import RESPONSE_CACHE_MB, LaunchSettings, serve
-from server.variants import VARIANTS
+from server.variants import DEFAULT, VARIANTS
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -45,10 +45,11 @@ def pipeline_names(
 )
 @click.option(
     "--variant",
-    type=click.Choice(list(VARIANTS)),
+    type=click.Choice([DEFAULT, *VARIANTS]),
     help="Compute networks in another way, where this machine can: "
     + "; ".join(f"{variant.name}, {variant.summary}" for variant in VARIANTS.values())
-    + ". `python -m benchmarks.variants` finds the fastest one for a lone client of this machine.",
+    + ". `python -m benchmarks.variants` finds the fastest one for a lone client of this machine.  "
+    "[default: a GPU if its graphs are exported, else the fastest variant that was measured]",
 )
 @click.option(
     "--grpc-port",

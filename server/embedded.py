@@ -20,6 +20,7 @@ from server.errors import StartError
 from server.installation import folder_of, joined
 from server.launcher import READY, RESPONSE_CACHE_MB
 from server.supervisor import START_TIMEOUT_S
+from server.variants import DEFAULT
 
 LAST_LINES = 20
 POLL_S = 0.05
@@ -49,6 +50,7 @@ class EmbeddedServer:
         pipelines: Sequence[str] | None = None,
         grpc_port: int = 0,
         *,
+        variant: str = DEFAULT,
         response_cache_mb: int = RESPONSE_CACHE_MB,
         options: Sequence[str] = (),
         variables: Mapping[str, str] | None = None,
@@ -59,6 +61,7 @@ class EmbeddedServer:
             f"--model-repository={model_repository}",
             f"--pipelines={','.join(pipelines or PIPELINES)}",
             f"--grpc-port={grpc_port}",
+            f"--variant={variant}",
             f"--response-cache-mb={response_cache_mb}",
             "--stop-at-eof",
             *options,

@@ -31,6 +31,7 @@ from server.cleanup import (
     sweep_shared_memory,
 )
 from server.errors import RepositoryError
+from server.fastest_variant import choose
 from server.installation import Installation, find_installation, lay_out, worker_environment
 from server.port import reserve
 from server.repository import PipelineExport, models_of_variant, survey
@@ -39,7 +40,9 @@ from server.supervisor import Supervisor
 from server.tritonserver import TritonServer
 from server.updates import Updates
 from server.variants import (
+    DEFAULT,
     VARIANTS,
+    Variant,
     check_machine,
     processor_instructions,
     runtime_folder,
@@ -84,7 +87,8 @@ class LaunchSettings:
     longest make room for new ones."""
 
     variant: str | None = None
-    """Name of one of `server.variants.VARIANTS`; None: every model uses its ``config.pbtxt``."""
+    """Name of one of `server.variants.VARIANTS`, or `DEFAULT`; None takes the fastest one that is
+    proven here."""
 
     stop_at_eof: bool = False
     """Stop also when standard input ends, as it does when the process that started us dies."""
@@ -114,14 +118,7 @@ def serve(
     """
     begun = time.monotonic()
     installation = find_installation()
-    variant = VARIANTS[settings.variant] if settings.variant else None
-    if variant:
-        check_machine(variant, processor_instructions())
-    exports = survey(settings.model_repository, settings.pipelines, settings.variant)
-    pipelines = exported(exports, settings.model_repository, tell)
-    if variant:
-        models = models_of_variant(settings.model_repository, pipelines, variant.name)
-        tell(f"Variant {variant.name} of {', '.join(models)}; all other models as by default.")
+    variant, pipelines = what_to_serve(settings, tell)
     refuse_open_server(settings.access, settings.listen)
     warn_if_open(settings, tell)
     stopping = stop_on_signals()
@@ -137,7 +134,10 @@ def serve(
         lay_out(run.folder / "backends", installation)
         # Triton starts workers with an unquoted shell line: no path may hold a space.
         repository = ServedRepository(
-            settings.model_repository, run.folder / "model_repository", pipelines, settings.variant
+            settings.model_repository,
+            run.folder / "model_repository",
+            pipelines,
+            variant.name if variant else None,
         )
         command = server_command(settings, installation, run, url, pipelines, access)
         runtime = runtime_folder(variant)
@@ -165,6 +165,29 @@ def serve(
             Updates(repository, lambda: access.client(url), tell, stopping).start()
             supervisor.watch()
             supervisor.stop(settings.exit_timeout)
+
+
+def what_to_serve(
+    settings: LaunchSettings, tell: Callable[[str], None]
+) -> tuple[Variant | None, list[Pipeline]]:
+    """Return the variant, None for the default, and the pipelines that are exported for it.
+
+    Tell the operator about both.
+    """
+    variant = VARIANTS.get(settings.variant or DEFAULT)
+    if variant:
+        check_machine(variant, processor_instructions())
+    repository = settings.model_repository
+    exports = survey(repository, settings.pipelines, variant.name if variant else None)
+    pipelines = exported(exports, repository, tell)
+    if settings.variant is None:
+        name, reason = choose(repository, pipelines)
+        tell(f"Variant {name}: {reason}.")
+        variant = VARIANTS.get(name)
+    if variant:
+        models = models_of_variant(repository, pipelines, variant.name)
+        tell(f"Variant {variant.name} of {', '.join(models)}; all other models as by default.")
+    return variant, pipelines
 
 
 def exported(
@@ -261,7 +284,6 @@ def server_command(
         f"--backend-directory={run.folder / 'backends'}",
         f"--backend-config=python,shm-region-prefix-name={run.id}",
         "--model-control-mode=explicit",
-        *([f"--model-config-name={settings.variant}"] * bool(settings.variant)),
         # Triton loads an ensemble's steps by itself.
         *(f"--load-model={name}" for each in pipelines for name in (each.name, each.card)),
         # Loading mostly waits for the worker that completes the configuration.

@@ -106,6 +106,6 @@ def models_of_variant(
     if not found:
         raise RepositoryError(
             f"No model of these pipelines has a {VARIANT_FOLDER}/{variant}.pbtxt in {repository}: "
-            f"variant {variant} would change nothing. Serve without --variant."
+            f"variant {variant} would change nothing. Serve with --variant default."
         )
     return found

@@ -15,6 +15,9 @@ from cytoserve.contract import CUDA, INT8, OPENVINO, SINGLE_GRAPH, TENSORRT, THR
 from cytoserve.gpu import NoGpuError, find_gpu
 from server.errors import VariantError
 
+DEFAULT = "default"
+"""Name of serving every model by its ``config.pbtxt``; the other names are in `VARIANTS`."""
+
 CPUINFO = Path("/proc/cpuinfo")
 
 OPENVINO_FOLDER = Path(__file__).parents[1] / ".openvino"
@@ -104,7 +107,7 @@ def check_machine(
     if variant.instructions and not set(variant.instructions) & set(instructions):
         raise VariantError(
             f"Variant {variant.name} needs a processor with {' or '.join(variant.instructions)}; "
-            "this one has neither. Serve without --variant."
+            "this one has neither. Serve with --variant default."
         )
     if variant.on_openvino and not has_runtime(openvino):
         raise VariantError(
@@ -121,7 +124,7 @@ def check_gpu(variant: Variant, cuda: Path) -> None:
         find_gpu()
     except NoGpuError as error:
         raise VariantError(
-            f"Variant {variant.name} needs an NVIDIA GPU: {error}. Serve without --variant."
+            f"Variant {variant.name} needs an NVIDIA GPU: {error}. Serve with --variant default."
         ) from error
     if not has_runtime(cuda):
         raise VariantError(

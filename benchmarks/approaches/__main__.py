@@ -51,7 +51,7 @@ from benchmarks.harness.options import (
 )
 from benchmarks.harness.results import made_by, write_result
 from benchmarks.harness.served_weights import check_weights
-from benchmarks.harness.serving import DEFAULT, serve_without_health_checks
+from benchmarks.harness.serving import serve_without_health_checks
 from benchmarks.harness.timing import Slope, median_ratio, time_interleaved
 from cytoserve import Cells, Client
 from cytoserve.contract import OVERLAP_THRESHOLD
@@ -59,6 +59,7 @@ from export.parity.reference import normalised_rgb
 from export.resnet.reference import classify_one_by_one
 from export.yolo.reference import UltralyticsYolo
 from server.errors import ServerError
+from server.variants import DEFAULT
 from training.checkpoint import CheckpointError
 from training.datasets.annotated import AnnotatedDataset
 from training.evaluation import FrameMatches, match_cells, quality

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from benchmarks.harness.bounds import Bound
 from benchmarks.harness.options import score_threshold_text
 from benchmarks.harness.results import Result, machine_note, table_of
-from benchmarks.harness.serving import DEFAULT
 from benchmarks.published import S1, ApproachFigures
 from cytoserve.contract import SINGLE_GRAPH
+from server.variants import DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cytoserve import Client
-from cytoserve.model_config import versions
-from export.repository.install import MANIFEST_FILE
+from cytoserve.model_config import MANIFEST_FILE, versions
 from training.checkpoint import RECIPE_FILE, CheckpointError, Recipe
 
 

@@ -13,16 +13,7 @@ import psutil
 from cytoserve.grpc_transport import GrpcTransport
 from cytoserve.shared_memory_transport import SharedMemoryTransport
 from server.embedded import EmbeddedServer
-
-DEFAULT = "default"
-"""Name of serving every model by its ``config.pbtxt``; the other names are in
-`server.variants.VARIANTS`."""
-
-
-def variant_options(name: str) -> list[str]:
-    """Return the options of ``python -m server`` that choose `DEFAULT` or a variant."""
-    return [] if name == DEFAULT else [f"--variant={name}"]
-
+from server.variants import DEFAULT
 
 GRPC = "gRPC"
 SHARED_MEMORY = "shared memory"
@@ -54,7 +45,8 @@ def serve_without_health_checks(
         repository,
         pipelines,
         response_cache_mb=0,
-        options=[*variant_options(variant), *options],
+        variant=variant,
+        options=options,
         **settings,
     )
     with server, paused_supervisor(server):

@@ -56,7 +56,7 @@ from benchmarks.harness.options import (
     sizes_option,
 )
 from benchmarks.harness.results import made_by, write_result
-from benchmarks.harness.serving import DEFAULT, TRANSPORTS, serve_without_health_checks
+from benchmarks.harness.serving import TRANSPORTS, serve_without_health_checks
 from benchmarks.harness.step_statistics import ModelCount, counted
 from benchmarks.harness.timing import WARM_UPS, percentile
 from benchmarks.latency.overhead import ROUNDS, CallSeconds, SplitClock, measure_overhead
@@ -65,6 +65,7 @@ from cytoserve import Client
 from cytoserve.contract import SINGLE_GRAPH
 from server.errors import ServerError
 from server.repository import is_configured, survey
+from server.variants import DEFAULT
 
 MOST = 100
 """Maximum requests per case and transport: more would only sharpen the last digit."""

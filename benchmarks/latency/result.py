@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from benchmarks.harness.bounds import Bound, Figures
 from benchmarks.harness.results import FrameRow, Result, machine_note, table_of
-from benchmarks.harness.serving import DEFAULT
 from benchmarks.harness.timing import percentile_text
 from cytoserve.contract import SINGLE_GRAPH
+from server.variants import DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True)

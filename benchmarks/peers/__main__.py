@@ -58,7 +58,7 @@ from benchmarks.harness.options import (
 )
 from benchmarks.harness.results import made_by, write_result
 from benchmarks.harness.served_weights import check_weights
-from benchmarks.harness.serving import DEFAULT, serve_without_health_checks
+from benchmarks.harness.serving import serve_without_health_checks
 from benchmarks.harness.timing import time_interleaved
 from benchmarks.peers.contenders import (
     CONTENDERS,
@@ -89,6 +89,7 @@ from benchmarks.peers.same_answers import DifferentAnswers, compare, hold
 from cytoserve import Client, CytoserveError
 from export.parity.reference import normalised_rgb
 from server.errors import ServerError
+from server.variants import DEFAULT
 from training.checkpoint import CheckpointError
 
 SIZES = ((640, 480, 15), (640, 640, 30))

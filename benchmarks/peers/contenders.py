@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.approaches.__main__ import PIPELINES
-from benchmarks.harness.serving import DEFAULT
 from benchmarks.peers.programs import Program, environment_of, programs
 from benchmarks.peers.raw_network import RAW_NETWORK
 from benchmarks.peers.result import OURS, served_name
@@ -31,6 +30,7 @@ from benchmarks.peers.wire import READY, Found
 from cytoserve import Client
 from cytoserve.contract import SCORE_THRESHOLD
 from export.parity.instances import UNMATCHED
+from server.variants import DEFAULT
 
 START_TIMEOUT_S = 300.0
 """Maximum seconds until a peer's server is ready."""

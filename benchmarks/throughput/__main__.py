@@ -33,7 +33,7 @@ from rich.progress import track
 from benchmarks.harness.load import LoadFrame, exported, load_frame, read_frames
 from benchmarks.harness.options import ImageSize, json_option, markdown_option, repository_option
 from benchmarks.harness.results import made_by, write_result
-from benchmarks.harness.serving import DEFAULT, TRANSPORTS, serve_without_health_checks
+from benchmarks.harness.serving import TRANSPORTS, serve_without_health_checks
 from benchmarks.throughput.clients import Layout, Opened, layouts
 from benchmarks.throughput.result import (
     BOUND_AT,
@@ -50,7 +50,7 @@ from cytoserve.contract import PIPELINES
 from cytoserve.model_config import ModelConfigError
 from server.errors import StartError
 from server.repository import is_configured
-from server.variants import VARIANTS
+from server.variants import DEFAULT, VARIANTS
 
 CONCURRENCY = (1, 2, 4, 8, 16)
 RENDERED = 4

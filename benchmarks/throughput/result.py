@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from benchmarks.harness.bounds import Bound
 from benchmarks.harness.results import Result, machine_note, table_of
-from benchmarks.harness.serving import DEFAULT, SHARED_MEMORY
+from benchmarks.harness.serving import SHARED_MEMORY
 from benchmarks.harness.timing import percentile_text
 from cytoserve.contract import THROUGHPUT
+from server.variants import DEFAULT
 
 BOUND_AT = 8
 """Number of requests at a time for the comparison with the limit."""

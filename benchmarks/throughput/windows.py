@@ -11,7 +11,6 @@ import tritonclient.grpc as triton
 
 from benchmarks.harness.load import LoadFrame
 from benchmarks.harness.memory import family
-from benchmarks.harness.serving import DEFAULT
 from benchmarks.harness.step_statistics import served_steps
 from benchmarks.harness.timing import percentile
 from benchmarks.throughput.clients import (
@@ -24,6 +23,7 @@ from benchmarks.throughput.clients import (
 from cytoserve import Client
 from cytoserve.contract import STEPS
 from server.tritonserver import cpu_seconds
+from server.variants import DEFAULT
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ A pipeline that the variant does not change counts as 1.
 `nuclei_unet` a folder as BreCaHAD's authors lay it out, or `DIR@CASE`. Without it, frames are
 rendered, and a semantic pipeline is compared with the default's own masks. Rendered frames prove
 little about real ones.
+
+Where every pipeline has annotated frames, the winner is kept in the model repository, and
+`python -m server` takes it by itself on this machine.
 """
 
 from __future__ import annotations
@@ -39,16 +42,23 @@ from benchmarks.harness.options import (
     score_threshold_option,
 )
 from benchmarks.harness.results import made_by, write_result
-from benchmarks.harness.serving import DEFAULT, serve_without_health_checks
+from benchmarks.harness.serving import serve_without_health_checks
 from benchmarks.harness.timing import time_interleaved
 from benchmarks.variants.proofs import Proof, Thresholds, figures_of, read_proof
-from benchmarks.variants.result import Refusal, VariantRow, VariantsResult, variants_page
+from benchmarks.variants.result import (
+    Refusal,
+    VariantRow,
+    VariantsResult,
+    fastest,
+    variants_page,
+)
 from cytoserve import Client
 from cytoserve.contract import OVERLAP_THRESHOLD, PIPELINES
 from export.parity.accuracy_budget import beyond_budget, drops
 from server.errors import ServerError, VariantError
+from server.fastest_variant import MeasuredChoice, manifest_digests, processor_digest
 from server.repository import is_configured, models_of_variant, survey
-from server.variants import VARIANTS, check_machine, processor_instructions
+from server.variants import DEFAULT, VARIANTS, check_machine, processor_instructions
 
 LONE = {name: variant for name, variant in VARIANTS.items() if not variant.for_many}
 """Variants that answer a single client faster, which are measured here."""
@@ -235,6 +245,25 @@ def main(
         refusals=tuple(refusals),
     )
     write_result(result, variants_page(result), json_file, markdown)
+    if set(data) >= set(changed):
+        keep_choice(result, model_repository)
+    else:
+        click.echo("The choice is not kept: rendered frames prove little. Give --data.", err=True)
+
+
+def keep_choice(result: VariantsResult, repository: Path) -> None:
+    """Leave the winner in the repository, so that servers of this machine take it."""
+    variant, speedup = fastest(result)
+    models = {
+        name for row in result.rows if row.variant == variant for name in row.models.split(", ")
+    }
+    MeasuredChoice(
+        variant=variant,
+        speedup=speedup,
+        processor=processor_digest(),
+        manifests=manifest_digests(repository, sorted(models)),
+        date=result.machine["date"],
+    ).write(repository)
 
 
 def is_changed(repository: Path, pipeline: str) -> bool:

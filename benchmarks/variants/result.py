@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from benchmarks.harness.bounds import Bound, Figures
 from benchmarks.harness.results import Result, machine_note, table_of
-from benchmarks.harness.serving import DEFAULT
 from export.parity.accuracy_budget import LARGEST_DROP
+from server.variants import DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,20 +92,26 @@ def mean_speedups(rows: Sequence[VariantRow], pipelines: Sequence[str]) -> dict[
     return found
 
 
-def choice(result: VariantsResult) -> str:
-    """Return the winner, the reason, and the command line that serves it, as Markdown."""
+def fastest(result: VariantsResult) -> tuple[str, float]:
+    """Return the fastest variant within its budget, or `DEFAULT`, and its mean speedup."""
     speedups = mean_speedups(result.rows, result.pipelines)
     winner = max(speedups, key=lambda name: speedups[name])
+    return winner, speedups[winner]
+
+
+def choice(result: VariantsResult) -> str:
+    """Return the winner, the reason, and the command line that serves it, as Markdown."""
+    winner, speedup = fastest(result)
     if winner != DEFAULT:
         reason = (
             f"**Serve with `--variant {winner}`:** over all measured pipelines "
-            f"{speedups[winner]:.2f} times as fast as the default, within its budget in each."
+            f"{speedup:.2f} times as fast as the default, within its budget in each."
         )
     elif result.rows:
-        reason = "**Serve without a variant:** none that may run here is faster within its budget."
+        reason = "**Serve with `--variant default`:** none is faster within its budget."
     else:
-        reason = "**Serve without a variant:** none may run here."
-    flag = "" if winner == DEFAULT else f" --variant {winner}"
+        reason = "**Serve with `--variant default`:** no other may run here."
+    flag = f" --variant {winner}"
     repository = result.model_repository
     lines = [reason, "", f"    python -m server --model-repository {repository}{flag}"]
     for pipeline in result.pipelines:
@@ -116,8 +122,8 @@ def choice(result: VariantsResult) -> str:
         ]
         best = max(allowed, key=lambda row: row.speedup, default=None)
         if (best.variant if best else DEFAULT) != winner:
-            fastest = f"`--variant {best.variant}`" if best else "no variant"
-            lines += ["", f"For `{pipeline}` alone {fastest} is the fastest."]
+            name = best.variant if best else DEFAULT
+            lines += ["", f"For `{pipeline}` alone `--variant {name}` is the fastest."]
     return "\n".join(lines)
 
 

@@ -12,6 +12,9 @@ from tritonclient.grpc import model_config_pb2
 
 CONFIG_FILE = "config.pbtxt"
 
+MANIFEST_FILE = "manifest.json"
+"""File of a version folder: what made the version, from what, and the hash of every file."""
+
 VARIANT_FOLDER = "configs"
 """Folder in a model's folder. Its ``<variant>.pbtxt`` replaces ``config.pbtxt`` if the server was
 started with ``--model-config-name=<variant>``."""

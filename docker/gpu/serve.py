@@ -17,10 +17,10 @@ import click
 
 from server.access import AccessSettings, open_access, refuse_open_server
 from server.errors import ServerError
+from server.variants import DEFAULT
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 PLANS = "tensorrt"
-DEFAULT = "default"
 
 
 @click.command()

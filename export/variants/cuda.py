@@ -10,11 +10,12 @@ from typing import Any
 import onnx
 
 from cytoserve.contract import CUDA_GRAPH, SAM_IMAGE, STEPS
+from cytoserve.model_config import MANIFEST_FILE
 from export.graphs.files import open_graph
 from export.graphs.micro_batches import wrap_in_loop, wrap_in_row_scan
 from export.graphs.tensorrt_form import all_rows_at_once
 from export.parity.chain import newest_graphs
-from export.repository.install import MANIFEST_FILE, MODEL_FILE, Staging
+from export.repository.install import MODEL_FILE, Staging
 from export.variants.gpu_proof import answers, in_half, noise, prove, read_graph
 
 CHUNK_ROWS = {

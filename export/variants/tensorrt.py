@@ -12,11 +12,12 @@ from typing import Any
 
 from cytoserve.contract import PIPELINES, PLAN_GRAPH, STEPS, TENSORRT, Step
 from cytoserve.files import file_sha256
+from cytoserve.model_config import MANIFEST_FILE
 from export.graphs.files import save_graph
 from export.graphs.tensorrt_engine import EngineError, Profile, build_engine
 from export.graphs.tensorrt_form import tensorrt_form
 from export.parity.chain import newest_graphs
-from export.repository.install import MANIFEST_FILE, MODEL_FILE, Staging
+from export.repository.install import MODEL_FILE, Staging
 from export.variants.gpu_proof import in_half, prove, read_graph, sides_of
 
 FLOAT16, FLOAT32 = "float16", "float32"

@@ -10,13 +10,14 @@ from click.testing import CliRunner
 
 from benchmarks.harness.load import Case, asked, cross, product
 from benchmarks.harness.results import read_result
-from benchmarks.harness.serving import DEFAULT, paused_supervisor
+from benchmarks.harness.serving import paused_supervisor
 from benchmarks.harness.step_statistics import counted
 from benchmarks.latency.__main__ import main
 from benchmarks.latency.overhead import ROUNDS, SplitClock, ratios
 from benchmarks.latency.result import CaseRow, LatencyResult, StepRow, latency_page
 from cytoserve import Client, FakeServer, Foreground
 from cytoserve.contract import SINGLE_GRAPH
+from server.variants import DEFAULT
 
 SMALL, USUAL, LARGE = (640, 480), (2048, 2048), (2592, 1952)
 

@@ -73,7 +73,7 @@ CASES = [
         "Serve with `--variant openvino`",
         id="beyond its budget",
     ),
-    pytest.param([row("int8", "yolo_resnet", 0.8)], "Serve without a variant", id="none is faster"),
+    pytest.param([row("int8", "yolo_resnet", 0.8)], "`--variant default`", id="none is faster"),
 ]
 
 
@@ -110,7 +110,7 @@ def test_table_has_refusals_and_the_command() -> None:
 def test_a_machine_that_allows_none_gets_reasons_and_no_empty_table() -> None:
     table = variants_page(result())
     assert table.startswith("Refused: openvino, all: Install it: make openvino")
-    assert "Serve without a variant:** none may run here." in table
+    assert "Serve with `--variant default`:** no other may run here." in table
     assert "| variant |" not in table
 
 

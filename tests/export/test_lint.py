@@ -16,9 +16,10 @@ import pytest
 from click.testing import CliRunner
 
 from cytoserve.contract import STEPS, TENSORRT, StepVariant
+from cytoserve.model_config import MANIFEST_FILE
 from export.__main__ import main
 from export.lint import Problem, lint_repository
-from export.repository.install import MANIFEST_FILE, SAM_SETTING
+from export.repository.install import SAM_SETTING
 
 ROOT = Path(__file__).parents[2]
 

@@ -26,8 +26,7 @@ FRAMES = {
 @pytest.fixture(scope="module", params=[("single-graph", 1), ("throughput", 2)], ids=lambda p: p[0])
 def variant(request: pytest.FixtureRequest, exported_repository: Path) -> Iterator[EmbeddedServer]:
     name, instances = request.param
-    options = [f"--variant={name}"]
-    with EmbeddedServer(exported_repository, PIPELINES, options=options) as server:
+    with EmbeddedServer(exported_repository, PIPELINES, variant=name) as server:
         [triton] = [p for p in psutil.Process(server.pid).children() if workers_of(p.pid)]
         models = [worker.model for worker in workers_of(triton.pid).values()]
         assert models.count("yolo_merged") == models.count("yolo_resnet_merged") == instances

@@ -101,7 +101,7 @@ def test_without_a_gpu_cuda_is_refused_in_one_line() -> None:
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert "Variant cuda needs an NVIDIA GPU: the NVIDIA driver " in line
-    assert "Serve without --variant" in line
+    assert "Serve with --variant default" in line
 
 
 @pytest.mark.skipif(not has_gpu(), reason="this machine has no GPU")
@@ -231,7 +231,7 @@ def test_a_variant_configures_the_models_that_have_it(own_repository: Path) -> N
     add_variant(own_repository, "yolo_cells", "int8", 'default_model_filename: "model.int8.onnx"')
     (cells / "1/model.onnx").rename(cells / "1/model.int8.onnx")
     (cells / "1/model.onnx").write_bytes(b"not what the variant serves")
-    with EmbeddedServer(own_repository, ["yolo"], options=["--variant=int8"]) as server:
+    with EmbeddedServer(own_repository, ["yolo"], variant="int8") as server:
         assert "Variant int8 of yolo_cells; all other models as by default." in server.output
         client = InferenceServerClient(server.url)
         configs = {
@@ -251,7 +251,7 @@ def test_a_variant_configures_the_models_that_have_it(own_repository: Path) -> N
 def test_instances_for_many_clients(own_repository: Path) -> None:
     one_more = "instance_group { count: 1 }"
     add_variant(own_repository, "yolo_cells", "throughput", one_more)
-    with EmbeddedServer(own_repository, ["yolo"], options=["--variant=throughput"]) as server:
+    with EmbeddedServer(own_repository, ["yolo"], variant="throughput") as server:
         [triton] = [p for p in psutil.Process(server.pid).children() if workers_of(p.pid)]
         models = [worker.model for worker in workers_of(triton.pid).values()]
     assert models.count("yolo_cells") == 2
@@ -285,8 +285,10 @@ def test_openvino_computes_in_bfloat16(rounding_repository: Path) -> None:
     skip_unless_served("openvino")
     rows = np.full((3, 64), 1.001, np.float32)
     given = InferInput("x", rows.shape, "FP32").set_data_from_numpy(rows)
-    options = ["--variant=openvino", "--", "--load-model=rounding"]
-    with EmbeddedServer(rounding_repository, ["yolo"], options=options) as server:
+    options = ["--", "--load-model=rounding"]
+    with EmbeddedServer(
+        rounding_repository, ["yolo"], variant="openvino", options=options
+    ) as server:
         client = InferenceServerClient(server.url)
         found = client.infer("rounding", [given]).as_numpy("y")
         client.close()

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from benchmarks.approaches.__main__ import PIPELINES, _cost_of_usual_cells, main
 from benchmarks.approaches.result import ApproachesResult
 from benchmarks.harness.results import read_result
-from benchmarks.harness.serving import DEFAULT
 from cytoserve.contract import SINGLE_GRAPH
+from server.variants import DEFAULT
 from training.rendered import RenderSettings, render_dataset
 
 

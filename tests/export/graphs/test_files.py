@@ -11,9 +11,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from cytoserve.files import file_sha256
+from cytoserve.model_config import MANIFEST_FILE
 from export.graphs import files as graph_files
 from export.graphs.files import DATA_HASH, DATA_SUFFIX, open_graph, open_session, save_graph
-from export.repository.install import MANIFEST_FILE, MODEL_FILE, Staging
+from export.repository.install import MODEL_FILE, Staging
 
 ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)
 

@@ -14,11 +14,11 @@ import pytest
 from click.testing import CliRunner
 
 from cytoserve.contract import MASK, PROBABILITY
+from cytoserve.model_config import MANIFEST_FILE
 from export.__main__ import main
 from export.parity.chain import Chain
 from export.parity.foregrounds import check_foreground, foreground_inputs
 from export.parity.steps import ParityError
-from export.repository.install import MANIFEST_FILE
 from export.unet.reference import predict_tile_by_tile, predict_whole_frame
 from export.unet.steps import scale_advice
 from training.checkpoint import new_recipe

@@ -12,11 +12,11 @@ import pytest
 from onnx import numpy_helper
 
 from cytoserve.contract import CARD_INPUT, CARD_OUTPUT, STEPS
+from cytoserve.model_config import MANIFEST_FILE
 from export.graphs.files import open_session
 from export.graphs.micro_batches import unwrap_loop
 from export.parity import steps as parity_steps
 from export.parity.steps import Case, ParityError, check_parity, deviation, pixels
-from export.repository.install import MANIFEST_FILE
 from export.repository.pipelines import card_graph
 from export.resnet import steps as resnet_steps
 from export.resnet.network import ClassifierNetwork

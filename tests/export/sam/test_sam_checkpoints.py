@@ -16,9 +16,10 @@ import torch
 from click.testing import CliRunner
 
 from cytoserve import Client, Prompts
+from cytoserve.model_config import MANIFEST_FILE
 from export.__main__ import main
 from export.graphs.files import DATA_SUFFIX
-from export.repository.install import MANIFEST_FILE, MODEL_FILE
+from export.repository.install import MODEL_FILE
 from export.sam.reference import PredictorSam, Prompt
 from server.embedded import EmbeddedServer
 from training.rendered import RenderSettings, render_frame

@@ -20,13 +20,13 @@ from onnx import TensorProto
 
 from cytoserve.contract import CUDA, CUDA_GRAPH, PLAN_GRAPH, STEPS, TENSORRT, plan_file
 from cytoserve.gpu import has_gpu
-from cytoserve.model_config import config_file, files_of, read_config
+from cytoserve.model_config import MANIFEST_FILE, config_file, files_of, read_config
 from export.__main__ import main
 from export.graphs.files import open_session
 from export.graphs.tensorrt_engine import RTX
 from export.lint import lint_repository
 from export.repository.bundle import NotExportedError, write_bundle
-from export.repository.install import MANIFEST_FILE, Staging
+from export.repository.install import Staging
 from export.sam.steps import sam_encoder
 from export.unet.steps import nuclei_network
 from export.variants.gpu_proof import GpuProofError, in_half, noise, prove

@@ -11,11 +11,11 @@ import onnx.parser
 import pytest
 from click.testing import CliRunner
 
+from cytoserve.model_config import MANIFEST_FILE
 from export.__main__ import main
 from export.graphs.files import open_graph
 from export.graphs.micro_batches import unwrap_loop, wrap_in_loop, wrap_in_scan
 from export.lint import lint_repository
-from export.repository.install import MANIFEST_FILE
 
 ROWS = 3
 NETWORK = """<ir_version: 8, opset_import: ["": 17]>
