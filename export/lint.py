@@ -26,10 +26,17 @@ from cytoserve.contract import (
     plan_file,
 )
 from cytoserve.files import file_sha256
-from cytoserve.model_config import MANIFEST_FILE, MODEL_FILES, VARIANT_FOLDER, config_file, versions
+from cytoserve.model_config import (
+    CARD_FILE,
+    MANIFEST_FILE,
+    MODEL_FILES,
+    VARIANT_FOLDER,
+    config_file,
+    versions,
+)
 from export.graphs.files import CONTRACT_DTYPES
 from export.repository.configs import COMMAND, card_step, configs
-from export.repository.install import CARD_FILE, MODEL_FILE, SAM_SETTING, STAGING
+from export.repository.install import MODEL_FILE, SAM_SETTING, STAGING
 
 NOT_IN_TENSORRT = ("UINT16", "BYTES")
 """Dtypes of the contract that TensorRT has not, not even at the border of a network."""

@@ -52,6 +52,14 @@ def pipeline_names(
     "[default: a GPU if its graphs are exported, else the fastest variant that was measured]",
 )
 @click.option(
+    "--versions",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Number of versions of every pipeline to serve. With 2, callers may ask for the version "
+    "before the last export too (version=…, --model-version), and memory may double.",
+)
+@click.option(
     "--grpc-port",
     type=click.IntRange(0, 65535),
     default=8001,
@@ -112,6 +120,7 @@ def main(
     model_repository: Path,
     pipelines: tuple[str, ...],
     variant: str | None,
+    versions: int,
     grpc_port: int,
     metrics_port: int | None,
     listen: str,
@@ -133,6 +142,7 @@ def main(
         model_repository=model_repository,
         pipelines=pipelines,
         variant=variant,
+        versions=versions,
         grpc_port=grpc_port,
         metrics_port=metrics_port,
         listen=listen,

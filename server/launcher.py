@@ -90,6 +90,9 @@ class LaunchSettings:
     """Name of one of `server.variants.VARIANTS`, or `DEFAULT`; None takes the fastest one that is
     proven here."""
 
+    versions: int = 1
+    """Number of versions of every pipeline that callers may ask for."""
+
     stop_at_eof: bool = False
     """Stop also when standard input ends, as it does when the process that started us dies."""
 
@@ -138,8 +141,9 @@ def serve(
             run.folder / "model_repository",
             pipelines,
             variant.name if variant else None,
+            settings.versions,
         )
-        command = server_command(settings, installation, run, url, pipelines, access)
+        command = server_command(settings, installation, run, url, access)
         runtime = runtime_folder(variant)
         if runtime:
             # Workers import from their working folder first, and not at all from PYTHONPATH.
@@ -152,7 +156,8 @@ def serve(
             kill_processes(run.id)
             sweep_shared_memory(run.id)
             repository.lay_out()
-            return TritonServer(command, environment, run.folder / "tritonserver.log")
+            load = [f"--load-model={name}" for name in repository.load_names()]
+            return TritonServer([*command, *load], environment, run.folder / "tritonserver.log")
 
         supervisor = Supervisor(start, url, access, pipelines, tell, stopping)
         with shared_admin_key(number, access.admin_key):
@@ -269,10 +274,9 @@ def server_command(
     installation: Installation,
     run: Run,
     url: str,
-    pipelines: Sequence[Pipeline],
     access: ServerAccess,
 ) -> list[str]:
-    """Return the command line of ``tritonserver``."""
+    """Return the command line of ``tritonserver``, but for the names of the models to load."""
     host, port = url.rsplit(":", 1)
     metrics = settings.metrics_port is not None
     return [
@@ -284,8 +288,6 @@ def server_command(
         f"--backend-directory={run.folder / 'backends'}",
         f"--backend-config=python,shm-region-prefix-name={run.id}",
         "--model-control-mode=explicit",
-        # Triton loads an ensemble's steps by itself.
-        *(f"--load-model={name}" for each in pipelines for name in (each.name, each.card)),
         # Loading mostly waits for the worker that completes the configuration.
         f"--model-load-thread-count={MODEL_LOAD_THREADS}",
         f"--exit-timeout-secs={settings.exit_timeout}",

@@ -54,6 +54,8 @@ class Updates:
         """Versions that could not be loaded, which are not tried again."""
         self.unload_at: float | None = None
         """Time from which the former versions are unloaded; None if there are none."""
+        self.gone: set[str] = set()
+        """Models of exports that callers can no longer ask for, to be unloaded then."""
 
     def start(self) -> None:
         """Start to look."""
@@ -95,9 +97,23 @@ class Updates:
                 self._go_back(client, before, newest, [*steps, *last], error)
                 return
             repository.served = newest
+            self._offer_exports(client, newest)
             self.unload_at = time.monotonic() + GRACE_S
         names = ", ".join(f"{each.name} {newest[each.name]}" for each in pipelines)
         self.tell(f"Now serving the new version of {names}.")
+
+    def _offer_exports(self, client: InferenceServerClient, newest: Mapping[str, int]) -> None:
+        """Load the exports that callers may ask for by version, and mark those that are gone."""
+        repository = self.repository
+        before, now = repository.exports, repository.find_exports(newest)
+        for export in now:
+            repository.add_export(export)
+            for name in export.names if export not in before else ():
+                client.load_model(name)
+        offered = {name for export in now for name in export.names}
+        self.gone |= {name for export in before for name in export.names}
+        self.gone -= offered
+        repository.exports = now
 
     def _concerns(self, pipeline: Pipeline, changed: Collection[str]) -> bool:
         models = {*self.repository.steps(pipeline), pipeline.name, pipeline.card}
@@ -129,6 +145,9 @@ class Updates:
         repository = self.repository
         with repository.lock, closing(self.connect()) as client:
             former = [name for name in repository.served if len(repository.visible(name)) > 1]
+            for name in sorted(self.gone):
+                client.unload_model(name)
+            self.gone.clear()
             repository.remove_other_versions(repository.served)
             for name in former:
                 client.load_model(name)

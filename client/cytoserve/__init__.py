@@ -30,6 +30,7 @@ from cytoserve.errors import (
     ServerUnreachable,
     UnreadableImage,
     UnsupportedImage,
+    VersionNotServed,
 )
 from cytoserve.fake import FakeServer, cells_from_labels
 from cytoserve.foreground import Foreground
@@ -69,6 +70,7 @@ __all__ = [
     "Transport",
     "UnreadableImage",
     "UnsupportedImage",
+    "VersionNotServed",
     "cells_from_labels",
     "paint_labels",
     "read_frame",

@@ -44,12 +44,13 @@ from cytoserve.settings import (
     ForegroundSettings,
     Settings,
     check_timeout,
+    check_version,
     find_instance_pipeline,
     find_pipeline,
     find_prompted_pipeline,
     find_semantic_pipeline,
 )
-from cytoserve.transport import Request, ServerInfo, Tensors, Transport
+from cytoserve.transport import Request, ServerInfo, Tensors, Transport, VersionTransport
 
 MAX_TRIES = 3
 """Maximum number of tries per call if no server answers, all within the call's deadline."""
@@ -74,6 +75,8 @@ class Client:
         cert: PEM file of the client's own certificate, for a server that asks for one.
         key: PEM file of its private key.
         api_key: the key that the server was started with.
+        version: version of the pipelines that calls ask for unless they name another; None asks
+            the newest.
         transport: replaces the connection to ``url``, for example with a
             :class:`cytoserve.FakeServer`.
     """
@@ -87,13 +90,14 @@ class Client:
         cert: str | Path | None = None,
         key: str | Path | None = None,
         api_key: str | None = None,
+        version: int | None = None,
         transport: Transport | None = None,
     ) -> None:
         if transport is None:
             from cytoserve.grpc_transport import GrpcTransport  # slow to import
 
             transport = GrpcTransport(url, Access(ca, cert, key, api_key))
-        self._calls = _Calls(transport, timeout)
+        self._calls = _Calls(transport, timeout, version)
 
     def segment(
         self,
@@ -107,6 +111,7 @@ class Client:
         pixel_size_um: float | None = None,
         cell_diameter_px: float | None = None,
         labels: bool = False,
+        version: int | None = None,
         timeout: float | None = None,
     ) -> Cells:
         """Find the cells in one frame of any size, at the scale on which the network was trained.
@@ -137,6 +142,8 @@ class Client:
             pixel_size_um: side of a frame pixel in micrometres, for models that know their own.
             cell_diameter_px: typical diameter of the cells in frame pixels.
             labels: whether the server also paints the label image, returned as ``Cells.labels``.
+            version: version of the pipeline, for a server that offers several; None uses the
+                client's.
             timeout: deadline of this call in seconds; None uses the client's.
 
         Raises:
@@ -146,7 +153,7 @@ class Client:
         settings = Settings(
             score_threshold, overlap_threshold, max_cells, scale, pixel_size_um, cell_diameter_px
         )
-        return _finish(self._calls.segment(image, pipeline, settings, labels, timeout))
+        return _finish(self._calls.of(version).segment(image, pipeline, settings, labels, timeout))
 
     def foreground(
         self,
@@ -155,6 +162,7 @@ class Client:
         *,
         probability_threshold: float | None = None,
         white_level: float | None = None,
+        version: int | None = None,
         timeout: float | None = None,
     ) -> Foreground:
         """Find the foreground of one frame, and object centres if the pipeline detects them.
@@ -174,6 +182,8 @@ class Client:
             white_level: the value of ``image`` that is white. None uses 255 for uint8, 65535 for
                 uint16 and 1.0 for float. Set 4095 for a 12-bit camera. Only for pipelines with
                 ``contract.WHITE_LEVEL_INPUT``.
+            version: version of the pipeline, for a server that offers several; None uses the
+                client's.
             timeout: deadline of this call in seconds; None uses the client's.
 
         Raises:
@@ -182,7 +192,7 @@ class Client:
                 window of a frame fails, nothing is returned.
         """
         settings = ForegroundSettings(probability_threshold, white_level)
-        return _finish(self._calls.foreground(image, pipeline, settings, timeout))
+        return _finish(self._calls.of(version).foreground(image, pipeline, settings, timeout))
 
     def prompt(
         self,
@@ -190,6 +200,7 @@ class Client:
         prompts: Prompts,
         pipeline: str = DEFAULT_PROMPT_PIPELINE,
         *,
+        version: int | None = None,
         timeout: float | None = None,
     ) -> Cells:
         """Segment one cell per prompt.
@@ -202,6 +213,8 @@ class Client:
                 within 0..1; see :mod:`cytoserve.frames`.
             prompts: N boxes, points or coarse masks, in pixels of ``image``.
             pipeline: a prompted pipeline of ``contract.PIPELINES``.
+            version: version of the pipeline, for a server that offers several; None uses the
+                client's.
             timeout: deadline of this call in seconds; None uses the client's.
 
         Returns:
@@ -214,11 +227,17 @@ class Client:
             InvalidRequest: the image or a prompt is invalid; the frame was not sent.
             ServerUnreachable, DeadlineExceeded, ServerError: see :mod:`cytoserve.errors`.
         """
-        return _finish(self._calls.prompt(image, prompts, pipeline, timeout))
+        return _finish(self._calls.of(version).prompt(image, prompts, pipeline, timeout))
 
-    def card(self, pipeline: str = DEFAULT_PIPELINE, *, timeout: float | None = None) -> ModelCard:
+    def card(
+        self,
+        pipeline: str = DEFAULT_PIPELINE,
+        *,
+        version: int | None = None,
+        timeout: float | None = None,
+    ) -> ModelCard:
         """Return the model card of a pipeline, at most ``CARD_LIFETIME_S`` seconds old."""
-        return _finish(self._calls.card(pipeline, timeout))
+        return _finish(self._calls.of(version).card(pipeline, timeout))
 
     def models(
         self, pipeline: str = DEFAULT_PIPELINE, *, timeout: float | None = None
@@ -231,11 +250,11 @@ class Client:
             Name of every served step -> sha256 of its graph. If a variant or a configuration says
             so, the hash is followed by what the server runs instead, or on which accelerator.
         """
-        return _finish(self._calls.models(pipeline, timeout))
+        return _finish(self._calls.of(None).models(pipeline, timeout))
 
     def pipelines(self, *, timeout: float | None = None) -> tuple[str, ...]:
         """Return the names of the contract's pipelines that the server serves now."""
-        return _finish(self._calls.pipelines(timeout))
+        return _finish(self._calls.of(None).pipelines(timeout))
 
     def server_info(self, *, timeout: float | None = None) -> ServerInfo:
         """Return the server's name and version."""
@@ -264,13 +283,14 @@ class AsyncClient:
         cert: str | Path | None = None,
         key: str | Path | None = None,
         api_key: str | None = None,
+        version: int | None = None,
         transport: Transport | None = None,
     ) -> None:
         if transport is None:
             from cytoserve.grpc_transport import AioTransport  # slow to import
 
             transport = AioTransport(url, Access(ca, cert, key, api_key))
-        self._calls = _Calls(transport, timeout)
+        self._calls = _Calls(transport, timeout, version)
 
     async def segment(
         self,
@@ -284,13 +304,14 @@ class AsyncClient:
         pixel_size_um: float | None = None,
         cell_diameter_px: float | None = None,
         labels: bool = False,
+        version: int | None = None,
         timeout: float | None = None,
     ) -> Cells:
         """Find the cells in one frame; see :meth:`Client.segment`."""
         settings = Settings(
             score_threshold, overlap_threshold, max_cells, scale, pixel_size_um, cell_diameter_px
         )
-        return await self._calls.segment(image, pipeline, settings, labels, timeout)
+        return await self._calls.of(version).segment(image, pipeline, settings, labels, timeout)
 
     async def foreground(
         self,
@@ -299,11 +320,12 @@ class AsyncClient:
         *,
         probability_threshold: float | None = None,
         white_level: float | None = None,
+        version: int | None = None,
         timeout: float | None = None,
     ) -> Foreground:
         """Find the foreground of one frame; see :meth:`Client.foreground`."""
         settings = ForegroundSettings(probability_threshold, white_level)
-        return await self._calls.foreground(image, pipeline, settings, timeout)
+        return await self._calls.of(version).foreground(image, pipeline, settings, timeout)
 
     async def prompt(
         self,
@@ -311,26 +333,31 @@ class AsyncClient:
         prompts: Prompts,
         pipeline: str = DEFAULT_PROMPT_PIPELINE,
         *,
+        version: int | None = None,
         timeout: float | None = None,
     ) -> Cells:
         """Segment one cell per prompt; see :meth:`Client.prompt`."""
-        return await self._calls.prompt(image, prompts, pipeline, timeout)
+        return await self._calls.of(version).prompt(image, prompts, pipeline, timeout)
 
     async def card(
-        self, pipeline: str = DEFAULT_PIPELINE, *, timeout: float | None = None
+        self,
+        pipeline: str = DEFAULT_PIPELINE,
+        *,
+        version: int | None = None,
+        timeout: float | None = None,
     ) -> ModelCard:
         """Return the model card of a pipeline, at most ``CARD_LIFETIME_S`` seconds old."""
-        return await self._calls.card(pipeline, timeout)
+        return await self._calls.of(version).card(pipeline, timeout)
 
     async def models(
         self, pipeline: str = DEFAULT_PIPELINE, *, timeout: float | None = None
     ) -> dict[str, str]:
         """Return which models answer; see :meth:`Client.models`."""
-        return await self._calls.models(pipeline, timeout)
+        return await self._calls.of(None).models(pipeline, timeout)
 
     async def pipelines(self, *, timeout: float | None = None) -> tuple[str, ...]:
         """Return the names of the contract's pipelines that the server serves now."""
-        return await self._calls.pipelines(timeout)
+        return await self._calls.of(None).pipelines(timeout)
 
     async def server_info(self, *, timeout: float | None = None) -> ServerInfo:
         """Return the server's name and version."""
@@ -350,11 +377,24 @@ class AsyncClient:
 class _Calls:
     """The logic that both clients share."""
 
-    def __init__(self, transport: Transport, timeout: float) -> None:
+    def __init__(self, transport: Transport, timeout: float, version: int | None = None) -> None:
         self.transport = transport
+        self._version = version if version is None else check_version(version)
         self._timeout = check_timeout(timeout)
         self._cards: dict[str, tuple[ModelCard, float]] = {}
         self._models: dict[str, tuple[ModelCard, dict[str, str]]] = {}
+        self._versions: dict[int, _Calls] = {}
+
+    def of(self, version: int | None) -> _Calls:
+        """Return the calls to one version of the pipelines; None means the client's."""
+        if version is None:
+            version = self._version
+        if version is None:
+            return self
+        if version not in self._versions:
+            transport = VersionTransport(self.transport, check_version(version))
+            self._versions[version] = _Calls(transport, self._timeout)
+        return self._versions[version]
 
     async def segment(
         self,

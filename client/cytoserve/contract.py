@@ -152,6 +152,15 @@ def on_gpu(
     return cuda, StepVariant(TENSORRT, on_gpu=True, plan_rows=plan_rows)
 
 
+def version_name(model: str, version: int) -> str:
+    """Return the name under which a server offers one version of a pipeline, or of its card.
+
+    Triton has one configuration for all versions of a model, so a pipeline, whose configuration
+    names the versions of its steps, is a model of its own for each.
+    """
+    return f"{model}.{version}"
+
+
 @dataclass(frozen=True)
 class Step:
     """One model inside a pipeline: its tensors, and how Triton serves it."""

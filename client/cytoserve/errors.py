@@ -13,6 +13,7 @@
     ├── DeadlineExceeded (TimeoutError) no answer in time
     └── ServerError                     the server refused the request or failed
         ├── PipelineNotServed           the server does not serve this pipeline
+        ├── VersionNotServed            the server does not offer this version of the pipeline
         ├── AccessDenied                the server does not admit this caller
         ├── ServerNotTrusted            client or server refuses the other's certificate
         └── AnswerMalformed             the answer breaks the contract
@@ -80,6 +81,25 @@ class PipelineNotServed(ServerError):
 
     def __reduce__(self) -> tuple[type[PipelineNotServed], tuple[str, tuple[str, ...]]]:
         return type(self), (self.pipeline, self.served)
+
+
+class VersionNotServed(ServerError):
+    """The server does not offer this version of the pipeline.
+
+    ``pipeline`` is the requested name, ``version`` the number.
+    """
+
+    def __init__(self, pipeline: str, version: int) -> None:
+        self.pipeline = pipeline
+        self.version = version
+        super().__init__(
+            f"The server does not offer version {version} of {pipeline!r}. Without `python -m "
+            "server --versions 2` it offers none by number. Leave the version out for the newest; "
+            "`cytoserve status` tells which that is."
+        )
+
+    def __reduce__(self) -> tuple[type[VersionNotServed], tuple[str, int]]:
+        return type(self), (self.pipeline, self.version)
 
 
 class AccessDenied(ServerError):

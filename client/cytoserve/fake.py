@@ -21,7 +21,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -74,6 +74,7 @@ class FakeServer:
             frame pixel is one network pixel.
         appearance: what the training frames look like, on the cards of instance pipelines. None:
             the cards do not tell.
+        versions: versions of the pipelines that callers may ask for; all answer alike.
 
     Attributes:
         requests: all inference requests so far, including those for cards.
@@ -91,6 +92,7 @@ class FakeServer:
         threshold: float | None = None,
         scale: LearnedScale | None = None,
         appearance: LearnedAppearance | None = None,
+        versions: Collection[int] = (),
     ) -> None:
         self._find = _finder(cells)
         self._find_foreground = _foreground_finder(foreground)
@@ -117,10 +119,18 @@ class FakeServer:
                 " Pass cells for instance pipelines, foreground=... for semantic ones."
             )
         self._threshold, self._scale, self._appearance = threshold, scale, appearance
+        self._version_names = {
+            contract.version_name(model, version): model
+            for name in self._pipelines
+            for model in (name, contract.PIPELINES[name].card)
+            for version in versions
+        }
         self.requests: list[Request] = []
 
     async def infer(self, request: Request, timeout: float) -> Tensors:  # noqa: D102
         self.requests.append(request)
+        model = self._version_names.get(request.model, request.model)
+        request = replace(request, model=model)
         for name in self._pipelines:
             pipeline = contract.PIPELINES[name]
             if request.model == pipeline.card:
@@ -134,7 +144,7 @@ class FakeServer:
         raise PipelineNotServed(request.model)
 
     async def is_ready(self, model: str, timeout: float) -> bool:  # noqa: D102
-        return model in self._pipelines
+        return self._version_names.get(model, model) in self._pipelines
 
     async def execution(self, model: str, timeout: float) -> str:
         """Return an empty text: every model is run as usual."""

@@ -5,12 +5,16 @@ Server and export read the same repository; a client at a microscope needs only 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 CONFIG_FILE = "config.pbtxt"
+
+CARD_FILE = "card.json"
+"""File in the version folder of a pipeline, which has no graph of its own."""
 
 MANIFEST_FILE = "manifest.json"
 """File of a version folder: what made the version, from what, and the hash of every file."""
@@ -52,6 +56,16 @@ def files_of(config: model_config_pb2.ModelConfig) -> tuple[str, ...]:
         return ()
     default = config.default_model_filename or MODEL_FILES.get(config.backend, "")
     return (*(config.cc_model_filenames[key] for key in sorted(config.cc_model_filenames)), default)
+
+
+def recorded_models(version: Path) -> dict[str, int]:
+    """Return step -> version from the card in a version folder of a pipeline.
+
+    Raises:
+        OSError, ValueError, KeyError: there is no card, or it is none.
+    """
+    card = json.loads((version / CARD_FILE).read_text())
+    return {model: int(about["version"]) for model, about in card["models"].items()}
 
 
 def versions(model: Path) -> list[int]:

@@ -20,6 +20,9 @@ DEFAULT_PROMPT_PIPELINE = "sam_prompt"
 DEFAULT_TIMEOUT_S = 60.0
 """Default deadline of a call in seconds, retries included."""
 
+MAX_VERSION = 2**31 - 1
+"""Largest version of a pipeline."""
+
 LONGEST_TIMEOUT_S = 1e9
 """Longest deadline in seconds, 32 years: gRPC treats a deadline of 1e10 s as already over."""
 
@@ -263,6 +266,19 @@ def check_timeout(seconds: float) -> float:
             f"given: {seconds!r}. The default is {DEFAULT_TIMEOUT_S:g}."
         )
     return float(seconds)
+
+
+def check_version(version: int) -> int:
+    """Return ``version`` if it can be the version of a pipeline.
+
+    Raises:
+        InvalidSetting: ``version`` is not an integer of at least 1.
+    """
+    if not _is_between(version, Integral, 1, MAX_VERSION):
+        raise InvalidSetting(
+            f"A version is an integer from 1 on; given: {version!r}. Leave it out for the newest."
+        )
+    return int(version)
 
 
 def check_scale(name: str, value: Any) -> None:

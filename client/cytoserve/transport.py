@@ -7,10 +7,13 @@ serves ``Client`` and ``AsyncClient``. A synchronous transport simply never awai
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
+
+from cytoserve import contract
+from cytoserve.errors import PipelineNotServed, VersionNotServed
 
 Tensors = Mapping[str, NDArray[Any]]
 """Name of a tensor in the contract -> its values."""
@@ -79,3 +82,35 @@ class Transport(Protocol):
     async def close(self) -> None:
         """Close the connection."""
         ...
+
+
+class VersionTransport:
+    """Asks the server behind another transport for one version of its pipelines."""
+
+    def __init__(self, transport: Transport, version: int) -> None:
+        self._transport = transport
+        self._version = version
+        self.execution = transport.execution
+        self.server_info = transport.server_info
+        self.sleep = transport.sleep
+        self.close = transport.close
+
+    async def infer(self, request: Request, timeout: float) -> Tensors:
+        """Run one inference with the version.
+
+        Raises:
+            VersionNotServed: the server does not offer this version of the pipeline.
+        """
+        name = contract.version_name(request.model, self._version)
+        try:
+            return await self._transport.infer(replace(request, model=name), timeout)
+        except PipelineNotServed as error:
+            [pipeline] = (
+                p for p in contract.PIPELINES.values() if request.model in (p.name, p.card)
+            )
+            raise VersionNotServed(pipeline.name, self._version) from error
+
+    async def is_ready(self, model: str, timeout: float) -> bool:
+        """Whether the server has loaded the version of ``model``."""
+        name = contract.version_name(model, self._version)
+        return await self._transport.is_ready(name, timeout)

@@ -14,12 +14,10 @@ from typing import Any
 import onnx
 
 from cytoserve.files import file_sha256
-from cytoserve.model_config import MANIFEST_FILE, MODEL_FILES, versions
+from cytoserve.model_config import CARD_FILE, MANIFEST_FILE, MODEL_FILES, versions
 from export.graphs.files import save_graph
 
 MODEL_FILE = MODEL_FILES["onnxruntime"]
-CARD_FILE = "card.json"
-"""File in the version folder of a pipeline, which has no graph of its own."""
 SAM_SETTING = "sam"
 """Manifest setting of a step that fits one SAM only; it identifies that SAM."""
 STAGING = ".staging"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from cytoserve.contract import PIPELINES
-from cytoserve.model_config import versions
-from export.repository.install import CARD_FILE, Staging
+from cytoserve.model_config import recorded_models, versions
+from export.repository.install import Staging
 
 
 class RollbackError(ValueError):
@@ -60,7 +59,7 @@ def _last_two(repository: Path, name: str) -> tuple[dict[str, int], dict[str, in
             f"Export the checkpoint that you want: python -m export {name}"
         )
     former, newest = (
-        _models(repository / name / str(number)) | {name: number, card: of_card}
+        recorded_models(repository / name / str(number)) | {name: number, card: of_card}
         for number, of_card in zip(*pairs, strict=True)
     )
     gone = [f"{m}/{n}" for m, n in former.items() if not (repository / m / str(n)).is_dir()]
@@ -73,19 +72,13 @@ def _last_two(repository: Path, name: str) -> tuple[dict[str, int], dict[str, in
     return former, newest
 
 
-def _models(version: Path) -> dict[str, int]:
-    """Return model -> version from the card of a pipeline's version."""
-    card = json.loads((version / CARD_FILE).read_text())
-    return {model: int(about["version"]) for model, about in card["models"].items()}
-
-
 def _refuse_if_used(repository: Path, pipelines: Collection[str], newer: Mapping[str, int]) -> None:
     """Refuse to remove a version that a pipeline uses which does not go back as well."""
     for other in PIPELINES:
         numbers = versions(repository / other)
         if other in pipelines or not numbers:
             continue
-        models = _models(repository / other / str(numbers[-1]))
+        models = recorded_models(repository / other / str(numbers[-1]))
         shared = [model for model, number in newer.items() if models.get(model) == number]
         if shared:
             raise RollbackError(

@@ -23,6 +23,7 @@ from cytoserve.errors import (
     ServerError,
     ServerUnreachable,
     UnsupportedImage,
+    VersionNotServed,
 )
 
 SCALES = {
@@ -278,6 +279,41 @@ def test_a_pipeline_that_is_not_served_names_those_that_are(cells, frame):
     message = str(refusal.value)
     assert "It serves: yolo." in message
     assert "python -m export yolo_resnet" in message
+
+
+async def test_a_version_is_asked_for_by_name(cells, frame):
+    fake = FakeServer(cells, versions=[3, 4])
+    client = Client(transport=fake)
+    for ask in (
+        lambda: client.segment(frame, "yolo", version=3),
+        lambda: Client(transport=fake, version=4).segment(frame, "yolo", version=3),
+        lambda: Client(transport=fake, version=3).segment(frame, "yolo"),
+    ):
+        fake.requests.clear()
+        assert len(ask()) == len(cells)
+        assert {request.model for request in fake.requests} <= {"yolo.3", "yolo_card.3"}
+    async with AsyncClient(transport=fake, version=4) as awaiting:
+        assert len(await awaiting.segment(frame, "yolo")) == len(cells)
+        assert fake.requests[-1].model == "yolo.4"
+        assert await awaiting.pipelines() == Client(transport=fake).pipelines()
+    fake.requests.clear()
+    assert client.card("yolo") == client.card("yolo", version=4)
+    assert [request.model for request in fake.requests] == ["yolo_card", "yolo_card.4"]
+
+
+def test_a_version_that_is_not_offered_is_told_with_the_remedy(fake, frame):
+    with pytest.raises(VersionNotServed, match=r"version 2 of 'yolo'.*--versions 2") as refusal:
+        Client(transport=fake).segment(frame, "yolo", version=2)
+    assert (refusal.value.pipeline, refusal.value.version) == ("yolo", 2)
+
+
+@pytest.mark.parametrize("version", [0, -1, 1.5, True, "2", 2**31])
+def test_bad_versions_are_refused_unsent(fake, frame, version):
+    with pytest.raises(InvalidSetting, match="A version is an integer from 1 on"):
+        Client(transport=fake).segment(frame, "yolo", version=version)
+    with pytest.raises(InvalidSetting, match="A version is an integer from 1 on"):
+        Client(transport=fake, version=version)
+    assert not fake.requests
 
 
 def test_a_pipeline_without_its_card_is_told_apart(cells, frame):

@@ -75,6 +75,8 @@ def test_the_error_tree_is_the_one_that_is_drawn():
 def test_errors_can_be_pickled_and_caught_as_builtins():
     import pickle
 
+    refused = pickle.loads(pickle.dumps(errors.VersionNotServed("a", 2)))
+    assert (refused.pipeline, refused.version) == ("a", 2)
     error = pickle.loads(pickle.dumps(errors.PipelineNotServed("a", ("b",))))
     assert (error.pipeline, error.served) == ("a", ("b",))
     assert issubclass(errors.UnsupportedImage, ValueError)

@@ -157,8 +157,9 @@ def add_card(repository: Path, name: str) -> None:
 class Caller:
     """Sends frames to the tiny `yolo`, which answers after `wait` seconds."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, model: str = "yolo") -> None:
         self.client = InferenceServerClient(url)
+        self.model = model
 
     def request(self, wait: float = 0.0) -> int:
         """Return the answer's `cells_found`, which is the request's `max_cells`."""
@@ -170,7 +171,7 @@ class Caller:
             inputs.append(InferInput(tensor.name, value.shape, tensor.dtype))
             inputs[-1].set_data_from_numpy(value)
         outputs = [InferRequestedOutput("cells_found")]
-        answer = self.client.infer("yolo", inputs, outputs=outputs, client_timeout=30)
+        answer = self.client.infer(self.model, inputs, outputs=outputs, client_timeout=30)
         return int(answer.as_numpy("cells_found")[0])
 
     def until_answered(self, seconds: float) -> list[InferenceServerException]:
@@ -202,8 +203,8 @@ def call() -> Iterator[Callable[[str], Caller]]:
     """Make callers, by URL, that are closed after the test."""
     callers: list[Caller] = []
 
-    def make(url: str) -> Caller:
-        callers.append(Caller(url))
+    def make(url: str, model: str = "yolo") -> Caller:
+        callers.append(Caller(url, model))
         return callers[-1]
 
     yield make

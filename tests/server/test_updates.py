@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import threading
@@ -10,17 +11,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 from tritonclient.utils import InferenceServerException
 
+from cytoserve import Client, VersionNotServed
 from cytoserve.access import admin_headers, read_address
 from cytoserve.contract import PIPELINES
-from cytoserve.model_config import CONFIG_FILE, read_config
+from cytoserve.model_config import CARD_FILE, CONFIG_FILE, read_config
 from server.access import ServerAccess
 from server.embedded import EmbeddedServer
 from server.served_repository import ServedRepository
@@ -66,6 +70,12 @@ def answer_of(cells: int, wait: int) -> int:
     return 17 + cells + 10 * wait
 
 
+def write_card(folder: Path, version: int) -> None:
+    """Record that a version of the pipeline was exported with the same version of its steps."""
+    models = {name: {"version": version} for name in ("yolo_wait", "yolo_cells")}
+    (folder / CARD_FILE).write_text(json.dumps({"models": models}))
+
+
 @contextmanager
 def exporting(repository: Path) -> Iterator[None]:
     """Hold the lock that an export holds while it installs."""
@@ -83,6 +93,7 @@ def install(repository: Path, version: int, pause: float = 0.0) -> None:
     mark_cells(repository, version)
     for name in ("yolo", "yolo_card"):
         shutil.copytree(repository / name / "1", repository / name / f".{version}")
+    write_card(repository / "yolo" / f".{version}", version)
     with exporting(repository):
         for name in ("yolo_wait", "yolo_cells", "yolo", "yolo_card"):
             (repository / name / f".{version}").rename(repository / name / str(version))
@@ -96,6 +107,7 @@ def repository(own_repository: Path) -> Path:
         (own_repository / name / "1").rename(own_repository / name / ".source")
         mark(own_repository, 1)
         (own_repository / name / ".1").rename(own_repository / name / "1")
+    write_card(own_repository / "yolo" / "1", 1)
     return own_repository
 
 
@@ -175,6 +187,32 @@ def test_a_version_that_does_not_load_is_told_and_the_former_goes_on(
         wait_until(lambda: "Now serving the new version of yolo 3." in server.output, SWITCHED_S)
         assert caller.request() == answer_of(3, 3)
         assert "Restarting" not in server.output
+
+
+def test_callers_choose_among_two_versions_under_load(
+    repository: Path,
+    call: Callable[..., Any],
+    wait_until: Callable[..., float],
+) -> None:
+    """A caller of one version is answered by it alone, before an export, after it and after two."""
+    with EmbeddedServer(repository, ["yolo"], options=["--versions=2"]) as server:
+        first, newest = call(server.url, "yolo.1"), call(server.url)
+        assert first.request() == newest.request() == answer_of(1, 1)
+        with Load(server.url, partial(call, model="yolo.1")) as load:
+            wait_until(lambda: len(load.answers) > 50, SWITCHED_S)
+            install(repository, 2)
+            wait_until(lambda: "the new version of yolo 2." in server.output, SWITCHED_S)
+            begun = len(load.answers)
+            wait_until(lambda: len(load.answers) > begun + 50, SWITCHED_S)
+        assert load.errors == []
+        assert set(load.answers) == {OLD}
+        assert newest.request() == call(server.url, "yolo.2").request() == answer_of(2, 2)
+        with Client(server.url) as client, pytest.raises(VersionNotServed, match="version 3 of"):
+            client.segment(np.zeros((9, 9), np.uint8), "yolo", version=3)
+        install(repository, 3)
+        wait_until(lambda: "the new version of yolo 3." in server.output, SWITCHED_S)
+        asked = {n: call(server.url, f"yolo.{n}").request() for n in (2, 3)}
+        assert asked == {2: answer_of(2, 2), 3: answer_of(3, 3)}
 
 
 @pytest.mark.slow

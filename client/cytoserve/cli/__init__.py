@@ -14,7 +14,7 @@ from cytoserve.cli.pipelines import pipelines
 from cytoserve.cli.prompt import prompt
 from cytoserve.cli.segment import segment
 from cytoserve.cli.status import status
-from cytoserve.errors import CytoserveError, InvalidRequest, PipelineNotServed
+from cytoserve.errors import CytoserveError, InvalidRequest, PipelineNotServed, VersionNotServed
 
 __all__ = ["main"]
 
@@ -38,7 +38,7 @@ class _Commands(click.Group):
 def _exit_code(error: CytoserveError) -> ExitCode:
     if isinstance(error, InvalidRequest):
         return ExitCode.USAGE
-    if isinstance(error, PipelineNotServed):
+    if isinstance(error, (PipelineNotServed, VersionNotServed)):
         return ExitCode.NOTHING_TO_DO
     return ExitCode.SERVER_FAILED
 

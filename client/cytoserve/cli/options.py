@@ -27,8 +27,8 @@ class Server:
     url: str
     access: Access
 
-    def client(self, timeout: float) -> Client:
-        """Return a client, with ``timeout`` seconds per call."""
+    def client(self, timeout: float, version: int | None = None) -> Client:
+        """Return a client, with ``timeout`` seconds per call, of one version of the pipelines."""
         access = self.access
         return Client(
             self.url,
@@ -37,6 +37,7 @@ class Server:
             cert=access.cert,
             key=access.key,
             api_key=access.api_key,
+            version=version,
         )
 
 
@@ -108,6 +109,13 @@ timeout_option: Callable[..., Any] = click.option(
     show_default=True,
     metavar="SECONDS",
     help="Deadline of every image.",
+)
+
+version_option: Callable[..., Any] = click.option(
+    "--model-version",
+    "version",
+    type=click.IntRange(1),
+    help="Version of the pipeline to ask, for a server that offers several.  [default: the newest]",
 )
 
 numbers_option: Callable[..., Any] = click.option(

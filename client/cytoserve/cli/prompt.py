@@ -28,6 +28,7 @@ from cytoserve.cli.options import (
     parse_save,
     server_options,
     timeout_option,
+    version_option,
 )
 from cytoserve.cli.run_record import DONE, open_record, run_facts
 from cytoserve.errors import InvalidPrompts
@@ -117,6 +118,7 @@ cells.csv, one box a row, or one point a row:
     "an OME-TIFF or ImageJ TIFF tells.",
 )
 @server_options
+@version_option
 @timeout_option
 def prompt(
     image: Path,
@@ -129,6 +131,7 @@ def prompt(
     numbers: bool,
     pixel_size_um: float | None,
     server: Server,
+    version: int | None,
     timeout: float,
 ) -> None:
     """Segment the cells in IMAGE that boxes and points mark.
@@ -145,7 +148,7 @@ def prompt(
     if pixel_size_um is None:
         pixel_size_um = read_pixel_size(image)
     prompts.check_for((frame.shape[0], frame.shape[1]))
-    with server.client(timeout) as client:
+    with server.client(timeout, version) as client:
         begun = time.time()
         run = run_facts(
             client, server.url, pipeline, {"prompts": prompts.entries()}, kinds, timeout

@@ -28,6 +28,7 @@ from cytoserve.cli.options import (
     server_options,
     takers_help,
     timeout_option,
+    version_option,
 )
 from cytoserve.cli.run_record import DONE, FAILED, STATES, Entry, open_record, run_facts
 from cytoserve.cli.run_summary import ASKED_AGAIN, found_no_cell, result_line, run_warnings
@@ -54,6 +55,7 @@ from cytoserve.settings import DEFAULT_PIPELINE, ForegroundSettings, Settings
     help=f"What to write, with commas. {kinds_help()}",
 )
 @server_options
+@version_option
 @click.option(
     "--score-threshold",
     type=float,
@@ -137,6 +139,7 @@ def segment(
     out: Path,
     save: tuple[str, ...] | None,
     server: Server,
+    version: int | None,
     score_threshold: float | None,
     overlap_threshold: float,
     max_cells: int,
@@ -182,7 +185,7 @@ def segment(
     if not inputs:
         _end(ExitCode.NOTHING_TO_DO, f"No image found at {', '.join(paths)}: check the paths.")
     job = Job(pipeline, settings, kinds, numbers, pixel_size_um, out, timeout, wait_for_server)
-    with server.client(timeout) as client:
+    with server.client(timeout, version) as client:
         _end(*_run(job, client, server.url, inputs))
 
 

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper
 
 from cytoserve.contract import PIPELINES
-from cytoserve.model_config import versions
+from cytoserve.model_config import CARD_FILE, versions
 from export.__main__ import main
 from export.repository.configs import make_repository
-from export.repository.install import CARD_FILE, MODEL_FILE, STAGING, Staging
+from export.repository.install import MODEL_FILE, STAGING, Staging
 from export.repository.rollback import RollbackError, roll_back
 
 
