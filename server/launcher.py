@@ -157,7 +157,11 @@ def serve(
             sweep_shared_memory(run.id)
             repository.lay_out()
             load = [f"--load-model={name}" for name in repository.load_names()]
-            return TritonServer([*command, *load], environment, run.folder / "tritonserver.log")
+            return TritonServer(
+                [*command, *load, *settings.extra_flags],
+                environment,
+                run.folder / "tritonserver.log",
+            )
 
         supervisor = Supervisor(start, url, access, pipelines, tell, stopping)
         with shared_admin_key(number, access.admin_key):
@@ -276,7 +280,7 @@ def server_command(
     url: str,
     access: ServerAccess,
 ) -> list[str]:
-    """Return the command line of ``tritonserver``, but for the names of the models to load."""
+    """Return the command line of ``tritonserver``, but for what to load and the user's flags."""
     host, port = url.rsplit(":", 1)
     metrics = settings.metrics_port is not None
     return [
@@ -299,7 +303,6 @@ def server_command(
         *([f"--metrics-address={host}", f"--metrics-port={settings.metrics_port}"] * metrics),
         *response_cache_flags(settings.response_cache_mb, installation),
         *access.flags,
-        *settings.extra_flags,
     ]
 
 

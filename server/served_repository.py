@@ -91,6 +91,9 @@ class ServedRepository:
             self.exports = self.find_exports(self.served)
             for export in self.exports:
                 self.add_export(export)
+            for folder in self.source.iterdir():
+                if folder.is_dir() and not (self.folder / folder.name).exists():
+                    self.add_other(folder.name)
 
     def load_names(self) -> list[str]:
         """Return the models to load; Triton loads the steps of pipelines by itself."""
@@ -159,6 +162,15 @@ class ServedRepository:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to(self.source / model / str(version))
+
+    def add_other(self, model: str) -> None:
+        """Let Triton see a model of no served pipeline, which an operator may load by its name."""
+        for version in versions(self.source / model):
+            self.add_version(model, version)
+        config = config_file(self.source / model, self.variant)
+        if config.is_file():
+            (self.folder / model).mkdir(exist_ok=True)
+            shutil.copyfile(config, self.folder / model / CONFIG_FILE)
 
     def add_export(self, export: Export) -> None:
         """Let Triton see a version of a pipeline as a model of its own, and its card as another."""

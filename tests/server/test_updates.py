@@ -275,3 +275,18 @@ def test_only_the_newest_version_is_seen_and_pinned(repository: Path, tmp_path: 
         shutil.rmtree(repository / "yolo_cells/2")
         assert served.update() is None  # until the export has ended
     assert served.update() == served.served | {"yolo_cells": 1}
+
+
+def test_a_model_of_no_pipeline_can_be_loaded_by_its_name(
+    own_repository: Path, call: Callable[..., Any]
+) -> None:
+    shutil.copytree(own_repository / "yolo_cells", own_repository / "other")
+    config = own_repository / "other" / CONFIG_FILE
+    config.write_text(config.read_text().replace('name: "yolo_cells"', 'name: "other"'))
+    for kind in ("empty", "spoilt"):
+        (own_repository / kind).mkdir()
+    (own_repository / "spoilt" / CONFIG_FILE).write_text("{")
+    options = ["--", "--load-model=other"]
+    with EmbeddedServer(own_repository, ["yolo"], options=options) as server:
+        assert call(server.url).client.is_model_ready("other")
+        assert call(server.url).request() == 17
