@@ -221,7 +221,7 @@ def test_an_unknown_variant_is_refused_with_those_there_are() -> None:
     command = [sys.executable, "-m", "server", "--variant", "int4"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert "'int4' is not one of 'openvino', 'int8'" in done.stderr
+    assert "'int4' is not one of 'default', 'openvino', 'int8'" in done.stderr
 
 
 # -- The server -----------------------------------------------------------------------------------
