@@ -10,8 +10,10 @@ from cytoserve.contract import PIPELINES
 from server.access import AccessSettings
 from server.errors import ServerError
 from server.launcher import RESPONSE_CACHE_MB, LaunchSettings, serve
+from server.log import Log
 from server.variants import DEFAULT, VARIANTS
 
+JSON = "json"
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -96,6 +98,14 @@ def pipeline_names(
     help="Let other machines reach a server without TLS or without a key.",
 )
 @click.option(
+    "--log-format",
+    type=click.Choice(["text", JSON]),
+    default="text",
+    show_default=True,
+    help="Form of what the server prints. With json, one object per line, and all of Triton's "
+    "warnings and errors. The error that a client gets names its request, as does the log.",
+)
+@click.option(
     "--exit-timeout",
     type=click.IntRange(0),
     default=10,
@@ -129,6 +139,7 @@ def main(
     tls_client_ca: Path | None,
     api_key_file: Path | None,
     insecure: bool,
+    log_format: str,
     exit_timeout: int,
     response_cache_mb: int,
     stop_at_eof: bool,
@@ -152,8 +163,9 @@ def main(
         stop_at_eof=stop_at_eof,
         extra_flags=tritonserver_flags,
     )
+    log = Log(click.echo, lambda line: click.echo(line, err=True), log_format == JSON)
     try:
-        serve(settings, announce=click.echo, tell=lambda line: click.echo(line, err=True))
+        serve(settings, log)
     except ServerError as error:
         raise click.ClickException(str(error)) from error
 
