@@ -34,6 +34,7 @@ from server.errors import RepositoryError
 from server.fastest_variant import choose
 from server.installation import Installation, find_installation, lay_out, worker_environment
 from server.log import Log
+from server.options import RESPONSE_CACHE_MB
 from server.port import reserve
 from server.repository import PipelineExport, models_of_variant, survey
 from server.served_repository import ServedRepository
@@ -51,9 +52,6 @@ from server.variants import (
 )
 
 MODEL_LOAD_THREADS = 16
-
-RESPONSE_CACHE_MB = 256
-"""Default of ``--response-cache-mb``: 60 embeddings of SAM, 4 MiB each, plus Triton's overhead."""
 
 READY_LINE = "Ready at {url}: {pipelines} ({seconds:.1f} s)"
 READY = re.compile(r'^(?:\{.*"message": ")?Ready at (?P<url>\S+): ', re.MULTILINE)
