@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
@@ -31,6 +33,9 @@ DEFAULT_DEADLINE_S = 10.0
 """Default time from the submission of a frame until its answer, in seconds."""
 
 WARM_UP_SHAPE = (1024, 1024)
+
+_PROBE_SHAPE = (32, 32)
+"""Shape of the frame that finds out whether the server is through with its queue."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -61,7 +66,8 @@ class FrameAnalyzer:
             newest frames, ``drop_newest`` the oldest, and ``wait`` blocks :meth:`submit` until
             there is room, at most until the frame's deadline. ``wait`` can hold the acquisition up.
         deadline: seconds from submission until the answer, time in the queue included. A frame
-            without an answer by then is late, and its request is cancelled on the server.
+            without an answer by then is late, and its request is cancelled. The next frame is sent
+            when the server is through with what it had begun of it.
         select: function from the metadata to whether the frame is analysed. It runs in the thread
             that submits; others are skipped.
         callback: called with every :class:`FrameResult` in a thread of its own, one after the
@@ -102,6 +108,8 @@ class FrameAnalyzer:
         self._callback = callback
         self._callback_errors = 0
         self._unread = Results()
+        self._probing = threading.Lock()
+        self._probed_at = -math.inf  # when the last answered probe was sent
         # Daemons: a host that ends without close() must not hang.
         self._threads = [
             threading.Thread(target=self._work, name=f"cytoserve-frames-{index}", daemon=True)
@@ -113,6 +121,11 @@ class FrameAnalyzer:
         if callback is not None:
             self._queue.add_reader(self._unread)
             self._caller.start()
+        self._threads.append(
+            threading.Thread(
+                target=self._queue.watch_deadlines, name="cytoserve-deadlines", daemon=True
+            )
+        )
         for thread in self._threads:
             thread.start()
 
@@ -222,19 +235,42 @@ class FrameAnalyzer:
 
     def _work(self) -> None:
         while (ticket := self._queue.take()) is not None:
-            self._analyse(ticket)
+            if not self._analyse(ticket):
+                self._wait_for_server(time.monotonic())
+            self._queue.free()
 
-    def _analyse(self, ticket: Ticket) -> None:
-        frame, answer = ticket._frame, None
+    def _analyse(self, ticket: Ticket) -> bool:
+        """Send a frame; return False if there was no answer within its deadline."""
+        frame = ticket._frame
         try:
             # Not below a millisecond: a deadline must be above 0.
             answer = self._call(frame, max(ticket._left_s(), 0.001))  # type: ignore[arg-type]
         except DeadlineExceeded as error:
             self._queue.finish(ticket, "late", error=_without_frames(error))
+            return False
         except Exception as error:  # also a bug in here must not end the thread
             self._queue.finish(ticket, "failed", error=_without_frames(error))
         else:
             self._queue.finish(ticket, "answered", answer)
+        return True
+
+    def _wait_for_server(self, late_at: float) -> None:
+        """Wait until the server is through with a request that was cancelled at ``late_at``.
+
+        Triton 2.51 skips the steps of a cancelled request that are not queued yet, and executes the
+        others. Sending the next frame at once would queue more and more work whose results nobody
+        takes. So a frame of few pixels, which costs little, queues behind it first.
+        """
+        with self._probing:  # one answer is enough for all threads
+            while self._probed_at < late_at and not self._queue.is_closed:
+                begun = time.monotonic()
+                try:
+                    self._call(np.zeros(_PROBE_SHAPE, np.uint16), DEFAULT_TIMEOUT_S)
+                except DeadlineExceeded:
+                    continue
+                except Exception:
+                    return  # of a server that is gone and its queue with it; the next frame tells
+                self._probed_at = begun
 
     def _call_back(self) -> None:
         assert self._callback is not None

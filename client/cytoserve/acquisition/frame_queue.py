@@ -44,15 +44,25 @@ class FrameQueue:
 
     def __init__(self, size: int, max_in_flight: int, when_busy: WhenBusy) -> None:
         self._size = size
-        self._max_in_flight = max_in_flight
+        self._free = max_in_flight
         self._when_busy = when_busy
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        # One lock, and a condition per kind of waiter, so that submit wakes nobody in vain.
+        self._frame_came = threading.Condition(self._lock)
+        self._room_came = threading.Condition(self._lock)
+        self._deadline_came = threading.Condition(self._lock)
+        self._all_known = threading.Condition(self._lock)
         self._waiting: deque[Ticket] = deque()
-        self._in_flight: set[Ticket] = set()
+        self._in_flight: list[Ticket] = []
         self._counts: Counter[str] = Counter()
         self._durations: deque[float] = deque(maxlen=MAX_DURATIONS)
         self._readers: weakref.WeakSet[Results] = weakref.WeakSet()
         self._closed = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether frames are no longer taken in."""
+        return self._closed
 
     def put(self, ticket: Ticket, problem: Exception | None = None) -> None:
         """Take a frame in.
@@ -61,7 +71,7 @@ class FrameQueue:
             ticket: the frame's.
             problem: why the frame cannot be analysed, if so.
         """
-        with self._changed:
+        with self._lock:
             ticket.number = self._counts["submitted"]
             self._counts["submitted"] += 1
             for reader in self._readers:
@@ -88,26 +98,31 @@ class FrameQueue:
 
     def skip(self, ticket: Ticket) -> None:
         """Count a frame that was left out."""
-        with self._changed:
+        with self._lock:
             self._counts["skipped"] += 1
         ticket._finish("skipped", reason="select left the frame out.")
 
     def take(self) -> Ticket | None:
-        """Wait for a frame that is to be sent; None after :meth:`close`, once none waits."""
-        with self._changed:
-            while True:
-                while not self._waiting and not self._closed:
-                    self._changed.wait()
-                if not self._waiting:
+        """Wait for a frame that is to be sent; None after :meth:`close`, once none waits.
+
+        The thread that took a frame calls :meth:`finish`, and :meth:`free` once it can take more.
+        """
+        with self._lock:
+            while not self._waiting:
+                if self._closed:
                     return None
-                ticket = self._waiting.popleft()
-                if ticket._left_s() <= 0:
-                    self._finish(ticket, "late", error=_too_late(ticket))
-                    continue
-                ticket._sent_at = time.monotonic()
-                self._in_flight.add(ticket)
-                self._changed.notify_all()
-                return ticket
+                self._frame_came.wait()
+            ticket = self._waiting.popleft()
+            ticket._sent_at = time.monotonic()
+            self._in_flight.append(ticket)
+            self._free -= 1
+            return ticket
+
+    def free(self) -> None:
+        """Note that a thread can take a frame again."""
+        with self._lock:
+            self._free += 1
+            self._room_came.notify()
 
     def finish(
         self,
@@ -117,15 +132,29 @@ class FrameQueue:
         error: Exception | None = None,
     ) -> None:
         """Record what became of a frame that was taken. An answer after the deadline is late."""
-        with self._changed:
+        with self._lock:
+            if ticket not in self._in_flight:  # its deadline passed, or the analyzer was closed
+                return
+            self._in_flight.remove(ticket)
             if status == "answered" and ticket._left_s() < 0:
                 status, answer, error = "late", None, _too_late(ticket)
-            if ticket in self._in_flight:
-                self._finish(ticket, status, answer, error)
+            self._finish(ticket, status, answer, error)
+
+    def watch_deadlines(self) -> None:
+        """Make frames late at their deadlines, until the queue is closed and empty."""
+        with self._lock:
+            while not self._closed or self._waiting or self._in_flight:
+                for tickets in (self._waiting, self._in_flight):
+                    for ticket in [ticket for ticket in tickets if ticket._left_s() <= 0]:
+                        tickets.remove(ticket)
+                        self._finish(ticket, "late", error=_too_late(ticket))
+                        self._room_came.notify()
+                left = [t._left_s() for t in (*self._waiting, *self._in_flight)]
+                self._deadline_came.wait(max(0.0, min(left)) if left else None)
 
     def add_reader(self, reader: Results) -> None:
         """Tell ``reader`` of all frames from now on, for as long as somebody holds it."""
-        with self._changed:
+        with self._lock:
             self._readers.add(reader)
             if self._closed:
                 reader._end()
@@ -136,20 +165,23 @@ class FrameQueue:
         Args:
             drain: whether to wait for the frames that were submitted; else they are dropped.
         """
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            self._frame_came.notify_all()
+            self._room_came.notify_all()
             while drain and (self._waiting or self._in_flight):
-                self._changed.wait()
-            for ticket in (*self._waiting, *self._in_flight):
-                self._finish(ticket, "dropped", reason=_CLOSED)
-            self._waiting.clear()
+                self._all_known.wait()
+            while self._waiting:
+                self._finish(self._waiting.popleft(), "dropped", reason=_CLOSED)
+            while self._in_flight:
+                self._finish(self._in_flight.pop(), "dropped", reason=_CLOSED)
+            self._deadline_came.notify_all()
             for reader in self._readers:
                 reader._end()
 
     def statistics(self) -> AnalyzerStatistics:
         """Return all counts of one moment."""
-        with self._changed:
+        with self._lock:
             counts, durations = Counter(self._counts), list(self._durations)
             in_flight = len(self._in_flight)
         done = counts["answered"] + counts["dropped"] + counts["late"] + counts["failed"]
@@ -169,17 +201,18 @@ class FrameQueue:
         )
 
     def _has_room(self) -> bool:
-        # A thread that is idle has not taken its frame yet: that frame is not waiting.
-        idle = self._max_in_flight - len(self._in_flight)
-        return len(self._waiting) < self._size + idle
+        # The frame that a free thread is about to take is not one that waits.
+        return len(self._waiting) < self._size + self._free
 
     def _wait_for_room(self, ticket: Ticket) -> None:
         while not self._closed and not self._has_room() and (left := ticket._left_s()) > 0:
-            self._changed.wait(left)
+            self._room_came.wait(left)
 
     def _add(self, ticket: Ticket) -> None:
         self._waiting.append(ticket)
-        self._changed.notify_all()
+        self._frame_came.notify()
+        if len(self._waiting) + len(self._in_flight) == 1:  # later frames have later deadlines
+            self._deadline_came.notify()
 
     def _finish(
         self,
@@ -189,14 +222,14 @@ class FrameQueue:
         error: Exception | None = None,
         reason: str = "",
     ) -> None:
-        self._in_flight.discard(ticket)
+        """Make the result known of a ticket that neither waits nor is in flight any more."""
         self._counts[status] += 1
         result = ticket._finish(status, answer, error, reason)
         if result.answered:
             self._durations.append(result.total_s)
         for reader in self._readers:
             reader._finished(ticket)
-        self._changed.notify_all()
+        self._all_known.notify_all()
 
 
 def _too_late(ticket: Ticket) -> DeadlineExceeded:
