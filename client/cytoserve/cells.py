@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cytoserve.measurements import MEASUREMENTS, measure
 from cytoserve.patches import LabelImage, Region, outlines, owned_regions, paint_labels
+
+if TYPE_CHECKING:
+    from cytoserve.acquisition.stage import CellsOnStage, StageTransform
 
 
 @dataclass(frozen=True)
@@ -198,3 +201,17 @@ class Cells:
             },
             **dict(zip(MEASUREMENTS, columns, strict=True)),
         }
+
+    def to_stage_um(self, stage: StageTransform) -> CellsOnStage:
+        """Return where the cells lie on the microscope's stage, in micrometres.
+
+        Args:
+            stage: of the frame in which the cells were found. Its own methods convert any points
+                and boxes, and back; see :mod:`cytoserve.acquisition.stage`.
+
+        Raises:
+            InvalidSetting: the stage is that of a frame of another size.
+        """
+        from cytoserve.acquisition.stage import cells_on_stage  # few callers have a stage
+
+        return cells_on_stage(self, stage)

@@ -27,6 +27,8 @@ ONNX_TYPES = {
     "BYTES": TensorProto.STRING,
 }
 
+CARD = b'{"class_names": ["cell"], "models": {}}'
+
 ONE_INSTANCE = 'backend: "{}"\ninstance_group {{ count: 1 }}'
 
 WAIT_MODEL = '''
@@ -78,7 +80,7 @@ def save_config(
 
 
 def empty_answer(outputs: list[Tensor]) -> list[onnx.NodeProto]:
-    """Nodes that answer 'no cells': `cells_found` is `max_cells`, every variable dim is 0."""
+    """Nodes that answer 'no cells' of one class; `cells_found` is `max_cells`."""
     nodes = [
         helper.make_node("Identity", ["max_cells"], ["cells_found"]),
         helper.make_node("Sub", ["max_cells", "max_cells"], ["none_int32"]),
@@ -87,7 +89,8 @@ def empty_answer(outputs: list[Tensor]) -> list[onnx.NodeProto]:
     for tensor in outputs:
         if tensor.name == "cells_found":
             continue
-        dims = [constant(nodes, f"{tensor.name}_{i}", d) for i, d in enumerate(tensor.dims)]
+        sizes = (-1, 1) if tensor == contract.CLASS_PROBS else tensor.dims
+        dims = [constant(nodes, f"{tensor.name}_{i}", d) for i, d in enumerate(sizes)]
         zero = helper.make_tensor("zero", ONNX_TYPES[tensor.dtype], [1], [0])
         shape = f"{tensor.name}_shape"
         nodes.append(helper.make_node("Concat", dims, [shape], axis=0))
@@ -145,7 +148,7 @@ def add_pipeline(repository: Path, name: str) -> None:
 def add_card(repository: Path, name: str) -> None:
     onnx_runtime = ONE_INSTANCE.format("onnxruntime")
     save_config(repository / name, onnx_runtime, [contract.CARD_INPUT], [contract.CARD_OUTPUT])
-    pages = helper.make_tensor("pages", TensorProto.STRING, [1], [b"{}"])
+    pages = helper.make_tensor("pages", TensorProto.STRING, [1], [CARD])
     nodes = [
         helper.make_node("Constant", [], ["pages"], value=pages),
         helper.make_node("Gather", ["pages", "page"], ["card"]),
