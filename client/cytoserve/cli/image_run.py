@@ -131,6 +131,11 @@ class ImageRun:
         self.record.put(given.key, entry)
         return str(entry["status"])
 
+    def leave(self, given: Input, reason: str) -> None:
+        """Record that an image is not done, and why."""
+        entry = {"source": str(given.path), "job": self._asked()}
+        self.record.put(given.key, entry | {"status": NOT_DONE, "error": reason})
+
     def _done(self, given: Input) -> Entry:
         """Read, segment and save one image; return the facts to record."""
         clock = [time.perf_counter()]
