@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import click
 from rich.console import Console
@@ -69,6 +70,11 @@ class JobRun:
         self.entries[given.key] = self.record.files[given.key]
         return self.entries[given.key]
 
+    def keep(self, given: Input, entry: Entry) -> None:
+        """Record an image as it was recorded before."""
+        self.record.put(given.key, entry)
+        self.entries[given.key] = entry
+
     def leave(self, given: Input, reason: str) -> None:
         """Record that an image is not done."""
         self.images.leave(given, reason)
@@ -112,7 +118,7 @@ def open_console() -> Console:
     return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
-def end(code: ExitCode, words: str) -> None:
+def end(code: ExitCode, words: str) -> NoReturn:
     """Print the last words of a command and exit."""
     click.echo(words, err=code is not ExitCode.DONE)
     raise SystemExit(code)

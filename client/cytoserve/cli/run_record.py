@@ -46,6 +46,9 @@ DONE, SKIPPED, FAILED, NOT_DONE = STATES = ("done", "skipped", "failed", "not do
 
 Entry = dict[str, Any]
 
+_NAME = "run.json"
+_START = 64  # characters, enough for the first key of a record
+
 
 @dataclass
 class RunRecord:
@@ -84,7 +87,7 @@ class RunRecord:
     @property
     def path(self) -> Path:
         """Path of the record."""
-        return self.folder / "run.json"
+        return self.folder / _NAME
 
     @property
     def _journal(self) -> Path:
@@ -109,6 +112,16 @@ class RunRecord:
         except ValueError:
             return  # the line that was being written when the run was killed
         self.files[key] = entry
+
+
+def holds_record(folder: str) -> bool:
+    """Tell whether a folder has a ``run.json`` that cytoserve wrote, so that its images are
+    results."""
+    try:
+        with Path(folder, _NAME).open(encoding="utf-8") as record:
+            return record.read(_START).lstrip("{ \n").startswith('"cytoserve"')
+    except (OSError, ValueError):
+        return False
 
 
 def open_record(folder: Path, run: Entry) -> RunRecord:
