@@ -19,7 +19,7 @@ import numpy as np
 
 import cytoserve
 from cytoserve.client import Client
-from cytoserve.files import write_atomically
+from cytoserve.files import ODD_NAMES, write_atomically
 
 
 def run_facts(
@@ -103,7 +103,7 @@ class RunRecord:
         """Write ``run.json``: the facts of this run, then the images in order."""
         files = dict(sorted(self.files.items()))
         content = json.dumps({**run, "files": files}, indent=1, ensure_ascii=False)
-        write_atomically(self.path, content.encode("utf-8"))
+        write_atomically(self.path, content.encode("utf-8", ODD_NAMES))
         self._journal.unlink(missing_ok=True)
 
     def _replay(self, line: str) -> None:
