@@ -146,6 +146,7 @@ def test_the_line_of_a_foreground(watch):
 def test_the_first_warning_of_a_kind_is_told_at_once(watch):
     result = watch("--max-cells", 2)
     assert result.stderr.count("warning: a/x.png: 3 cells found, the best 2 kept.") == 1
+    assert result.stderr.count("warning: ") == 1
     assert result.stderr.count("warning, 4 of 4 images: ") == 1
 
 
@@ -224,6 +225,10 @@ def test_segment_and_watch_go_on_from_each_other(watch, segment):
     assert watch().stdout.startswith("4 done.")
     assert segment().stdout.startswith("4 skipped.")
     assert watch().stdout.startswith("4 skipped.")
+
+
+def test_a_watch_is_not_idle_while_an_image_settles(watch):
+    assert watch("--settle", 0.5, until_idle=0).stdout.startswith("4 done.")
 
 
 def test_results_in_the_folder_are_not_taken(watch, images, triton):
@@ -527,6 +532,14 @@ def test_a_server_that_stops_is_waited_for(started, images, write_image, triton)
     assert process.returncode == ExitCode.DONE, stderr
     assert stdout.startswith("5 done.")
     assert "waiting" not in stderr  # it was told once
+
+
+def test_a_watch_without_end_ends_with_its_server(started, triton):
+    triton.faults = [lambda _: None, lambda _: triton.server.stop(grace=None)]
+    process = started("--wait-for-server", 0.2)
+    _, stderr = process.communicate(timeout=LONG_S)
+    assert process.returncode == ExitCode.SERVER_FAILED
+    assert "1 done, 3 not done." in stderr
 
 
 def test_a_server_that_starts_later(started, triton):

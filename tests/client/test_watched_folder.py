@@ -106,6 +106,18 @@ def test_a_file_that_changes_between_look_and_reading_waits(bench, change):
     assert bench.taken_after(SETTLE_S) == ["a.tif"]
 
 
+@pytest.mark.parametrize("change", [grown, rewritten, replaced])
+def test_a_file_that_changes_before_its_turn_waits(bench, change):
+    bench.write("a.tif")
+    bench.taken()
+    bench.now += SETTLE_S
+    bench.watched.look()
+    change(bench)
+    bench.watched.look()
+    assert bench.watched.take() is None
+    assert bench.taken_after(SETTLE_S) == ["a.tif"]
+
+
 def test_a_file_that_is_renamed_into_place_is_taken(bench):
     part = bench.write("a.tif.part")
     assert bench.settled() == []
@@ -146,6 +158,8 @@ def test_what_is_no_file_is_not_taken(bench):
         os.mkfifo(bench.folder / "pipe.tif")  # opening it would block for ever
     bench.write("folder.tif/a.tif")
     assert bench.settled() == ["folder.tif/a.tif"]
+    assert not bench.told
+    assert not list(bench.watched.left())
 
 
 def test_new_subfolders_are_searched(bench):
