@@ -478,6 +478,12 @@ def test_a_signal_ends_the_watch_with_its_summary(started, out, triton, number):
     assert not (out / "run.journal").exists()
 
 
+def test_signals_are_given_back(watch):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    watch()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
 def test_a_signal_lets_the_present_image_be_finished(started, out, triton, watch):
     asked, go_on = threading.Event(), threading.Event()
     triton.faults = [lambda _: None, lambda _: (asked.set(), go_on.wait(LONG_S))]
