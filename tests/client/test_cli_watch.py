@@ -22,7 +22,7 @@ from cytoserve.cli.exit_codes import ExitCode
 from cytoserve.cli.image_run import Job
 from cytoserve.cli.job_run import JobRun
 from cytoserve.cli.run_record import RunRecord
-from cytoserve.cli.watch import FolderWatch, WatchEnded
+from cytoserve.cli.watch import Ending, FolderWatch, WatchEnded
 from cytoserve.cli.watched_folder import WatchedFolder
 from cytoserve.settings import Settings
 
@@ -56,9 +56,18 @@ def watch(triton, images, out, command) -> Watch:
 
 
 @pytest.fixture
-def meanwhile():
-    """Does steps in another thread while a watch runs; a step that fails fails the test."""
-    threads, errors = [], []
+def meanwhile(monkeypatch):
+    """Does steps in another thread while a watch runs, and then ends the watch.
+
+    A step that fails fails the test.
+    """
+    threads, errors, finished = [], [], threading.Event()
+    real = Ending.pause
+
+    def pause(self, seconds):
+        if finished.is_set():
+            raise WatchEnded
+        real(self, min(seconds, 0.05))
 
     def start(*steps):
         def work():
@@ -67,7 +76,9 @@ def meanwhile():
                     step()
             except BaseException as error:
                 errors.append(error)
+            finished.set()
 
+        monkeypatch.setattr(Ending, "pause", pause)
         threads.append(threading.Thread(target=work))
         threads[-1].start()
 
@@ -75,6 +86,20 @@ def meanwhile():
     for thread in threads:
         thread.join()
     assert not errors
+
+
+@pytest.fixture
+def missed(monkeypatch) -> Callable[[], bool]:
+    """Waits until a watch has noticed that its folder is not there."""
+    noticed = threading.Event()
+    real = FolderWatch._tell_away
+
+    def tell_away(self, error):
+        real(self, error)
+        noticed.set()
+
+    monkeypatch.setattr(FolderWatch, "_tell_away", tell_away)
+    return lambda: noticed.wait(LONG_S)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -164,9 +189,9 @@ def test_images_that_come_are_done_once(watch, images, out, write_image, meanwhi
         lambda: write_image(images / "day 2" / "B3" / "z.png", 7),
         lambda: write_image(out.parent / "part.png", 8).rename(images / "renamed.png"),
         growing,
-        is_done(out, "grows.tif"),
+        *(is_done(out, key) for key in ("new.png", "day 2/B3/z.png", "renamed.png", "grows.tif")),
     )
-    result = watch(until_idle=0.6)
+    result = watch(until_idle=LONG_S)
     assert result.exit_code == ExitCode.DONE, result.output
     assert result.stdout.startswith("8 done.")
     assert triton.asked.count("yolo_resnet") == 8
@@ -183,7 +208,7 @@ def test_a_file_that_pauses_half_written_fails_and_is_done_when_it_is_whole(
         lambda: (images / "half.tif").write_bytes(content),
         is_done(out, "half.tif"),
     )
-    result = watch(until_idle=0.6)
+    result = watch(until_idle=LONG_S)
     assert result.exit_code == ExitCode.DONE, result.output
     assert result.stdout.startswith("5 done.")
     assert "failed: half.tif: " in result.stderr
@@ -198,8 +223,9 @@ def test_an_image_that_is_replaced_is_done_anew(watch, images, out, write_image,
         lambda: write_image(images / "x.png", 77),
         lambda: until(lambda: triton.asked.count("yolo_resnet") == 5),
         lambda: os.utime(images / "x.tif", (1, 1)),  # another time, the same image
+        lambda: until(lambda: '"skipped"' in (out / "run.journal").read_text()),
     )
-    result = watch(until_idle=0.6)
+    result = watch(until_idle=LONG_S)
     assert result.exit_code == ExitCode.DONE, result.output
     assert result.stdout.startswith("4 done.")  # and none that is skipped
     files = record(out)["files"]
@@ -278,8 +304,8 @@ def test_an_image_that_cannot_be_read_is_waited_for(watch, images, out, meanwhil
     assert result.exit_code == ExitCode.SOME_FAILED
     assert "waiting for x.tif, which cannot be read: Permission denied" in result.stderr
     assert "it could not be read: Permission denied" in record(out)["files"]["x.tif"]["error"]
-    meanwhile(is_done(out, "x.png", "skipped"), locked.clear)
-    again = watch(until_idle=0.6)
+    meanwhile(is_done(out, "x.png", "skipped"), locked.clear, is_done(out, "x.tif"))
+    again = watch(until_idle=LONG_S)
     assert again.exit_code == ExitCode.DONE, again.output
     assert again.stdout.startswith("1 done, 3 skipped.")
 
@@ -322,30 +348,32 @@ def test_no_image_at_all(watch, tmp_path, exists):
     assert ("waiting for the folder" in result.stderr) != exists
 
 
-def test_a_folder_that_comes_later(watch, tmp_path, out, write_image, meanwhile):
+def test_a_folder_that_comes_later(watch, tmp_path, out, write_image, meanwhile, missed):
     folder = tmp_path / "later"
     meanwhile(
-        lambda: until((out / "run.json").exists),
-        lambda: time.sleep(0.1),
+        missed,
         lambda: write_image(folder / "x.png"),
+        is_done(out, "x.png"),
     )
-    result = watch(folder=folder, until_idle=0.8)
+    result = watch(folder=folder, until_idle=LONG_S)
     assert result.exit_code == ExitCode.DONE, result.output
     assert f"given: {folder}: No such file or directory. Create it" in result.stderr
     assert f"the folder is there: {folder}" in result.stderr
 
 
-def test_a_folder_that_goes_and_comes_back(watch, images, out, write_image, meanwhile, triton):
+def test_a_folder_that_goes_and_comes_back(
+    watch, images, out, write_image, meanwhile, triton, missed
+):
     away = images.with_name("away")
     meanwhile(
         is_done(out, "x.tif"),
         lambda: images.rename(away),
-        lambda: time.sleep(0.2),
+        missed,
         lambda: write_image(away / "new.png", 9),
         lambda: away.rename(images),
         is_done(out, "new.png"),
     )
-    result = watch(until_idle=0.8)
+    result = watch(until_idle=LONG_S)
     assert result.exit_code == ExitCode.DONE, result.output
     assert result.stdout.startswith("5 done.")
     assert result.stderr.count("waiting for the folder") == 1
@@ -355,7 +383,7 @@ def test_a_folder_that_goes_and_comes_back(watch, images, out, write_image, mean
 
 @pytest.mark.parametrize("inside", [False, True])
 def test_a_folder_that_goes_while_an_image_is_done(
-    watch, images, out, meanwhile, triton, inside, monkeypatch
+    watch, images, out, meanwhile, triton, missed, inside, monkeypatch
 ):
     """Its image is done when the folder is back, and with it the results, if they lie there."""
     away, gone = images.with_name("away"), threading.Event()
@@ -373,11 +401,11 @@ def test_a_folder_that_goes_while_an_image_is_done(
     monkeypatch.setattr(cytoserve.cli.image_run, "write_results", vanishing)
     meanwhile(
         lambda: gone.wait(LONG_S),
-        lambda: time.sleep(0.2),
+        missed,
         lambda: away.rename(images),
         is_done(results, "x.tif"),
     )
-    result = watch("--out", results, until_idle=0.8)
+    result = watch("--out", results, until_idle=LONG_S)
     assert result.exit_code == ExitCode.DONE, result.output
     assert result.stdout.startswith("4 done.")
     assert "waiting for the folder" in result.stderr
@@ -505,7 +533,7 @@ def test_a_second_signal_ends_at_once(started, out, triton, watch):
     process = started()
     assert asked.wait(LONG_S)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
+    time.sleep(1)  # so that they do not arrive as one
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=LONG_S)
     assert process.returncode == 1
