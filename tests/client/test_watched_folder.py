@@ -188,7 +188,7 @@ def test_a_new_image_comes_before_recorded_ones_that_wait(tmp_path):
     assert bench.taken_after(SETTLE_S) == ["c.tif", "b.tif"]
 
 
-@pytest.mark.parametrize("seconds", [0, 2**33, time.time() + 10**6])
+@pytest.mark.parametrize("seconds", [0, 10**9, 2**33])
 def test_wrong_clocks_do_not_matter(bench, monkeypatch, seconds):
     path = bench.write("a.tif")
     os.utime(path, (seconds, seconds))

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,7 @@ from cytoserve.cli.job_run import JobRun, end, open_console
 from cytoserve.cli.options import Server
 from cytoserve.cli.run_record import DONE, SKIPPED, Entry
 from cytoserve.cli.run_summary import image_line
+from cytoserve.cli.viewer_window import viewer_window
 from cytoserve.cli.watched_folder import WatchedFolder
 from cytoserve.client import Client
 from cytoserve.errors import DeadlineExceeded, ServerUnreachable
@@ -250,12 +251,18 @@ def _finite(context: click.Context, parameter: click.Parameter, value: float | N
     callback=_finite,
     help="End when nothing new has come for so long.  [default: watch until Ctrl-C]",
 )
+@click.option(
+    "--show",
+    is_flag=True,
+    help="Show the newest image and its cells in a napari window; closing it ends the watch.",
+)
 @job_options(wait_for_server=math.inf)
 def watch(
     folder: Path,
     settle_s: float,
     poll_s: float,
     until_idle_s: float | None,
+    show: bool,
     job: Job,
     server: Server,
     version: int | None,
@@ -277,12 +284,21 @@ def watch(
         )
     searchable(Path(os.path.realpath(folder)), Path(os.path.realpath(job.out)))
     tell = open_console().print
-    with Ending() as ending, server.client(job.timeout, version) as client:
+    with (
+        Ending() as ending,
+        server.client(job.timeout, version) as client,
+        viewer_window(ending) if show else nullcontext() as view,
+    ):
         run = _open(job, client, server.url, tell, ending.pause)
         found = WatchedFolder(folder, job.out, settle_s, tell, run.record.files)
         tell(f"watching {folder}, with results in {job.out}. Ctrl-C ends the watch.")
         try:
-            FolderWatch(run, found, poll_s, until_idle_s, ending.pause, tell).watch()
+            watching = FolderWatch(run, found, poll_s, until_idle_s, ending.pause, tell)
+            if view is None:
+                watching.watch()
+            else:
+                watching.show = lambda given, frame, cells: view.put(frame, cells)
+                view.run_beside(watching.watch)
         finally:  # also when interrupted
             run.close()
     if not run.entries:
