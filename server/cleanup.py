@@ -7,9 +7,11 @@ separate program, which waits until the launcher is gone for whatever reason:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -20,6 +22,9 @@ RUN_VARIABLE = "CYTOSERVE_RUN"
 """Environment variable that identifies every process of a run, even an orphaned worker."""
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Triton's workers make their segments
+
+PRIVATE = 0o600
+"""Mode of a file that only its user may read and write."""
 
 KILL_TIMEOUT_S = 5.0
 """Maximum seconds that killed processes may take to vanish."""
@@ -69,6 +74,17 @@ def sweep_shared_memory(run_id: str) -> None:
     """Remove the segments that killed processes could not remove themselves."""
     for segment in SHARED_MEMORY.glob(f"{run_id}*"):
         segment.unlink(missing_ok=True)
+
+
+def hide_shared_memory(run_id: str) -> None:
+    """Let only this user read the segments, which hold the frames and answers of all callers.
+
+    Triton's workers make them readable for everybody, whatever the umask is.
+    """
+    for segment in SHARED_MEMORY.glob(f"{run_id}*"):
+        with contextlib.suppress(FileNotFoundError):  # its worker has ended meanwhile
+            if stat.S_IMODE(segment.stat().st_mode) != PRIVATE:
+                segment.chmod(PRIVATE)
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from server.access import (
 from server.cleanup import (
     RUN_VARIABLE,
     clean_up,
+    hide_shared_memory,
     kill_processes,
     start_watcher,
     sweep_shared_memory,
@@ -52,6 +53,9 @@ from server.variants import (
 )
 
 MODEL_LOAD_THREADS = 16
+
+HIDE_S = 0.1
+"""Seconds between two looks for shared memory that others can read."""
 
 READY_LINE = "Ready at {url}: {pipelines} ({seconds:.1f} s)"
 READY = re.compile(r'^(?:\{.*"message": ")?Ready at (?P<url>\S+): ', re.MULTILINE)
@@ -159,6 +163,7 @@ def serve(settings: LaunchSettings, log: Log) -> None:
         triton_log = run.folder / "tritonserver.log"
         log.on_gpu = variant is not None and variant.on_cuda
         log.follow(triton_log, stopping)
+        threading.Thread(target=keep_memory_private, args=(run.id, stopping), daemon=True).start()
         supervisor = Supervisor(start, url, access, pipelines, log.tell, stopping)
         with shared_admin_key(number, access.admin_key):
             supervisor.start_and_wait()
@@ -246,6 +251,12 @@ def stop_on_signals() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     return stopping
+
+
+def keep_memory_private(run_id: str, stopping: threading.Event) -> None:
+    """Hide the shared memory of every worker that starts, until ``stopping`` is set."""
+    while not stopping.wait(HIDE_S):
+        hide_shared_memory(run_id)
 
 
 def stop_at_eof(stopping: threading.Event) -> None:
