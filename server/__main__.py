@@ -9,10 +9,17 @@ import click
 from cytoserve.contract import PIPELINES
 from server.access import AccessSettings
 from server.errors import ServerError
-from server.launcher import RESPONSE_CACHE_MB, LaunchSettings, serve
+from server.launcher import LaunchSettings, serve
+from server.log import Log
+from server.options import (
+    access_options,
+    exit_timeout_option,
+    listen_option,
+    response_cache_option,
+)
 from server.variants import DEFAULT, VARIANTS
 
-FILE = click.Path(path_type=Path, dir_okay=False)
+JSON = "json"
 
 
 def pipeline_names(
@@ -71,45 +78,18 @@ def pipeline_names(
     type=click.IntRange(1, 65535),
     help="TCP port for Prometheus metrics.  [default: no metrics]",
 )
+@listen_option
+@access_options
 @click.option(
-    "--listen",
-    default="127.0.0.1",
+    "--log-format",
+    type=click.Choice(["text", JSON]),
+    default="text",
     show_default=True,
-    help="Address to serve at. Other machines reach an address that is not loopback: it needs TLS "
-    "and a proof of who asks.",
+    help="Form of what the server prints. With json, one object per line, and all of Triton's "
+    "warnings and errors. The error that a client gets names its request, as does the log.",
 )
-@click.option("--tls-cert", type=FILE, help="PEM file of the server's certificate.")
-@click.option("--tls-key", type=FILE, help="PEM file of its private key.")
-@click.option(
-    "--tls-client-ca",
-    type=FILE,
-    help="PEM file of an authority. Callers must have a certificate from it.",
-)
-@click.option(
-    "--api-key-file",
-    type=FILE,
-    help="File with a key. Callers must send it: `cytoserve --api-key`, CYTOSERVE_API_KEY.",
-)
-@click.option(
-    "--insecure",
-    is_flag=True,
-    help="Let other machines reach a server without TLS or without a key.",
-)
-@click.option(
-    "--exit-timeout",
-    type=click.IntRange(0),
-    default=10,
-    show_default=True,
-    help="Seconds that running requests get to end when the server is told to stop.",
-)
-@click.option(
-    "--response-cache-mb",
-    type=click.IntRange(0),
-    default=RESPONSE_CACHE_MB,
-    show_default=True,
-    help="MiB of memory for answers of steps with a response cache, such as the embedding of a "
-    "frame that is prompted again; 0 keeps none.",
-)
+@exit_timeout_option
+@response_cache_option
 @click.option(
     "--stop-at-eof",
     is_flag=True,
@@ -124,11 +104,8 @@ def main(
     grpc_port: int,
     metrics_port: int | None,
     listen: str,
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    tls_client_ca: Path | None,
-    api_key_file: Path | None,
-    insecure: bool,
+    access: AccessSettings,
+    log_format: str,
     exit_timeout: int,
     response_cache_mb: int,
     stop_at_eof: bool,
@@ -146,14 +123,15 @@ def main(
         grpc_port=grpc_port,
         metrics_port=metrics_port,
         listen=listen,
-        access=AccessSettings(tls_cert, tls_key, tls_client_ca, api_key_file, insecure),
+        access=access,
         exit_timeout=exit_timeout,
         response_cache_mb=response_cache_mb,
         stop_at_eof=stop_at_eof,
         extra_flags=tritonserver_flags,
     )
+    log = Log(click.echo, lambda line: click.echo(line, err=True), log_format == JSON)
     try:
-        serve(settings, announce=click.echo, tell=lambda line: click.echo(line, err=True))
+        serve(settings, log)
     except ServerError as error:
         raise click.ClickException(str(error)) from error
 

@@ -18,7 +18,8 @@ from cytoserve.contract import PIPELINES
 from server.access import ServerAccess
 from server.errors import StartError
 from server.installation import folder_of, joined
-from server.launcher import READY, RESPONSE_CACHE_MB
+from server.launcher import READY
+from server.options import RESPONSE_CACHE_MB
 from server.supervisor import START_TIMEOUT_S
 from server.variants import DEFAULT
 

@@ -24,7 +24,7 @@ from server.variants import DEFAULT, VARIANTS, check_machine, processor_instruct
 CHOICE_FILE = "fastest_variant.json"
 """File in the model repository with the variant that was measured to be the fastest."""
 
-MEASURE = "python -m benchmarks.variants --model-repository {} --data ..."
+MEASURE = "python -m benchmarks.variants --model-repository {} --data PIPELINE=DIR"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,8 @@ from server.cleanup import (
 from server.errors import RepositoryError
 from server.fastest_variant import choose
 from server.installation import Installation, find_installation, lay_out, worker_environment
+from server.log import Log
+from server.options import RESPONSE_CACHE_MB
 from server.port import reserve
 from server.repository import PipelineExport, models_of_variant, survey
 from server.served_repository import ServedRepository
@@ -51,11 +53,8 @@ from server.variants import (
 
 MODEL_LOAD_THREADS = 16
 
-RESPONSE_CACHE_MB = 256
-"""Default of ``--response-cache-mb``: 60 embeddings of SAM, 4 MiB each, plus Triton's overhead."""
-
 READY_LINE = "Ready at {url}: {pipelines} ({seconds:.1f} s)"
-READY = re.compile(r"^Ready at (?P<url>\S+): ", re.MULTILINE)
+READY = re.compile(r'^(?:\{.*"message": ")?Ready at (?P<url>\S+): ', re.MULTILINE)
 """Pattern that finds the ready line in a launcher's output."""
 
 
@@ -111,19 +110,13 @@ class Run:
     folder: Path
 
 
-def serve(
-    settings: LaunchSettings, announce: Callable[[str], None], tell: Callable[[str], None]
-) -> None:
-    """Serve until SIGTERM or SIGINT.
-
-    ``announce`` gets the line that says that the server is ready, ``tell`` gets all others. Raise a
-    `ServerError` if the server cannot start.
-    """
+def serve(settings: LaunchSettings, log: Log) -> None:
+    """Serve until SIGTERM or SIGINT; raise a `ServerError` if the server cannot start."""
     begun = time.monotonic()
     installation = find_installation()
-    variant, pipelines = what_to_serve(settings, tell)
+    variant, pipelines = what_to_serve(settings, log.tell)
     refuse_open_server(settings.access, settings.listen)
-    warn_if_open(settings, tell)
+    warn_if_open(settings, log.tell)
     stopping = stop_on_signals()
     if settings.stop_at_eof:
         threading.Thread(target=stop_at_eof, args=(stopping,), daemon=True).start()
@@ -160,18 +153,21 @@ def serve(
             return TritonServer(
                 [*command, *load, *settings.extra_flags],
                 environment,
-                run.folder / "tritonserver.log",
+                triton_log,
             )
 
-        supervisor = Supervisor(start, url, access, pipelines, tell, stopping)
+        triton_log = run.folder / "tritonserver.log"
+        log.on_gpu = variant is not None and variant.on_cuda
+        log.follow(triton_log, stopping)
+        supervisor = Supervisor(start, url, access, pipelines, log.tell, stopping)
         with shared_admin_key(number, access.admin_key):
             supervisor.start_and_wait()
             if not stopping.is_set():
                 names = ", ".join(pipeline.name for pipeline in pipelines)
                 seconds = time.monotonic() - begun
                 told = f"{access.scheme}{url}"
-                announce(READY_LINE.format(url=told, pipelines=names, seconds=seconds))
-            Updates(repository, lambda: access.client(url), tell, stopping).start()
+                log.announce(READY_LINE.format(url=told, pipelines=names, seconds=seconds))
+            Updates(repository, lambda: access.client(url), log.tell, stopping).start()
             supervisor.watch()
             supervisor.stop(settings.exit_timeout)
 

@@ -130,12 +130,12 @@ class ServedRepository:
         )
         # An export writes a version of the pipeline together with one of its card.
         for number, card in zip(reversed(own), reversed(cards), strict=False):
-            try:
-                recorded = recorded_models(self.source / pipeline.name / str(number))
-            except (OSError, ValueError, KeyError, TypeError):
-                continue  # not an export, so nobody knows which steps it had
-            if number == newest[pipeline.name]:
-                recorded = {}
+            recorded: Mapping[str, int] = {}
+            if number != newest[pipeline.name]:
+                try:
+                    recorded = recorded_models(self.source / pipeline.name / str(number))
+                except (OSError, ValueError, KeyError, TypeError):
+                    continue  # not an export, so nobody knows which steps it had
             models = {**newest, **recorded, pipeline.card: card}
             models = {name: models[name] for name in names if name in models}
             if all((self.source / m / str(v)).is_dir() for m, v in models.items()):

@@ -8,6 +8,10 @@ from pathlib import Path
 
 _READ_BYTES = 1 << 24
 
+ODD_NAMES = "backslashreplace"
+"""How text with file names is encoded: Linux allows names that are no Unicode. In JSON, what comes
+of them is a valid escape, which is read back as the same name."""
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that at any moment it is either the old file or the complete new one.

@@ -140,7 +140,7 @@ class GrpcTransport:
         self._infer = inference_call(self._channel)
 
     async def infer(self, request: Request, timeout: float) -> Tensors:  # noqa: D102
-        with mapped_errors(self._url, request.model, timeout):
+        with mapped_errors(self._url, request.model, timeout, request.id):
             answer = self._infer(
                 message(request), timeout=timeout, metadata=tuple(self._headers.items())
             )
@@ -213,7 +213,7 @@ class AioTransport:
             )
 
     async def infer(self, request: Request, timeout: float) -> Tensors:  # noqa: D102
-        with mapped_errors(self._url, request.model, timeout):
+        with mapped_errors(self._url, request.model, timeout, request.id):
             self._connect()
             answer = await self._infer(
                 message(request), timeout=timeout, metadata=tuple(self._headers.items())
@@ -303,6 +303,7 @@ def message(request: Request) -> bytes:
     """Return the encoded message of a request, whose inputs must be numbers, never text."""
     head = _REQUEST(
         model_name=request.model,
+        id=request.id,
         inputs=[
             _REQUEST.InferInputTensor(
                 name=name, datatype=np_to_triton_dtype(tensor.dtype), shape=tensor.shape
@@ -350,8 +351,10 @@ def execution_of(config: model_config_pb2.ModelConfig) -> str:
 
 
 @contextmanager
-def mapped_errors(url: str, model: str, timeout: float) -> Iterator[None]:
+def mapped_errors(url: str, model: str, timeout: float, request_id: str = "") -> Iterator[None]:
     """Convert errors of gRPC and tritonclient into ours, by gRPC status and text.
+
+    The ``request_id`` of an inference is named where the server's log may tell more.
 
     Raises:
         InvalidRequest: the transport is closed.
@@ -367,10 +370,10 @@ def mapped_errors(url: str, model: str, timeout: float) -> Iterator[None]:
         ) from error
     except grpc.RpcError as error:
         text = error.details() or "no text"
-        raise _mapped(error.code(), text, url, model, timeout) from error
+        raise _mapped(error.code(), text, url, model, timeout, request_id) from error
     except InferenceServerException as error:
         text = error.message() or "no text"
-        raise _mapped(status_of(error), text, url, model, timeout) from error
+        raise _mapped(status_of(error), text, url, model, timeout, request_id) from error
 
 
 def status_of(error: InferenceServerException) -> grpc.StatusCode:
@@ -380,14 +383,16 @@ def status_of(error: InferenceServerException) -> grpc.StatusCode:
 
 
 def _mapped(
-    status: grpc.StatusCode, text: str, url: str, model: str, timeout: float
+    status: grpc.StatusCode, text: str, url: str, model: str, timeout: float, request_id: str
 ) -> CytoserveError:
-    kind = _kind(status, text)
+    kind, which = _kind(status, text), ""
+    if request_id and request_id not in text:
+        which = f"[request id: {request_id}] "  # as Triton itself writes it
     if kind is PipelineNotServed:
         return PipelineNotServed(model)
     if kind is DeadlineExceeded:
         return DeadlineExceeded(
-            f"A call is answered in its time; given: no answer from {model} at {url} in "
+            f"A call is answered in its time; given: {which}no answer from {model} at {url} in "
             f"{timeout:.3g} s. Allow more, or check the server with `cytoserve doctor`."
         )
     if kind is ServerUnreachable:
@@ -421,7 +426,7 @@ def _mapped(
             "its own."
         )
     return ServerError(
-        f"{model} at {url} must answer without an error; given: {status.name}: {text}. "
+        f"{model} at {url} must answer without an error; given: {which}{status.name}: {text}. "
         "See the server's log, and check the server with `cytoserve doctor`."
     )
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from cytoserve.cells import Cells
 from cytoserve.contract import Pipeline
+from cytoserve.files import ODD_NAMES
 from cytoserve.foreground import FULL, Foreground
 from cytoserve.overlay import Picture, draw_foreground, draw_overlay
 from cytoserve.patches import Region, run_lengths
@@ -195,7 +196,7 @@ def _csv(columns: Mapping[str, Iterable[Any]]) -> bytes:
     writer = csv.writer(text)
     writer.writerow(columns)
     writer.writerows(zip(*(map(_field, column) for column in columns.values()), strict=True))
-    return text.getvalue().encode("utf-8")
+    return text.getvalue().encode("utf-8", ODD_NAMES)
 
 
 def _png(picture: Picture) -> bytes:
@@ -235,7 +236,7 @@ def _dataset(
 
 
 def _json(dataset: Mapping[str, Any]) -> bytes:
-    return json.dumps(dataset, ensure_ascii=False).encode("utf-8")
+    return json.dumps(dataset, ensure_ascii=False).encode("utf-8", ODD_NAMES)
 
 
 def _field(value: Any) -> str:

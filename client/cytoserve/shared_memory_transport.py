@@ -107,7 +107,7 @@ class SharedMemoryTransport(GrpcTransport):
             return await super().infer(request, timeout)
         deadline = time.monotonic() + timeout
         with (
-            mapped_errors(self._url, request.model, timeout),
+            mapped_errors(self._url, request.model, timeout, request.id),
             self._regions.borrow(size) as region,
         ):
             for name, offset in offsets.items():
@@ -138,6 +138,7 @@ class SharedMemoryTransport(GrpcTransport):
             request.model,
             [make_input(name, tensor) for name, tensor in request.inputs.items()],
             outputs=[triton.InferRequestedOutput(name) for name in request.outputs],
+            request_id=request.id,
             headers=self._headers,
             client_timeout=_left(deadline),
         )

@@ -6,8 +6,9 @@ serves ``Client`` and ``AsyncClient``. A synchronous transport simply never awai
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -23,14 +24,16 @@ Tensors = Mapping[str, NDArray[Any]]
 class Request:
     """One inference: the model, its input tensors, and the requested outputs.
 
-    ``origin`` is the row and column of the frame at which a window begins. It is not sent: a real
-    server needs only the pixels. A fake server with prepared answers needs the position, too.
+    ``id`` is sent along: errors here and lines of the server's log name it. ``origin`` is the row
+    and column of the frame at which a window begins. It is not sent: a real server needs only the
+    pixels. A fake server with prepared answers needs the position, too.
     """
 
     model: str
     inputs: Tensors
     outputs: tuple[str, ...]
     origin: tuple[int, int] = (0, 0)
+    id: str = field(default_factory=lambda: secrets.token_hex(6), compare=False)
 
 
 @dataclass(frozen=True)

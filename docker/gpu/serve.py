@@ -17,9 +17,14 @@ import click
 
 from server.access import AccessSettings, open_access, refuse_open_server
 from server.errors import ServerError
+from server.options import (
+    access_options,
+    exit_timeout_option,
+    listen_option,
+    response_cache_option,
+)
 from server.variants import DEFAULT
 
-FILE = click.Path(path_type=Path, dir_okay=False)
 PLANS = "tensorrt"
 
 
@@ -41,14 +46,10 @@ PLANS = "tensorrt"
 )
 @click.option("--grpc-port", type=click.IntRange(1, 65535), default=8001, show_default=True)
 @click.option("--metrics-port", type=click.IntRange(1, 65535), default=8002, show_default=True)
-@click.option("--listen", default="127.0.0.1", show_default=True, help="Address to serve at.")
-@click.option("--tls-cert", type=FILE, help="PEM file of the server's certificate.")
-@click.option("--tls-key", type=FILE, help="PEM file of its private key.")
-@click.option("--tls-client-ca", type=FILE, help="PEM file of the authority of the callers.")
-@click.option("--api-key-file", type=FILE, help="File with the key that callers must send.")
-@click.option("--insecure", is_flag=True, help="Let others reach a server without TLS or a key.")
-@click.option("--exit-timeout", type=click.IntRange(0), default=10, show_default=True)
-@click.option("--response-cache-mb", type=click.IntRange(0), default=256, show_default=True)
+@listen_option
+@access_options
+@exit_timeout_option
+@response_cache_option
 @click.argument("tritonserver_flags", nargs=-1, type=click.UNPROCESSED)
 def main(
     models: Path,
@@ -56,20 +57,15 @@ def main(
     grpc_port: int,
     metrics_port: int,
     listen: str,
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    tls_client_ca: Path | None,
-    api_key_file: Path | None,
-    insecure: bool,
+    access: AccessSettings,
     exit_timeout: int,
     response_cache_mb: int,
     tritonserver_flags: tuple[str, ...],
 ) -> None:
     """Serve a bundle on NVIDIA's Triton. Flags after -- are passed on to tritonserver."""
-    settings = AccessSettings(tls_cert, tls_key, tls_client_ca, api_key_file, insecure)
     try:
-        refuse_open_server(settings, listen)
-        access = open_access(settings, Path(tempfile.mkdtemp(prefix="cytoserve-")))
+        refuse_open_server(access, listen)
+        opened = open_access(access, Path(tempfile.mkdtemp(prefix="cytoserve-")))
     except ServerError as error:
         raise click.ClickException(str(error)) from error
     refuse_misfits(models, variant)
@@ -84,7 +80,7 @@ def main(
         f"--metrics-address={listen}",
         f"--metrics-port={metrics_port}",
         *([f"--cache-config=local,size={response_cache_mb * 2**20}"] * bool(response_cache_mb)),
-        *access.flags,
+        *opened.flags,
         *tritonserver_flags,
     ]
     os.execvp(command[0], command)  # noqa: S606

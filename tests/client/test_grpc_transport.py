@@ -403,7 +403,7 @@ def test_the_servers_text_is_kept(segment, triton, abort, frame):
 
 
 def by_tritonclient(request: Request) -> service_pb2.ModelInferRequest:
-    whole = service_pb2.ModelInferRequest(model_name=request.model)
+    whole = service_pb2.ModelInferRequest(model_name=request.model, id=request.id)
     for name, tensor in request.inputs.items():
         one = triton_grpc.InferInput(name, list(tensor.shape), np_to_triton_dtype(tensor.dtype))
         one.set_data_from_numpy(np.ascontiguousarray(tensor))

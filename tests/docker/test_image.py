@@ -31,7 +31,7 @@ FRAME = render_frame(RenderSettings(height=300, width=400, cells=8), 3)[0]
 
 # crun refuses a machine's mixed control groups, so it sees those of version 2 alone.
 IN_OWN_GROUPS = """
-umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; exec "$@"
+umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; exec "$@" {more}
 """
 
 
@@ -43,10 +43,23 @@ def run(*command: str | Path, timeout: float = 1500) -> str:
     return done.stdout.strip()
 
 
-def podman(*words: str | Path, timeout: float = 120) -> str:
+def podman(*words: str | Path, timeout: float = 120, more: str = "") -> str:
     options = ("--runtime=crun", "--cgroup-manager=cgroupfs")
-    inside = ("unshare", "-m", "--propagation=private", "sh", "-c", IN_OWN_GROUPS, "sh")
+    inside = (
+        "unshare",
+        "-m",
+        "--propagation=private",
+        "sh",
+        "-c",
+        IN_OWN_GROUPS.format(more=more),
+        "sh",
+    )
     return run(*inside, "podman", *options, *words, timeout=timeout)
+
+
+def logs(container: str) -> str:
+    """Return what the container printed to either stream."""
+    return podman("logs", container, more="2>&1")
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +135,7 @@ def test_it_has_no_rights(container):
 
 
 def test_a_killed_worker_is_mended(container, port):
-    before = podman("logs", container)
+    before = logs(container)
     [worker] = [
         process
         for process in psutil.process_iter()
@@ -132,8 +145,8 @@ def test_a_killed_worker_is_mended(container, port):
     ][:1]
     worker.send_signal(signal.SIGKILL)
     last = time.monotonic() + MENDED_S
-    while "Serving again" not in podman("logs", container).removeprefix(before):
-        assert time.monotonic() < last, podman("logs", container)[-2000:]
+    while "Serving again" not in logs(container).removeprefix(before):
+        assert time.monotonic() < last, logs(container)[-2000:]
         time.sleep(1)
     assert cells(port, MENDED_S) > 0
 

@@ -76,6 +76,8 @@ class FrameAnalyzer:
         copy: whether frames are copied in :meth:`submit`, because many cameras write the next
             frame into the same memory. False saves the time, if nobody writes to a frame before
             its result is known.
+        keep_frames: whether results carry their frames, for a picture of both. Results that wait
+            for a reader then keep that memory.
         settings: keyword arguments of ``Client.segment`` or ``Client.foreground``, such as
             ``score_threshold``, the same for all frames.
 
@@ -95,6 +97,7 @@ class FrameAnalyzer:
         select: Callable[[Any], bool] | None = None,
         callback: Callable[[FrameResult], object] | None = None,
         copy: bool = True,
+        keep_frames: bool = False,
         **settings: SettingValue,
     ) -> None:
         _check_numbers(max_in_flight, queue_size, when_busy)
@@ -109,6 +112,7 @@ class FrameAnalyzer:
             raise
         self._select = select
         self._copy = copy
+        self._keep_frames = keep_frames
         self._queue = FrameQueue(queue_size, max_in_flight, when_busy)
         self._callback = callback
         self._callback_errors = 0
@@ -153,7 +157,7 @@ class FrameAnalyzer:
         Returns:
             the frame's ticket. After :meth:`close`, the ticket of a frame that failed.
         """
-        ticket = Ticket(frame, metadata, stage, self._deadline_s)
+        ticket = Ticket(frame, metadata, stage, self._deadline_s, self._keep_frames)
         problem: Exception | None = None
         try:  # select and frame are the host's, and nothing may raise into its thread
             if self._select is not None and not self._select(metadata):

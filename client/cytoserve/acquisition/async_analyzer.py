@@ -54,6 +54,7 @@ class AsyncFrameAnalyzer:
         select: Callable[[Any], bool] | None = None,
         callback: Callable[[FrameResult], object] | None = None,
         copy: bool = True,
+        keep_frames: bool = False,
         **settings: SettingValue,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -69,6 +70,7 @@ class AsyncFrameAnalyzer:
             select=select,
             callback=None if callback is None else self._call_back,
             copy=copy,
+            keep_frames=keep_frames,
             **settings,
         )
 

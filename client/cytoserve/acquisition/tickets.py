@@ -44,6 +44,7 @@ class FrameResult:
         cells: the cells, if an instance pipeline answered.
         foreground: the foreground, if a semantic pipeline answered.
         error: why the frame failed or is late; None otherwise.
+        frame: the frame, if the analyzer keeps frames until their results are known.
         reason: the same in words, also for dropped frames; empty if the frame was answered.
         waited_s: seconds from submission until the frame was sent, or until it was given up.
         total_s: seconds from submission until now, ``waited_s`` included: frame to cells.
@@ -55,6 +56,7 @@ class FrameResult:
     stage: StageTransform | None
     cells: Cells | None = None
     foreground: Foreground | None = None
+    frame: NDArray[np.generic] | None = None
     error: Exception | None = None
     reason: str = ""
     waited_s: float = 0.0
@@ -83,11 +85,13 @@ class Ticket:
         metadata: Any,
         stage: StageTransform | None,
         deadline_s: float,
+        keeps_frame: bool = False,
     ) -> None:
         self.number = NOT_SUBMITTED
         self.metadata = metadata
         self.stage = stage
         self._frame = frame
+        self._keeps_frame = keeps_frame
         self._submitted_at = time.monotonic()  # never the wall clock, which may jump
         self._deadline = self._submitted_at + deadline_s
         self._sent_at: float | None = None
@@ -136,6 +140,7 @@ class Ticket:
             stage=self.stage,
             cells=answer if isinstance(answer, Cells) else None,
             foreground=answer if isinstance(answer, Foreground) else None,
+            frame=self._frame if self._keeps_frame else None,
             error=error,
             reason=reason or (str(error) if error is not None else ""),
             waited_s=(now if self._sent_at is None else self._sent_at) - self._submitted_at,

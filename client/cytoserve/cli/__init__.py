@@ -14,6 +14,7 @@ from cytoserve.cli.pipelines import pipelines
 from cytoserve.cli.prompt import prompt
 from cytoserve.cli.segment import segment
 from cytoserve.cli.status import status
+from cytoserve.cli.watch import watch
 from cytoserve.errors import CytoserveError, InvalidRequest, PipelineNotServed, VersionNotServed
 
 __all__ = ["main"]
@@ -50,6 +51,7 @@ def main() -> None:
 
 
 main.add_command(segment)
+main.add_command(watch)
 main.add_command(prompt)
 main.add_command(pipelines)
 main.add_command(doctor)

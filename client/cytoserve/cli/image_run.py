@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -43,6 +44,9 @@ _T = TypeVar("_T")
 
 Tell = Callable[[str], None]
 
+Show = Callable[[Input, NDArray[Any], Cells | Foreground], None]
+"""Function that is given an image, its frame, and what was found in it."""
+
 
 class ServerStopped(CytoserveError):
     """The server stopped answering during a run and did not come back in time."""
@@ -61,7 +65,8 @@ class Job:
             pixel size in each file.
         out: folder for the results.
         timeout: deadline per image in seconds.
-        wait_for_server: how long to wait for a server that stopped answering, in seconds.
+        wait_for_server: how long to wait for a server that stopped answering, in seconds; infinity
+            waits without limit.
     """
 
     pipeline: str
@@ -72,6 +77,13 @@ class Job:
     out: Path
     timeout: float
     wait_for_server: float
+
+    @property
+    def waiting(self) -> str:
+        """The first words of a message that the server is waited for."""
+        if math.isinf(self.wait_for_server):
+            return "waiting"
+        return f"waiting up to {self.wait_for_server:g} s"
 
 
 def write_results(
@@ -99,6 +111,8 @@ class ImageRun:
 
     Attributes:
         models: the models that answer, from `Client.models`.
+        pause: sleeps for some seconds. What it raises ends the wait for a server.
+        show: is given every image that is done; its errors are told, and do not stop the run.
         stopped: why requests to the server have stopped; empty while they continue.
     """
 
@@ -107,6 +121,8 @@ class ImageRun:
     record: RunRecord
     models: Mapping[str, str]
     tell: Tell
+    pause: Callable[[float], None] = time.sleep
+    show: Show | None = None
     stopped: str = field(default="", init=False)
 
     def process(self, given: Input) -> str:
@@ -131,6 +147,11 @@ class ImageRun:
         self.record.put(given.key, entry)
         return str(entry["status"])
 
+    def leave(self, given: Input, reason: str) -> None:
+        """Record that an image is not done, and why."""
+        entry = {"source": str(given.path), "job": self._asked()}
+        self.record.put(given.key, entry | {"status": NOT_DONE, "error": reason})
+
     def _done(self, given: Input) -> Entry:
         """Read, segment and save one image; return the facts to record."""
         clock = [time.perf_counter()]
@@ -139,13 +160,14 @@ class ImageRun:
         pixel_size_um = self.job.pixel_size_um
         if pixel_size_um is None:
             pixel_size_um = read_pixel_size(given.path)
-        settings = self._settings(pixel_size_um)
+        settings = self._patiently(lambda: self._settings(pixel_size_um))
         found = self._patiently(lambda: self._segment(frame, settings))
         clock.append(time.perf_counter())
         written = write_results(
             self.job.out, given, self.job.save, frame, found, self.job.numbers, pixel_size_um
         )
         clock.append(time.perf_counter())
+        self._show(given, frame, found)
         steps = zip(("read", "segment", "save"), clock, clock[1:], strict=False)
         return {
             "models": dict(self.models),
@@ -154,6 +176,14 @@ class ImageRun:
             **_operating_point(found, settings),
             "seconds": {name: round(end - start, 4) for name, start, end in steps},
         }
+
+    def _show(self, given: Input, frame: NDArray[Any], found: Cells | Foreground) -> None:
+        if self.show is None:
+            return
+        try:
+            self.show(given, frame, found)
+        except Exception as error:  # the results are kept, whatever becomes of their picture
+            self.tell(f"{given.key} could not be shown: {error!r}")
 
     def best_score(self, inputs: Sequence[Input]) -> float | None:
         """Return the highest score of any cell in some images, whatever the threshold.
@@ -182,7 +212,7 @@ class ImageRun:
         job = self.job
         if not isinstance(job.settings, Settings) or job.settings.tells_scale:
             return job.settings
-        card = self._patiently(lambda: self.client.card(job.pipeline, timeout=job.timeout))
+        card = self.client.card(job.pipeline, timeout=job.timeout)
         if card.scale is None or card.scale.pixel_size_um is None:
             return job.settings
         return replace(job.settings, pixel_size_um=pixel_size_um)
@@ -233,9 +263,9 @@ class ImageRun:
             else:
                 return
             if not told:
-                self.tell(f"waiting up to {self.job.wait_for_server:g} s for the server: {reason}")
+                self.tell(f"{self.job.waiting} for the server: {reason}")
                 told = True
-            time.sleep(min(PAUSE_S, max(0.0, end - time.monotonic())))
+            self.pause(min(PAUSE_S, max(0.0, end - time.monotonic())))
 
     def _asked(self) -> Entry:
         job = self.job

@@ -59,7 +59,7 @@ def find_inputs(paths: Iterable[str], out: Path) -> list[Input]:
         NoImageFound: a glob matches no image.
         click.UsageError: a path does not exist, or searching it would find our own results.
     """
-    out = _absolute(out)
+    out = absolute(out)
     found = [_expanded(path, out) for path in paths]
     base = _common([each.root for each in found])
     files = {file for each in found for file in each.files}
@@ -68,9 +68,9 @@ def find_inputs(paths: Iterable[str], out: Path) -> list[Input]:
 
 
 def _expanded(path: str, out: Path) -> _Found:
-    given = _absolute(Path(path))
+    given = absolute(Path(path))
     if given.is_dir():
-        return _Found(_searchable(given, out), tuple(_search(given, out)))
+        return _Found(searchable(given, out), tuple(_search(given, out)))
     if given.exists():
         return _Found(given.parent, (given,))
     if not glob.has_magic(path):
@@ -79,8 +79,8 @@ def _expanded(path: str, out: Path) -> _Found:
             "Check its spelling."
         )
     # The working folder is not part of the pattern, because its name may contain brackets.
-    root = _searchable(_absolute(_plain_part(Path(path))), out)
-    matches = [_absolute(Path(match)) for match in glob.glob(path, recursive=True)]  # noqa: PTH207
+    root = searchable(absolute(_plain_part(Path(path))), out)
+    matches = [absolute(Path(match)) for match in glob.glob(path, recursive=True)]  # noqa: PTH207
     files = [file for match in matches for file in _matched(match, out)]
     if not files:
         raise NoImageFound(
@@ -93,7 +93,7 @@ def _expanded(path: str, out: Path) -> _Found:
 def _matched(match: Path, out: Path) -> Iterator[Path]:
     if match.is_dir():
         yield from _search(match, out)
-    elif _is_image(match.name) and not match.is_relative_to(out):
+    elif is_image(match.name) and not match.is_relative_to(out):
         yield match
 
 
@@ -102,10 +102,11 @@ def _search(folder: Path, out: Path) -> Iterator[Path]:
         folders[:] = [
             name for name in folders if not name.startswith(".") and Path(here, name) != out
         ]
-        yield from (Path(here, name) for name in names if _is_image(name))
+        yield from (Path(here, name) for name in names if is_image(name))
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Tell whether a search takes a file of this name: not hidden, and with an image's suffix."""
     return not name.startswith(".") and name.lower().endswith(SUFFIXES)
 
 
@@ -117,7 +118,12 @@ def _plain_part(pattern: Path) -> Path:
     return Path(pattern.anchor)
 
 
-def _searchable(folder: Path, out: Path) -> Path:
+def searchable(folder: Path, out: Path) -> Path:
+    """Return the folder; refuse a search that would find our own results.
+
+    Raises:
+        click.UsageError: the folder is ``out``, or lies in it.
+    """
     if folder.is_relative_to(out):
         raise click.UsageError(
             f"Results are kept apart from the images that are searched; given: --out {out} for "
@@ -136,6 +142,6 @@ def _common(roots: list[Path]) -> Path:
         ) from error
 
 
-def _absolute(path: Path) -> Path:
+def absolute(path: Path) -> Path:
     """Return an absolute path without ``..``; links are not resolved."""
     return Path(os.path.abspath(path))  # noqa: PTH100

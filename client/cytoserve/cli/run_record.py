@@ -19,7 +19,7 @@ import numpy as np
 
 import cytoserve
 from cytoserve.client import Client
-from cytoserve.files import write_atomically
+from cytoserve.files import ODD_NAMES, write_atomically
 
 
 def run_facts(
@@ -45,6 +45,9 @@ DONE, SKIPPED, FAILED, NOT_DONE = STATES = ("done", "skipped", "failed", "not do
 """State of an image after a run; a skipped image was done earlier and is up to date."""
 
 Entry = dict[str, Any]
+
+_NAME = "run.json"
+_START = 64  # characters, enough for the first key of a record
 
 
 @dataclass
@@ -84,7 +87,7 @@ class RunRecord:
     @property
     def path(self) -> Path:
         """Path of the record."""
-        return self.folder / "run.json"
+        return self.folder / _NAME
 
     @property
     def _journal(self) -> Path:
@@ -100,7 +103,7 @@ class RunRecord:
         """Write ``run.json``: the facts of this run, then the images in order."""
         files = dict(sorted(self.files.items()))
         content = json.dumps({**run, "files": files}, indent=1, ensure_ascii=False)
-        write_atomically(self.path, content.encode("utf-8"))
+        write_atomically(self.path, content.encode("utf-8", ODD_NAMES))
         self._journal.unlink(missing_ok=True)
 
     def _replay(self, line: str) -> None:
@@ -109,6 +112,16 @@ class RunRecord:
         except ValueError:
             return  # the line that was being written when the run was killed
         self.files[key] = entry
+
+
+def holds_record(folder: str) -> bool:
+    """Tell whether a folder has a ``run.json`` that cytoserve wrote, so that its images are
+    results."""
+    try:
+        with Path(folder, _NAME).open(encoding="utf-8") as record:
+            return record.read(_START).lstrip("{ \n").startswith('"cytoserve"')
+    except (OSError, ValueError):
+        return False
 
 
 def open_record(folder: Path, run: Entry) -> RunRecord:

@@ -74,6 +74,13 @@ def result_line(entries: Entries) -> str:
     return ", ".join(facts)
 
 
+def image_line(key: str, entry: Entry) -> str:
+    """Return what was found in one image, and how quickly, in one line."""
+    facts = _cells([entry]) if "cells" in entry else _foreground([entry])
+    found = ", ".join(facts).removeprefix("mean ")
+    return f"{key}: {found}, {sum(entry['seconds'].values()):.2f} s"
+
+
 def _answered(entries: Entries) -> dict[str, Entry]:
     return {key: entry for key, entry in entries.items() if entry["status"] in (DONE, SKIPPED)}
 

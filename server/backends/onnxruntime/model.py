@@ -104,6 +104,7 @@ class TritonPythonModel:
         self.session = open_session(path, session_options(config), accelerators(config, gpu))
         check_inputs(config, self.session)
         check_outputs(config, self.session)
+        self.name = args["model_name"]
         self.batches = config["max_batch_size"] > 0
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.outputs = [tensor["name"] for tensor in config["output"]]
@@ -128,7 +129,11 @@ class TritonPythonModel:
             text, internal = error_text(error), pb_utils.TritonError.INTERNAL
             results = [pb_utils.TritonError(text, internal) for _ in readable]
         remaining = iter(results)
-        answers = (next(remaining) if isinstance(feed, dict) else feed for feed in feeds)
+        answers = [next(remaining) if isinstance(feed, dict) else feed for feed in feeds]
+        for request, answer in zip(requests, answers, strict=True):
+            if not isinstance(answer, dict):  # the caller's error names the same request
+                told = f"[request id: {request.request_id()}] {self.name}: {answer.message()}"
+                pb_utils.Logger.log_error(told)
         return [
             response(answer, request.requested_output_names())
             for answer, request in zip(answers, requests, strict=True)

@@ -9,7 +9,7 @@ import pytest
 from cytoserve.acquisition import FrameAnalyzer
 from cytoserve.acquisition.with_pycromanager import PycroManagerHandler
 
-WHY = "needs the dependency group dev with pycromanager and Micro-Manager's simulated devices"
+WHY = "needs pip install '.[pycromanager]' mm-test-adapters"
 pycromanager = pytest.importorskip("pycromanager", reason=WHY)
 adapters = pytest.importorskip("mm_test_adapters", reason=WHY)
 

@@ -10,7 +10,7 @@ from cytoserve import Client, FakeServer, cells_from_labels
 from cytoserve.acquisition import FrameAnalyzer
 from cytoserve.acquisition.with_python_microscope import CameraClient
 
-WHY = "needs the dependency group dev with python-microscope"
+WHY = "needs pip install '.[python-microscope]'"
 microscope = pytest.importorskip("microscope", reason=WHY)
 stage_aware = pytest.importorskip("microscope.simulators.stage_aware_camera", reason=WHY)
 

@@ -1,0 +1,124 @@
+"""One run of a job, from the opening of its record to its last line."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+import click
+from rich.console import Console
+
+from cytoserve.cli.exit_codes import ExitCode
+from cytoserve.cli.image_run import ImageRun, Job, Tell
+from cytoserve.cli.inputs import Input
+from cytoserve.cli.run_record import (
+    DONE,
+    FAILED,
+    NOT_DONE,
+    STATES,
+    Entry,
+    RunRecord,
+    open_record,
+    run_facts,
+)
+from cytoserve.cli.run_summary import ASKED_AGAIN, found_no_cell, result_line, run_warnings
+from cytoserve.client import Client
+from cytoserve.operating_point import scale_factor
+from cytoserve.settings import Settings
+
+
+@dataclass
+class JobRun:
+    """A run of one job: open it, :meth:`process` images, and :meth:`close` it in any case.
+
+    Attributes:
+        images: does the work on every image.
+        entries: key of an image that this run met -> its record.
+    """
+
+    images: ImageRun
+    record: RunRecord
+    tell: Tell
+    about: Entry
+    started: float
+    entries: dict[str, Entry] = field(default_factory=dict, init=False)
+
+    @classmethod
+    def open(cls, job: Job, client: Client, url: str, tell: Tell) -> JobRun:
+        """Ask the server which models answer, and open the record.
+
+        Raises:
+            CytoserveError: the server cannot be reached, or refuses the settings; the record is
+                not touched.
+            click.UsageError: the record cannot be read or written.
+        """
+        started = time.time()
+        models = client.models(job.pipeline)
+        if isinstance(job.settings, Settings):  # refused before the record is started
+            scale_factor(job.settings, client.card(job.pipeline))
+        facts = run_facts(client, url, job.pipeline, asdict(job.settings), job.save, job.timeout)
+        about = facts | {"models": models}
+        record = open_record(job.out, about)
+        return cls(ImageRun(job, client, record, models, tell), record, tell, about, started)
+
+    def process(self, given: Input) -> Entry:
+        """Process and record one image; return its record."""
+        self.images.process(given)
+        self.entries[given.key] = self.record.files[given.key]
+        return self.entries[given.key]
+
+    def keep(self, given: Input, entry: Entry) -> None:
+        """Record an image as it was recorded before."""
+        self.record.put(given.key, entry)
+        self.entries[given.key] = entry
+
+    def leave(self, given: Input, reason: str) -> None:
+        """Record that an image is not done."""
+        self.images.leave(given, reason)
+        self.entries[given.key] = self.record.files[given.key]
+
+    def close(self) -> None:
+        """Write the record, and tell the warnings of the run."""
+        best_score = None
+        try:
+            answered = [
+                Input(Path(entry["source"]), key)
+                for key, entry in self.entries.items()
+                if entry["status"] == DONE
+            ]
+            if answered and not self.images.stopped and found_no_cell(self.entries):
+                best_score = self.images.best_score(answered[:ASKED_AGAIN])
+        finally:  # also when interrupted
+            seconds = round(time.time() - self.started, 3)
+            warned = run_warnings(self.entries, best_score)
+            ended = {"seconds": seconds, "summary": self._states(), "warnings": warned}
+            self.record.save(self.about | {"models": dict(self.images.models), **ended})
+        for warning in warned:
+            self.tell(warning)
+
+    def outcome(self) -> tuple[ExitCode, str]:
+        """Return an exit code and a summary in words."""
+        states = self._states()
+        counts = ", ".join(f"{number} {state}" for state, number in states.items() if number)
+        words = f"{counts}. Recorded in {self.record.path}.\n{result_line(self.entries)}".rstrip()
+        if self.images.stopped:
+            return ExitCode.SERVER_FAILED, words
+        return ExitCode.SOME_FAILED if states[FAILED] + states[NOT_DONE] else ExitCode.DONE, words
+
+    def _states(self) -> dict[str, int]:
+        states = Counter(entry["status"] for entry in self.entries.values())
+        return {state: states[state] for state in STATES}
+
+
+def open_console() -> Console:
+    """Return the console for what is told during a run, on standard error."""
+    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+def end(code: ExitCode, words: str) -> NoReturn:
+    """Print the last words of a command and exit."""
+    click.echo(words, err=code is not ExitCode.DONE)
+    raise SystemExit(code)
