@@ -104,7 +104,12 @@ class FrameAnalyzer:
         self._deadline_s = check_timeout(deadline)
         self._own_client = Client(client) if isinstance(client, str) else None
         asked = self._own_client or client
-        self._call = PipelineCall(asked, pipeline, settings)  # type: ignore[arg-type]  # no str left
+        try:
+            self._call = PipelineCall(asked, pipeline, settings)  # type: ignore[arg-type]  # no str
+        except InvalidSetting:
+            if self._own_client is not None:
+                self._own_client.close()
+            raise
         self._select = select
         self._copy = copy
         self._keep_frames = keep_frames

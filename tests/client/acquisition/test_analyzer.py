@@ -97,6 +97,25 @@ def test_the_policy_decides_which_frames_are_dropped(held, held_client, frame, w
     assert "server" in dropped.result().reason
 
 
+@pytest.mark.parametrize("state", ["fast", "silent", "dead"])
+def test_submit_returns_at_once_whatever_the_server_does(triton, held, held_client, frame, state):
+    client = held_client if state == "silent" else Client(triton.url)
+    if state == "dead":
+        triton.stop()
+    held.go.clear()
+    times = []
+    analyzer = FrameAnalyzer(client, "yolo", deadline=60)
+    for _ in range(200):
+        begun = time.perf_counter()
+        analyzer.submit(frame)
+        times.append(time.perf_counter() - begun)
+        time.sleep(0.001)
+    assert np.median(times) < 0.005  # a generous bound: it is independent of the server
+    assert not held.go.is_set()
+    analyzer.close(drain=False)
+    client.close()
+
+
 def test_wait_blocks_until_there_is_room_and_drops_nothing(held, held_client, frame):
     held.go.clear()
     analyzer = FrameAnalyzer(held_client, "yolo", when_busy="wait", queue_size=1, deadline=30)
