@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -150,3 +151,25 @@ def test_variables_reach_the_launcher(tmp_path: Path, monkeypatch: pytest.Monkey
     server = EmbeddedServer(tmp_path, ["yolo"], variables={"PYTHONPATH": ""})
     with pytest.raises(StartError, match="No module named server"):
         server.start()
+
+
+def test_only_its_user_reads_what_is_in_shared_memory(
+    tiny_repository: Path,
+    call: Callable[[str], Any],
+    wait_until: WaitUntil,
+    triton_of: Callable[[EmbeddedServer], psutil.Process],
+) -> None:
+    """Triton's workers make their segments readable for all, also those of a restarted server."""
+    with EmbeddedServer(tiny_repository, ["yolo"]) as server:
+        run_id = run_id_of(server, triton_of)
+
+        def modes() -> set[int]:
+            segments = SHARED_MEMORY.glob(f"{run_id}*")
+            return {stat.S_IMODE(segment.stat().st_mode) for segment in segments}
+
+        wait_until(lambda: modes() == {0o600}, 30.0)
+        assert call(server.url).request() == 17
+        assert modes() == {0o600}
+        triton_of(server).kill()
+        wait_until(lambda: "Serving again" in server.output, 60.0)
+        wait_until(lambda: modes() == {0o600}, 30.0)
