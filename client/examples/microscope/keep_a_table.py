@@ -12,13 +12,14 @@ import click
 import cv2
 import numpy as np
 import useq
-from cytoserve.acquisition import FrameAnalyzer
-from cytoserve.acquisition.with_pymmcore_plus import MDAHandler
 from drawing import draw_map
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from simulated_microscope import SIDE_PX, microscope
+
+from cytoserve.acquisition import FrameAnalyzer
+from cytoserve.acquisition.with_pymmcore_plus import MDAHandler
 
 
 @click.command(help=__doc__)
@@ -28,8 +29,7 @@ from simulated_microscope import SIDE_PX, microscope
 @click.option("--out", type=Path, default=Path("cells.png"), show_default=True)
 def main(picture: Path, url: str, table: Path, out: Path) -> None:
     """Scan nine fields, and show the table while it grows."""
-    core = microscope(cv2.imread(str(picture), cv2.IMREAD_GRAYSCALE))
-    step = SIDE_PX / 2
+    core, step = microscope(cv2.imread(str(picture), cv2.IMREAD_GRAYSCALE)), SIDE_PX / 2
     fields = [(x * step, y * step) for y in (-1, 0, 1) for x in (-1, 0, 1)]
     shown = Table("field", "x um", "y um", "cells", "median area px", "state")
     outlines: list[np.ndarray] = []
