@@ -6,6 +6,7 @@ A camera replays T98G frames at 20 per second. The figures are printed: `pytest 
 # ruff: noqa: T201
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -241,3 +242,34 @@ def test_memory_of_ten_thousand_frames_without_a_server(frames: list[np.ndarray]
     print(f"\nMiB after every 2,000 frames: {sizes}; {analyzer.statistics()}")
     assert analyzer.statistics().submitted == 10_000
     assert sizes[-1] - sizes[0] < 4 * frames[0].nbytes / 2**20
+
+
+def test_a_cell_lies_at_one_place_wherever_the_stage_stands(
+    server: EmbeddedServer, frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real frame under a moving stage: overlapping fields find cells at the same places."""
+    monkeypatch.syspath_prepend(ROOT / "client" / "examples" / "microscope")
+    from simulated_microscope import microscope
+
+    low, high = np.percentile(frames[0], (0.1, 99.9))
+    picture = (np.clip((frames[0] - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    core = microscope(picture)
+    fields = [(x, y) for y in (-128.0, 128.0) for x in (-256.0, -128.0, 0.0, 128.0, 256.0)]
+    with FrameAnalyzer(server.url, "yolo", when_busy="wait", queue_size=len(fields)) as analyzer:
+        results = analyzer.results("arrival")
+        core.mda.run(useq.MDASequence(stage_positions=fields), output=[MDAHandler(analyzer)])
+    seen = []
+    for result in results:
+        assert result.answered, result.reason
+        boxes = result.cells.boxes
+        whole = (boxes[:, :2] > 2).all(axis=1) & (boxes[:, 2:] < 510).all(axis=1)
+        seen.append(result.cells[whole].to_stage_um(result.stage).centres_um)
+    apart = []
+    for first, second in itertools.pairwise(seen):
+        if len(first) and len(second):
+            nearest = np.linalg.norm(first[:, None] - second, axis=2).min(axis=1)
+            apart += nearest[nearest < 20].tolist()  # others are in one of the fields alone
+    median = statistics.median(apart)
+    print(f"\n{len(apart)} cells seen in two fields, {median:.2f} px apart (median)")
+    assert len(apart) > 20
+    assert median <= 1.0
