@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 import uuid
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 _READ_BYTES = 1 << 24
 
@@ -35,4 +39,11 @@ def file_sha256(path: Path) -> str:
     with path.open("rb") as opened:
         while block := opened.read(_READ_BYTES):
             total.update(block)
+    return total.hexdigest()
+
+
+def array_sha256(array: NDArray[Any]) -> str:
+    """Return the sha256 of an array's dtype, shape and values."""
+    total = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
+    total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,28 +13,63 @@ import click
 
 from cytoserve.cli.exit_codes import ExitCode
 from cytoserve.images import SUFFIXES
+from cytoserve.positions import Place
+
+PLANE_MARK = "#"
+"""What separates a file from the label of a plane in a key."""
+
+_LABEL = re.compile(r"[ptzc](max|\d+)(_[ptzc](max|\d+))*")
 
 
 @dataclass(frozen=True)
 class Input:
-    """One image file.
+    """One image file, or one plane of it.
 
     Attributes:
         path: the absolute path.
         key: the path below the folder that all inputs share, with ``/``. It names the image in
-            ``run.json``, and its results in mirrored folders.
+            ``run.json``, and its results in mirrored folders. A plane's ends in its label, such as
+            ``a/x.tif#t003_z02``.
+        label: the plane's place in a file of several; empty for a file of one.
+        place: the plane; None is the whole file.
     """
 
     path: Path
     key: str
+    label: str = ""
+    place: Place | None = None
+
+    @property
+    def name(self) -> str:
+        """File name, and the plane's label if there is one, such as ``x.tif#t003_z02``."""
+        return self.path.name + (f"{PLANE_MARK}{self.label}" if self.label else "")
+
+    def plane(self, label: str, place: Place) -> Input:
+        """Return a plane of this file; a file's only plane has no label."""
+        return Input(self.path, plane_key(self.key, label), label, place)
 
     def output(self, ending: str) -> str:
         """Return the path of a result below the output folder, such as ``a/x_png_labels.tif``.
 
-        The suffix stays in the name, so that ``x.png`` and ``x.tif`` have separate results.
+        The suffix stays in the name, so that ``x.png`` and ``x.tif`` have separate results. A
+        plane's label precedes the ending: ``a/x_tif_t003_z02_labels.tif``.
         """
         key = PurePosixPath(self.key)
+        if self.label:
+            key = PurePosixPath(self.key.removesuffix(f"{PLANE_MARK}{self.label}"))
+            ending = f"{self.label}_{ending}"
         return key.with_name(f"{key.stem}_{key.suffix[1:]}_{ending}").as_posix()
+
+
+def plane_key(key: str, label: str) -> str:
+    """Return the key of a plane of the file ``key``."""
+    return f"{key}{PLANE_MARK}{label}" if label else key
+
+
+def file_key(key: str) -> str:
+    """Return the key of the file that a plane's key begins with."""
+    before, mark, label = key.rpartition(PLANE_MARK)
+    return before if mark and _LABEL.fullmatch(label) else key
 
 
 class NoImageFound(click.UsageError):

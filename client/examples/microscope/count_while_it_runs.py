@@ -11,10 +11,11 @@ import click
 import cv2
 import numpy as np
 import useq
-from cytoserve.acquisition import FrameAnalyzer, FrameResult
-from cytoserve.acquisition.with_pymmcore_plus import MDAHandler
 from drawing import draw_curve
 from simulated_microscope import SIDE_PX, grow, microscope
+
+from cytoserve.acquisition import FrameAnalyzer, FrameResult
+from cytoserve.acquisition.with_pymmcore_plus import MDAHandler
 
 
 @click.command(help=__doc__)

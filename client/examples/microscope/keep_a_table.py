@@ -12,13 +12,14 @@ import click
 import cv2
 import numpy as np
 import useq
-from cytoserve.acquisition import FrameAnalyzer
-from cytoserve.acquisition.with_pymmcore_plus import MDAHandler
 from drawing import draw_map
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from simulated_microscope import SIDE_PX, microscope
+
+from cytoserve.acquisition import FrameAnalyzer
+from cytoserve.acquisition.with_pymmcore_plus import MDAHandler
 
 
 @click.command(help=__doc__)

@@ -11,10 +11,11 @@ import click
 import cv2
 import numpy as np
 import useq
-from cytoserve.acquisition import FrameAnalyzer, FrameResult
-from cytoserve.acquisition.with_pymmcore_plus import AdaptiveEvents
 from drawing import draw_map
 from simulated_microscope import SIDE_PX, microscope
+
+from cytoserve.acquisition import FrameAnalyzer, FrameResult
+from cytoserve.acquisition.with_pymmcore_plus import AdaptiveEvents
 
 OVERVIEW, CLOSE = ({"group": "Objective", "config": name} for name in ("10X", "40X"))
 APART_UM = 5.0  # cells nearer than this are one, seen in two frames of the grid

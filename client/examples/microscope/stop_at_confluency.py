@@ -11,10 +11,11 @@ from pathlib import Path
 import click
 import cv2
 import useq
-from cytoserve.acquisition import FrameAnalyzer, FrameResult
-from cytoserve.acquisition.with_pymmcore_plus import AdaptiveEvents
 from drawing import draw_curve
 from simulated_microscope import grow, microscope
+
+from cytoserve.acquisition import FrameAnalyzer, FrameResult
+from cytoserve.acquisition.with_pymmcore_plus import AdaptiveEvents
 
 
 @click.command(help=__doc__)
