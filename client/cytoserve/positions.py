@@ -19,6 +19,11 @@ Load = Callable[[int, int, int], NDArray[Any]]
 """Reads the plane at a time, z and channel, as stored: ``[H, W]`` or ``[H, W, 3]``."""
 
 
+def lacks_none(time: int, z: int, channel: int) -> bool:
+    """Tell that the file has the plane at a time, z and channel: the ordinary case."""
+    return False
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a plane is in its file.
@@ -57,7 +62,7 @@ class Position:
     dtype: np.dtype[Any]
     pixel_size_um: float | None
     load: Load
-    lacks: Callable[[int, int, int], bool] = lambda time, z, channel: False
+    lacks: Callable[[int, int, int], bool] = lacks_none
 
     @property
     def planes(self) -> int:

@@ -37,6 +37,7 @@ _COLOURS = (_PHOTOMETRIC.RGB, _PHOTOMETRIC.YCBCR)
 _GREY = (_PHOTOMETRIC.MINISBLACK, _PHOTOMETRIC.MINISWHITE)
 _KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}  # by SampleFormat; 4 is undefined, taken as written
 _ALPHA = (1, 2)  # ExtraSamples
+_ZSTANDARD = (34926, 50000)
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,11 @@ def _check_kind(page: Any) -> None:
             raise refused(
                 f"a TIFF with {codec_name(codec)} data",
                 "Save it without compression, such as with ImageJ.",
+            )
+        if page.predictor != 1 and codec not in _ZSTANDARD:
+            raise refused(
+                f"a TIFF with {codec_name(codec)} data and a predictor",
+                "Save it without compression.",
             )
         if not has_codecs():
             raise refused(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cytoserve.frames import FrameLimits
 from cytoserve.pixel_sizes import micrometres, plausible
-from cytoserve.positions import OpenImage, Position
+from cytoserve.positions import OpenImage, Position, lacks_none
 from cytoserve.tiff_pages import is_multichannel, plane_layout, read_page, refused
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -90,6 +90,11 @@ class _TiffSeries:
         lead, self._sizes = _leading(series, self._page)
         self._axes = _known_axes(lead)
         self._pages_per = self._per_page()
+        # Only OME-TIFF tells of other files; elsewhere a look at all pages would take long.
+        self._own = [
+            page is not None and page.parent is tiff
+            for page in (series.pages if tiff.is_ome else ())
+        ]
 
     def positions(self, pixel_size_um: float | None) -> list[Position]:
         """Return the positions of the series; a series has one unless it has an axis of them."""
@@ -109,7 +114,7 @@ class _TiffSeries:
                 dtype=self._dtype,
                 pixel_size_um=pixel_size_um,
                 load=partial(self._load, position),
-                lacks=partial(self._lacks, position),
+                lacks=lacks_none if all(self._own) else partial(self._lacks, position),
             )
             for position in range(total)
         ]
@@ -151,10 +156,7 @@ class _TiffSeries:
 
     def _lacks(self, position: int, time: int, z: int, channel: int) -> bool:
         """Tell whether the plane is in another file, or nowhere."""
-        if self._pages_per > 1:
-            return False
-        page = self._series.pages[self._index(position, time, z, self._split(channel)[0])]
-        return page is None or page.parent is not self._tiff
+        return not self._own[self._index(position, time, z, self._split(channel)[0])]
 
     def _load(self, position: int, time: int, z: int, channel: int) -> NDArray[Any]:
         channel, sample = self._split(channel)
