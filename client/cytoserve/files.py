@@ -24,7 +24,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         OSError: the disk is full, or the folder is not writable.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    part = path.with_name(f".{uuid.uuid4().hex}.part")  # the name itself may have no room left
     try:
         part.write_bytes(content)
         part.replace(path)

@@ -1,11 +1,13 @@
 """Open an image file of any kind that is read, by its first bytes or its name.
 
-===================  =============================  ==============
-kind                 library                        extra
-===================  =============================  ==============
-PNG, JPEG, BMP       OpenCV                         -
-TIFF, OME-TIFF, LSM  tifffile                       ``codecs`` for rare compressions
-===================  =============================  ==============
+=====================  ===================  =======================================
+kind                   library              extra
+=====================  ===================  =======================================
+PNG, JPEG, BMP         OpenCV               -
+TIFF, OME-TIFF, LSM    tifffile             ``codecs`` for rare compressions
+OME-Zarr               zarr                 ``zarr``
+ND2, DV, CZI, LIF      bioio and a plugin   ``nd2``, ``dv``, ``czi``, ``lif``
+=====================  ===================  =======================================
 """
 
 from __future__ import annotations
@@ -26,12 +28,20 @@ from cytoserve.image_headers import Header, read_header
 from cytoserve.positions import OpenImage, Position
 from cytoserve.tiff_pages import refused, turned
 from cytoserve.tiff_positions import TIFF_STARTS, open_tiff
+from cytoserve.vendor_positions import NOT_READ, PLUGINS, open_vendor_file
+from cytoserve.zarr_positions import is_zarr, open_zarr
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 """Suffixes of plain image files, in lower case."""
 
 TIFF_SUFFIXES = (".tf2", ".tf8", ".btf", ".lsm", ".stk", ".svs", ".ndpi", ".scn", ".qptiff")
 """Suffixes of microscopes' files that are TIFFs, in lower case."""
+
+VENDOR_SUFFIXES = (*PLUGINS, *NOT_READ)
+"""Suffixes of vendors' files, in lower case; some are known only to be told."""
+
+SEARCHED = (*SUFFIXES, *TIFF_SUFFIXES, *VENDOR_SUFFIXES)
+"""Suffixes of the files that a search for planes takes, in lower case."""
 
 
 def open_image(path: Path, limits: FrameLimits) -> OpenImage:
@@ -45,8 +55,12 @@ def open_image(path: Path, limits: FrameLimits) -> OpenImage:
         Every message names the file.
     """
     with naming(path):
+        if path.is_dir() and is_zarr(path):
+            return open_zarr(path, limits)
         if not path.is_file():
             raise refused("it is no file", "Check the name.")
+        if path.suffix.lower() in VENDOR_SUFFIXES:
+            return open_vendor_file(path, limits)
         with path.open("rb") as file:
             start = file.read(4)
             if not start:

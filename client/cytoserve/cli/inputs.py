@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -12,11 +13,31 @@ from pathlib import Path, PurePosixPath
 import click
 
 from cytoserve.cli.exit_codes import ExitCode
-from cytoserve.images import SUFFIXES
+from cytoserve.image_files import SEARCHED
 from cytoserve.positions import Place
+from cytoserve.zarr_positions import ZARR_SUFFIX
 
 PLANE_MARK = "#"
 """What separates a file from the label of a plane in a key."""
+
+MAX_NAME_BYTES = 255
+"""Longest file name of common file systems, in bytes."""
+
+SIDE_FOLDERS = frozenset(
+    (
+        "@eadir",  # thumbnails of Synology
+        "#recycle",
+        "@recycle",  # of QNAP
+        "@recently-snapshot",
+        "#snapshot",
+        "~snapshot",
+        "$recycle.bin",
+        "system volume information",
+        "lost+found",
+        "__macosx",  # of zip archives made on macOS
+    )
+)
+"""Folders that drives and systems add beside images, in lower case; a search passes them."""
 
 _LABEL = re.compile(r"[ptzc](max|\d+)(_[ptzc](max|\d+))*")
 
@@ -58,7 +79,17 @@ class Input:
         if self.label:
             key = PurePosixPath(self.key.removesuffix(f"{PLANE_MARK}{self.label}"))
             ending = f"{self.label}_{ending}"
-        return key.with_name(f"{key.stem}_{key.suffix[1:]}_{ending}").as_posix()
+        return key.with_name(_fitting(key.stem, f"_{key.suffix[1:]}_{ending}")).as_posix()
+
+
+def _fitting(stem: str, ending: str) -> str:
+    """Return a file name; a stem that is too long is cut, and told apart by its hash."""
+    room = MAX_NAME_BYTES - len(os.fsencode(ending))
+    encoded = os.fsencode(stem)
+    if len(encoded) <= room:
+        return stem + ending
+    mark = f"-{hashlib.sha256(encoded).hexdigest()[:8]}"
+    return encoded[: room - len(mark)].decode("utf-8", "ignore") + mark + ending
 
 
 def plane_key(key: str, label: str) -> str:
@@ -105,6 +136,8 @@ def find_inputs(paths: Iterable[str], out: Path) -> list[Input]:
 
 def _expanded(path: str, out: Path) -> _Found:
     given = absolute(Path(path))
+    if is_image_folder(given):
+        return _Found(given.parent, (given,))
     if given.is_dir():
         return _Found(searchable(given, out), tuple(_search(given, out)))
     if given.exists():
@@ -127,23 +160,45 @@ def _expanded(path: str, out: Path) -> _Found:
 
 
 def _matched(match: Path, out: Path) -> Iterator[Path]:
-    if match.is_dir():
+    if is_image_folder(match):
+        yield match
+    elif match.is_dir():
         yield from _search(match, out)
     elif is_image(match.name) and not match.is_relative_to(out):
         yield match
 
 
 def _search(folder: Path, out: Path) -> Iterator[Path]:
-    for here, folders, names in os.walk(folder):
-        folders[:] = [
-            name for name in folders if not name.startswith(".") and Path(here, name) != out
-        ]
-        yield from (Path(here, name) for name in names if is_image(name))
+    """Yield the images below a folder. Linked folders are searched, each real one once."""
+    tops, seen = [folder], set()
+    real_out = Path(os.path.realpath(out))
+    while tops:
+        for here, folders, names in os.walk(tops.pop(0)):
+            real = Path(os.path.realpath(here))
+            if real in seen or real.is_relative_to(real_out):
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = [name for name in folders if is_searched(name)]
+            yield from (Path(here, name) for name in folders if is_image_folder(Path(here, name)))
+            folders[:] = [name for name in folders if not is_image_folder(Path(here, name))]
+            tops += [Path(here, name) for name in folders if Path(here, name).is_symlink()]
+            yield from (Path(here, name) for name in names if is_image(name))
+
+
+def is_searched(name: str) -> bool:
+    """Tell whether a search enters a folder of this name: not hidden, and no system's own."""
+    return not name.startswith(".") and name.lower() not in SIDE_FOLDERS
 
 
 def is_image(name: str) -> bool:
     """Tell whether a search takes a file of this name: not hidden, and with an image's suffix."""
-    return not name.startswith(".") and name.lower().endswith(SUFFIXES)
+    return not name.startswith(".") and name.lower().endswith(SEARCHED)
+
+
+def is_image_folder(folder: Path) -> bool:
+    """Tell whether a folder is one image: an OME-Zarr."""
+    return folder.name.lower().endswith(ZARR_SUFFIX) and folder.is_dir()
 
 
 def _plain_part(pattern: Path) -> Path:
