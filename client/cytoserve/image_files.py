@@ -25,8 +25,8 @@ from cytoserve.camera_values import camera_values, check_stored_layout
 from cytoserve.errors import FrameTooLarge, InvalidSetting, UnreadableImage, UnsupportedImage
 from cytoserve.frames import FrameLimits, check_frame
 from cytoserve.image_headers import Header, read_header
-from cytoserve.positions import OpenImage, Position
-from cytoserve.tiff_pages import refused, turned
+from cytoserve.positions import OpenImage, Position, refused
+from cytoserve.tiff_pages import turned
 from cytoserve.tiff_positions import TIFF_STARTS, open_tiff
 from cytoserve.vendor_positions import NOT_READ, PLUGINS, open_vendor_file
 from cytoserve.zarr_positions import is_zarr, open_zarr

@@ -20,7 +20,7 @@ from cytoserve.image_files import SUFFIXES as SUFFIXES
 from cytoserve.image_files import naming, open_image, read_plane
 from cytoserve.image_headers import read_header
 from cytoserve.pixel_sizes import plausible
-from cytoserve.tiff_pages import refused
+from cytoserve.positions import refused
 from cytoserve.tiff_positions import TIFF_STARTS, tiff_pixel_size
 
 

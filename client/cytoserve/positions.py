@@ -15,8 +15,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoserve.errors import UnreadableImage
+
+MAX_PLANES = 1_000_000
+"""Maximum number of planes of a file."""
+
 Load = Callable[[int, int, int], NDArray[Any]]
 """Reads the plane at a time, z and channel, as stored: ``[H, W]`` or ``[H, W, 3]``."""
+
+
+def refused(given: str, remedy: str) -> UnreadableImage:
+    """Return the error for a file that holds no frame that can be read."""
+    return UnreadableImage(f"A file must hold one whole frame; given: {given}. {remedy}")
+
+
+def check_planes(planes: int) -> None:
+    """Check how many planes a file claims.
+
+    Raises:
+        UnreadableImage: there are more than `MAX_PLANES`.
+    """
+    if planes > MAX_PLANES:
+        raise refused(
+            f"a file that claims {planes:,} planes, more than {MAX_PLANES:,}",
+            "Check it, or divide it.",
+        )
 
 
 def lacks_none(time: int, z: int, channel: int) -> bool:
@@ -86,6 +109,13 @@ class OpenImage:
     positions: tuple[Position, ...]
     is_one_file: bool = True
     _opened: ExitStack = field(default_factory=ExitStack)
+
+    def __post_init__(self) -> None:
+        try:
+            check_planes(self.planes)
+        except UnreadableImage:
+            self.close()
+            raise
 
     def __enter__(self) -> OpenImage:
         return self

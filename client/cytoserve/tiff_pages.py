@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cytoserve.errors import UnreadableImage
 from cytoserve.frames import FrameLimits, check_layout
+from cytoserve.positions import refused
 from cytoserve.tiff_codecs import (
     DECODERS,
     JPEG,
@@ -121,11 +122,6 @@ def turned(image: NDArray[Any], orientation: int) -> NDArray[Any]:
     if orientation in (2, 3, 6, 7):
         image = image[:, ::-1]
     return np.ascontiguousarray(image)
-
-
-def refused(given: str, remedy: str) -> UnreadableImage:
-    """Return the error for a file that holds no frame that can be read."""
-    return UnreadableImage(f"A file must hold one whole frame; given: {given}. {remedy}")
 
 
 def damaged(given: str) -> UnreadableImage:

@@ -7,6 +7,7 @@ asked for, so a file of any length takes the memory of one plane.
 from __future__ import annotations
 
 import math
+import re
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 
 from cytoserve.frames import FrameLimits
 from cytoserve.pixel_sizes import micrometres, plausible
-from cytoserve.positions import OpenImage, Position, lacks_none
-from cytoserve.tiff_pages import is_multichannel, plane_layout, read_page, refused
+from cytoserve.positions import OpenImage, Position, check_planes, lacks_none, refused
+from cytoserve.tiff_pages import is_multichannel, plane_layout, read_page
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First four bytes of a TIFF or BigTIFF."""
@@ -39,6 +40,7 @@ def open_tiff(path: Path, limits: FrameLimits) -> OpenImage:
     with ExitStack() as opened:
         tiff = opened.enter_context(tifffile.TiffFile(path))
         opened.callback(_close_others, tiff)
+        _check_claims(tiff)
         positions: list[Position] = []
         series = _series(tiff)
         sizes = _pixel_sizes(tiff, len(series))
@@ -48,6 +50,19 @@ def open_tiff(path: Path, limits: FrameLimits) -> OpenImage:
             raise refused("a TIFF without a plane", "Copy it again.")
         return OpenImage(path, tuple(positions), _opened=opened.pop_all())
     raise AssertionError  # an ExitStack could swallow errors, which this one does not
+
+
+def _check_claims(tiff: Any) -> None:
+    """Refuse OME-XML that claims so many planes that a list of them would fill the memory."""
+    if not tiff.is_ome:
+        return
+    for pixels in re.findall(r"<(?:\w+:)?Pixels\b[^>]*>", tiff.ome_metadata):
+        sizes = re.findall(r"""\bSize[^XY\W]\s*=\s*["'](\d+)""", pixels)
+        check_planes(math.prod(map(int, sizes)))
+    for number in re.findall(
+        r"""\b(?:PlaneCount|NumPlanes|IFD|First\w)\s*=\s*["'](\d+)""", tiff.ome_metadata
+    ):
+        check_planes(int(number))
 
 
 def _series(tiff: Any) -> list[Any]:

@@ -28,8 +28,7 @@ from numpy.typing import NDArray
 
 from cytoserve.frames import FrameLimits, check_layout
 from cytoserve.pixel_sizes import plausible
-from cytoserve.positions import OpenImage, Position
-from cytoserve.tiff_pages import refused
+from cytoserve.positions import OpenImage, Position, refused
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from cytoserve.errors import UnreadableImage
 from cytoserve.frames import FrameLimits, check_layout
 from cytoserve.pixel_sizes import micrometres, plausible
-from cytoserve.positions import OpenImage, Position
-from cytoserve.tiff_pages import refused
+from cytoserve.positions import OpenImage, Position, refused
 
 ZARR_SUFFIX = ".zarr"
 """Suffix of a folder that is an OME-Zarr, in lower case."""

@@ -210,6 +210,37 @@ def test_small_files_that_claim_much_are_refused_from_their_headers(tmp_path, na
     assert peak_bytes() - before < MEMORY / 4
 
 
+def ome_xml(size_t: int, data: str = "") -> str:
+    return (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+        '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint16" SizeX="60" '
+        f'SizeY="40" SizeC="1" SizeZ="1" SizeT="{size_t}"><TiffData {data}/></Pixels></Image></OME>'
+    )
+
+
+MANY = 2_000_000_000
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        pytest.param(ome_xml(MANY), id="ome"),
+        pytest.param(ome_xml(3, f'PlaneCount="{MANY}"'), id="ome-plane-count"),
+        pytest.param(ome_xml(MANY, f'FirstT="{MANY - 1}" PlaneCount="1"'), id="ome-first"),
+        pytest.param(f"ImageJ=1.54\nimages={MANY}\nframes={MANY}\nhyperstack=true\n", id="imagej"),
+        pytest.param(f'{{"shape": [{MANY}, 40, 60]}}', id="shaped"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_claims_of_many_planes_are_refused(tmp_path, description):
+    tifffile.imwrite(tmp_path / "a.tif", GREY16, description=description, metadata=None)
+    before, began = peak_bytes(), time.perf_counter()
+    with pytest.raises(InvalidRequest, match="planes"):
+        list(read_planes(tmp_path / "a.tif"))
+    assert time.perf_counter() - began < SECONDS
+    assert peak_bytes() - before < MEMORY / 4
+
+
 @pytest.mark.parametrize("name", ["zlib.tif", "grey16.png", "stack.ome.tif"])
 def test_damaged_pixels_are_refused_where_a_checksum_tells(tmp_path, name):
     """Compressed data have a checksum, so no changed byte of them may pass."""
