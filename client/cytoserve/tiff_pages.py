@@ -180,9 +180,13 @@ def _stored_pixels(page: Any, first: int | None) -> NDArray[Any]:
     samples = 1 if is_planar else page.samplesperpixel
     found = np.empty((page.imagelength, page.imagewidth, page.samplesperpixel), _stored_dtype(page))
     offsets, counts = page.dataoffsets, page.databytecounts
+    if not is_planar and _is_one_block(page, offsets, counts):
+        return _plane_behind(page, int(offsets[0]))
     segments = list(_segments(page, is_planar))
     if len(offsets) < len(segments) or len(counts) < len(segments):
         raise damaged(f"{len(segments)} strips or tiles are needed, {len(offsets)} are told")
+    shape = page.imagelength, page.imagewidth, page.samplesperpixel
+    found = np.empty(shape, _stored_dtype(page))
     file = page.parent.filehandle
     for segment in segments:
         offset, count = int(offsets[segment.index]), int(counts[segment.index])
@@ -206,6 +210,20 @@ def _stored_pixels(page: Any, first: int | None) -> NDArray[Any]:
     return found
 
 
+def _is_one_block(page: Any, offsets: Any, counts: Any) -> bool:
+    """Tell whether the uncompressed strips of a page follow one another, as most programs write."""
+    is_plain = int(page.compression) == 1 and page.predictor == 1 and int(page.fillorder) == 1
+    if not is_plain or page.is_tiled or page.bitspersample % 8 or len(offsets) != len(counts):
+        return False
+    row_bytes = page.imagewidth * page.samplesperpixel * page.bitspersample // 8
+    rows = min(page.rowsperstrip or page.imagelength, page.imagelength)
+    if not rows > 0 or len(offsets) != -(-page.imagelength // rows):
+        return False
+    expected = offsets[0] + np.arange(len(offsets), dtype=np.int64) * rows * row_bytes
+    total = page.imagelength * row_bytes
+    return bool((np.asarray(offsets) == expected).all()) and sum(counts) == total
+
+
 def _plane_behind(page: Any, first: int) -> NDArray[Any]:
     dtype = _stored_dtype(page).newbyteorder(page.parent.byteorder)
     shape = page.imagelength, page.imagewidth, page.samplesperpixel
@@ -215,8 +233,8 @@ def _plane_behind(page: Any, first: int) -> NDArray[Any]:
         raise refused("its TIFF data are cut off", "Copy it again.")
     if page.bitspersample % 8 or (page.samplesperpixel > 1 and int(page.planarconfig) == 2):
         raise refused("a TIFF stack of planar colours behind one page", "Save it anew.")
-    file.seek(first)
-    return np.frombuffer(file.read(size), dtype).astype(dtype.newbyteorder("=")).reshape(shape)
+    pixels: NDArray[Any] = file.read_array(dtype, math.prod(shape), offset=first)
+    return pixels.astype(dtype.newbyteorder("="), copy=False).reshape(shape)
 
 
 def _segments(page: Any, is_planar: bool) -> Iterator[_Segment]:

@@ -21,8 +21,8 @@ def segment(paths: tuple[str, ...], job: Job, server: Server, version: int | Non
     """Find the cells or the foreground in the images at PATHS: files, folders and globs.
 
     Folders are searched with all their subfolders for images: PNG, JPEG, BMP, TIFF, OME-Zarr, and
-    files of microscopes, some of which need an extra. Results keep the location of their image below
-    the folder that all PATHS share: a/x.png becomes OUT/a/x_png_labels.tif and so on.
+    files of microscopes, some of which need an extra. Results keep the location of their image
+    below the folder that all PATHS share: a/x.png becomes OUT/a/x_png_labels.tif and so on.
 
     A file of several planes has a result for each: a/x.tif becomes OUT/a/x_tif_t003_z02_labels.tif
     and so on. Its first channel is taken, and every z, time and position, unless options say
