@@ -36,6 +36,7 @@ from cytoserve.fake import FakeServer, cells_from_labels
 from cytoserve.foreground import Foreground
 from cytoserve.images import read_frame
 from cytoserve.patches import Region, paint_labels
+from cytoserve.planes import Plane, read_planes
 from cytoserve.prompts import Prompts
 from cytoserve.transport import Request, ServerInfo, Transport
 
@@ -60,6 +61,7 @@ __all__ = [
     "LearnedScale",
     "ModelCard",
     "PipelineNotServed",
+    "Plane",
     "Prompts",
     "Region",
     "Request",
@@ -74,4 +76,5 @@ __all__ = [
     "cells_from_labels",
     "paint_labels",
     "read_frame",
+    "read_planes",
 ]

@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 import uuid
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 _READ_BYTES = 1 << 24
 
@@ -20,7 +24,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         OSError: the disk is full, or the folder is not writable.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    part = path.with_name(f".{uuid.uuid4().hex}.part")  # the name itself may have no room left
     try:
         part.write_bytes(content)
         part.replace(path)
@@ -35,4 +39,11 @@ def file_sha256(path: Path) -> str:
     with path.open("rb") as opened:
         while block := opened.read(_READ_BYTES):
             total.update(block)
+    return total.hexdigest()
+
+
+def array_sha256(array: NDArray[Any]) -> str:
+    """Return the sha256 of an array's dtype, shape and values."""
+    total = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
+    total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()

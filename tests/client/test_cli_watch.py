@@ -326,7 +326,7 @@ def test_an_image_that_goes_while_it_is_read_fails(watch, images, out, states, m
 
     def removing(path):
         hashed = real(path)
-        if path.name == "x.tif":
+        if path.name == "y.jpg":
             path.unlink()
         return hashed
 
@@ -334,7 +334,7 @@ def test_an_image_that_goes_while_it_is_read_fails(watch, images, out, states, m
     result = watch()
     assert result.exit_code == ExitCode.SOME_FAILED
     assert "3 done, 1 failed." in result.stderr
-    assert states(out)["x.tif"] == "failed"
+    assert states(out)["b/c/y.jpg"] == "failed"
 
 
 @pytest.mark.parametrize("exists", [True, False])

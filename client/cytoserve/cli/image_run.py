@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,10 +25,11 @@ from cytoserve.errors import (
     ServerError,
     ServerUnreachable,
 )
-from cytoserve.files import file_sha256, write_atomically
+from cytoserve.files import array_sha256, file_sha256, write_atomically
 from cytoserve.foreground import Foreground
 from cytoserve.frame_parts import frame_limits
-from cytoserve.images import read_frame, read_pixel_size
+from cytoserve.frames import FrameLimits
+from cytoserve.image_files import open_image
 from cytoserve.outputs import (
     CELLS_OUTPUTS,
     FOREGROUND_OUTPUTS,
@@ -35,6 +37,8 @@ from cytoserve.outputs import (
     encode_output,
     outputs,
 )
+from cytoserve.planes import DEFAULT_PLANES, MAXIMUM, Plane, PlaneChoice, plane_at
+from cytoserve.positions import OpenImage, Place
 from cytoserve.settings import ForegroundSettings, Settings
 
 PAUSE_S = 1.0
@@ -67,6 +71,7 @@ class Job:
         timeout: deadline per image in seconds.
         wait_for_server: how long to wait for a server that stopped answering, in seconds; infinity
             waits without limit.
+        planes: which planes of a file to do.
     """
 
     pipeline: str
@@ -77,6 +82,12 @@ class Job:
     out: Path
     timeout: float
     wait_for_server: float
+    planes: PlaneChoice = DEFAULT_PLANES
+
+    @property
+    def limits(self) -> FrameLimits:
+        """How large a frame may be."""
+        return frame_limits(PIPELINES[self.pipeline])
 
     @property
     def waiting(self) -> str:
@@ -99,7 +110,7 @@ def write_results(
     offered = CELLS_OUTPUTS if isinstance(result, Cells) else FOREGROUND_OUTPUTS
     written = []
     for kind in kinds:
-        content = encode_output(kind, frame, result, given.path.name, numbers, pixel_size_um)
+        content = encode_output(kind, frame, result, given.name, numbers, pixel_size_um)
         written.append(given.output(offered[kind].ending))
         write_atomically(out / written[-1], content)
     return written
@@ -124,42 +135,106 @@ class ImageRun:
     pause: Callable[[float], None] = time.sleep
     show: Show | None = None
     stopped: str = field(default="", init=False)
+    _told: set[str] = field(default_factory=set, init=False)
 
-    def process(self, given: Input) -> str:
-        """Process and record one image; return its state, one of ``run_record.STATES``."""
-        entry: Entry = {"source": str(given.path), "job": self._asked()}
+    def process(self, given: Input) -> Iterator[Input]:
+        """Process and record the planes of one file, and yield each when it is recorded.
+
+        A file of one plane, or one that cannot be opened, is yielded itself.
+        """
+        with ExitStack() as opened:
+            try:
+                image = opened.enter_context(open_image(given.path, self.job.limits))
+                places = self.job.planes.places(image)
+            except (CytoserveError, OSError) as error:
+                yield self._refused(given, error)
+                return
+            self._tell_choice(given, image)
+            if image.planes > 1:
+                self.record.files.pop(given.key, None)  # of a time when it was one plane, or none
+            for place in places:
+                yield self._process(given.plane(image.label(place), place), image)
+
+    def _process(self, given: Input, image: OpenImage) -> Input:
+        entry = self._start(given, image)
+        known = self.record.files.get(given.key, {})
+        place = given.place or Place()
         try:
-            entry["sha256"] = file_sha256(given.path)
-            known = self.record.files.get(given.key, {})
+            plane: Plane | None = None
+            began = time.perf_counter()
+            if image.planes == 1 and image.is_one_file:
+                entry["sha256"] = file_sha256(given.path)
+            elif not self.stopped or known.get("status") in (DONE, SKIPPED):
+                # The file may be huge, and may grow: each plane stands for itself.
+                plane = plane_at(image, place, self.job.limits)
+                entry["sha256"] = array_sha256(plane.frame)
             if self._is_up_to_date(given, entry, known):
                 entry = {**known, "status": SKIPPED}
             elif self.stopped:
                 entry |= {"status": NOT_DONE, "error": self.stopped}
             else:
-                entry |= {"status": DONE, **self._done(given)}
+                if plane is None:
+                    began = time.perf_counter()
+                    plane = plane_at(image, place, self.job.limits)
+                if image.planes == 1:
+                    image.close()  # Windows refuses to move an open file
+                entry |= {"status": DONE, **self._done(given, plane, began)}
         except ServerStopped as error:
             self.stopped = str(error)
             entry |= {"status": NOT_DONE, "error": self.stopped}
             self.tell(self.stopped)
         except (CytoserveError, OSError) as error:
-            entry |= {"status": FAILED, "error": f"{type(error).__name__}: {error}"}
-            self.tell(f"failed: {given.key}: {error}")
+            entry |= self._failure(given, error)
         self.record.put(given.key, entry)
-        return str(entry["status"])
+        return given
+
+    def _refused(self, given: Input, error: Exception) -> Input:
+        """Record a file that cannot be opened."""
+        entry: Entry = {"source": str(given.path), "job": self._asked()}
+        with suppress(OSError):
+            entry["sha256"] = file_sha256(given.path)
+        self.record.put(given.key, entry | self._failure(given, error))
+        return given
+
+    def _failure(self, given: Input, error: Exception) -> Entry:
+        self.tell(f"failed: {given.key}: {error}")
+        return {"status": FAILED, "error": f"{type(error).__name__}: {error}"}
+
+    def _start(self, given: Input, image: OpenImage) -> Entry:
+        entry: Entry = {"source": str(given.path), "job": self._asked()}
+        if given.place is None or image.planes == 1:
+            return entry
+        place, position = given.place, image.positions[given.place.position]
+        return entry | {
+            "plane": {
+                "position": place.position,
+                "position_name": position.name,
+                "time": place.time,
+                "z": MAXIMUM if place.z is None else place.z,
+                "channel": place.channel,
+                "channel_name": position.channels[place.channel],
+            }
+        }
+
+    def _tell_choice(self, given: Input, image: OpenImage) -> None:
+        """Tell what the defaults take of a file, once for all files that are alike."""
+        words = self.job.planes.told(image)
+        if words and words not in self._told:
+            self._told.add(words)
+            self.tell(f"{given.key}: {words}")
 
     def leave(self, given: Input, reason: str) -> None:
         """Record that an image is not done, and why."""
         entry = {"source": str(given.path), "job": self._asked()}
         self.record.put(given.key, entry | {"status": NOT_DONE, "error": reason})
 
-    def _done(self, given: Input) -> Entry:
-        """Read, segment and save one image; return the facts to record."""
-        clock = [time.perf_counter()]
-        frame = read_frame(given.path, frame_limits(PIPELINES[self.job.pipeline]))
-        clock.append(time.perf_counter())
+    def _done(self, given: Input, plane: Plane, began: float) -> Entry:
+        """Segment and save one plane, read since ``began``; return the facts to record."""
+        clock = [began, time.perf_counter()]
+        frame = plane.frame
         pixel_size_um = self.job.pixel_size_um
         if pixel_size_um is None:
-            pixel_size_um = read_pixel_size(given.path)
+            pixel_size_um = plane.pixel_size_um
         settings = self._patiently(lambda: self._settings(pixel_size_um))
         found = self._patiently(lambda: self._segment(frame, settings))
         clock.append(time.perf_counter())
@@ -169,7 +244,9 @@ class ImageRun:
         clock.append(time.perf_counter())
         self._show(given, frame, found)
         steps = zip(("read", "segment", "save"), clock, clock[1:], strict=False)
+        size = {} if pixel_size_um is None else {"pixel_size_um": pixel_size_um}
         return {
+            "image": {"height": frame.shape[0], "width": frame.shape[1], **size},
             "models": dict(self.models),
             "outputs": written,
             **_counts(found),
@@ -194,11 +271,12 @@ class ImageRun:
         scores: list[float] = []
         for given in inputs:
             try:
-                frame = read_frame(given.path, frame_limits(PIPELINES[self.job.pipeline]))
-                settings = self._settings(self.job.pixel_size_um or read_pixel_size(given.path))
+                with open_image(given.path, self.job.limits) as image:
+                    plane = plane_at(image, given.place or Place(), self.job.limits)
+                settings = self._settings(self.job.pixel_size_um or plane.pixel_size_um)
                 if isinstance(settings, Settings):
                     settings = replace(settings, score_threshold=0.0, max_cells=1)
-                found = self._segment(frame, settings)
+                found = self._segment(plane.frame, settings)
             except (CytoserveError, OSError):
                 continue
             scores += found.scores.tolist() if isinstance(found, Cells) else []

@@ -28,6 +28,8 @@ from cytoserve.cli.options import (
     timeout_option,
     version_option,
 )
+from cytoserve.cli.plane_options import plane_options
+from cytoserve.planes import PlaneChoice
 from cytoserve.settings import DEFAULT_PIPELINE, ForegroundSettings, Settings
 
 _OPTIONS: tuple[Callable[..., Any], ...] = (
@@ -113,6 +115,7 @@ _OPTIONS: tuple[Callable[..., Any], ...] = (
         help="The image's value for white, such as 4095 of a 12-bit camera; by default 255 for 8 "
         f"bits, 65535 for 16, 1 for float. {takers_help('white_level')}",
     ),
+    *plane_options,
     numbers_option,
     timeout_option,
 )
@@ -133,6 +136,10 @@ class _Given:
     cell_diameter_px: float | None
     probability_threshold: float | None
     white_level: float | None
+    channel: tuple[str, ...] | None
+    z: tuple[str, ...] | None
+    time: tuple[str, ...] | None
+    position: tuple[str, ...] | None
     numbers: bool
     timeout: float
     wait_for_server: float
@@ -158,6 +165,7 @@ class _Given:
             self.out,
             self.timeout,
             self.wait_for_server,
+            PlaneChoice(self.channel, self.z, self.time, self.position),
         )
 
     def _settings(self, asked: contract.Pipeline) -> Settings | ForegroundSettings:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -36,7 +36,7 @@ class JobRun:
 
     Attributes:
         images: does the work on every image.
-        entries: key of an image that this run met -> its record.
+        entries: key of an image or plane that this run met -> its record.
     """
 
     images: ImageRun
@@ -45,6 +45,7 @@ class JobRun:
     about: Entry
     started: float
     entries: dict[str, Entry] = field(default_factory=dict, init=False)
+    _answered: list[Input] = field(default_factory=list, init=False)  # the first that were done
 
     @classmethod
     def open(cls, job: Job, client: Client, url: str, tell: Tell) -> JobRun:
@@ -64,16 +65,19 @@ class JobRun:
         record = open_record(job.out, about)
         return cls(ImageRun(job, client, record, models, tell), record, tell, about, started)
 
-    def process(self, given: Input) -> Entry:
-        """Process and record one image; return its record."""
-        self.images.process(given)
-        self.entries[given.key] = self.record.files[given.key]
-        return self.entries[given.key]
+    def process(self, given: Input) -> Iterator[tuple[str, Entry]]:
+        """Process and record the planes of one file; yield key and record of each."""
+        for plane in self.images.process(given):
+            entry = self.record.files[plane.key]
+            self.entries[plane.key] = entry
+            if entry["status"] == DONE and len(self._answered) < ASKED_AGAIN:
+                self._answered.append(plane)
+            yield plane.key, entry
 
-    def keep(self, given: Input, entry: Entry) -> None:
+    def keep(self, key: str, entry: Entry) -> None:
         """Record an image as it was recorded before."""
-        self.record.put(given.key, entry)
-        self.entries[given.key] = entry
+        self.record.put(key, entry)
+        self.entries[key] = entry
 
     def leave(self, given: Input, reason: str) -> None:
         """Record that an image is not done."""
@@ -84,13 +88,8 @@ class JobRun:
         """Write the record, and tell the warnings of the run."""
         best_score = None
         try:
-            answered = [
-                Input(Path(entry["source"]), key)
-                for key, entry in self.entries.items()
-                if entry["status"] == DONE
-            ]
-            if answered and not self.images.stopped and found_no_cell(self.entries):
-                best_score = self.images.best_score(answered[:ASKED_AGAIN])
+            if self._answered and not self.images.stopped and found_no_cell(self.entries):
+                best_score = self.images.best_score(self._answered)
         finally:  # also when interrupted
             seconds = round(time.time() - self.started, 3)
             warned = run_warnings(self.entries, best_score)

@@ -20,9 +20,13 @@ from cytoserve.cli.options import Server
 def segment(paths: tuple[str, ...], job: Job, server: Server, version: int | None) -> None:
     """Find the cells or the foreground in the images at PATHS: files, folders and globs.
 
-    Folders are searched with all their subfolders for PNG, JPEG, BMP and TIFF images. Results keep
-    the location of their image below the folder that all PATHS share: a/x.png becomes
-    OUT/a/x_png_labels.tif and so on.
+    Folders are searched with all their subfolders for images: PNG, JPEG, BMP, TIFF, OME-Zarr, and
+    files of microscopes, some of which need an extra. Results keep the location of their image
+    below the folder that all PATHS share: a/x.png becomes OUT/a/x_png_labels.tif and so on.
+
+    A file of several planes has a result for each: a/x.tif becomes OUT/a/x_tif_t003_z02_labels.tif
+    and so on. Its first channel is taken, and every z, time and position, unless options say
+    otherwise. Numbers count from 0.
 
     A run ends with its warnings, each once with the number of images that it concerns, and with a
     line of what was found and how quickly. OUT/run.json has the warnings of every image.
@@ -39,7 +43,8 @@ def segment(paths: tuple[str, ...], job: Job, server: Server, version: int | Non
         try:
             with _progress(console) as progress:
                 for given in progress.track(inputs, description="images"):
-                    run.process(given)
+                    for _ in run.process(given):
+                        pass
         finally:  # also when interrupted
             run.close()
     end(*run.outcome())

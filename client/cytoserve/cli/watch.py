@@ -19,7 +19,7 @@ import click
 from cytoserve.cli import image_run
 from cytoserve.cli.exit_codes import EPILOG, ExitCode
 from cytoserve.cli.image_run import Job, Show, Tell
-from cytoserve.cli.inputs import Input, absolute, searchable
+from cytoserve.cli.inputs import Input, absolute, file_key, searchable
 from cytoserve.cli.job_options import job_options
 from cytoserve.cli.job_run import JobRun, end, open_console
 from cytoserve.cli.options import Server
@@ -109,6 +109,7 @@ class FolderWatch:
     _next_look: float = field(default=-math.inf, init=False)
     _skipped: int = field(default=0, init=False)
     _warned: set[str] = field(default_factory=set, init=False)
+    _done: dict[str, Entry] = field(default_factory=dict, init=False)
 
     def watch(self) -> None:
         """Process images until the watch is ended, nothing new comes, or the server stays away."""
@@ -166,9 +167,10 @@ class FolderWatch:
         return self._is_away or not self.folder.is_settling()
 
     def _process(self, given: Input) -> None:
-        before = self.run.entries.get(given.key)
+        failed = False
         try:
-            entry = self.run.process(given)
+            for key, entry in self.run.process(given):
+                failed |= self._tell_plane(key, entry)
         except WatchEnded:
             self.folder.put_back(given)
             raise
@@ -177,15 +179,22 @@ class FolderWatch:
                 raise
             self.folder.put_back(given)  # results are on a drive that went with the folder
             return
+        if failed and not self.folder.is_there():
+            self.folder.put_back(given)
+
+    def _tell_plane(self, key: str, entry: Entry) -> bool:
+        """Tell a line of a plane that is done; return whether it failed."""
         if entry["status"] == DONE:
-            self.tell(image_line(given.key, entry))
-            self._warn(given.key, entry)
+            self._done[key] = entry
+            self.tell(image_line(key, entry))
+            self._warn(key, entry)
         elif entry["status"] == SKIPPED:
             self._skipped += 1
-            if before is not None and before["status"] == DONE:
-                self.run.keep(given, before)
-        elif not self.folder.is_there():
-            self.folder.put_back(given)
+            if key in self._done:
+                self.run.keep(key, self._done[key])
+        else:
+            return True
+        return False
 
     def _warn(self, key: str, entry: Entry) -> None:
         """Tell the first warning of each kind at once, while it can still be acted on."""
@@ -202,9 +211,11 @@ class FolderWatch:
     def _leave_the_rest(self) -> None:
         """Record what was not taken as not done, except what an earlier run has done."""
         left = 0
+        files = self.run.record.files
+        met = {file_key(key) for key in self.run.entries}
+        done = {file_key(key) for key in files if files[key]["status"] in (DONE, SKIPPED)}
         for given, reason in self.folder.left():
-            known = self.run.record.files.get(given.key, {}).get("status")
-            if given.key in self.run.entries or known not in (DONE, SKIPPED):
+            if given.key in met or given.key not in done:
                 words = self.run.images.stopped or f"The watch ended before: {reason}."
                 self.run.leave(given, words)
                 left += 1
@@ -290,7 +301,7 @@ def watch(
         viewer_window(ending) if show else nullcontext() as view,
     ):
         run = _open(job, client, server.url, tell, ending.pause)
-        found = WatchedFolder(folder, job.out, settle_s, tell, run.record.files)
+        found = WatchedFolder(folder, job.out, settle_s, tell, set(map(file_key, run.record.files)))
         tell(f"watching {folder}, with results in {job.out}. Ctrl-C ends the watch.")
         try:
             watching = FolderWatch(run, found, poll_s, until_idle_s, ending.pause, tell)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cytoserve.cli.image_run import Tell
-from cytoserve.cli.inputs import Input, is_image
+from cytoserve.cli.inputs import Input, is_image, is_image_folder, is_searched
 from cytoserve.cli.run_record import holds_record
 
 Signature = tuple[int, int]
@@ -188,13 +188,14 @@ class WatchedFolder:
         """Yield key and entry of every image file, one listing at a time."""
         out = self._out_key()
         folders = [""]  # keys, with a slash at the end below the top
+        linked: set[Path] = set()
         while folders:
             here = folders.pop()
             try:
                 with os.scandir(self.folder / here) as listing:
                     for entry in listing:
-                        if entry.is_dir(follow_symlinks=False):
-                            if self._is_searched(here + entry.name, entry, out):
+                        if entry.is_dir():
+                            if self._is_searched(here + entry.name, entry, out, linked):
                                 folders.append(f"{here}{entry.name}/")
                         elif is_image(entry.name):
                             yield here + entry.name, entry
@@ -205,8 +206,18 @@ class WatchedFolder:
                     self._unlisted.append(here)
                     self._tell_once(here, error)
 
-    def _is_searched(self, key: str, entry: os.DirEntry[str], out: str | None) -> bool:
-        if entry.name.startswith(".") or key == out:
+    def _is_searched(
+        self, key: str, entry: os.DirEntry[str], out: str | None, linked: set[Path]
+    ) -> bool:
+        if not is_searched(entry.name) or key == out or not self._is_new(entry, linked):
+            return False
+        if is_image_folder(Path(entry.path)):
+            if key not in self._told:
+                self._told.add(key)
+                self._tell(
+                    f"not watched: {entry.path}, of which no one can tell when it is complete. "
+                    "Call `cytoserve segment` when it is."
+                )
             return False
         if not holds_record(entry.path):
             return True
@@ -214,6 +225,17 @@ class WatchedFolder:
             self._told.add(key)
             self._tell(f"not searched: {entry.path}, which holds results of cytoserve")
         return False
+
+    def _is_new(self, entry: os.DirEntry[str], linked: set[Path]) -> bool:
+        """Tell whether a folder is found here alone; a link may lead to one that is there too."""
+        if not entry.is_symlink():
+            return True
+        real, top = Path(os.path.realpath(entry.path)), Path(os.path.realpath(self.folder))
+        is_result = real.is_relative_to(os.path.realpath(self._out))
+        if real in linked or real.is_relative_to(top) or top.is_relative_to(real) or is_result:
+            return False
+        linked.add(real)
+        return True
 
     def _out_key(self) -> str | None:
         """Return the key of ``out``, whatever links lead there; None if it is outside."""

@@ -87,7 +87,7 @@ def by_name(files: Iterable[Path], name: Callable[[Path], Name]) -> dict[Name, P
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Read ``(height, width)`` in pixels from the file's header."""
+    """Read ``(height, width)`` in pixels, upright, from the file's header."""
     try:
         with path.open("rb") as file:
             size = images.image_size(file)
@@ -95,7 +95,9 @@ def image_size(path: Path) -> tuple[int, int]:
             return size
         with tifffile.TiffFile(path) as tiff:
             page = tiff.pages.first
-            return int(page.imagelength), int(page.imagewidth)
+            size = int(page.imagelength), int(page.imagewidth)
+            is_turned = page.tags.valueof("Orientation", 1) in range(5, 9)
+            return size[::-1] if is_turned else size
     except FileNotFoundError as error:
         reason = "is missing; add the image file, or take its annotations out"
         raise AnnotationError(path, "", reason) from error
