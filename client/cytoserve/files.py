@@ -24,7 +24,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         OSError: the disk is full, or the folder is not writable.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{uuid.uuid4().hex}.part")  # the name itself may have no room left
+    # The end of the name is enough: a name that barely fits has no room for more.
+    part = path.with_name(f".{uuid.uuid4().hex}.{path.name[-20:]}.part")
     try:
         part.write_bytes(content)
         part.replace(path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -29,6 +31,24 @@ def test_names_that_are_no_text_are_done_and_recorded(segment, tmp_path, write_i
         assert result.stdout.startswith(words)
     record = json.loads((tmp_path / "out" / "run.json").read_text("utf-8"))
     assert os.fsdecode(b"Zell\xe9.png") in record["files"]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "cp437", "utf-8"])
+def test_output_in_any_code_page(triton, tmp_path, write_image, encoding):
+    folder, out = tmp_path / "Zelle µ 細胞", tmp_path / "結果"
+    write_image(folder / "a.png")
+    (folder / "b.png").write_bytes(b"no image")
+    odd = os.path.join(os.fsencode(folder), b"Zell\xe9.png")  # noqa: PTH118
+    (folder / "a.png").rename(os.fsdecode(odd))
+    done = subprocess.run(
+        [sys.executable, "-m", "cytoserve", "segment", folder, "--out", out, "--url", triton.url],
+        env={**os.environ, "PYTHONUTF8": "0", "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == ExitCode.SOME_FAILED, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"1 done, 1 failed" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -236,3 +237,29 @@ def test_too_large_planes_are_refused_undecoded(tmp_path):
             page.tags["ImageWidth"].overwrite(2**31, dtype="I")
     with pytest.raises((FrameTooLarge, UnreadableImage)):
         list(read_planes(tmp_path / "a.ome.tif"))
+
+
+@pytest.mark.parametrize("z", ["each", "max"])
+def test_the_memory_is_that_of_a_plane(tmp_path, z):
+    planes = np.zeros((64, 256, 256), np.uint16)
+    tifffile.imwrite(
+        tmp_path / "a.ome.tif", planes, ome=True, compression="zlib", metadata={"axes": "ZYX"}
+    )
+    tracemalloc.start()
+    try:
+        for plane in read_planes(tmp_path / "a.ome.tif", z=z):
+            assert plane.frame.nbytes == planes[0].nbytes
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 12 * planes[0].nbytes
+
+
+def test_a_file_is_closed_when_its_planes_are_read_or_left(tmp_path):
+    """An open file would be told as a warning, which is an error here."""
+    ome(MOVIE, "TYX")(tmp_path / "a.ome.tif")
+    for _ in read_planes(tmp_path / "a.ome.tif"):
+        break
+    with pytest.raises(InvalidSetting):
+        list(read_planes(tmp_path / "a.ome.tif", time=99))
+    (tmp_path / "a.ome.tif").rename(tmp_path / "b.ome.tif")

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Any
 
 import click
@@ -48,6 +50,9 @@ def _exit_code(error: CytoserveError) -> ExitCode:
 @click.version_option(cytoserve.__version__, prog_name="cytoserve")
 def main() -> None:
     """Segment the cells in microscope images with a cytoserve server."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a code page lacks letters that a path may have
+            stream.reconfigure(errors="backslashreplace")
 
 
 main.add_command(segment)
