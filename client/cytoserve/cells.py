@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cytoserve.exports import Exports
 from cytoserve.measurements import MEASUREMENTS, measure
 from cytoserve.patches import LabelImage, Region, outlines, owned_regions, paint_labels
 
@@ -35,7 +36,7 @@ class Doubt:
 
 
 @dataclass(frozen=True, eq=False)
-class Cells:
+class Cells(Exports):
     """N cells, best score first, or in the order of their prompts; every array is read-only.
 
     Coordinates are continuous frame pixels: pixel ``i`` spans ``[i, i + 1)``.

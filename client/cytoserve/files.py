@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,52 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def written_atomically(path: Path) -> Iterator[Path]:
+    """Yield a path to write to; it replaces ``path`` at the end, and is removed after an error.
+
+    Raises:
+        OSError: the disk is full, the folder is not writable, or another program keeps the old
+            file open.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        yield part
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_folder_atomically(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a folder so that it is complete, or is not there; an old one of its name goes away.
+
+    Args:
+        path: the folder.
+        files: path of every file below it, with ``/``, and its content.
+
+    Raises:
+        OSError: the disk is full, or the folder is not writable.
+    """
+    part, old = (path.with_name(f".{uuid.uuid4().hex}.{end}") for end in ("part", "old"))
+    try:
+        for name, content in files.items():
+            file = part / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        if path.is_dir():  # a folder cannot be replaced at once
+            path.replace(old)
+        part.replace(path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            old.replace(path)
+        raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def file_sha256(path: Path) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cytoserve.contract import PROBABILITY_THRESHOLD
 from cytoserve.errors import InvalidSetting
+from cytoserve.exports import Exports
 from cytoserve.measurements import MEASUREMENTS, measure
 from cytoserve.patches import Region
 
@@ -37,7 +38,7 @@ def foreground_mask(probability: NDArray[np.uint8], threshold: float) -> NDArray
 
 
 @dataclass(frozen=True, eq=False)
-class Foreground:
+class Foreground(Exports):
     """The result of a semantic pipeline; every array is read-only.
 
     Coordinates are continuous frame pixels: pixel ``i`` spans ``[i, i + 1)``.

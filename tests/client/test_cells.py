@@ -14,7 +14,8 @@ from skimage.measure import regionprops_table
 
 from cytoserve import Cells
 from cytoserve.measurements import MEASUREMENTS
-from cytoserve.outputs import coco_dataset
+from cytoserve.outputs.coco import coco_dataset
+from cytoserve.outputs.source import Source
 from cytoserve.patches import THRESHOLD
 
 ARRAYS = ("boxes", "scores", "class_ids", "class_probs", "patches")
@@ -104,7 +105,7 @@ def test_everything_says_the_same_of_a_cell(boxes, height, width, data):
     cells = drawn(boxes, data.draw(hnp.arrays(np.uint8, (number, 5, 5))), shape)
     labels, free = cells.label_image(), height * width
     assert set(np.unique(labels)) - {0} <= set(range(1, number + 1))
-    annotations = coco_dataset(cells, "a.png")["annotations"]
+    annotations = coco_dataset(cells, Source("a.png"))["annotations"]
     table, polygons, masks = cells.table(), cells.polygons(), list(cells.masks())
     assert len(annotations) == len(table["label"]) == len(polygons) == len(masks) == number
     for row, mask in enumerate(masks):
@@ -160,7 +161,7 @@ def test_painted_labels_of_the_server_are_what_all_results_are_made_of(cells):
         np.testing.assert_array_equal(mask, painted == number)
     assert found.table()["area"][0] == (painted == 1).sum() < cells.table()["area"][0]
     assert found.polygons()[0][:, 0].min() == pytest.approx(20, abs=0.2)
-    assert coco_dataset(found, "")["annotations"][0]["bbox"][0] == 20
+    assert coco_dataset(found, Source())["annotations"][0]["bbox"][0] == 20
     assert found[:2].labels is None
 
 
@@ -209,7 +210,7 @@ def test_a_cell_without_a_pixel(shape, value):
     assert table["area"].tolist() == [16, 0]
     assert math.isnan(table["centroid-0"][1])
     assert cells.polygons()[1].shape == (0, 2)
-    annotation = coco_dataset(cells, "a.png")["annotations"][1]
+    annotation = coco_dataset(cells, Source("a.png"))["annotations"][1]
     assert (annotation["area"], annotation["bbox"]) == (0, [0, 0, 0, 0])
     assert annotation["segmentation"]["counts"] == [shape[0] * shape[1]]
 

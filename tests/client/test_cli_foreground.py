@@ -33,8 +33,10 @@ def test_everything_is_written_where_it_belongs(segment, foreground, tmp_path, n
     assert result.exit_code == ExitCode.DONE, result.output
     out = tmp_path / "out"
     endings = [output.ending for output in FOREGROUND_OUTPUTS.values()]
-    expected = {f"{stem}_{ending}" for stem in STEMS for ending in endings} | {"run.json"}
-    assert files(out) == expected
+    joined = {"components.csv", "components.parquet", "summary.csv", "run.json"}
+    expected = {f"{stem}_{ending}" for stem in STEMS for ending in endings} | joined
+    in_folders = {file.partition(".zarr/")[0] + ".zarr" for file in files(out) if ".zarr/" in file}
+    assert {file for file in files(out) if ".zarr/" not in file} | in_folders == expected
     mask = tifffile.imread(out / "a" / "x_png_mask.tif")
     np.testing.assert_array_equal(mask, np.uint8(255) * foreground.mask)
     probability = tifffile.imread(out / "a" / "x_png_probability.tif")
@@ -43,7 +45,7 @@ def test_everything_is_written_where_it_belongs(segment, foreground, tmp_path, n
     assert picture.shape[1] == 640  # 8 times the frame's width
     with (out / "a" / "x_png_summary.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
-    assert row["file"] == "x.png"
+    assert row["image"] == "a/x.png"
     assert row["nuclei"] == ("3" if name == "nuclei_unet" else "")
     coco = json.loads((out / "a" / "x_png_coco.json").read_text("utf-8"))
     assert [each["area"] for each in coco["annotations"]] == [
@@ -54,7 +56,7 @@ def test_everything_is_written_where_it_belongs(segment, foreground, tmp_path, n
 def test_the_default_is_mask_and_table(segment, tmp_path):
     assert segment("--pipeline", "glioma_unet").exit_code == ExitCode.DONE
     expected = {f"{stem}_{kind}" for stem in STEMS for kind in ("mask.tif", "table.csv")}
-    assert files(tmp_path / "out") == expected | {"run.json"}
+    assert files(tmp_path / "out") == expected | {"run.json", "components.csv"}
 
 
 def test_the_record_tells_what_was_found(segment, foreground, tmp_path):
@@ -66,7 +68,11 @@ def test_the_record_tells_what_was_found(segment, foreground, tmp_path):
     summary = foreground.with_threshold(0.75).summary()
     assert {name: entry[name] for name in summary} == summary
     assert (entry["class"], entry["nuclei"]) == ("nuclei", 2)
-    assert entry["job"] == {"pipeline": "nuclei_unet", **run["settings"]}
+    assert entry["job"] == {
+        "pipeline": "nuclei_unet",
+        **run["settings"],
+        "pixel_size_um": None,
+    }
     assert entry["probability_threshold"] == 0.75
     assert not {"cells", "score_threshold", "scale"} & set(entry)
 
@@ -104,6 +110,7 @@ def test_the_white_level_reaches_the_server(segment, triton):
         pytest.param(("--save", "mask,summary"), 4, id="another-output"),
         pytest.param(("--probability-threshold", 0.6), 4, id="threshold"),
         pytest.param(("--white-level", 250), 4, id="white-level"),
+        pytest.param(("--pixel-size", 0.5), 4, id="pixel-size"),
         pytest.param(("--pipeline", "glioma_unet"), 4, id="pipeline"),
     ],
 )
@@ -121,7 +128,7 @@ def test_a_rerun_skips_what_is_up_to_date(segment, triton, arguments, done):
         pytest.param(
             ("glioma_unet", "--save", "labels"), "mask, probability, table", id="kind-of-cells"
         ),
-        pytest.param(("yolo", "--save", "mask"), "labels, table, overlay", id="kind-of-masks"),
+        pytest.param(("yolo", "--save", "mask"), "labels, table, parquet", id="kind-of-masks"),
         pytest.param(("nuclei_unet", "--save", "mask,pdf"), "given: 'pdf'", id="no-kind"),
         pytest.param(
             ("glioma_unet", "--max-cells", "4096"), "--max-cells is an option of yolo", id="cap"
@@ -143,14 +150,7 @@ def test_a_rerun_skips_what_is_up_to_date(segment, triton, arguments, done):
         pytest.param(
             ("nuclei_unet", "--cell-diameter", "9"), "--cell-diameter is an option", id="diameter"
         ),
-        pytest.param(
-            ("nuclei_unet", "--pixel-size", "0.5"),
-            "given: --pixel-size for nuclei_unet with --save mask,table. Add overlay to --save.",
-            id="pixel-size-without-overlay",
-        ),
-        pytest.param(
-            ("nuclei_unet", "--pixel-size", "0", "--save", "overlay"), "given: 0.0", id="no-size"
-        ),
+        pytest.param(("nuclei_unet", "--pixel-size", "0"), "given: 0.0", id="no-size"),
         pytest.param(
             ("nuclei_unet", "--numbers"), "--numbers is drawn on the overlay", id="numbers"
         ),

@@ -158,13 +158,8 @@ def test_entries_are_read_as_they_were_written(tmp_path):
         pytest.param(["--box", "1,1,5,5", "--out", "{file}/y"], "cannot go to", id="out"),
         pytest.param(["--box", "1,1,5,5", "--timeout", "0"], "above 0", id="timeout"),
         pytest.param(["--box", "1,1,5,5", "--numbers"], "Add overlay to --save", id="numbers"),
-        pytest.param(
-            ["--box", "1,1,5,5", "--pixel-size", "1"], "Add overlay to --save", id="pixel-size"
-        ),
         *(
-            pytest.param(
-                ["--box", "1,1,5,5", "--save", "overlay", "--pixel-size", size], told, id=size
-            )
+            pytest.param(["--box", "1,1,5,5", "--pixel-size", size], told, id=size)
             for size, told in {
                 "0": "(--pixel-size) is a number from",
                 "-1": "given: -1.0",

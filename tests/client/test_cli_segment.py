@@ -24,7 +24,8 @@ def test_segment_writes_everything_where_it_belongs(segment, cells, tmp_path, im
     out = tmp_path / "out"
     stems = ("x_png", "x_tif", "a/x_png", "b/c/y_jpg")
     endings = ("labels.tif", "table.csv", "overlay.png", "coco.json")
-    expected = {f"{stem}_{ending}" for stem in stems for ending in endings} | {"run.json"}
+    expected = {f"{stem}_{ending}" for stem in stems for ending in endings}
+    expected |= {"run.json", "cells.csv"}
     assert {
         path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()
     } == expected

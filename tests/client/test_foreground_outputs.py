@@ -17,15 +17,16 @@ from cytoserve.contract import PIPELINES
 from cytoserve.outputs import (
     CELLS_OUTPUTS,
     FOREGROUND_OUTPUTS,
-    coco_foreground_json,
     encode_output,
-    mask_tiff,
     outputs,
-    probability_tiff,
-    summary_csv,
-    table_csv,
 )
+from cytoserve.outputs.coco import coco_foreground_json
+from cytoserve.outputs.ome_tiff import mask_tiff, probability_tiff
+from cytoserve.outputs.source import Source
+from cytoserve.outputs.tables import summary_csv, table_csv
 from cytoserve.overlay import COLOURS, DISPLAY_PERCENTILES, SIDES, draw_foreground, frame_picture
+
+SOURCE = Source("a/a.png")
 
 
 def rows(content):
@@ -37,7 +38,7 @@ def rows(content):
 @pytest.mark.parametrize("shape", [(60, 80), (7, 1), (1, 1)])
 def test_every_output_of_plain_foregrounds(kind, value, shape):
     plain = Foreground.from_probability(np.full(shape, value, np.uint8))
-    assert encode_output(kind, np.zeros(shape, np.uint8), plain, "a.png")
+    assert encode_output(kind, np.zeros(shape, np.uint8), plain, SOURCE)
 
 
 @pytest.mark.parametrize("name", PIPELINES)
@@ -47,17 +48,18 @@ def test_kinds_by_pipeline(name):
 
 
 def test_mask_and_probability(foreground, frame):
-    mask = tifffile.imread(io.BytesIO(mask_tiff(frame, foreground, "a.png")))
+    mask = tifffile.imread(io.BytesIO(mask_tiff(frame, foreground, SOURCE)))
     assert mask.dtype == np.uint8
     np.testing.assert_array_equal(mask, np.uint8(255) * foreground.mask)
-    probability = tifffile.imread(io.BytesIO(probability_tiff(frame, foreground, "a.png")))
+    probability = tifffile.imread(io.BytesIO(probability_tiff(frame, foreground, SOURCE)))
     assert probability.dtype == np.uint8
     np.testing.assert_array_equal(probability, foreground.probability)
 
 
 def test_table(foreground, frame):
-    found = rows(table_csv(frame, foreground, "a.png"))
-    assert list(found[0]) == list(foreground.table())
+    found = rows(table_csv(frame, foreground, SOURCE))
+    intensities = ["intensity_mean", "intensity_min", "intensity_max"]
+    assert list(found[0]) == ["image", *foreground.table(), *intensities]
     assert [row["centres"] for row in found] == ["2", "1", "0"]
     assert float(found[2]["area"]) == 100
     assert float(found[2]["mean_probability"]) == pytest.approx(150 / 255)
@@ -65,24 +67,24 @@ def test_table(foreground, frame):
 
 def test_large_counts_are_exact():
     whole = Foreground.from_probability(np.full((2501, 4001), 255, np.uint8))
-    (row,) = rows(table_csv(np.zeros((1, 1)), whole, "a.png"))
+    (row,) = rows(table_csv(np.broadcast_to(7, whole.frame_shape), whole, SOURCE))
     assert (row["area"], row["bbox-3"]) == ("10006501", "4001")
     assert row["equivalent_diameter_area"] == "3569.408"
 
 
 def test_summary(foreground, frame):
-    (row,) = rows(summary_csv(frame, foreground, "a.png"))
-    assert (row["file"], row["class"], row["threshold"]) == ("a.png", "nuclei", "0.5")
+    (row,) = rows(summary_csv(frame, foreground, SOURCE))
+    assert (row["image"], row["class"], row["threshold"]) == ("a/a.png", "nuclei", "0.5")
     assert float(row["area_fraction"]) == pytest.approx(foreground.area_fraction)
     assert float(row["confluency"]) == pytest.approx(foreground.confluency, abs=1e-4)
     assert (row["components"], row["nuclei"]) == ("3", "3")
     without = Foreground.from_probability(foreground.probability)
-    assert rows(summary_csv(frame, without, "a.png"))[0]["nuclei"] == ""
+    assert rows(summary_csv(frame, without, SOURCE))[0]["nuclei"] == ""
 
 
 def test_coco_is_what_pycocotools_reads(foreground, frame, tmp_path, capsys):
     path = tmp_path / "a.json"
-    path.write_bytes(coco_foreground_json(frame, foreground, "a.png"))
+    path.write_bytes(coco_foreground_json(frame, foreground, SOURCE))
     dataset = COCO(str(path))
     assert [each["name"] for each in dataset.loadCats(dataset.getCatIds())] == ["nuclei"]
     annotations = dataset.loadAnns(dataset.getAnnIds())

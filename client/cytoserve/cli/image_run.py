@@ -25,7 +25,12 @@ from cytoserve.errors import (
     ServerError,
     ServerUnreachable,
 )
-from cytoserve.files import array_sha256, file_sha256, write_atomically
+from cytoserve.files import (
+    array_sha256,
+    file_sha256,
+    write_atomically,
+    write_folder_atomically,
+)
 from cytoserve.foreground import Foreground
 from cytoserve.frame_parts import frame_limits
 from cytoserve.frames import FrameLimits
@@ -37,6 +42,7 @@ from cytoserve.outputs import (
     encode_output,
     outputs,
 )
+from cytoserve.outputs.source import Source
 from cytoserve.planes import DEFAULT_PLANES, MAXIMUM, Plane, PlaneChoice, plane_at
 from cytoserve.positions import OpenImage, Place
 from cytoserve.settings import ForegroundSettings, Settings
@@ -65,8 +71,8 @@ class Job:
             :meth:`cytoserve.Client.foreground` if the pipeline is semantic.
         save: keys of :func:`cytoserve.outputs.outputs`.
         numbers: whether overlays carry the numbers of the cells or components.
-        pixel_size_um: side of an image's pixel in um, for the overlays' scale bar; None uses the
-            pixel size in each file.
+        pixel_size_um: side of an image's pixel in um, for tables, metadata and scale bars;
+            None uses the pixel size in each file.
         out: folder for the results.
         timeout: deadline per image in seconds.
         wait_for_server: how long to wait for a server that stopped answering, in seconds; infinity
@@ -108,11 +114,15 @@ def write_results(
 ) -> list[str]:
     """Write every kind of result of one image below ``out``; return their paths below it."""
     offered = CELLS_OUTPUTS if isinstance(result, Cells) else FOREGROUND_OUTPUTS
+    source = Source(given.file_key, given.label, pixel_size_um=pixel_size_um)
     written = []
     for kind in kinds:
-        content = encode_output(kind, frame, result, given.name, numbers, pixel_size_um)
+        content = encode_output(kind, frame, result, source, numbers)
         written.append(given.output(offered[kind].ending))
-        write_atomically(out / written[-1], content)
+        if isinstance(content, bytes):
+            write_atomically(out / written[-1], content)
+        else:
+            write_folder_atomically(out / written[-1], content)
     return written
 
 
@@ -348,8 +358,9 @@ class ImageRun:
     def _asked(self) -> Entry:
         job = self.job
         asked = {"pipeline": job.pipeline, **asdict(job.settings)}
+        asked["pixel_size_um"] = job.pixel_size_um
         if OVERLAY in job.save:
-            asked |= {"numbers": job.numbers, "pixel_size_um": job.pixel_size_um}
+            asked["numbers"] = job.numbers
         return asked
 
     def _is_up_to_date(self, given: Input, entry: Entry, known: Entry) -> bool:
@@ -362,7 +373,7 @@ class ImageRun:
             and entry["job"].items() <= known.get("job", {}).items()
             and known.get("models") == dict(self.models)
             and set(wanted) <= set(known.get("outputs", ()))
-            and all((self.job.out / name).is_file() for name in wanted)
+            and all((self.job.out / name).exists() for name in wanted)
         )
 
 

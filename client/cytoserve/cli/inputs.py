@@ -65,6 +65,11 @@ class Input:
         """File name, and the plane's label if there is one, such as ``x.tif#t003_z02``."""
         return self.path.name + (f"{PLANE_MARK}{self.label}" if self.label else "")
 
+    @property
+    def file_key(self) -> str:
+        """The key of the whole file."""
+        return self.key.removesuffix(f"{PLANE_MARK}{self.label}") if self.label else self.key
+
     def plane(self, label: str, place: Place) -> Input:
         """Return a plane of this file; a file's only plane has no label."""
         return Input(self.path, plane_key(self.key, label), label, place)
@@ -75,9 +80,8 @@ class Input:
         The suffix stays in the name, so that ``x.png`` and ``x.tif`` have separate results. A
         plane's label precedes the ending: ``a/x_tif_t003_z02_labels.tif``.
         """
-        key = PurePosixPath(self.key)
+        key = PurePosixPath(self.file_key)
         if self.label:
-            key = PurePosixPath(self.key.removesuffix(f"{PLANE_MARK}{self.label}"))
             ending = f"{self.label}_{ending}"
         return key.with_name(_fitting(key.stem, f"_{key.suffix[1:]}_{ending}")).as_posix()
 

@@ -86,10 +86,10 @@ _OPTIONS: tuple[Callable[..., Any], ...] = (
         type=float,
         default=None,
         metavar="UM",
-        help="Side of a pixel of the images in micrometres. It draws a scale bar on overlays, and "
-        "brings the images to the training's scale, in place of --scale; pipelines without --scale "
-        "draw the bar only. Default: what an OME-TIFF or ImageJ TIFF tells, which sets the scale "
-        "only if the model knows its own.",
+        help="Side of a pixel of the images in micrometres. It stands in tables and other results, "
+        "draws a scale bar on overlays, and brings the images to the training's scale, in place of "
+        "--scale, for pipelines that have it. Default: what an OME-TIFF or ImageJ TIFF tells, "
+        "which sets the scale only if the model knows its own.",
     ),
     click.option(
         "--cell-diameter",

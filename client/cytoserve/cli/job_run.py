@@ -18,6 +18,7 @@ from cytoserve.cli.run_record import (
     DONE,
     FAILED,
     NOT_DONE,
+    SKIPPED,
     STATES,
     Entry,
     RunRecord,
@@ -26,7 +27,10 @@ from cytoserve.cli.run_record import (
 )
 from cytoserve.cli.run_summary import ASKED_AGAIN, found_no_cell, result_line, run_warnings
 from cytoserve.client import Client
+from cytoserve.contract import PIPELINES
 from cytoserve.operating_point import scale_factor
+from cytoserve.outputs import outputs
+from cytoserve.outputs.run_tables import join_tables
 from cytoserve.settings import Settings
 
 
@@ -37,6 +41,7 @@ class JobRun:
     Attributes:
         images: does the work on every image.
         entries: key of an image or plane that this run met -> its record.
+        unjoined: name of a table of the run that could not be written; empty if there is none.
     """
 
     images: ImageRun
@@ -46,6 +51,7 @@ class JobRun:
     started: float
     entries: dict[str, Entry] = field(default_factory=dict, init=False)
     _answered: list[Input] = field(default_factory=list, init=False)  # the first that were done
+    unjoined: str = field(default="", init=False)
 
     @classmethod
     def open(cls, job: Job, client: Client, url: str, tell: Tell) -> JobRun:
@@ -95,8 +101,34 @@ class JobRun:
             warned = run_warnings(self.entries, best_score)
             ended = {"seconds": seconds, "summary": self._states(), "warnings": warned}
             self.record.save(self.about | {"models": dict(self.images.models), **ended})
+            self._join_tables()
         for warning in warned:
             self.tell(warning)
+
+    def _join_tables(self) -> None:
+        """Write the tables of all images that the record holds; tell what fails."""
+        job = self.images.job
+        offered = outputs(PIPELINES[job.pipeline])
+        for output in (offered[kind] for kind in job.save if offered[kind].run_file):
+            written = (
+                job.out / name
+                for _, entry in sorted(self.record.files.items())
+                if entry["status"] in (DONE, SKIPPED)
+                for name in entry.get("outputs", ())
+                if name.endswith(f"_{output.ending}")
+            )
+            parts = [path for path in written if path.is_file()]  # others were removed since
+            if not parts:
+                continue
+            try:
+                join_tables(parts, job.out / output.run_file)
+            except (OSError, ValueError) as error:
+                self.unjoined = output.run_file
+                self.tell(
+                    f"The tables of the images could not be joined to {job.out / output.run_file}: "
+                    f"{error} Close it in other programs, and run the same command again: what is "
+                    "done is kept."
+                )
 
     def outcome(self) -> tuple[ExitCode, str]:
         """Return an exit code and a summary in words."""
@@ -105,7 +137,8 @@ class JobRun:
         words = f"{counts}. Recorded in {self.record.path}.\n{result_line(self.entries)}".rstrip()
         if self.images.stopped:
             return ExitCode.SERVER_FAILED, words
-        return ExitCode.SOME_FAILED if states[FAILED] + states[NOT_DONE] else ExitCode.DONE, words
+        failed = states[FAILED] + states[NOT_DONE] > 0 or self.unjoined
+        return ExitCode.SOME_FAILED if failed else ExitCode.DONE, words
 
     def _states(self) -> dict[str, int]:
         states = Counter(entry["status"] for entry in self.entries.values())

@@ -15,6 +15,7 @@ from cytoserve import contract
 from cytoserve.access import TLS, Access
 from cytoserve.client import Client
 from cytoserve.outputs import CELLS_OUTPUTS, FOREGROUND_OUTPUTS, OVERLAY, Output, outputs
+from cytoserve.outputs.extras import require
 from cytoserve.settings import DEFAULT_TIMEOUT_S, DEFAULT_URL, FIT, check_scale, names_with
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -171,7 +172,8 @@ def parse_save(
 
 
 def check_save(save: tuple[str, ...] | None, pipeline: contract.Pipeline) -> tuple[str, ...]:
-    """Return the kinds to save; refuse kinds that the pipeline does not offer."""
+    """Return the kinds to save; refuse kinds that the pipeline does not offer, or whose
+    package is not installed."""
     if save is None:
         return DEFAULT_SAVE[pipeline.is_semantic]
     known = outputs(pipeline)
@@ -182,6 +184,11 @@ def check_save(save: tuple[str, ...] | None, pipeline: contract.Pipeline) -> tup
             f"{', '.join(unknown)!r}.",
             param_hint="--save",
         )
+    for module in {known[kind].module for kind in save} - {""}:
+        try:
+            require(module)
+        except ImportError as error:
+            raise click.BadParameter(str(error), param_hint="--save") from error
     return save
 
 
@@ -204,16 +211,14 @@ def check_overlay_options(
     numbers: bool,
     pixel_size_um: float | None,
 ) -> None:
-    """Refuse an invalid pixel size, and overlay options if no overlay is saved."""
+    """Refuse an invalid pixel size, and numbers if no overlay is saved."""
     if pixel_size_um is not None:
         check_scale("pixel_size_um", pixel_size_um)
-    only_drawn = pixel_size_um is not None and contract.SCALE_INPUT not in pipeline.inputs
-    for option, given in {"--numbers": numbers, "--pixel-size": only_drawn}.items():
-        if given and OVERLAY not in save:
-            raise click.UsageError(
-                f"{option} is drawn on the overlay; given: {option} for {pipeline.name} with "
-                f"--save {','.join(save)}. Add {OVERLAY} to --save."
-            )
+    if numbers and OVERLAY not in save:
+        raise click.UsageError(
+            f"--numbers is drawn on the overlay; given: --numbers for {pipeline.name} with "
+            f"--save {','.join(save)}. Add {OVERLAY} to --save."
+        )
 
 
 def takers_help(name: str) -> str:

@@ -114,8 +114,8 @@ cells.csv, one box a row, or one point a row:
     type=float,
     default=None,
     metavar="UM",
-    help="Side of a pixel of the image in micrometres, for the overlay's scale bar. Default: what "
-    "an OME-TIFF or ImageJ TIFF tells.",
+    help="Side of a pixel of the image in micrometres, for tables, other results and the overlay's "
+    "scale bar. Default: what an OME-TIFF or ImageJ TIFF tells.",
 )
 @server_options
 @version_option
