@@ -88,3 +88,5 @@ def _compose(roi: ImagejRoi, rings: tuple[Ring, ...]) -> None:
     roi.integer_coordinates = roi.subpixel_coordinates = None
     roi.n_coordinates = 0
     roi.options &= ~ROI_OPTIONS.SUB_PIXEL_RESOLUTION
+    # frompoints counts the last pixel in, which lies before the last side.
+    roi.right, roi.bottom = roi.right - 1, roi.bottom - 1

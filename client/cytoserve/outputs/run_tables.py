@@ -1,7 +1,7 @@
 """One table for all images of a run, joined from the tables of the images.
 
-The images' files are read one after another, so that memory stays that of one image. A column that
-some images lack is empty, or null, in their rows.
+The images' files are read one after another, so that memory does not grow with the run. A column
+that some images lack is empty, or null, in their rows.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from pathlib import Path
 
 from cytoserve.files import ODD_NAMES, written_atomically
 from cytoserve.outputs.extras import require
+
+_ROW_GROUP = 50_000  # rows that are written at once: readers are slow with many small groups
 
 
 def join_tables(parts: Sequence[Path], joined: Path) -> None:
@@ -54,16 +56,23 @@ def _join_parquet(parts: Sequence[Path], joined: Path) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    schemas = [parquet.read_schema(path) for path in parts]
-    types = {field.name: field.type for schema in schemas for field in schema}
-    order = _union(schema.names for schema in schemas)
-    merged = pyarrow.schema([(name, types[name]) for name in order])
+    types: dict[str, pyarrow.DataType] = {}
+    for path in parts:
+        schema = parquet.read_schema(path)
+        types |= dict(zip(schema.names, schema.types, strict=True))
+    merged = pyarrow.schema(list(types.items()))
     with parquet.ParquetWriter(joined, merged) as writer:
+        waiting: list[pyarrow.Table] = []
         for path in parts:
             table = parquet.read_table(path)
-            missing = {name: pyarrow.nulls(len(table), types[name]) for name in order}
+            missing = {name: pyarrow.nulls(len(table), type_) for name, type_ in types.items()}
             have = dict(zip(table.column_names, table.columns, strict=True))
-            writer.write_table(pyarrow.table(missing | have).cast(merged))
+            waiting.append(pyarrow.table(missing | have).cast(merged))
+            if sum(map(len, waiting)) >= _ROW_GROUP:
+                writer.write_table(pyarrow.concat_tables(waiting))
+                waiting.clear()
+        if waiting:
+            writer.write_table(pyarrow.concat_tables(waiting))
 
 
 def _union(several: Iterable[Iterable[str]]) -> list[str]:

@@ -149,10 +149,9 @@ def _image_label(found: Cells | Foreground) -> Json:
     names = [found.class_name] if isinstance(found, Foreground) else list(found.class_names)
     classes = table["class"].tolist()
     colours = {name: [*class_colour(index), 255] for index, name in enumerate(names)}
-    numbered = list(enumerate(classes, 1))
-    return {
-        "version": _VERSION,
-        "source": {"image": "../../"},
-        "properties": [{"label-value": label, "class": name} for label, name in numbered],
-        "colors": [{"label-value": label, "rgba": colours[name]} for label, name in numbered],
-    }
+    told: Json = {"version": _VERSION, "source": {"image": "../../"}}
+    if classes:  # the specification allows no empty lists
+        numbered = list(enumerate(classes, 1))
+        told["properties"] = [{"label-value": label, "class": name} for label, name in numbered]
+        told["colors"] = [{"label-value": label, "rgba": colours[name]} for label, name in numbered]
+    return told
