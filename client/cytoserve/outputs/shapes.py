@@ -41,7 +41,8 @@ def shapes(found: Cells | Foreground) -> Iterator[Shape]:
 
     A cell has the outline of :meth:`cytoserve.Cells.polygons`, without holes. Where that encloses
     nothing, and for the components of a foreground, the outline follows the sides of the pixels.
-    The components keep their holes.
+    The components keep their holes. An outline may touch itself where pixels are joined by a corner
+    only, which strict readers of polygons call invalid.
     """
     if isinstance(found, Foreground):
         for label, region in enumerate(found.components(), 1):
